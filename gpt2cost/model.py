@@ -1,0 +1,259 @@
+"""Models: a preset, a config.json, a hub id or a live `GPT2Config`, to the values of the cost table's symbols.
+
+Presets are read from `configs/*.json` directly, because importing transformers costs about a second. Everything else
+goes through transformers' own `GPT2Config`, which accepts nearly anything; the values are checked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from gpt2cost.attention import TableOptions
+from gpt2cost.data import data_dir
+from gpt2cost.errors import InputError, nearest
+from gpt2cost.table import cost_table, parameter_count
+
+MAX_DIMENSION = 10**7
+"""The largest model dimension taken for real; a typo for a size is more likely above it."""
+
+MAX_CONFIG_BYTES = 1_000_000
+"""The largest config.json that is read; real ones have about 1 kB."""
+
+HUB_ALIASES = {
+    "openai-community/gpt2": "gpt2",
+    "openai-community/gpt2-medium": "gpt2-medium",
+    "openai-community/gpt2-large": "gpt2-large",
+    "openai-community/gpt2-xl": "gpt2-xl",
+    "distilbert/distilgpt2": "distilgpt2",
+}
+"""Hub names of the presets: the same models, without the network."""
+
+# GPT2Config's names for the dimensions and switches that change cost, with the defaults of transformers 5.x.
+_DIMENSIONS = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024}
+_SWITCHES = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "tie_word_embeddings": True,
+    "add_cross_attention": False,
+    "use_cache": True,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names (`n_inner` resolved to a number)."""
+
+    name: str
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int
+    vocab_size: int
+    n_positions: int
+    activation_function: str = "gelu_new"
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    def symbols(self) -> dict[str, int]:
+        """The values of the cost table's model symbols."""
+        return {
+            "num_layers": self.n_layer,
+            "num_heads": self.n_head,
+            "head_dim": self.head_dim,
+            "hidden_size": self.n_embd,
+            "intermediate_size": self.n_inner,
+            "vocab_size": self.vocab_size,
+            "n_positions": self.n_positions,
+        }
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of parameters, tied embeddings counted once."""
+        return int(parameter_count(self.tie_word_embeddings).evaluate(self.symbols()))
+
+
+def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model:
+    """A `Model` from the keys of a GPT-2 config.json, every value checked.
+
+    Raises one `InputError`, which lists all problems with their key, for wrong types, sizes below 1 or above
+    `MAX_DIMENSION`, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
+    """
+    problems: list[str] = []
+
+    def dimension(key: str, default: int) -> int:
+        value = config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DIMENSION:
+            problems.append(f"{key}: expected an integer from 1 to {MAX_DIMENSION}, got {shown(value)}")
+            return default
+        return value
+
+    def switch(key: str, default: bool) -> bool:
+        value = config.get(key, default)
+        if not isinstance(value, bool):
+            problems.append(f"{key}: expected true or false, got {shown(value)}")
+            return default
+        return value
+
+    if config.get("model_type", "gpt2") != "gpt2":
+        raise InputError(f"{where}: model_type: expected 'gpt2', got {shown(config['model_type'])}")
+    dims = {key: dimension(key, default) for key, default in _DIMENSIONS.items()}
+    switches = {key: switch(key, default) for key, default in _SWITCHES.items()}
+    n_inner = 4 * dims["n_embd"] if config.get("n_inner") is None else dimension("n_inner", 1)
+    if not problems and dims["n_embd"] % dims["n_head"]:
+        problems.append(f"n_embd: expected a multiple of n_head, got {dims['n_embd']} / {dims['n_head']}")
+    activation = config.get("activation_function", "gelu_new")
+    if not isinstance(activation, str):
+        problems.append(f"activation_function: expected a name, got {shown(activation)}")
+    else:
+        try:
+            cost_table(TableOptions(activation_function=activation))
+        except InputError as error:
+            problems.append(str(error))
+    if switches.pop("add_cross_attention"):
+        problems.append("add_cross_attention: cross-attention is not modelled; set it to false")
+    if problems:
+        raise InputError(f"{where}: " + "; ".join(problems))
+    notes = tuple(f"{where}: unknown key {key!r} ignored; {hint}" for key in config if (hint := _near_miss(key)))
+    return Model(name=name, **dims, n_inner=n_inner, activation_function=activation, **switches, notes=notes)
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` as it is quoted in an error: on one line, and short."""
+    text = (
+        ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else f"a number of {len(str(value))} digits"
+    )
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+_KNOWN_KEYS = {
+    *_DIMENSIONS, *_SWITCHES, "n_inner", "activation_function", "n_ctx", "hidden_size", "num_hidden_layers",
+    "num_attention_heads", "max_position_embeddings", "num_labels",
+}  # fmt: skip
+
+
+def _near_miss(key: str) -> str:
+    """A hint where an unknown key looks like a misspelt one that changes cost."""
+    sizes = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "activation_function")
+    return "" if key in _KNOWN_KEYS or key.startswith("_") else nearest(key, sizes)
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets, smallest first."""
+    names = [path.stem for path in data_dir("configs").glob("*.json")]
+    return tuple(sorted(names, key=lambda name: load_model(name).parameters))
+
+
+def load_model(model: object) -> Model:
+    """The model that `model` names or is.
+
+    Taken in this order: a `Model`, a live `GPT2Config`, a preset or its hub name (any case), a path to a folder or a
+    config.json, a hub id (only a name with a `/` can be one: a typo never reaches the network).
+
+    Raises `InputError` for an unknown name and for a config that is not a GPT-2 that can run.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return _load_named(os.fspath(model))
+    if hasattr(model, "to_dict"):
+        config = model.to_dict()
+        return model_from_config(config, str(config.get("_name_or_path") or "GPT2Config"), "GPT2Config")
+    raise InputError(f"model: expected a name, a path or a GPT2Config, got {type(model).__name__}")
+
+
+@lru_cache(maxsize=32)
+def _load_preset(name: str) -> Model | None:
+    path = data_dir("configs") / f"{name}.json"
+    return model_from_config(_read_json(path), name, str(path)) if path.is_file() else None
+
+
+def _load_named(name: str) -> Model:
+    key = name.lower()
+    if key and "\0" not in name:
+        preset = _load_preset(HUB_ALIASES.get(key, key)) if "/" not in HUB_ALIASES.get(key, key) else None
+        if preset:
+            return preset
+        path = Path(name)
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                return _load_path(path / "config.json", path.name)
+            if path.exists() or path.suffix == ".json":
+                return _load_path(path, path.stem if path.stem != "config" else path.absolute().parent.name)
+        if name.count("/") == 1 and all(part and not part.startswith(".") for part in name.split("/")):
+            return _load_from_hub(name)
+    presets = [path.stem for path in data_dir("configs").glob("*.json")]
+    raise InputError(
+        f"unknown model {shown(name)}: {nearest(name, presets)}presets are {', '.join(preset_names())};"
+        " or give a folder, a config.json or a hub id such as openai-community/gpt2"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: expected a config.json file, got a folder")
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise InputError(f"{path}: expected a config.json of at most {MAX_CONFIG_BYTES} bytes; this file is larger")
+    try:
+        config = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected JSON text, got binary data") from None
+    except RecursionError:
+        raise InputError(f"{path}: expected a config.json, got JSON nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {str(error)[:80]}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected a JSON object with GPT2Config's keys, got {shown(config)}")
+    return config
+
+
+def _load_path(path: Path, name: str) -> Model:
+    config = _read_json(path)
+    if "model_type" not in config:
+        raise InputError(f"{path}: model_type: missing; expected 'gpt2'")
+    model_from_config(config, name, str(path))  # before GPT2Config, whose own complaints are long
+    normal = _gpt2_config(lambda cls: cls.from_dict(dict(config)), str(path)).to_dict()
+    own = model_from_config({**normal}, name, str(path))
+    return replace(own, notes=model_from_config(config, name, str(path)).notes)
+
+
+def _load_from_hub(name: str) -> Model:
+    config = _gpt2_config(lambda cls: cls.from_pretrained(name), name)
+    return model_from_config(config.to_dict(), name, name)
+
+
+def _gpt2_config(make: Any, where: str) -> Any:
+    """Call `make` with transformers' `GPT2Config`; its advice and progress stay off the terminal."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            from transformers import GPT2Config
+            from transformers.utils import logging
+
+            logging.set_verbosity_error()
+            return make(GPT2Config)
+        except Exception as error:  # whatever transformers or the hub client raises is about this input
+            lines = str(error).split("\n")
+            reason = next((line.strip() for line in lines if line.strip()), type(error).__name__)
+            raise InputError(f"{where}: cannot load the config: {reason[:200]}") from None

@@ -1,0 +1,240 @@
+"""A YAML file to nested frozen dataclasses: the types are the schema, and all errors come at once, each with its path.
+
+A field's NAME carries its unit, and the YAML key is the name without it: the field `bandwidth_bytes_per_s: float` is
+read from `bandwidth: 3.35 TB/s`, `t0_s` from `t0: 1.8 us`. A float without a unit in its name is a bare, finite number.
+Other types: int, str (one printable line), bool, a Literal of strings, `T | None`, tuple[T, ...], dict[str, T] and
+dataclasses. A default makes a key optional. Field metadata narrows values:
+
+    {"bound": "positive" | "natural" | "fraction"}   numbers above 0; 0 or more; above 0 and at most 1
+    {"keys": (...), "required": (...)}               which keys a dict may have, and which it must have
+    {"derived": True}                                the field is not read from the file
+
+A dataclass may check its fields together in `__post_init__`, raising InputError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from yaml.events import CollectionEndEvent, CollectionStartEvent, Event, MappingStartEvent, NodeEvent, ScalarEvent
+
+from gpt2cost.data import read_text
+from gpt2cost.errors import InputError, echo, nearest, plain
+from gpt2cost.units import parse_quantity
+
+DEPTH_LIMIT = 20
+"""Deepest nesting of a YAML file; real ones have 4."""
+PROBLEM_LIMIT = 20
+"""Most problems that one message lists."""
+
+_UNITS = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_bytes": "B", "_s": "s"}  # longest suffix first
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "positive": (" above 0", lambda x: x > 0),
+    "natural": (" of 0 or more", lambda x: x >= 0),
+    "fraction": (" above 0 and at most 1", lambda x: 0 < x <= 1),
+}
+
+T = TypeVar("T")
+
+
+def read_yaml(path: Path) -> object:
+    """The content of a YAML file of plain scalars, lists and mappings.
+
+    InputError for whatever is not that: an unreadable file (see `read_text`), a syntax error (with its line), tags,
+    anchors and aliases, a key given twice, nesting beyond DEPTH_LIMIT, more than one document.
+    """
+    text, where = read_text(path), plain(str(path))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _refuse_oddities(yaml.parse(text, loader), where)  # before load: deep nesting would crash the C loader
+        return yaml.load(text, loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(f"{where}: {line}not valid YAML: {plain(problem)}") from None
+    except InputError:
+        raise
+    except (ValueError, LookupError) as error:  # a scalar that looks like a date or a number, and is none
+        raise InputError(f"{where}: not valid YAML: {plain(str(error))}") from None
+
+
+@dataclass
+class _Open:
+    """A list or mapping whose end has not come yet. `keys` is None for a list."""
+
+    keys: set[str] | None
+    at_key: bool = True
+
+
+def _refuse_oddities(events: Iterable[Event], where: str) -> None:
+    """Raise InputError for what plain data does not need: tags, anchors, repeated or complex keys, deep nesting."""
+    stack: list[_Open] = []
+    for event in events:
+        line = f"{where}: line {event.start_mark.line + 1}: " if event.start_mark else f"{where}: "
+        if isinstance(event, CollectionEndEvent):
+            stack.pop()
+        if not isinstance(event, NodeEvent):
+            continue
+        if event.anchor is not None:
+            raise InputError(f"{line}anchors and aliases (& and *) are not allowed: write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise InputError(f"{line}tags (!) are not allowed: write a plain value")
+        if stack and (keys := stack[-1].keys) is not None:
+            if stack[-1].at_key:
+                if not isinstance(event, ScalarEvent):
+                    raise InputError(f"{line}a key must be a plain name")
+                if event.value in keys:
+                    raise InputError(f"{line}the key {echo(event.value)} is given twice")
+                keys.add(event.value)
+            stack[-1].at_key = not stack[-1].at_key
+        if isinstance(event, CollectionStartEvent):
+            if len(stack) == DEPTH_LIMIT:
+                raise InputError(f"{line}nested deeper than {DEPTH_LIMIT} levels")
+            stack.append(_Open(set() if isinstance(event, MappingStartEvent) else None))
+
+
+def build(cls: type[T], tree: object, where: str) -> T:
+    """An instance of the dataclass `cls` from `tree`, a mapping as YAML or JSON gives it.
+
+    Raises one InputError that lists every problem: `where: $.memory.bandwidth: expected ...; $.units: missing`.
+    """
+    builder = _Builder()
+    value = builder.record(cls, tree, "$")
+    if problems := builder.problems:
+        more = [f"and {len(problems) - PROBLEM_LIMIT} more"] if len(problems) > PROBLEM_LIMIT else []
+        raise InputError(f"{where}: {'; '.join(problems[:PROBLEM_LIMIT] + more)}")
+    return value  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Field:
+    """How one key of a mapping is read. `unit` is None where the field's name carries none."""
+
+    name: str
+    type: Any
+    unit: str | None
+    rules: Mapping[str, Any]
+    required: bool
+
+
+@cache
+def _fields(cls: type) -> dict[str, _Field]:
+    """YAML key -> field of a dataclass, in order."""
+    hints, fields = get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("derived"):
+            continue
+        hint = hints[field.name]
+        is_float = hint is float or float in get_args(hint)
+        suffix = next((suffix for suffix in _UNITS if is_float and field.name.endswith(suffix)), "")
+        required = field.default is MISSING and field.default_factory is MISSING
+        key = field.name.removesuffix(suffix)
+        fields[key] = _Field(field.name, hint, _UNITS.get(suffix), field.metadata, required)
+    return fields
+
+
+class _Builder:
+    """Turns trees into values and collects what is wrong. After a problem the value returned is meaningless."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def fail(self, path: str, text: str) -> None:
+        self.problems.append(f"{path}: {text}")
+
+    def expected(self, path: str, what: str, tree: object) -> None:
+        self.fail(path, f"expected {what}, got {echo(tree)}")
+
+    def keys(self, tree: object, path: str, allowed: Iterable[str] | None, required: Iterable[str]) -> dict[str, Any]:
+        """The entries of a mapping whose keys are right; without `allowed`, any printable text is a key."""
+        if not isinstance(tree, dict):
+            self.expected(path, "a mapping", tree)
+            return {}
+        for key in required:
+            if key not in tree:
+                self.fail(f"{path}.{key}", "missing")
+        known = None if allowed is None else list(allowed)
+        right: dict[str, Any] = {}
+        for key, value in tree.items():
+            if not isinstance(key, str) or not key.isprintable():
+                self.expected(path, "printable text as a key", key)
+            elif known is not None and key not in known:
+                hint = nearest(key, known) or f"known here: {', '.join(known)}"
+                self.fail(f"{path}.{plain(key)}", f"unknown key, {hint}")
+            else:
+                right[key] = value
+        return right
+
+    def record(self, cls: type, tree: object, path: str) -> Any:
+        """An instance of a dataclass from a mapping."""
+        before, fields = len(self.problems), _fields(cls)
+        entries = self.keys(tree, path, fields, [key for key, field in fields.items() if field.required])
+        values = {
+            fields[key].name: self.value(fields[key].type, fields[key], tree, f"{path}.{key}")
+            for key, tree in entries.items()
+        }
+        if len(self.problems) > before:
+            return None
+        try:
+            return cls(**values)
+        except InputError as error:
+            self.fail(path, str(error))
+            return None
+
+    def value(self, kind: Any, field: _Field, tree: object, path: str) -> Any:
+        """A value of the type `kind` from `tree`. `field` is the field that it is, or is an element of."""
+        origin, args = get_origin(kind), get_args(kind)
+        if origin in (Union, UnionType):  # T | None
+            (kind,) = (arg for arg in args if arg is not NoneType)
+            return None if tree is None else self.value(kind, field, tree, path)
+        if origin is dict:
+            entries = self.keys(tree, path, field.rules.get("keys"), field.rules.get("required", ()))
+            return {key: self.value(args[1], field, entry, f"{path}.{key}") for key, entry in entries.items()}
+        if origin is tuple:
+            if not isinstance(tree, list):
+                return self.expected(path, "a list", tree)
+            return tuple(self.value(args[0], field, entry, f"{path}[{i}]") for i, entry in enumerate(tree))
+        if origin is Literal:
+            if not isinstance(tree, str) or tree not in args:
+                return self.expected(path, f"one of {', '.join(args)}", tree)
+            return tree
+        if dataclasses.is_dataclass(kind):
+            return self.record(kind, tree, path)  # type: ignore[arg-type]
+        return self.scalar(kind, field, tree, path)
+
+    def scalar(self, kind: type, field: _Field, tree: object, path: str) -> Any:
+        if field.unit is not None:
+            try:
+                return parse_quantity(tree, field.unit)
+            except InputError as error:
+                return self.fail(path, str(error))
+        if kind is str:
+            return tree if isinstance(tree, str) and tree.isprintable() else self.expected(path, "a line of text", tree)
+        if kind is bool:
+            return tree if isinstance(tree, bool) else self.expected(path, "true or false", tree)
+        text, holds = _BOUNDS.get(field.rules.get("bound", ""), ("", lambda x: True))
+        if kind is int:
+            if not isinstance(tree, int) or isinstance(tree, bool) or abs(tree) >= 2**63 or not holds(tree):
+                return self.expected(path, "a whole number" + text, tree)
+            return tree
+        if kind is float:
+            if not isinstance(tree, int | float) or isinstance(tree, bool) or not _is_finite(tree) or not holds(tree):
+                return self.expected(path, f"a plain number{text}, such as 0.85", tree)
+            return float(tree)
+        raise TypeError(f"the schema has no rule for {kind}")
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond the range of floats
+        return False

@@ -1,0 +1,215 @@
+"""What the real model does: a dispatch trace of HuggingFace's `GPT2LMHeadModel` on the meta device.
+
+The trace is the oracle of the cost table, and shares no code with it. Every aten call that launches a kernel is a
+`Launch`: the op, the module that called it, its FLOPs as torch's own counter has them, and its operand bytes. Views
+are left out. One rule for bytes: each operand is read or written once, a dimension of stride 0 counts once, and a
+gather reads the rows that it copies.
+
+Fused attention is one launch, as on a GPU: `scaled_dot_product_attention` has no fused kernel on the meta device, so
+the call is taken over where torch's C++ front would dispatch it, after the conversion of a boolean mask to a float
+one. The flash-attn package is stubbed in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from transformers import GPT2Config, GPT2LMHeadModel, modeling_flash_attention_utils
+from transformers.cache_utils import DynamicCache
+
+aten = torch.ops.aten
+
+# Ops that move no data: they return a view, allocate without writing, or read a scalar back (the `SYNCS`).
+VIEWS = {
+    "alias", "as_strided", "detach", "empty", "empty_like", "expand", "lift_fresh", "new_empty", "permute", "resize_",
+    "select", "slice", "split", "squeeze", "t", "transpose", "unsqueeze", "view", "_unsafe_view", "_reshape_alias",
+}  # fmt: skip
+SYNCS = {"_local_scalar_dense", "is_nonzero", "equal"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel of the real model. `gemm` is (batch, m, n, k) for a matrix product, else None."""
+
+    module: str
+    op: str
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    gemm: tuple[int, int, int, int] | None
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements, a dimension of stride 0 counted once."""
+    count = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else min(size, 1)
+    return count * tensor.element_size()
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def gemm_shape(op: str, args: tuple[Any, ...]) -> tuple[int, int, int, int] | None:
+    match op:
+        case "mm":
+            a, b = args[:2]
+        case "addmm":
+            a, b = args[1:3]
+        case "bmm":
+            a, b = args[:2]
+            return (a.shape[0], a.shape[1], b.shape[2], a.shape[2])
+        case "baddbmm":
+            a, b = args[1:3]
+            return (a.shape[0], a.shape[1], b.shape[2], a.shape[2])
+        case _:
+            return None
+    return (1, a.shape[0], b.shape[1], a.shape[1])
+
+
+class Trace(TorchDispatchMode):
+    """Records every kernel; answers data-dependent questions on meta tensors with `True` ("all positions are in one sequence")."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.launches: list[Launch] = []
+        self.syncs = 0
+        self.views: list[tuple[int, str, str]] = []  # (launches before it, module, op)
+        self.stack: list[str] = [""]
+        self.handles: list[Any] = []
+        self.answer = True
+        for name, module in model.named_modules():
+            self.handles.append(module.register_forward_pre_hook(lambda *_, name=name: self.stack.append(name)))
+            self.handles.append(module.register_forward_hook(lambda *_: self.stack.pop() and None))
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        for handle in self.handles:
+            handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        op = func.overloadpacket.__name__
+        if op in SYNCS:
+            self.syncs += 1
+            return self.answer
+        out = func(*args, **kwargs)
+        if op in VIEWS:
+            self.views.append((len(self.launches), self.stack[-1], op))
+        else:
+            self.launches.append(self.launch(func, op, args, kwargs, out))
+        return out
+
+    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
+        inputs = tensors((args, kwargs))
+        outputs = [t for t in tensors(out) if t.numel()]
+        if op == "embedding":  # a gather reads the indices and the rows that it copies
+            table, indices = args[:2]
+            reads = stored_bytes(indices) + out.numel() * table.element_size()
+        elif op == "baddbmm" and kwargs.get("beta") == 0:  # the input is not read
+            reads = sum(map(stored_bytes, inputs[1:]))
+        elif op.endswith("_") and op.startswith("fill"):
+            reads = 0
+        else:
+            reads = sum(map(stored_bytes, inputs))
+        if "attention" in op:
+            outputs = outputs[:1]  # the log-sum-exp and the random state are saved for the backward pass only
+        counter = flop_registry.get(func.overloadpacket)
+        flops = int(counter(*args, **kwargs, out_val=out)) if counter else 0
+        return Launch(self.stack[-1], op, flops, reads, sum(map(stored_bytes, outputs)), gemm_shape(op, args))
+
+
+class FusedAttention(TorchFunctionMode):
+    """Gives `scaled_dot_product_attention` the fused kernel that a GPU would run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return self.fused(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def fused(
+        self, query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float, scale: float, is_causal: bool
+    ) -> Any:
+        if attn_mask is None:
+            return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        minus_infinity = torch.scalar_tensor(float("-inf"), dtype=query.dtype, device=query.device)
+        zero = torch.scalar_tensor(0.0, dtype=query.dtype, device=query.device)
+        bias = torch.where(attn_mask, zero, minus_infinity).expand(*query.shape[:3], key.shape[2])
+        return aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, False, dropout_p, is_causal, scale=scale
+        )[0]
+
+
+def flash_attn_func(query: Any, key: Any, value: Any, **kwargs: Any) -> Any:
+    """Stands for the flash-attn package's kernel, which takes (batch, tokens, heads, head_dim)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, kwargs.get("causal", False))[0].transpose(1, 2)
+
+
+@contextlib.contextmanager
+def stubbed_flash_attention() -> Iterator[None]:
+    stubs = (flash_attn_func, flash_attn_func, None, None, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            modeling_flash_attention_utils,
+            "lazy_import_flash_attention",
+            lambda *_, **__: (stubs, (lambda **kw: kw, None)),
+        )
+        yield
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(old)
+
+
+def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+    with default_dtype(dtype), torch.device("meta"):
+        model = GPT2LMHeadModel(copy.deepcopy(config)).eval()
+    model.config._attn_implementation = attn  # after construction, which would look for the flash-attn package
+    return model
+
+
+def trace(
+    config: GPT2Config,
+    attn: str,
+    dtype: torch.dtype,
+    batch: int,
+    seq: int,
+    cache: int,
+    use_cache: bool = True,
+    logits_to_keep: int = 0,
+) -> Trace:
+    model = build(config, attn, dtype)
+    ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    past = None
+    if cache:
+        past = DynamicCache(config=config)
+        shape = (batch, config.n_head, cache, config.n_embd // config.n_head)
+        for layer in range(config.n_layer):
+            past.update(
+                torch.empty(shape, dtype=dtype, device="meta"), torch.empty(shape, dtype=dtype, device="meta"), layer
+            )
+    with torch.no_grad(), stubbed_flash_attention(), FusedAttention(), Trace(model) as record:
+        record.answer = (
+            attn != "flash_attention_2"
+        )  # not packed: "all in one sequence" is true, "several sequences" is false
+        model(ids, past_key_values=past, use_cache=use_cache, logits_to_keep=logits_to_keep)
+    return record
