@@ -47,6 +47,10 @@ class TableOptions:
     logits: Literal["all", "last"] = "all"
 
 
+PROBABILITIES = tensor("probabilities", B, H, T, S)
+"""What the softmax of eager attention makes; GPT2Block's variables keep it alive to the block's end."""
+
+
 @dataclass(frozen=True)
 class QKV:
     """What GPT2Attention passes to its attention function. `cached`: keys and values come from the cache's cat."""
@@ -57,6 +61,10 @@ class QKV:
     value: Tensor
     cached: bool
 
+    def copied(self) -> tuple[Tensor, Tensor]:
+        """Query and key as the product of the scores reads them."""
+        return Tensor("query.copy", self.query.bytes), self.key if self.cached else Tensor("key.copy", self.key.bytes)
+
 
 # Query, key and value are strided views of c_attn's output. A reshape to (B*H, ...) has to copy them unless one of
 # the two dimensions is 1; the output's (B, T, H, hd) has to be copied from (B, H, T, hd) unless T or H is 1.
@@ -64,8 +72,13 @@ SPLIT_HEADS_COPY = (B > 1) & (H > 1)
 MERGE_HEADS_COPY = (T > 1) & (H > 1)
 
 
-def context(probabilities: Tensor, x: QKV, source: Citation) -> tuple[tuple[Kernel | Free, ...], Tensor]:
-    """probabilities @ value, and the heads merged: the end of both eager attention functions."""
+def context(
+    probabilities: Tensor, x: QKV, source: Citation, variables: tuple[Tensor, ...] = ()
+) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """probabilities @ value, and the heads merged: the end of both eager attention functions.
+
+    `variables` are what the function's local variables keep alive until it returns.
+    """
     heads = tensor("context", B, T, D)
     merged = tensor("merged", B, T, D)
     merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
@@ -78,7 +91,7 @@ def context(probabilities: Tensor, x: QKV, source: Citation) -> tuple[tuple[Kern
             "context", "bmm", "bmm", (probabilities, value), (heads,), 2 * B * H * T * S * hd, source,
             shape=Gemm(B * H, T, hd, S),
         ),
-        Free("views", "view", 2),
+        Free("views", "view", 2, keeps=variables),
         copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
         Free("views", "view", 1),
     )  # fmt: skip
@@ -88,9 +101,9 @@ def context(probabilities: Tensor, x: QKV, source: Citation) -> tuple[tuple[Kern
 def eager_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`eager_attention_forward`: scores, scaling, mask, softmax and context as separate kernels."""
     src = "eager_attention_forward"
-    scores = [tensor(name, B, H, T, S) for name in ("scores", "scaled", "masked", "probabilities")]
+    scores = [*(tensor(name, B, H, T, S) for name in ("scores", "scaled", "masked")), PROBABILITIES]
     scores_source = cite(src, "attn_weights = torch.matmul(query, key.transpose(-1, -2)) * scaling")
-    query, key = Tensor("query.copy", x.query.bytes), x.key if x.cached else Tensor("key.copy", x.key.bytes)
+    query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
     group = "scores"
     softmax = Kernel(
@@ -122,11 +135,11 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     half = a < f32
     query32, key32 = (tensor(f"{t}.float32", B, n, D, element=f32) for t, n in (("query", T), ("key", S)))
     scores, masked, soft = (tensor(n, B, H, T, S, element=f32) for n in ("scores", "masked", "softmax"))
-    probabilities = tensor("probabilities", B, H, T, S)
     group = "scores"
-    query, key = Tensor("query.copy", x.query.bytes), x.key if x.cached else Tensor("key.copy", x.key.bytes)
+    query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
-    tail, merged = context(probabilities, x, cite(src, "attn_output = torch.matmul(attn_weights, value)"))
+    product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
+    tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
     return (
         copy("clone_query", "clone", x.query, query, reshape, SPLIT_HEADS_COPY),
         Free("views", "view", 3),
@@ -145,7 +158,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,
             cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
         ),
-        copy("downcast", "_to_copy", soft, probabilities, cite(src, "attn_weights.type(value.dtype)"), half),
+        copy("downcast", "_to_copy", soft, PROBABILITIES, cite(src, "attn_weights.type(value.dtype)"), half),
         Free("attn_dropout", "call"),
         *tail,
     ), merged  # fmt: skip
@@ -174,9 +187,9 @@ def sdpa_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Ten
     plain, merged = fused_attention("scaled_dot_product_attention", x, source, None, ~SDPA_MASK)
     masked, _ = fused_attention("scaled_dot_product_attention", x, source, bias, SDPA_MASK)
     return (
-        fill("minus_infinity", "scalar_tensor", infinity, source, SDPA_MASK),
-        fill("zero", "scalar_tensor", zero, source, SDPA_MASK),
-        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=SDPA_MASK),
+        fill("minus_infinity", "scalar_tensor", infinity, source, SDPA_MASK, "mask"),
+        fill("zero", "scalar_tensor", zero, source, SDPA_MASK, "mask"),
+        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=SDPA_MASK, fusion_group="mask"),
         Free("views", "view", 1, SDPA_MASK),
         plain,
         masked,
@@ -216,7 +229,7 @@ def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...
 def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Attention."""
     src = "GPT2Attention.forward"
-    c_attn = addmm(x, 3 * D, D, "c_attn", cite(src, "self.c_attn(hidden_states).split"))
+    c_attn = addmm(x, 3 * D, D, "attn.c_attn", cite(src, "self.c_attn(hidden_states).split"))
     query, new_key, new_value = (tensor(f"new_{name}", B, T, D) for name in ("query", "key", "value"))
     key, value = (tensor(name, B, S, D) for name in ("key", "value"))
     x_qkv = QKV(output(c_attn), query, key, value, cached=options.use_cache)
@@ -224,7 +237,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
         update = cite("DynamicLayer.update", "self.keys = torch.cat(", file="cache_utils.py")
         update_value = cite("DynamicLayer.update", "self.values = torch.cat(", file="cache_utils.py")
         past_key, past_value = (tensor(f"past_{name}", B, C, D) for name in ("key", "value"))
-        cache = (
+        cache: tuple[Kernel, ...] = (
             copy("cat_key", "cat", (past_key, new_key), key, update),
             copy("cat_value", "cat", (past_value, new_value), value, update_value),
         )
@@ -239,7 +252,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
             kernels, merged = sdpa_attention(x_qkv, mask)
         case "flash_attention_2":
             kernels, merged = flash_attention(x_qkv, positions)
-    c_proj = addmm(merged, D, D, "c_proj", cite(src, "self.c_proj(attn_output)"))
+    c_proj = addmm(merged, D, D, "attn.c_proj", cite(src, "self.c_proj(attn_output)"))
     dropout = Free("resid_dropout", "call", keeps=(output(c_attn),))
     children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, c_proj, dropout)
     return Module("attn", "GPT2Attention", children), output(c_proj)
@@ -247,7 +260,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
 
 def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`create_causal_mask`: a boolean (T, S) mask; eager attention makes it a float one of each batch entry."""
-    file = "masking_utils.py"
+    file, group = "masking_utils.py", "mask"
     when = SDPA_MASK if options.attn == "sdpa" else ALWAYS
     mask = Tensor("causal_mask", T * S * b8)
     if options.attn == "flash_attention_2":
@@ -259,14 +272,14 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
     offset = {name: Tensor(f"{name}_offset", sizes[name] * i64) for name in ("q", "kv")}
 
     def arange(name: str) -> Kernel:
-        return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when)
+        return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when, group)
 
     def add(name: str) -> Kernel:
         kernel = f"causal_mask.{name}_offset"
-        return pointwise(kernel, "add", (index[name],), offset[name], aranges[name], element=i64, when=when)
+        return pointwise(kernel, "add", (index[name],), offset[name], aranges[name], element=i64, when=when, fusion_group=group)
 
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=file)
-    le = pointwise("causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when)
+    le = pointwise("causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=group)
     steps: tuple[Kernel | Free, ...] = (
         arange("batch"), arange("head"), arange("q"), add("q"), arange("kv"), add("kv"),
         Free("causal_mask.unsqueeze", "view", 12, when), le, Free("causal_mask.expand", "view", 1, when),
@@ -277,9 +290,9 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
     zero, least = Tensor("causal_mask.zero", a), Tensor("causal_mask.min_dtype", a)
     float_mask = tensor("causal_mask.float", B, T, S)
     steps += (
-        fill("causal_mask.zeros", "zeros", zero, where),
-        fill("causal_mask.min_dtype", "scalar_tensor", least, where),
-        pointwise("causal_mask.where", "where", (mask, zero, least), float_mask, where),
+        fill("causal_mask.zeros", "zeros", zero, where, fusion_group=group),
+        fill("causal_mask.min_dtype", "scalar_tensor", least, where, fusion_group=group),
+        pointwise("causal_mask.where", "where", (mask, zero, least), float_mask, where, fusion_group=group),
     )
     return steps, float_mask
 

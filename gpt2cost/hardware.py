@@ -48,7 +48,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Compute:
-    """`units`: SMs or GPU cores. `peak`: dtype -> dense peak with fp32 accumulation; the device lacks an absent dtype."""
+    """`units`: SMs or GPU cores. `peak`: dtype -> dense rate, fp32 accumulation; what is absent is not supported."""
 
     units: int = field(metadata=_POSITIVE)
     peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
@@ -67,8 +67,8 @@ class Host:
     """Host time of one thing in eager mode, on the CPU that `cpu` states.
 
     `op`: an op that launches a kernel. `module`: the call of a linear or layer-norm module. `view`: a view-type op.
-    `dropout`: a dropout module in eval mode. `launch_latency`: from issue to the kernel's start. `sync`: waiting for the
-    device. `graph_replay`: one CUDA-graph replay. `compiled_op`: a kernel in compiled code.
+    `dropout`: a dropout module in eval mode. `launch_latency`: from issue to the kernel's start. `sync`: one wait for
+    the device. `graph_replay`: one CUDA-graph replay. `compiled_op`: a kernel in compiled code.
     """
 
     cpu: str
@@ -84,7 +84,7 @@ class Host:
 
 @dataclass(frozen=True)
 class GemmConstants:
-    """A product takes `t0` plus the longer of FLOPs at `compute_efficiency` and bytes at `memory_efficiency` of peak."""
+    """A product: `t0` plus the longer of FLOPs at `compute_efficiency` and bytes at `memory_efficiency` of peak."""
 
     t0_s: float
     compute_efficiency: float = field(metadata=_FRACTION)
@@ -190,9 +190,9 @@ def load_hardware(name_or_path: str) -> Hardware:
             for device in devices:
                 if key in map(str.casefold, device.names):
                     return device
-    hint = nearest(name_or_path, hardware_names())
+    hint = f", {nearest(name_or_path, hardware_names())}".rstrip(", ")
     raise InputError(
-        f"unknown hardware {echo(name_or_path)}{', ' if hint else ''}{hint} "
+        f"unknown hardware {echo(name_or_path)}{hint} "
         "(`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"
     )
 
@@ -200,7 +200,7 @@ def load_hardware(name_or_path: str) -> Hardware:
 def validate_file(path: str | Path) -> tuple[Hardware, ...]:
     """The device of a file and then its variants. Raises InputError that lists what is wrong with the file."""
     try:
-        stat = os.stat(path)
+        stat = Path(path).stat()
         stamp = (stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError):
         stamp = (0, 0)  # reading it says what is wrong
@@ -230,8 +230,12 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _is_path(text: str) -> bool:
-    separators = {os.sep, os.altsep or os.sep}
-    return any(s in text for s in separators) or text.lower().endswith((".yaml", ".yml")) or os.path.isfile(text)
+    if os.sep in text or (os.altsep and os.altsep in text) or text.lower().endswith((".yaml", ".yml")):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no possible file name
+        return False
 
 
 def _folders() -> list[Path]:
@@ -290,15 +294,17 @@ def _read(path: Path) -> dict[Any, Any]:
     return dict(tree)
 
 
+@lru_cache
+def _read_shipped(path: Path) -> dict[Any, Any]:
+    """`_read`, once: several sections and files borrow from the same device."""
+    return _read(path)
+
+
 def _device(tree: dict[Any, Any], where: str, variants: tuple[str, ...]) -> Hardware:
     sections = {key: _section(tree, key, where, ()) for key in SHARED_SECTIONS if key in tree}
-    borrowed = {key: tree[key]["like"] for key in sections if _borrows(tree[key])}
+    borrowed = {key: tree[key]["like"] for key in sections if isinstance(tree[key], dict) and "like" in tree[key]}
     device = build(Hardware, {**tree, **sections}, where)
     return dataclasses.replace(device, borrowed=borrowed, variants=variants)
-
-
-def _borrows(section: object) -> bool:
-    return isinstance(section, dict) and "like" in section
 
 
 def _section(tree: dict[Any, Any], key: str, where: str, trail: tuple[str, ...]) -> object:
@@ -306,16 +312,13 @@ def _section(tree: dict[Any, Any], key: str, where: str, trail: tuple[str, ...])
     section = tree.get(key)
     if not isinstance(section, dict) or "like" not in section:
         return section
-    like, folder = section["like"], data_dir("hardware")
-    shipped = [path.stem for path in _files(folder)]
+    like, shipped = section["like"], {path.stem: path for path in _files(data_dir("hardware"))}
     if not isinstance(like, str) or like not in shipped:
-        hint = nearest(like, shipped) if isinstance(like, str) else ""
-        raise InputError(
-            f"{where}: $.{key}.like: expected the name of a shipped device, got {echo(like)}{', ' if hint else ''}{hint}"
-        )
+        hint = f", {nearest(like, shipped)}".rstrip(", ") if isinstance(like, str) else ""
+        raise InputError(f"{where}: $.{key}.like: expected the name of a shipped device, got {echo(like)}{hint}")
     if like in trail:
         raise InputError(f"{where}: $.{key}.like: goes in a circle: {' -> '.join((*trail, like))}")
-    lent = _section(_read(folder / f"{like}.yaml"), key, where, (*trail, like))
+    lent = _section(_read_shipped(shipped[like]), key, where, (*trail, like))
     own = {name: value for name, value in section.items() if name != "like"}
     return _merge(lent, own) if isinstance(lent, dict) else lent
 

@@ -172,22 +172,22 @@ def elements(tensor: Tensor, element: Formula = a) -> Formula:
     return Formula({tuple(f for f in monomial if f[0] != unit): c for monomial, c in tensor.bytes.terms.items()})
 
 
-def addmm(x: Tensor, n: Formula, k: Formula, out: str, source: Citation) -> Module:
+def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
     """A Conv1D: (B*T, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter."""
     m = B * T
-    y = tensor(out, B, T, n)
+    y = tensor(path, B, T, n)
     kernel = Kernel(
         name="",
         op="addmm",
         kind="gemm",
-        inputs=(x, weight(f"{out}.weight", k * n), weight(f"{out}.bias", n)),
+        inputs=(x, weight(f"{path}.weight", k * n), weight(f"{path}.bias", n)),
         outputs=(y,),
         flops=2 * m * n * k,
         source=source,
         shape=Gemm(formula(1), m, n, k),
         in_module=True,
     )
-    return Module(out, "Conv1D", (kernel,))
+    return Module(path.rpartition(".")[2], "Conv1D", (kernel,))
 
 
 def output(module: Module) -> Tensor:
@@ -247,6 +247,7 @@ def fill(name: str, op: str, out: Tensor, source: Citation, when: Condition = AL
 def reduction(
     name: str, op: str, x: Tensor, out: Tensor, flops: Formula, source: Citation, when: Condition = ALWAYS
 ) -> Kernel:
+    """A reduction or a scan other than softmax and layer norm: one FLOP an input element."""
     return Kernel(name, op, "reduction", (x,), (out,), flops, source, when)
 
 

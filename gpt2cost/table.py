@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from gpt2cost.activations import act
-from gpt2cost.attention import TableOptions, attention, causal_mask, packed_sequence
+from gpt2cost.attention import PROBABILITIES, TableOptions, attention, causal_mask, packed_sequence
 from gpt2cost.citations import cite
 from gpt2cost.formula import Formula, formula, symbol
 from gpt2cost.kernels import (
@@ -41,9 +41,9 @@ from gpt2cost.kernels import (
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2MLP."""
     src = "GPT2MLP.forward"
-    c_fc = addmm(x, F, D, "c_fc", cite(src, "self.c_fc(hidden_states)"))
+    c_fc = addmm(x, F, D, "mlp.c_fc", cite(src, "self.c_fc(hidden_states)"))
     activated, y = act(options.activation_function, output(c_fc))
-    c_proj = addmm(y, D, F, "c_proj", cite(src, "self.c_proj(hidden_states)"))
+    c_proj = addmm(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"))
     return Module("mlp", "GPT2MLP", (Free("mlp", "call"), c_fc, activated, c_proj, Free("dropout", "call"))), output(
         c_proj
     )
@@ -68,7 +68,7 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
         ln_2,
         feed_forward,
         pointwise("mlp_residual", "add", (middle, mlp_output), y, add_2, fusion_group="norm"),
-        Free("locals", "view", 0, keeps=(x, attn_output, output(ln_2))),
+        Free("locals", "view", 0, keeps=(x, attn_output, output(ln_2), PROBABILITIES)),
     )
     return Module("h", "GPT2Block", children, count=L), y
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,8 @@ class Trace(TorchDispatchMode):
         self.syncs = 0
         self.views: list[tuple[int, str, str]] = []  # (launches before it, module, op)
         self.stack: list[str] = [""]
+        self.live: dict[int, list[int]] = {}  # storage -> [bytes, tensors that hold it]
+        self.peak_bytes = 0
         self.handles: list[Any] = []
         self.answer = True
         for name, module in model.named_modules():
@@ -105,11 +108,28 @@ class Trace(TorchDispatchMode):
             self.syncs += 1
             return self.answer
         out = func(*args, **kwargs)
+        self.hold(tensors(out)[:1] if "attention" in op else tensors(out), is_view=op in VIEWS)
         if op in VIEWS:
             self.views.append((len(self.launches), self.stack[-1], op))
         else:
             self.launches.append(self.launch(func, op, args, kwargs, out))
         return out
+
+    def hold(self, made: list[torch.Tensor], is_view: bool = False) -> None:
+        """Count the storages of `made` as alive until the last tensor that shares them is gone."""
+        for tensor in made:
+            storage = tensor.untyped_storage()
+            if is_view and storage._cdata not in self.live:
+                continue  # a view of a weight or of the input
+            entry = self.live.setdefault(storage._cdata, [storage.nbytes(), 0])
+            entry[1] += 1
+            weakref.finalize(tensor, self.release, storage._cdata)
+        self.peak_bytes = max(self.peak_bytes, sum(size for size, _ in self.live.values()))
+
+    def release(self, storage: int) -> None:
+        self.live[storage][1] -= 1
+        if not self.live[storage][1]:
+            del self.live[storage]
 
     def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
         inputs = tensors((args, kwargs))
@@ -147,6 +167,7 @@ class FusedAttention(TorchFunctionMode):
         minus_infinity = torch.scalar_tensor(float("-inf"), dtype=query.dtype, device=query.device)
         zero = torch.scalar_tensor(0.0, dtype=query.dtype, device=query.device)
         bias = torch.where(attn_mask, zero, minus_infinity).expand(*query.shape[:3], key.shape[2])
+        del minus_infinity, zero
         return aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, False, dropout_p, is_causal, scale=scale
         )[0]
@@ -208,6 +229,8 @@ def trace(
                 torch.empty(shape, dtype=dtype, device="meta"), torch.empty(shape, dtype=dtype, device="meta"), layer
             )
     with torch.no_grad(), stubbed_flash_attention(), FusedAttention(), Trace(model) as record:
+        for layer in past.layers if past else ():
+            record.hold([layer.keys, layer.values])
         record.answer = (
             attn != "flash_attention_2"
         )  # not packed: "all in one sequence" is true, "several sequences" is false
