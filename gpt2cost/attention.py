@@ -276,10 +276,14 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
 
     def add(name: str) -> Kernel:
         kernel = f"causal_mask.{name}_offset"
-        return pointwise(kernel, "add", (index[name],), offset[name], aranges[name], element=i64, when=when, fusion_group=group)
+        return pointwise(
+            kernel, "add", (index[name],), offset[name], aranges[name], element=i64, when=when, fusion_group=group
+        )
 
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=file)
-    le = pointwise("causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=group)
+    le = pointwise(
+        "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=group
+    )
     steps: tuple[Kernel | Free, ...] = (
         arange("batch"), arange("head"), arange("q"), add("q"), arange("kv"), add("kv"),
         Free("causal_mask.unsqueeze", "view", 12, when), le, Free("causal_mask.expand", "view", 1, when),

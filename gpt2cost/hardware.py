@@ -75,7 +75,7 @@ class Host:
     op_s: float
     module_s: float
     view_s: float
-    dropout_s: float
+    call_s: float
     launch_latency_s: float
     sync_s: float
     graph_replay_s: float

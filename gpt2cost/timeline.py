@@ -12,12 +12,16 @@ which takes log2(n) products: no loop over layers, exact with syncs inside, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from gpt2cost.hardware import Host
+from gpt2cost.kernels import Free, Kernel, Row
 
 Seconds: TypeAlias = Any
 """A float, or a numpy array of them."""
@@ -77,3 +81,60 @@ def sync(sync_s: Seconds) -> Steps:
 def sequence(steps: Iterable[Steps]) -> Steps:
     """Steps one after the other."""
     return reduce(Steps.then, steps, NOTHING)
+
+
+def only_where(launched: Any, steps: Steps) -> Steps:
+    """`steps` where `launched` is true, nothing elsewhere."""
+    if launched is True:
+        return steps
+    if launched is False:
+        return NOTHING
+    fields = ((getattr(steps, name), getattr(NOTHING, name)) for name in ("hh", "hg", "gh", "gg"))
+    return Steps(*(np.where(launched, taken, skipped) for taken, skipped in fields))
+
+
+@dataclass(frozen=True)
+class PassTimes:
+    """Seconds of one pass: `host_s` to issue it, were the device never waited for; `latency_s` from idle to idle."""
+
+    host_s: Seconds
+    latency_s: Seconds
+
+
+def pass_times(
+    rows: Sequence[Row], device_s: Sequence[Seconds], values: Mapping[str, Any], host_costs: Host, runtime: str
+) -> PassTimes:
+    """Run the rows through the queue; `device_s` are the seconds of one launch of each (a free step's are not read).
+
+    `eager` issues every step. `compile` issues kernels alone, at the cost of compiled code. `cuda-graph` replays the
+    kernels with one call. The latency ends with one synchronisation.
+    """
+    whole = host(host_costs.graph_replay_s) if runtime == "cuda-graph" else NOTHING
+    host_s: Seconds = np.maximum(whole.hh, 0.0)
+    indexed = list(zip(rows, device_s, strict=True))
+    for count_formula, section in groupby(indexed, key=lambda item: item[0].count):
+        count = int(count_formula.evaluate(values))
+        once = NOTHING
+        for row, seconds in section:
+            launched = row.step.when.evaluate(values)
+            cost_s = _host_cost(row.step, host_costs, runtime)
+            host_s = host_s + count * cost_s * launched
+            once = once.then(only_where(launched, _step(row.step, cost_s, seconds, host_costs, runtime)))
+        whole = whole.then(once.times(count))
+    return PassTimes(host_s, np.maximum(*whole.end()) + host_costs.sync_s)
+
+
+def _host_cost(step: Kernel | Free, host_costs: Host, runtime: str) -> float:
+    if runtime == "cuda-graph":
+        return 0.0
+    if runtime == "compile":
+        return host_costs.compiled_op_s if isinstance(step, Kernel) else 0.0
+    if isinstance(step, Kernel):
+        return host_costs.module_s if step.in_module else host_costs.op_s
+    return step.count * {"view": host_costs.view_s, "call": host_costs.call_s, "sync": host_costs.sync_s}[step.op]
+
+
+def _step(step: Kernel | Free, cost_s: float, seconds: Seconds, host_costs: Host, runtime: str) -> Steps:
+    if isinstance(step, Kernel):
+        return kernel(cost_s, 0.0 if runtime == "cuda-graph" else host_costs.launch_latency_s, seconds)
+    return sync(cost_s) if step.op == "sync" and runtime == "eager" else host(cost_s)

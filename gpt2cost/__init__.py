@@ -1,0 +1,29 @@
+"""gpt2cost: predict the FLOPs, bytes and latency of GPT-2-class models, kernel by kernel.
+
+>>> import gpt2cost
+>>> prediction = gpt2cost.predict(model="gpt2", gpu="a100", batch=8, seq=512)
+>>> prediction.phases[0].totals.flops
+1246943821824
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from gpt2cost.errors import Gpt2CostError, InputError
+from gpt2cost.hardware import Hardware, list_hardware, load_hardware
+from gpt2cost.model import Model, load_model
+from gpt2cost.predict import Prediction, predict
+
+__all__ = [
+    "Gpt2CostError",
+    "Hardware",
+    "InputError",
+    "Model",
+    "Prediction",
+    "__version__",
+    "list_hardware",
+    "load_hardware",
+    "load_model",
+    "predict",
+]

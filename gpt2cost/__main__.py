@@ -1,0 +1,3 @@
+from gpt2cost.cli import main
+
+main()

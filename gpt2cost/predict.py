@@ -1,0 +1,295 @@
+"""Table x model x hardware to a `Prediction`.
+
+Sizes are integers or numpy arrays, which broadcast: a single point is a grid of size one. At a single point FLOPs and
+bytes are exact Python integers; on a grid they are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import Any
+
+import numpy as np
+
+from gpt2cost.attention import TableOptions
+from gpt2cost.fusion import fuse
+from gpt2cost.hardware import Hardware, load_hardware
+from gpt2cost.kernels import CONSTANT_BYTES, FusedAttention, Gemm, Kernel, Row, walk
+from gpt2cost.liveness import peak_bytes
+from gpt2cost.machine import Terms, kernel_terms
+from gpt2cost.model import Model, load_model
+from gpt2cost.settings import ELEMENT_BYTES, Number, Settings, Size, check_device, check_settings
+from gpt2cost.table import cost_table
+from gpt2cost.timeline import PassTimes, pass_times
+from gpt2cost.units import format_quantity
+
+BOUNDS = ("compute", "memory", "launch")
+
+UNCALIBRATED_FACTOR = 2.0
+"""Where a device has no evidence, the range is the latency divided and multiplied by this."""
+
+
+@dataclass(frozen=True)
+class KernelCost:
+    """One row of the table with numbers: totals over its `count` launches. `terms` are those of one launch."""
+
+    row: Row
+    count: Number
+    flops: Number
+    read_bytes: Number
+    write_bytes: Number
+    device_s: Number
+    terms: Terms
+
+    @property
+    def kernel(self) -> Kernel:
+        assert isinstance(self.row.step, Kernel)
+        return self.row.step
+
+    @property
+    def bound(self) -> Any:
+        """What most of the time goes to: `compute`, `memory` or `launch`."""
+        return largest(BOUNDS, (self.terms.compute_s, self.terms.memory_s, self.terms.launch_s))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A pass. Seconds, bytes and FLOPs; see the properties of `Phase` for what each means."""
+
+    launches: Number
+    flops: Number
+    read_bytes: Number
+    write_bytes: Number
+    device_s: Number
+    host_s: Number
+    latency_s: Number
+    latency_low_s: Number
+    latency_high_s: Number
+    bound: Any
+    tokens_per_s: Number
+    flops_utilization: Number
+    bandwidth_utilization: Number
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One forward pass: `seq_len` new tokens on top of `cache_len` cached ones.
+
+    `symbols` are the values with which the row formulas evaluate to the rows' figures.
+    """
+
+    phase: str
+    batch_size: Size
+    seq_len: Size
+    cache_len: Size
+    kv_len: Size
+    symbols: Mapping[str, Number]
+    kernels: tuple[KernelCost, ...]
+    totals: Totals
+    activations_bytes: Number
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What the run holds at its fullest moment, in bytes, beside the device's capacity."""
+
+    weights_bytes: Number
+    kv_cache_bytes: Number
+    activations_bytes: Number
+    total_bytes: Number
+    capacity_bytes: Number
+    fits: Any
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` returns."""
+
+    model: Model
+    hardware: Hardware
+    settings: Settings
+    phases: tuple[Phase, ...]
+    memory: MemoryUse
+    warnings: tuple[str, ...]
+
+
+def predict(
+    model: object,
+    gpu: str | Hardware,
+    batch: Size = 1,
+    seq: Size = 128,
+    cache: Size = 0,
+    dtype: str = "fp16",
+    attn: str = "sdpa",
+    runtime: str = "eager",
+    phase: str = "both",
+    logits: str = "all",
+    use_cache: bool = True,
+) -> Prediction:
+    """Predict FLOPs, bytes and latency of a GPT-2 model on a device.
+
+    `model` is a preset, a folder, a config.json, a hub id, a `GPT2Config` or a `Model`; `gpu` a device's name or
+    file, or a `Hardware`. `batch`, `seq` (new tokens) and `cache` (tokens already cached) are integers or integer
+    arrays that broadcast together. `phase` is `prefill` (the pass of `seq` tokens), `decode` (the next single-token
+    step, on `cache + seq` tokens) or `both`; where `seq` is 1 and `cache` is not 0 the pass itself is the decode step.
+
+    Raises `InputError` for anything unknown or impossible, with what would be right.
+    """
+    loaded, hardware = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    settings = check_settings(batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache)
+    check_device(hardware, dtype, attn)
+    passes = _passes(phase, settings.seq_len, settings.cache_len, use_cache)
+    phases = tuple(_phase(loaded, hardware, settings, *one) for one in passes)
+    memory = _memory(loaded, hardware, settings, phases)
+    return Prediction(loaded, hardware, settings, phases, memory, tuple(_warnings(loaded, phases, memory)))
+
+
+# ---------------------------------------------------------------------------------------------- one pass
+
+
+def _passes(phase: str, seq: Size, cache: Size, use_cache: bool) -> list[tuple[str, Size, Size]]:
+    """The forward passes to predict: (phase, seq_len, cache_len)."""
+    is_decode = (np.asarray(seq) == 1) & (np.asarray(cache) > 0)
+    if np.all(is_decode):
+        return [("decode", seq, cache)]
+    if not use_cache:
+        step = ("decode", seq + 1, cache)
+    elif np.any(is_decode):
+        step = ("decode", 1, np.where(is_decode, cache, cache + seq))
+    else:
+        step = ("decode", 1, cache + seq)
+    return [p for p in (("prefill", seq, cache), step) if phase in (p[0], "both")]
+
+
+@lru_cache(maxsize=128)
+def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
+    """The table's rows as `runtime` launches them."""
+    rows = list(walk(cost_table(options)))
+    return tuple(fuse(rows) if runtime == "compile" else rows)
+
+
+def table_options(model: Model, attn: str, logits: str, use_cache: bool) -> TableOptions:
+    """What selects the list of kernels, from the model's switches and the settings."""
+    return TableOptions(
+        attn=attn,  # type: ignore[arg-type]
+        activation_function=model.activation_function,
+        reorder_and_upcast_attn=model.reorder_and_upcast_attn,
+        use_cache=use_cache,
+        logits=logits,  # type: ignore[arg-type]
+    )
+
+
+def symbol_values(model: Model, dtype: str, batch: Size, seq: Size, cache: Size) -> dict[str, Number]:
+    """The values of every symbol of the cost table."""
+    size = ELEMENT_BYTES[dtype]
+    sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": cache + seq}
+    return {**sizes, **model.symbols(), "w_bytes": size, "a_bytes": size, **CONSTANT_BYTES}
+
+
+def _phase(model: Model, hardware: Hardware, settings: Settings, phase: str, seq: Size, cache: Size) -> Phase:
+    options = table_options(model, settings.attn, settings.logits, settings.use_cache)
+    rows = table_rows(options, settings.runtime)
+    exact = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
+    real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
+    is_point = all(isinstance(value, int) for value in exact.values())
+    device_s: list[Number] = []
+    kernels: list[KernelCost] = []
+    for row in rows:
+        device_s.append(0.0)
+        if isinstance(row.step, Kernel):
+            cost = _kernel_cost(row, row.step, exact, real, hardware, settings)
+            device_s[-1] = cost.terms.device_s
+            if cost.count if is_point else True:
+                kernels.append(cost)
+    times = pass_times(rows, device_s, exact, hardware.host, settings.runtime)
+    totals = _totals(kernels, times, exact, hardware, settings.dtype)
+    live = peak_bytes(rows, exact, settings.use_cache)
+    return Phase(phase, settings.batch_size, seq, cache, cache + seq, exact, tuple(kernels), totals, live)
+
+
+def _kernel_cost(
+    row: Row, kernel: Kernel, exact: Mapping[str, Number], real: Mapping[str, Number], hw: Hardware, settings: Settings
+) -> KernelCost:
+    count = row.count.evaluate(exact) * kernel.when.evaluate(exact)
+    terms = kernel_terms(kernel, real, hw, settings.dtype, settings.runtime == "cuda-graph")
+    flops, reads, writes = (cost.evaluate(exact) for cost in (kernel.flops, kernel.reads, kernel.writes))
+    return KernelCost(row, count, count * flops, count * reads, count * writes, plain(count * terms.device_s), terms)
+
+
+def _totals(
+    kernels: list[KernelCost], times: PassTimes, symbols: Mapping[str, Number], hw: Hardware, dtype: str
+) -> Totals:
+    launches, flops, reads, writes, device_s = (
+        sum(getattr(kernel, name) for kernel in kernels)
+        for name in ("count", "flops", "read_bytes", "write_bytes", "device_s")
+    )
+    seconds = [sum(np.where(k.bound == bound, k.device_s, 0.0) for k in kernels) for bound in BOUNDS]
+    waits_for_host = np.where(times.host_s > device_s, np.inf, 0.0)
+    product_flops = sum(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
+    latency_s = plain(times.latency_s)
+    return Totals(
+        launches=launches,
+        flops=flops,
+        read_bytes=reads,
+        write_bytes=writes,
+        device_s=device_s,
+        host_s=plain(times.host_s),
+        latency_s=latency_s,
+        latency_low_s=latency_s / UNCALIBRATED_FACTOR,
+        latency_high_s=latency_s * UNCALIBRATED_FACTOR,
+        bound=largest(("host", *BOUNDS), (waits_for_host, *seconds)),
+        tokens_per_s=symbols["batch_size"] * symbols["seq_len"] / latency_s,
+        flops_utilization=product_flops / (latency_s * hw.compute.peak_flop_per_s[dtype]),
+        bandwidth_utilization=(reads + writes) / (latency_s * hw.memory.bandwidth_bytes_per_s),
+    )
+
+
+def largest(names: tuple[str, ...], values: tuple[Number, ...]) -> Any:
+    """The name of the largest value: a string, or an array of them."""
+    index = np.argmax(np.stack(np.broadcast_arrays(*values)), axis=0)
+    return names[int(index)] if index.ndim == 0 else np.asarray(names)[index]
+
+
+def plain(value: Number) -> Number:
+    """A numpy scalar as the Python number it is; arrays as they are."""
+    return (
+        value.item() if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim) else value
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the whole run
+
+
+def _memory(model: Model, hw: Hardware, settings: Settings, phases: tuple[Phase, ...]) -> MemoryUse:
+    size = ELEMENT_BYTES[settings.dtype]
+    weights = model.parameters * size
+    totals, caches, activations = [], [], []
+    for phase in phases:
+        rows = 2 * model.n_layer * model.n_embd * size * phase.batch_size * phase.kv_len
+        caches.append(rows if settings.use_cache else 0 * rows)
+        activations.append(phase.activations_bytes)
+        totals.append(weights + caches[-1] + activations[-1])
+    cache, live, total = (reduce(maximum, values) for values in (caches, activations, totals))
+    capacity = round(hw.memory.capacity_bytes)
+    return MemoryUse(weights, cache, live, total, capacity, total <= capacity)
+
+
+def maximum(left: Number, right: Number) -> Number:
+    """The larger; exact where both are integers."""
+    return max(left, right) if isinstance(left, int) and isinstance(right, int) else np.maximum(left, right)
+
+
+def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
+    yield from model.notes
+    for phase in phases:
+        longest = int(np.max(phase.kv_len))
+        if longest > model.n_positions:
+            yield (
+                f"{phase.phase}: kv_len {longest} exceeds n_positions {model.n_positions} of {model.name}:"
+                " the real model cannot run it"
+            )
+    if not np.all(memory.fits):
+        most = format_quantity(float(np.max(memory.total_bytes)), "B")
+        yield f"memory: {most} are needed, the device has {format_quantity(memory.capacity_bytes, 'B')}"

@@ -1,0 +1,217 @@
+"""`Prediction` to plain rows: the only list of output fields. Everything that prints a figure takes it from here.
+
+Keys carry their unit (`_s`, `_bytes`, `_per_s`); values are SI. A row's figures are totals over its `count` launches,
+so rows sum to the totals, and its formulas, evaluated with the phase's `symbols`, give the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any, TypeAlias
+
+from gpt2cost import __version__
+from gpt2cost.citations import transformers_version
+from gpt2cost.formula import Formula, formula
+from gpt2cost.hardware import Hardware
+from gpt2cost.kernels import Kernel, Row
+from gpt2cost.model import Model
+from gpt2cost.predict import KernelCost, Phase, Prediction
+
+SCHEMA_VERSION = 1
+FLOPS_CONVENTION = "1 FMA = 2 FLOPs"
+GROUPS = ("kernel", "module", "layer")
+
+Record: TypeAlias = dict[str, Any]
+
+
+def envelope() -> Record:
+    """What every JSON document begins with."""
+    return {"schema_version": SCHEMA_VERSION, "gpt2cost_version": __version__}
+
+
+# ---------------------------------------------------------------------------------------------- predictions
+
+
+def prediction_record(prediction: Prediction, group: str = "kernel") -> Record:
+    """The whole prediction of a single point as a JSON-ready object."""
+    return {
+        **envelope(),
+        "flops_convention": FLOPS_CONVENTION,
+        "transformers_version": transformers_version(),
+        "model": model_record(prediction.model),
+        "hardware": _hardware_head(prediction.hardware),
+        "settings": dataclasses.asdict(prediction.settings),
+        "phases": [_phase_record(phase, group) for phase in prediction.phases],
+        "memory": dataclasses.asdict(prediction.memory),
+        "warnings": list(prediction.warnings),
+    }
+
+
+def model_record(model: Model) -> Record:
+    """A model's dimensions under GPT2Config's names, and its parameters."""
+    fields = ("name", "n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions", "activation_function")
+    switches = ("tie_word_embeddings", "reorder_and_upcast_attn")
+    return {name: getattr(model, name) for name in (*fields, *switches)} | {"parameters": model.parameters}
+
+
+def calibration(hardware: Hardware) -> str:
+    """How far the device's constants were checked: `calibrated` by evidence in its file, or `uncalibrated`."""
+    return "calibrated" if hardware.evidence else "uncalibrated"
+
+
+def _hardware_head(hardware: Hardware) -> Record:
+    return {
+        "name": hardware.name,
+        "vendor": hardware.vendor,
+        "architecture": hardware.architecture,
+        "calibration": calibration(hardware),
+        "borrowed": dict(hardware.borrowed),
+    }
+
+
+def _phase_record(phase: Phase, group: str) -> Record:
+    return {
+        "phase": phase.phase,
+        "seq_len": phase.seq_len,
+        "cache_len": phase.cache_len,
+        "kv_len": phase.kv_len,
+        "totals": dataclasses.asdict(phase.totals),
+        "symbols": dict(phase.symbols),
+        "kernels": list(cost_records(phase, group)),
+    }
+
+
+def cost_records(phase: Phase, group: str = "kernel") -> Iterator[Record]:
+    """One record a kernel, or a module, or a layer (a direct part of the model), in the order in which they run."""
+    if group == "kernel":
+        for cost in phase.kernels:
+            yield _cost_record(phase, cost.row.path, [cost]) | _formulas(cost)
+        return
+    parts = {"module": _module_of, "layer": _layer_of}[group]
+    for name, costs in _gathered(phase.kernels, parts):
+        yield _cost_record(phase, name, costs)
+
+
+def _gathered(costs: Iterable[KernelCost], key: Any) -> Iterator[tuple[str, list[KernelCost]]]:
+    """Costs by `key`, in the order of first appearance."""
+    groups: dict[str, list[KernelCost]] = {}
+    for name, run in groupby(costs, key=key):
+        groups.setdefault(name, []).extend(run)
+    yield from groups.items()
+
+
+def _module_of(cost: KernelCost) -> str:
+    return cost.row.module or "model"
+
+
+def _layer_of(cost: KernelCost) -> str:
+    parts = cost.row.module.split(".")
+    return ".".join(parts[:2])
+
+
+def _cost_record(phase: Phase, name: str, costs: list[KernelCost]) -> Record:
+    kernels = [cost.kernel for cost in costs]
+    flops, reads, writes, device_s, launches = (
+        sum(getattr(cost, field) for cost in costs)
+        for field in ("flops", "read_bytes", "write_bytes", "device_s", "count")
+    )
+    slowest = max(costs, key=lambda cost: float(cost.device_s))
+    moved = reads + writes
+    return {
+        "name": name,
+        "op": kernels[0].op if len(costs) == 1 else None,
+        "kind": kernels[0].kind if len({kernel.kind for kernel in kernels}) == 1 else "mixed",
+        "count": launches,
+        "flops": flops,
+        "read_bytes": reads,
+        "write_bytes": writes,
+        "device_s": device_s,
+        "share": device_s / phase.totals.device_s,
+        "bound": slowest.bound,
+        "arithmetic_intensity": flops / moved if moved else 0.0,
+    }
+
+
+def _formulas(cost: KernelCost) -> Record:
+    kernel = cost.kernel
+    return {
+        "flops_formula": str(kernel.flops * cost.row.count),
+        "read_formula": str(kernel.reads * cost.row.count),
+        "write_formula": str(kernel.writes * cost.row.count),
+        "source": str(kernel.source),
+    }
+
+
+def flat_records(prediction: Prediction, group: str = "kernel") -> Iterator[Record]:
+    """One flat row a kernel and phase, every input and the phase's main results echoed: for CSV and JSON lines."""
+    settings = dataclasses.asdict(prediction.settings)
+    inputs = {"model": prediction.model.name, "gpu": prediction.hardware.name}
+    inputs |= {f"input_{name}" if name.endswith("_len") else name: value for name, value in settings.items()}
+    for phase in prediction.phases:
+        sizes = {"phase": phase.phase, "seq_len": phase.seq_len, "cache_len": phase.cache_len, "kv_len": phase.kv_len}
+        totals = phase.totals
+        results = {
+            "pass_latency_s": totals.latency_s,
+            "pass_latency_low_s": totals.latency_low_s,
+            "pass_latency_high_s": totals.latency_high_s,
+            "pass_bound": totals.bound,
+        }
+        for record in cost_records(phase, group):
+            yield {**inputs, **sizes, **record, **results}
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+
+def table_records(rows: Iterable[Row], symbols: dict[str, int] | None = None) -> Iterator[Record]:
+    """One record a kernel of the cost table: its formulas and, where the symbols have values, its numbers."""
+    for row in rows:
+        if not isinstance(row.step, Kernel):
+            continue
+        kernel = row.step
+        costs: dict[str, Formula] = {"flops": kernel.flops, "read": kernel.reads, "write": kernel.writes}
+        record = {
+            "module": row.module,
+            "name": row.path,
+            "op": kernel.op,
+            "kind": kernel.kind,
+            "count_formula": str(row.count),
+            "when": str(kernel.when),
+            **{f"{name}_formula": str(cost * row.count) for name, cost in costs.items()},
+            "source": str(kernel.source),
+        }
+        if symbols:
+            launched = int(kernel.when.evaluate(symbols)) * row.count
+            names = {
+                "count": formula(1),
+                "flops": kernel.flops,
+                "read_bytes": kernel.reads,
+                "write_bytes": kernel.writes,
+            }
+            record |= {name: (cost * launched).evaluate(symbols) for name, cost in names.items()}
+        yield record
+
+
+# ---------------------------------------------------------------------------------------------- devices
+
+
+def hardware_summary(hardware: Hardware) -> Record:
+    """A device's main rates: one row of `hardware list`."""
+    peaks = hardware.compute.peak_flop_per_s
+    return {
+        "name": hardware.name,
+        "aliases": list(hardware.aliases),
+        "vendor": hardware.vendor,
+        "architecture": hardware.architecture,
+        "memory_bytes": hardware.memory.capacity_bytes,
+        "bandwidth_bytes_per_s": hardware.memory.bandwidth_bytes_per_s,
+        **{f"{dtype}_flop_per_s": peaks.get(dtype) for dtype in ("fp32", "tf32", "fp16", "bf16")},
+        "calibration": calibration(hardware),
+    }
+
+
+def hardware_record(hardware: Hardware) -> Record:
+    """Everything that a device's file says, in SI units."""
+    return {**dataclasses.asdict(hardware), "calibration": calibration(hardware)}

@@ -1,0 +1,105 @@
+"""How a model is run: the settings of a prediction, and the checks of what the user gave for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpt2cost.errors import InputError, echo, nearest
+from gpt2cost.hardware import DTYPES, Hardware
+from gpt2cost.kernels import ATTENTION_IMPLEMENTATIONS
+
+Size: TypeAlias = Any
+"""An int, or a numpy array of integers."""
+Number: TypeAlias = Any
+"""An int or a float, or a numpy array of float64."""
+
+RUNTIMES = ("eager", "compile", "cuda-graph")
+PHASES = ("prefill", "decode", "both")
+LOGITS = ("all", "last")
+
+ELEMENT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
+"""Bytes of a weight or activation element. `tf32` is a way to multiply fp32 elements."""
+
+MAX_SIZE = 10**9
+"""The largest batch, sequence or cache that is taken for real."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is run. Sizes as given: integers or arrays."""
+
+    batch_size: Size
+    seq_len: Size
+    cache_len: Size
+    dtype: str
+    attn: str
+    runtime: str
+    logits: str
+    use_cache: bool
+
+
+def check_settings(
+    batch: object,
+    seq: object,
+    cache: object,
+    dtype: str,
+    attn: str,
+    runtime: str,
+    phase: str,
+    logits: str,
+    use_cache: bool,
+) -> Settings:
+    """The settings, every one checked. Raises `InputError` for the first that is wrong."""
+    for name, value, choices in (
+        ("dtype", dtype, DTYPES),
+        ("attn", attn, ATTENTION_IMPLEMENTATIONS),
+        ("runtime", runtime, RUNTIMES),
+        ("phase", phase, PHASES),
+        ("logits", logits, LOGITS),
+    ):
+        check_choice(name, value, choices)
+    sizes = check_size("batch", batch, 1), check_size("seq", seq, 1), check_size("cache", cache, 0)
+    if not use_cache and np.any(np.asarray(sizes[2]) != 0):
+        raise InputError("cache: expected 0 with use_cache off, because without a KV cache nothing is cached")
+    return Settings(*sizes, dtype, attn, runtime, logits, use_cache)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `InputError` unless `value` is one of `choices`."""
+    if value not in choices:
+        hint = nearest(value, choices) if isinstance(value, str) else ""
+        raise InputError(f"{name}: expected one of {', '.join(choices)}, got {echo(value)}{hint and '; ' + hint}")
+
+
+def check_size(name: str, value: object, least: int) -> Size:
+    """`value` as an int or an integer array, every element from `least` to `MAX_SIZE`; `InputError` otherwise."""
+    wanted = f"{name}: expected an integer from {least} to {MAX_SIZE}"
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if not least <= int(value) <= MAX_SIZE:
+            raise InputError(f"{wanted}, got {echo(int(value))}")
+        return int(value)
+    if isinstance(value, np.ndarray | list | tuple):
+        sizes = np.asarray(value)
+        if sizes.size and np.issubdtype(sizes.dtype, np.integer):
+            if sizes.min() < least or sizes.max() > MAX_SIZE:
+                raise InputError(f"{wanted}, got {sizes.min() if sizes.min() < least else sizes.max()}")
+            return sizes.astype(np.float64)
+    raise InputError(f"{wanted}, got {echo(value)}")
+
+
+def check_device(hardware: Hardware, dtype: str, attn: str) -> None:
+    """Raise `InputError` where the device cannot run the dtype or the attention implementation."""
+    if dtype not in hardware.compute.peak_flop_per_s:
+        known = ", ".join(hardware.compute.peak_flop_per_s)
+        raise InputError(f"dtype: {hardware.name} has no {dtype}; it has {known}")
+    if attn == "flash_attention_2":
+        if dtype not in ("fp16", "bf16"):
+            raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {dtype}; sdpa runs in any dtype")
+        if (hardware.compute_capability or 0) < 8:
+            raise InputError(
+                f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"
+                f" {hardware.name} is not; sdpa runs on any device"
+            )
