@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
+from gpt2cost.machine import KernelLatency, kernel_latency
 from gpt2cost.model import Model, load_model
 from gpt2cost.predict import Prediction, predict
 
@@ -19,9 +20,11 @@ __all__ = [
     "Gpt2CostError",
     "Hardware",
     "InputError",
+    "KernelLatency",
     "Model",
     "Prediction",
     "__version__",
+    "kernel_latency",
     "list_hardware",
     "load_hardware",
     "load_model",

@@ -14,7 +14,8 @@ ACTIVATIONS: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "gelu_10": (("gelu", 0), ("clamp", 1)),
     "gelu_accurate": _GELU_NEW,
     "gelu_fast": (
-        ("mul", 0), ("mul", 0), ("mul", 0), ("mul", 3, 0), ("add", 4), ("mul", 2, 5), ("tanh", 6), ("add", 7), ("mul", 1, 8),
+        ("mul", 0), ("mul", 0), ("mul", 0), ("mul", 3, 0), ("add", 4), ("mul", 2, 5), ("tanh", 6), ("add", 7),
+        ("mul", 1, 8),
     ),
     "gelu_new": _GELU_NEW,
     "gelu_python": (("mul", 0), ("div", 0), ("erf", 2), ("add", 3), ("mul", 1, 4)),

@@ -36,6 +36,11 @@ from gpt2cost.kernels import (
 )  # fmt: skip
 
 
+KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}
+"""Eager attention's kernels by the op of transformers 5.x and that of 4.38, which some measurements were made with: it
+divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask."""
+
+
 @dataclass(frozen=True)
 class TableOptions:
     """What changes the list of kernels, beyond sizes. Names and values as in `GPT2Config` and `from_pretrained`."""
@@ -45,6 +50,7 @@ class TableOptions:
     reorder_and_upcast_attn: bool = False
     use_cache: bool = True
     logits: Literal["all", "last"] = "all"
+    variants: tuple[tuple[str, str], ...] = ()  # kernels that an older transformers ran otherwise: KERNEL_VARIANTS
 
 
 PROBABILITIES = tensor("probabilities", B, H, T, S)
@@ -98,14 +104,19 @@ def context(
     return kernels, merged
 
 
-def eager_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`eager_attention_forward`: scores, scaling, mask, softmax and context as separate kernels."""
     src = "eager_attention_forward"
     scores = [*(tensor(name, B, H, T, S) for name in ("scores", "scaled", "masked")), PROBABILITIES]
     scores_source = cite(src, "attn_weights = torch.matmul(query, key.transpose(-1, -2)) * scaling")
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
+    add_mask = cite(src, "attn_weights + attention_mask")
     group = "scores"
+    mask_source = cite(src, "attn_weights + attention_mask")
+    scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
+    scaled_from = (scores[0],) if variants["scale"] == "mul" else (scores[0], scalar)
+    masked_from = (scores[1], mask) if variants["mask"] == "add" else (boolean, scores[1], scalar)
     softmax = Kernel(
         "softmax", "_softmax", "reduction", (scores[2],), (scores[3],), 5 * B * H * T * S,
         cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
@@ -121,8 +132,8 @@ def eager_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Te
             shape=Gemm(B * H, T, S, hd),
         ),
         Free("views", "view", 1),
-        pointwise("scale", "mul", (scores[0],), scores[1], scores_source, fusion_group=group),
-        pointwise("mask", "add", (scores[1], mask), scores[2], cite(src, "attn_weights + attention_mask"), fusion_group=group),
+        pointwise("scale", variants["scale"], scaled_from, scores[1], scores_source, fusion_group=group),
+        pointwise("mask", variants["mask"], masked_from, scores[2], mask_source, fusion_group=group),
         softmax,
         *tail,
     ), merged  # fmt: skip
@@ -138,6 +149,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     group = "scores"
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
+    add_mask = cite(src, "attn_weights + attention_mask")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
     tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
     return (
@@ -152,7 +164,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
         ),
         Free("views", "view", 1),
         pointwise(
-            "mask", "add", (scores, mask), masked, cite(src, "attn_weights + attention_mask"), element=f32, fusion_group=group
+            "mask", "add", (scores, mask), masked, add_mask, element=f32, fusion_group=group,
         ),
         Kernel(
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,
@@ -247,7 +259,8 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
         case "eager" if options.reorder_and_upcast_attn:
             kernels, merged = upcast_attention(x_qkv, mask)
         case "eager":
-            kernels, merged = eager_attention(x_qkv, mask)
+            ops = {name: today for name, (today, _) in KERNEL_VARIANTS.items()} | dict(options.variants)
+            kernels, merged = eager_attention(x_qkv, mask, ops)
         case "sdpa":
             kernels, merged = sdpa_attention(x_qkv, mask)
         case "flash_attention_2":

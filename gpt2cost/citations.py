@@ -2,7 +2,7 @@
 
 A citation names a file, a function in it and a fragment of the line; it is a claim, and a test resolves every one of
 them in the installed transformers. The line numbers that the tool prints ship in `citations.json`, for the version of
-transformers named there; `python -m gpt2cost.citations` writes that file anew from the installed version.
+transformers named there; in a checkout, `python tests/regenerate.py` writes that file anew for the installed version.
 """
 
 from __future__ import annotations

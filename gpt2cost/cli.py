@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -18,8 +18,11 @@ from gpt2cost import __version__
 from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.records import Record
 
+PIPED_WIDTH = 160
+"""Columns of a table that does not go to a terminal: nothing is cut short."""
+
 # Typer brings its own click, or depends on it, by version; its public exceptions have the same ancestors.
-ClickException = typer.BadParameter.__mro__[2]
+ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 app = typer.Typer(
     name="gpt2cost",
@@ -354,14 +357,14 @@ class _Sink:
     def _table(self, render: Callable[[Any], None]) -> None:
         from rich.console import Console
 
-        to_terminal = self.output is None and sys.stdout.isatty()
-        width = None if to_terminal or "COLUMNS" in os.environ else 160
-        console = Console(width=width, soft_wrap=False)
+        to_file = False if self.output else None  # None: as stdout is
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+        console = Console(
+            width=width, force_terminal=to_file, color_system=None if "NO_COLOR" in os.environ else "auto", emoji=False
+        )
         with console.capture() as capture:
-            if self.output is not None:
-                console.no_color = True
             render(console)
-        _write(capture.get(), self.output)
+        _write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()), self.output)
 
 
 def _check_writable(path: Path) -> None:
@@ -392,7 +395,7 @@ def _write(text: str, path: Path | None) -> None:
             return
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
-            with open(descriptor, "w", encoding="utf-8") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
             Path(name).chmod(mode)

@@ -50,7 +50,7 @@ def _kernels(rows: Iterable[Row]) -> list[Row]:
 def _leading_group(rows: Sequence[Row]) -> list[Row]:
     """The kernels of the first fusion group, if the rows begin with one."""
     kernels = _kernels(rows)
-    run = next((list(run) for group, run in groupby(kernels, _group) if group or True), [])
+    run = next((list(run) for _, run in groupby(kernels, _group)), [])
     return run if run and _group(run[0]) else []
 
 

@@ -3,7 +3,8 @@
 One file a device, in the shipped folder or in the user's own. Two rules keep constants in one place:
 
 * A section `model`, `host` or `launch` may be borrowed whole from a shipped device, with overrides beside it:
-  `model: {like: a100-sxm-80gb, l2_copy: 2 TB/s}`. `Hardware.borrowed` records it.
+  `model: {like: a100-sxm-80gb, masked_attention: 0.4}`. `Hardware.borrowed` records it. Mappings inside are laid over
+  the borrowed ones key by key, unless they say `like: none`.
 * A file may hold `variants`, a mapping from a variant's name to what differs from the file's own device. A variant does
   not inherit aliases or evidence.
 """
@@ -19,21 +20,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2cost.constants import POSITIVE, MachineConstants
 from gpt2cost.data import data_dir, read_text
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.schema import build, read_yaml
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
 """Names of the arithmetic modes. `tf32` is fp32 storage with products on the tensor cores."""
-MEMORY_KINDS = ("elementwise", "softmax", "layer_norm", "copy", "gather", "where")
-"""Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
 SHARED_SECTIONS = ("model", "host", "launch")
 """Sections that a file may borrow from another device."""
 PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
 
-_POSITIVE = {"bound": "positive"}
-_FRACTION = {"bound": "fraction"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Memory:
 class Compute:
     """`units`: SMs or GPU cores. `peak`: dtype -> dense rate, fp32 accumulation; what is absent is not supported."""
 
-    units: int = field(metadata=_POSITIVE)
+    units: int = field(metadata=POSITIVE)
     peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
 
 
@@ -82,37 +80,6 @@ class Host:
     compiled_op_s: float
 
 
-@dataclass(frozen=True)
-class GemmConstants:
-    """A product: `t0` plus the longer of FLOPs at `compute_efficiency` and bytes at `memory_efficiency` of peak."""
-
-    t0_s: float
-    compute_efficiency: float = field(metadata=_FRACTION)
-    memory_efficiency: float = field(metadata=_FRACTION)
-
-
-@dataclass(frozen=True)
-class AttentionConstants:
-    """Fused attention: `t0`, and the fractions of the FLOP peak and of the memory peak that it reaches."""
-
-    t0_s: float
-    efficiency: float = field(metadata=_FRACTION)
-    memory_efficiency: float = field(metadata=_FRACTION)
-
-
-@dataclass(frozen=True)
-class MachineConstants:
-    """The machine model's fitted constants.
-
-    `gemm`: by dtype. `memory`: by kind, the fraction of peak bandwidth. `l2_copy`: bytes read and written in L2.
-    """
-
-    gemm: dict[str, GemmConstants] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
-    attention: AttentionConstants
-    memory: dict[str, float] = field(metadata={**_FRACTION, "keys": MEMORY_KINDS, "required": MEMORY_KINDS})
-    l2_copy_bytes_per_s: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """A measured latency that this device's predictions are judged by.
@@ -122,11 +89,12 @@ class Evidence:
 
     source: str
     model: str
-    batch: int = field(metadata=_POSITIVE)
-    seq: int = field(metadata=_POSITIVE)
+    batch: int = field(metadata=POSITIVE)
+    seq: int = field(metadata=POSITIVE)
     cache: int = field(default=0, metadata={"bound": "natural"})
     dtype: Literal["fp32", "tf32", "fp16", "bf16"]
     attn: Literal["sdpa", "eager", "flash_attention_2"]
+    use_cache: bool = True
     runtime: Literal["eager", "compile", "cuda-graph"] = "eager"
     phase: Literal["prefill", "decode"] = "prefill"
     latency_s: float
@@ -147,7 +115,7 @@ class Hardware:
     description: str = ""
     vendor: Literal["nvidia", "apple", "cpu"]
     architecture: str
-    compute_capability: float | None = field(default=None, metadata=_POSITIVE)
+    compute_capability: float | None = field(default=None, metadata=POSITIVE)
     memory: Memory
     compute: Compute
     launch: Launch
@@ -163,7 +131,8 @@ class Hardware:
             raise InputError("name and aliases must not be empty")
         if self.vendor == "nvidia" and self.compute_capability is None:
             raise InputError("an nvidia device needs compute_capability, such as 8.0")
-        if lacking := [dtype for dtype in self.compute.peak_flop_per_s if dtype not in self.model.gemm]:
+        gemm, peaks = self.model.gemm, self.compute.peak_flop_per_s
+        if "fp16" not in gemm and (lacking := [dtype for dtype in peaks if dtype not in gemm]):
             raise InputError(f"model.gemm lacks {', '.join(lacking)}, for which compute.peak has a rate")
 
     @property
@@ -324,7 +293,9 @@ def _section(tree: dict[Any, Any], key: str, where: str, trail: tuple[str, ...])
 
 
 def _merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
-    """`base` with `changes` laid over it, mapping by mapping; neither is changed."""
+    """`base` with `changes` laid over it, mapping by mapping; neither is changed. `like: none` lays nothing under."""
+    if changes.get("like") == "none":
+        return {key: value for key, value in changes.items() if key != "like"}
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)

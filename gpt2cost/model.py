@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gpt2cost.attention import TableOptions
-from gpt2cost.data import data_dir
-from gpt2cost.errors import InputError, nearest
+from gpt2cost.data import data_dir, read_text
+from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.table import cost_table, parameter_count
 
 MAX_DIMENSION = 10**7
 """The largest model dimension taken for real; a typo for a size is more likely above it."""
-
-MAX_CONFIG_BYTES = 1_000_000
-"""The largest config.json that is read; real ones have about 1 kB."""
 
 HUB_ALIASES = {
     "openai-community/gpt2": "gpt2",
@@ -35,6 +32,14 @@ HUB_ALIASES = {
     "distilbert/distilgpt2": "distilgpt2",
 }
 """Hub names of the presets: the same models, without the network."""
+
+_OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+"""GPT2Config takes these names too."""
 
 # GPT2Config's names for the dimensions and switches that change cost, with the defaults of transformers 5.x.
 _DIMENSIONS = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024}
@@ -96,31 +101,32 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     `MAX_DIMENSION`, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
     """
     problems: list[str] = []
+    config = {_OTHER_NAMES.get(key, key): value for key, value in config.items()}
 
     def dimension(key: str, default: int) -> int:
         value = config.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DIMENSION:
-            problems.append(f"{key}: expected an integer from 1 to {MAX_DIMENSION}, got {shown(value)}")
+            problems.append(f"{key}: expected an integer from 1 to {MAX_DIMENSION}, got {echo(value)}")
             return default
         return value
 
     def switch(key: str, default: bool) -> bool:
         value = config.get(key, default)
         if not isinstance(value, bool):
-            problems.append(f"{key}: expected true or false, got {shown(value)}")
+            problems.append(f"{key}: expected true or false, got {echo(value)}")
             return default
         return value
 
     if config.get("model_type", "gpt2") != "gpt2":
-        raise InputError(f"{where}: model_type: expected 'gpt2', got {shown(config['model_type'])}")
-    dims = {key: dimension(key, default) for key, default in _DIMENSIONS.items()}
+        raise InputError(f"{where}: model_type: expected 'gpt2', got {echo(config['model_type'])}")
+    dims: dict[str, Any] = {key: dimension(key, default) for key, default in _DIMENSIONS.items()}
     switches = {key: switch(key, default) for key, default in _SWITCHES.items()}
     n_inner = 4 * dims["n_embd"] if config.get("n_inner") is None else dimension("n_inner", 1)
     if not problems and dims["n_embd"] % dims["n_head"]:
         problems.append(f"n_embd: expected a multiple of n_head, got {dims['n_embd']} / {dims['n_head']}")
     activation = config.get("activation_function", "gelu_new")
     if not isinstance(activation, str):
-        problems.append(f"activation_function: expected a name, got {shown(activation)}")
+        problems.append(f"activation_function: expected a name, got {echo(activation)}")
     else:
         try:
             cost_table(TableOptions(activation_function=activation))
@@ -130,22 +136,11 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
         problems.append("add_cross_attention: cross-attention is not modelled; set it to false")
     if problems:
         raise InputError(f"{where}: " + "; ".join(problems))
-    notes = tuple(f"{where}: unknown key {key!r} ignored; {hint}" for key in config if (hint := _near_miss(key)))
+    notes = tuple(f"{where}: unknown key {echo(key)} ignored; {hint}" for key in config if (hint := _near_miss(key)))
     return Model(name=name, **dims, n_inner=n_inner, activation_function=activation, **switches, notes=notes)
 
 
-def shown(value: object, limit: int = 60) -> str:
-    """`value` as it is quoted in an error: on one line, and short."""
-    text = (
-        ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else f"a number of {len(str(value))} digits"
-    )
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
-_KNOWN_KEYS = {
-    *_DIMENSIONS, *_SWITCHES, "n_inner", "activation_function", "n_ctx", "hidden_size", "num_hidden_layers",
-    "num_attention_heads", "max_position_embeddings", "num_labels",
-}  # fmt: skip
+_KNOWN_KEYS = {*_DIMENSIONS, *_SWITCHES, "n_inner", "activation_function", "n_ctx", "num_labels"}
 
 
 def _near_miss(key: str) -> str:
@@ -181,7 +176,7 @@ def load_model(model: object) -> Model:
 @lru_cache(maxsize=32)
 def _load_preset(name: str) -> Model | None:
     path = data_dir("configs") / f"{name}.json"
-    return model_from_config(_read_json(path), name, str(path)) if path.is_file() else None
+    return model_from_config(_read_json(path), name, plain(str(path))) if path.is_file() else None
 
 
 def _load_named(name: str) -> Model:
@@ -193,49 +188,38 @@ def _load_named(name: str) -> Model:
         path = Path(name)
         with contextlib.suppress(OSError):
             if path.is_dir():
-                return _load_path(path / "config.json", path.name)
+                return _load_path(path / "config.json", path.absolute().name)
             if path.exists() or path.suffix == ".json":
                 return _load_path(path, path.stem if path.stem != "config" else path.absolute().parent.name)
         if name.count("/") == 1 and all(part and not part.startswith(".") for part in name.split("/")):
             return _load_from_hub(name)
-    presets = [path.stem for path in data_dir("configs").glob("*.json")]
+    hint = nearest(name, preset_names())
     raise InputError(
-        f"unknown model {shown(name)}: {nearest(name, presets)}presets are {', '.join(preset_names())};"
+        f"unknown model {echo(name)}: {hint and hint + ' '}presets are {', '.join(preset_names())};"
         " or give a folder, a config.json or a hub id such as openai-community/gpt2"
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text, where = read_text(path), plain(str(path))
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: expected a config.json file, got a folder")
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror or error}") from None
-    if len(data) > MAX_CONFIG_BYTES:
-        raise InputError(f"{path}: expected a config.json of at most {MAX_CONFIG_BYTES} bytes; this file is larger")
-    try:
-        config = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected JSON text, got binary data") from None
+        config = json.loads(text)
     except RecursionError:
-        raise InputError(f"{path}: expected a config.json, got JSON nested too deeply") from None
+        raise InputError(f"{where}: expected a config.json, got JSON nested too deeply") from None
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {str(error)[:80]}") from None
+        raise InputError(f"{where}: not valid JSON: {plain(str(error))}") from None
     if not isinstance(config, dict):
-        raise InputError(f"{path}: expected a JSON object with GPT2Config's keys, got {shown(config)}")
+        raise InputError(f"{where}: expected a JSON object with GPT2Config's keys, got {echo(config)}")
     return config
 
 
 def _load_path(path: Path, name: str) -> Model:
-    config = _read_json(path)
+    config, where = _read_json(path), plain(str(path))
     if "model_type" not in config:
-        raise InputError(f"{path}: model_type: missing; expected 'gpt2'")
-    model_from_config(config, name, str(path))  # before GPT2Config, whose own complaints are long
-    normal = _gpt2_config(lambda cls: cls.from_dict(dict(config)), str(path)).to_dict()
-    own = model_from_config({**normal}, name, str(path))
-    return replace(own, notes=model_from_config(config, name, str(path)).notes)
+        raise InputError(f"{where}: model_type: missing; expected 'gpt2'")
+    checked = model_from_config(config, name, where)  # before GPT2Config, whose own complaints are long
+    normal = _gpt2_config(lambda cls: cls.from_dict(dict(config)), where).to_dict()
+    return replace(model_from_config(normal, name, where), notes=checked.notes)
 
 
 def _load_from_hub(name: str) -> Model:

@@ -18,14 +18,13 @@ from gpt2cost.fusion import fuse
 from gpt2cost.hardware import Hardware, load_hardware
 from gpt2cost.kernels import CONSTANT_BYTES, FusedAttention, Gemm, Kernel, Row, walk
 from gpt2cost.liveness import peak_bytes
-from gpt2cost.machine import Terms, kernel_terms
+from gpt2cost.machine import BOUNDS, bound_of, kernel_terms, largest
 from gpt2cost.model import Model, load_model
 from gpt2cost.settings import ELEMENT_BYTES, Number, Settings, Size, check_device, check_settings
 from gpt2cost.table import cost_table
+from gpt2cost.terms import Terms
 from gpt2cost.timeline import PassTimes, pass_times
 from gpt2cost.units import format_quantity
-
-BOUNDS = ("compute", "memory", "launch")
 
 UNCALIBRATED_FACTOR = 2.0
 """Where a device has no evidence, the range is the latency divided and multiplied by this."""
@@ -51,7 +50,7 @@ class KernelCost:
     @property
     def bound(self) -> Any:
         """What most of the time goes to: `compute`, `memory` or `launch`."""
-        return largest(BOUNDS, (self.terms.compute_s, self.terms.memory_s, self.terms.launch_s))
+        return bound_of(self.terms)
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,16 @@ def predict(
     """
     loaded, hardware = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache)
-    check_device(hardware, dtype, attn)
-    passes = _passes(phase, settings.seq_len, settings.cache_len, use_cache)
-    phases = tuple(_phase(loaded, hardware, settings, *one) for one in passes)
-    memory = _memory(loaded, hardware, settings, phases)
-    return Prediction(loaded, hardware, settings, phases, memory, tuple(_warnings(loaded, phases, memory)))
+    return predict_run(loaded, hardware, settings, phase)
+
+
+def predict_run(model: Model, hardware: Hardware, settings: Settings, phase: str = "both") -> Prediction:
+    """`predict` for settings that have been checked. Raises `InputError` where the device cannot run them."""
+    check_device(hardware, settings.dtype, settings.attn)
+    passes = _passes(phase, settings.seq_len, settings.cache_len, settings.use_cache)
+    phases = tuple(_phase(model, hardware, settings, *one) for one in passes)
+    memory = _memory(model, hardware, settings, phases)
+    return Prediction(model, hardware, settings, phases, memory, tuple(_warnings(model, phases, memory)))
 
 
 # ---------------------------------------------------------------------------------------------- one pass
@@ -170,7 +174,9 @@ def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
     return tuple(fuse(rows) if runtime == "compile" else rows)
 
 
-def table_options(model: Model, attn: str, logits: str, use_cache: bool) -> TableOptions:
+def table_options(
+    model: Model, attn: str, logits: str, use_cache: bool, variants: tuple[tuple[str, str], ...] = ()
+) -> TableOptions:
     """What selects the list of kernels, from the model's switches and the settings."""
     return TableOptions(
         attn=attn,  # type: ignore[arg-type]
@@ -178,6 +184,7 @@ def table_options(model: Model, attn: str, logits: str, use_cache: bool) -> Tabl
         reorder_and_upcast_attn=model.reorder_and_upcast_attn,
         use_cache=use_cache,
         logits=logits,  # type: ignore[arg-type]
+        variants=variants,
     )
 
 
@@ -189,7 +196,7 @@ def symbol_values(model: Model, dtype: str, batch: Size, seq: Size, cache: Size)
 
 
 def _phase(model: Model, hardware: Hardware, settings: Settings, phase: str, seq: Size, cache: Size) -> Phase:
-    options = table_options(model, settings.attn, settings.logits, settings.use_cache)
+    options = table_options(model, settings.attn, settings.logits, settings.use_cache, settings.variants)
     rows = table_rows(options, settings.runtime)
     exact = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
     real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
@@ -244,12 +251,6 @@ def _totals(
         flops_utilization=product_flops / (latency_s * hw.compute.peak_flop_per_s[dtype]),
         bandwidth_utilization=(reads + writes) / (latency_s * hw.memory.bandwidth_bytes_per_s),
     )
-
-
-def largest(names: tuple[str, ...], values: tuple[Number, ...]) -> Any:
-    """The name of the largest value: a string, or an array of them."""
-    index = np.argmax(np.stack(np.broadcast_arrays(*values)), axis=0)
-    return names[int(index)] if index.ndim == 0 else np.asarray(names)[index]
 
 
 def plain(value: Number) -> Number:

@@ -42,11 +42,17 @@ def prediction_record(prediction: Prediction, group: str = "kernel") -> Record:
         "transformers_version": transformers_version(),
         "model": model_record(prediction.model),
         "hardware": _hardware_head(prediction.hardware),
-        "settings": dataclasses.asdict(prediction.settings),
+        "settings": _settings_record(prediction),
         "phases": [_phase_record(phase, group) for phase in prediction.phases],
         "memory": dataclasses.asdict(prediction.memory),
         "warnings": list(prediction.warnings),
     }
+
+
+def _settings_record(prediction: Prediction) -> Record:
+    settings = dataclasses.asdict(prediction.settings)
+    del settings["variants"]
+    return settings
 
 
 def model_record(model: Model) -> Record:
@@ -146,7 +152,7 @@ def _formulas(cost: KernelCost) -> Record:
 
 def flat_records(prediction: Prediction, group: str = "kernel") -> Iterator[Record]:
     """One flat row a kernel and phase, every input and the phase's main results echoed: for CSV and JSON lines."""
-    settings = dataclasses.asdict(prediction.settings)
+    settings = _settings_record(prediction)
     inputs = {"model": prediction.model.name, "gpu": prediction.hardware.name}
     inputs |= {f"input_{name}" if name.endswith("_len") else name: value for name, value in settings.items()}
     for phase in prediction.phases:

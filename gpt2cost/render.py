@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gpt2cost.records import Record
 from gpt2cost.units import format_quantity, scale_for
 
-WIDE = 100
-"""From this many columns on, a table shows reads and writes apart, the intensity and the source."""
+FIRST_COLUMN = 20
+"""A table's first column is never cut shorter than this."""
 
 Cell = Callable[[Record], str]
 
@@ -47,16 +48,26 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
 
 
-def table(columns: Sequence[Column], records: Iterable[Record], title: str | None = None) -> Table:
-    """A plain table: one line a record, never wrapped."""
-    grid = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    for column in columns:
-        grid.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis")
-    for record in records:
-        grid.add_row(*(column.cell(record) for column in columns))
+def table(columns: Sequence[Column], records: Iterable[Record], width: int) -> Table:
+    """A plain table: one line a record, never wrapped. The first column is cut short where `width` is too small."""
+    rows = [[column.cell(record) for column in columns] for record in records]
+    widths = [max(map(len, cells)) for cells in zip([column.header for column in columns], *rows, strict=True)]
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        most = max(FIRST_COLUMN, width - sum(widths[1:]) - 2 * len(widths)) if index == 0 else None
+        grid.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis", max_width=most)
+    for row in rows:
+        grid.add_row(*map(escape, row))
     return grid
+
+
+def fitting(layouts: Sequence[Sequence[Column]], records: Sequence[Record], width: int) -> Table:
+    """The first of the layouts that fits into `width`, else the last."""
+    console = Console(width=10_000)
+    for columns in layouts:
+        if console.measure(table(columns, records, console.width)).maximum <= width:
+            return table(columns, records, width)
+    return table(layouts[-1], records, width)
 
 
 # ---------------------------------------------------------------------------------------------- predict
@@ -73,36 +84,37 @@ def render_prediction(console: Console, document: Record) -> None:
         f"; logits of {settings['logits']} positions; {document['flops_convention']}",
     )
     for phase in document["phases"]:
-        records = phase["kernels"]
-        title = (
-            f"{phase['phase']}: {settings['batch_size']} x {phase['seq_len']} new tokens on {phase['cache_len']} cached,"
-            f" {phase['totals']['launches']} launches"
-        )
-        console.print(table(_cost_columns(records, wide=console.width >= WIDE), records, title), highlight=False)
+        totals, records = phase["totals"], phase["kernels"]
+        sizes = f"{settings['batch_size']} x {phase['seq_len']} new tokens on {phase['cache_len']} cached"
+        _line(console, f"\n{phase['phase']}: {sizes}, {totals['launches']} launches\n", style="bold")
+        console.print(fitting(_cost_layouts(records), records, console.width), highlight=False)
+    _line(console)
     for phase in document["phases"]:
         _line(console, _phase_summary(phase, hardware["calibration"]))
     _line(console, _memory_summary(document["memory"]))
 
 
-def _line(console: Console, *parts: str) -> None:
-    console.print("".join(parts), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+def _line(console: Console, *parts: str, style: str | None = None) -> None:
+    console.print(
+        "".join(parts), style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal, emoji=False
+    )
 
 
-def _cost_columns(records: list[Record], wide: bool) -> list[Column]:
+def _cost_layouts(records: list[Record]) -> list[list[Column]]:
+    """The columns of a cost table, the fullest layout first."""
     name = Column("kernel", lambda record: record["name"].removeprefix("transformer."), "left")
     share = Column("share", lambda record: f"{100 * record['share']:.1f}%")
     head = [name, Column("count", lambda record: f"{record['count']}"), scaled_column("", "FLOP", records, "flops")]
     tail = [scaled_column("", "s", records, "device_s"), share, text_column("bound", "bound")]
-    if not wide:
-        return [
-            *head,
-            scaled_column("", "B", records, lambda record: record["read_bytes"] + record["write_bytes"]),
-            *tail,
-        ]
     intensity = Column("FLOP/B", lambda record: _number(record["arithmetic_intensity"]))
-    moved = [scaled_column("read", "B", records, "read_bytes"), scaled_column("written", "B", records, "write_bytes")]
+    apart = [scaled_column("read", "B", records, "read_bytes"), scaled_column("written", "B", records, "write_bytes")]
+    moved = scaled_column("", "B", records, lambda record: record["read_bytes"] + record["write_bytes"])
     source = [text_column("source", "source")] if records and "source" in records[0] else []
-    return [*head, *moved, intensity, *tail, *source]
+    return [
+        [*head, *apart, intensity, *tail, *source],
+        [*head, moved, *tail, *source],
+        [*head, moved, *tail],
+    ]
 
 
 def _phase_summary(phase: Record, calibration: str) -> str:
@@ -154,7 +166,8 @@ def render_models(console: Console, records: Sequence[Record]) -> None:
     names = ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions")
     parameters = Column("parameters", lambda record: f"{record['parameters']:,}")
     numbers = [Column(name, lambda record, name=name: str(record[name])) for name in names]  # type: ignore[misc]
-    console.print(table([text_column("model", "name"), *numbers, parameters], records), highlight=False)
+    columns = [text_column("model", "name"), *numbers, parameters]
+    console.print(table(columns, records, console.width), highlight=False)
 
 
 def render_hardware_list(console: Console, records: Sequence[Record]) -> None:
@@ -170,34 +183,48 @@ def render_hardware_list(console: Console, records: Sequence[Record]) -> None:
         rate("fp32", "fp32_flop_per_s", "FLOP/s"),
         rate("fp16", "fp16_flop_per_s", "FLOP/s"),
     ]
-    if console.width >= WIDE:
-        aliases = Column("aliases", lambda record: ", ".join(record["aliases"]), "left")
-        columns += [text_column("constants", "calibration"), aliases]
-    console.print(table(columns, records), highlight=False)
+    calibration = text_column("constants", "calibration")
+    aliases = Column("aliases", lambda record: ", ".join(record["aliases"]), "left")
+    layouts = [[*columns, calibration, aliases], [*columns, aliases], columns]
+    console.print(fitting(layouts, records, console.width), highlight=False)
 
 
-def render_mapping(console: Console, record: Record, indent: int = 0) -> None:
-    """A nested record as indented `key: value` lines."""
+def render_mapping(console: Console, record: Record, indent: int = 0, unit: str | None = None) -> None:
+    """A nested record as indented `key: value` lines, quantities with their unit.
+
+    `unit` is that of the record's numbers whose key does not name one, as in `peak_flop_per_s: {fp16: 3.12e14}`.
+    """
     for key, value in record.items():
+        name, own_unit = _unit_of(key, unit)
+        label = f"{' ' * indent}{name}:"
         match value:
-            case dict() if value:
-                _line(console, f"{' ' * indent}{key}:")
-                render_mapping(console, value, indent + 2)
-            case list() | tuple() if value and isinstance(value[0], dict):
-                _line(console, f"{' ' * indent}{key}:")
-                for item in value:
-                    pairs = ", ".join(f"{name} {inner}" for name, inner in item.items() if inner not in ("", {}, None))
-                    _line(console, f"{' ' * (indent + 2)}- {pairs}")
-            case list() | tuple():
-                _line(console, f"{' ' * indent}{key}: {', '.join(map(str, value))}")
-            case None | {}:
+            case None | {} | [] | ():
                 continue
-            case float() if (unit := _unit_of(key)) is not None:
-                _line(console, f"{' ' * indent}{key}: {format_quantity(value, unit)}")
+            case dict():
+                _line(console, label)
+                render_mapping(console, value, indent + 2, own_unit)
+            case [dict(), *_]:
+                _line(console, label)
+                for item in value:
+                    pairs = [
+                        f"{inner} {_value(each, own)}"
+                        for key, each in item.items()
+                        if each not in ("", {}, None)
+                        for inner, own in [_unit_of(key, None)]
+                    ]
+                    _line(console, f"{' ' * (indent + 2)}- {', '.join(pairs)}")
+            case list() | tuple():
+                _line(console, f"{label} {', '.join(map(str, value))}")
             case _:
-                _line(console, f"{' ' * indent}{key}: {value}")
+                _line(console, f"{label} {_value(value, own_unit)}")
 
 
-def _unit_of(key: str) -> str | None:
+def _value(value: Any, unit: str | None) -> str:
+    return format_quantity(value, unit) if unit and isinstance(value, float) else str(value)
+
+
+def _unit_of(key: str, default: str | None) -> tuple[str, str | None]:
+    """A key as a hardware file writes it, and its unit: `bandwidth_bytes_per_s` is `bandwidth`, in B/s."""
     suffixes = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_bytes": "B", "_s": "s"}
-    return next((unit for suffix, unit in suffixes.items() if key.endswith(suffix)), None)
+    found = next(((key.removesuffix(suffix), unit) for suffix, unit in suffixes.items() if key.endswith(suffix)), None)
+    return found or (key, default)

@@ -39,6 +39,7 @@ class Settings:
     runtime: str
     logits: str
     use_cache: bool
+    variants: tuple[tuple[str, str], ...] = ()  # see attention.KERNEL_VARIANTS
 
 
 def check_settings(

@@ -92,7 +92,8 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         Free("views", "view", 1),
         Module("wpe", "Embedding", (gather(T, positions, position, cite(src, "self.wpe(position_ids)"), group),)),
         pointwise(
-            "add", "add", (token, position), x, cite(src, "hidden_states = inputs_embeds + position_embeds"), fusion_group=group
+            "add", "add", (token, position), x, cite(src, "hidden_states = inputs_embeds + position_embeds"),
+            fusion_group=group,
         ),
         *(() if options.use_cache else packed_sequence(positions)),
         *mask_steps,

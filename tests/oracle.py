@@ -80,7 +80,7 @@ def gemm_shape(op: str, args: tuple[Any, ...]) -> tuple[int, int, int, int] | No
 
 
 class Trace(TorchDispatchMode):
-    """Records every kernel; answers data-dependent questions on meta tensors with `True` ("all positions are in one sequence")."""
+    """Records every kernel; answers data-dependent questions on meta tensors with `answer`: not packed."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

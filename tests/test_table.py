@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import oracle
@@ -166,7 +166,7 @@ def test_bytes_are_bytes_and_flops_are_flops() -> None:
             assert row.step.flops.degree(BYTE_SYMBOLS) <= {0}, row.path
 
 
-@cache
+@functools.cache
 def module_classes() -> set[str]:
     return {type(module).__name__ for module in oracle.build(tiny(), "sdpa", torch.float32).modules()}
 

@@ -1,0 +1,104 @@
+"""Seconds of fused attention: flash prefill, split-KV decode and chunks in one form.
+
+A thread block takes `q_tile` queries of one head through the keys in steps of `kv_block`:
+
+    blocks = visible blocks of keys, summed over the tiles of queries (all of them without the causal rule)
+    stream = seconds to read a step's keys and values,   tensor = seconds of a full tile's arithmetic in a step
+    step   = stream + min(1, queries / q_tile) (tensor - stream)
+    busy   = (thread blocks * block_s + batch * heads * blocks * step) / units
+    chain  = block_s + longest thread block's steps, shared by up to max_splits blocks, * step
+    T      = launch + hypot(max(chain, busy + tail * chain * ...), memory)
+
+In decode the keys of one head are one thread block's unless the kernel splits them. Monotone in every size; never
+below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM bandwidth.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import numpy as np
+
+from gpt2cost.constants import AttentionConstants
+from gpt2cost.hardware import Hardware
+from gpt2cost.terms import Array, Terms, residency
+
+
+def attention_constants(hw: Hardware, head_dim: Array) -> AttentionConstants:
+    """The constants of the nearest head size for which kernels are built."""
+    return hw.model.attention["64" if float(np.max(head_dim)) <= 96 else "128"]
+
+
+def attention_terms(
+    hw: Hardware,
+    dtype: str,
+    batch: Array,
+    heads: Array,
+    head_dim: Array,
+    new_tokens: Array,
+    cached_tokens: Array,
+    element_bytes: float,
+    *,
+    causal: bool = True,
+    masked: bool = False,
+    write_cache: bool = False,
+) -> Terms:
+    """`new_tokens` queries a head over `cached_tokens + new_tokens` keys; sizes as floats or arrays.
+
+    `masked`: the memory-efficient kernel with an explicit mask, which computes the whole square and reads the mask.
+    `write_cache`: the call also copies the new keys and values into a cache, as inference frameworks' kernels do.
+    """
+    c = attention_constants(hw, head_dim)
+    units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
+    slow = hw.model.masked_attention if masked or dtype in ("fp32", "tf32") else 1.0
+    pairs, kv_len = batch * heads, new_tokens + cached_tokens
+    tiles = np.ceil(new_tokens / c.q_tile)
+    last = np.ceil(kv_len / c.kv_block)
+    if causal and not masked:
+        rounding = 0.5 * (1.0 - gcd(c.q_tile, c.kv_block) / c.kv_block)
+        per_key = c.q_tile / c.kv_block
+        blocks = (tiles - 1) * (cached_tokens / c.kv_block + rounding) + per_key * tiles * (tiles - 1) / 2 + last
+    else:
+        blocks = tiles * last
+    full = np.minimum(new_tokens, c.q_tile) / c.q_tile
+    stream_s = c.kv_block * head_dim * 2 * element_bytes / c.stream_bytes_per_s
+    tensor_s = 4.0 * c.q_tile * c.kv_block * head_dim / (peak / units * c.efficiency * slow)
+    step_s = stream_s + full * (np.maximum(stream_s, tensor_s) - stream_s)
+    thread_blocks = pairs * tiles
+    busy_s = (thread_blocks * c.block_s + pairs * blocks * step_s) / units
+    splits = np.clip(units / thread_blocks, 1.0, c.max_splits)
+    chain_s = c.block_s + np.maximum(last / splits, 1.0) * step_s
+    drain = np.clip(1.0 - units / thread_blocks, 0.0, 1.0)
+    compute_s = np.maximum(chain_s, busy_s + c.tail * chain_s * drain)
+    moved = pairs * head_dim * element_bytes * 2 * (new_tokens + kv_len)
+    if masked:
+        moved = moved + batch * new_tokens * kv_len * element_bytes
+    memory_s = moved * _seconds_per_byte(hw, c, moved)
+    launch_s = c.launch_s + c.multi_token_s * (new_tokens > 1) + c.multi_block_s * (last > 1)
+    total_s = launch_s + np.hypot(compute_s, memory_s)
+    if write_cache:
+        total_s = total_s + _cache_write_s(hw, c, batch, pairs * head_dim, heads * head_dim, new_tokens, kv_len, element_bytes)
+    return Terms(total_s, np.minimum(busy_s, compute_s), memory_s, np.maximum(compute_s - busy_s, 0.0), launch_s)
+
+
+def _seconds_per_byte(hw: Hardware, c: AttentionConstants, footprint_bytes: Array) -> Array:
+    resident = residency(footprint_bytes, hw.memory.l2_bytes, c.resident_from)
+    in_l2 = resident / (hw.model.memory.l2_copy_bytes_per_s * c.l2_efficiency)
+    return in_l2 + (1.0 - resident) / (hw.memory.bandwidth_bytes_per_s * c.dram_efficiency)
+
+
+def _cache_write_s(
+    hw: Hardware,
+    c: AttentionConstants,
+    batch: Array,
+    row: Array,
+    width: Array,
+    new_tokens: Array,
+    kv_len: Array,
+    element_bytes: float,
+) -> Array:
+    """The copy of the new keys and values into the cache: two reads and two writes, in a kernel before attention."""
+    footprint = row * element_bytes * 2 * (new_tokens + kv_len)
+    moved = 4 * row * new_tokens * element_bytes
+    tokens_s = c.write_token_s * batch * new_tokens * np.minimum(1.0, width / 512.0)
+    return c.write_traffic * moved * _seconds_per_byte(hw, c, footprint) + tokens_s

@@ -1,0 +1,116 @@
+"""Seconds of a matrix product: tiles, waves, split-K, DRAM and L2.
+
+Tiled products, minimum over tiles (tm, tn) and splits s of K:
+
+    step   = max(2 tm tn / P_unit * (1 + edge (1/tm + 1/tn)), step_s / 64)       seconds per element of K in a tile
+    blocks = batch * ceil(m/tm) * ceil(n/tn) * s,    r = blocks / units
+    waves  = max(1, floor(r) + frac(r)**wave_power)
+    T_comp = waves * (ceil(k / s) + prologue_k) * step                           k / s padded to k_step
+    T_dram = (cold * weights + activation_traffic * activations) / DRAM rate
+    T_l2   = blocks / s * (tm + tn) * k * bytes / L2 rate
+    T      = launch + norm(T_comp, T_dram, T_l2) + epilogue + split-K reduction
+
+after the published analyses of tile and wave quantisation on GPUs. Each candidate grows with batch, m and n, hence so
+does the minimum. The result is never below FLOPs / peak, bytes / L2 bandwidth and, once the operands exceed L2, bytes
+/ DRAM bandwidth.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from gpt2cost.constants import GemmConstants
+from gpt2cost.hardware import Hardware
+from gpt2cost.terms import Array, Terms, norm
+
+_WARM_POWER = 8.0
+"""How sharply re-read weights fall out of L2 as the traffic between two reads grows past its share."""
+
+
+@lru_cache(maxsize=64)
+def _sizes(tiles: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(m), int(n)) for m, n in (tile.split("x") for tile in tiles))
+
+
+def gemm_constants(hw: Hardware, dtype: str) -> GemmConstants:
+    """The constants of a dtype; fp16's serve for the other dtypes of the tensor cores."""
+    return hw.model.gemm.get(dtype) or hw.model.gemm["fp16"]
+
+
+def gemm_terms(
+    hw: Hardware,
+    dtype: str,
+    batch: Array,
+    m: Array,
+    n: Array,
+    k: Array,
+    element_bytes: float,
+    *,
+    batched: bool = False,
+    reuse_bytes: Array = np.inf,
+    slowdown: float = 1.0,
+) -> Terms:
+    """`batch` products of (m, k) and (k, n), sizes as floats or arrays.
+
+    `reuse_bytes`: traffic between two uses of the same (k, n) operand; infinite means that it is cold. `slowdown`
+    lengthens the arithmetic.
+    """
+    c, units = gemm_constants(hw, dtype), hw.compute.units
+    peak = hw.compute.peak_flop_per_s[dtype]
+    flop_per_s_per_unit = peak / units * c.efficiency
+    l2_rate = hw.memory.l2_bandwidth_bytes_per_s
+    weights, inputs, outputs = batch * k * n * element_bytes, batch * m * k * element_bytes, batch * m * n * element_bytes
+    cold = _cold_share(c, hw, reuse_bytes)
+    dram_s = (weights * cold + c.activation_traffic * (inputs + outputs)) / (
+        c.dram_efficiency * hw.memory.bandwidth_bytes_per_s
+    )
+    best: tuple[Array, ...] | None = None
+    for tm, tn in _sizes(c.batched_tiles if batched and c.batched_tiles else c.tiles):
+        tiles = batch * np.ceil(m / tm) * np.ceil(n / tn)
+        step_s = max(2.0 * tm * tn / flop_per_s_per_unit * (1 + c.edge * (1 / tm + 1 / tn)), c.step_s / 64)
+        l2_s = tiles * (tm + tn) * k * element_bytes / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0
+        epilogue_s = tm * tn * element_bytes / (c.epilogue_rate * l2_rate / units) if c.epilogue_rate else 0.0
+        for split in c.splits:
+            filled = tiles * split / units
+            whole = np.floor(filled)
+            waves = np.maximum(1.0, whole + (filled - whole) ** c.wave_power)
+            wave_s = (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * slowdown
+            compute_s = waves * wave_s
+            compute_s = compute_s * (1 + c.heat * compute_s / (compute_s + c.heat_time_s))
+            core_s = norm(c.overlap, compute_s, dram_s, l2_s) + waves * epilogue_s
+            busy = np.minimum(1.0, 2.0 * batch * m * n * k / (peak * core_s))
+            total_s = c.launch_s + core_s * (1 + c.droop * busy)
+            if split > 1:
+                total_s = total_s + c.split_s + 8.0 * split * batch * m * n / (c.split_rate * l2_rate)
+            candidate = (total_s, compute_s, (waves - np.minimum(filled, waves)) * wave_s, np.maximum(dram_s, l2_s))
+            if best is None:
+                best = candidate
+            else:
+                better = total_s < best[0]
+                best = tuple(np.where(better, new, old) for new, old in zip(candidate, best, strict=True))
+    assert best is not None
+    total_s, compute_s, lost_s, memory_s = best
+    if c.gemv_s is not None and not batched:
+        gemv_s = c.gemv_s + weights * cold / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s) + k * c.gemv_k_s
+        total_s = np.where(m <= 1, np.minimum(total_s, gemv_s), total_s)
+    bound_s = _lower_bound(hw, 2.0 * batch * m * n * k / peak, weights + inputs + outputs)
+    return Terms(np.maximum(total_s, bound_s), compute_s - lost_s, memory_s, lost_s, c.launch_s)
+
+
+def _cold_share(c: GemmConstants, hw: Hardware, reuse_bytes: Array) -> Array:
+    """The share of the weights that comes from DRAM, by the traffic since they were last read."""
+    if not c.warm_l2:
+        return 1.0
+    with np.errstate(divide="ignore", over="ignore"):
+        return 1.0 / (1.0 + (reuse_bytes / (c.warm_l2 * hw.memory.l2_bytes)) ** -_WARM_POWER)
+
+
+def _lower_bound(hw: Hardware, compute_s: Array, moved_bytes: Array) -> Array:
+    """What no product can beat. The DRAM bound sets in at half of L2's size and is complete at it: no jump."""
+    spilled = np.clip(2.0 * moved_bytes / hw.memory.l2_bytes - 1.0, 0.0, 1.0)
+    memory_s = np.maximum(
+        moved_bytes / hw.memory.l2_bandwidth_bytes_per_s, spilled * moved_bytes / hw.memory.bandwidth_bytes_per_s
+    )
+    return np.maximum(compute_s, memory_s)

@@ -1,0 +1,39 @@
+"""The terms of a kernel's time, and small helpers that the machine model's forms share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""A float or a numpy array of floats."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the device seconds of one launch are made of.
+
+    `device_s` is the kernel's time in a busy stream; the others are what each resource alone would take, so they need
+    not sum to it: arithmetic at the rate that the kernel reaches, the traffic of DRAM or L2, what incomplete waves of
+    thread blocks add to the arithmetic, and the fixed cost of the launch.
+    """
+
+    device_s: Array
+    compute_s: Array
+    memory_s: Array
+    wave_s: Array
+    launch_s: Array
+
+
+def norm(overlap: float, *seconds: Array) -> Array:
+    """The p-norm of several times: their maximum for a large p, their sum for 1. Safe for zeros and huge values."""
+    top = np.maximum.reduce(np.broadcast_arrays(*seconds))
+    safe = np.where(top > 0, top, 1.0)
+    return top * sum((part / safe) ** overlap for part in seconds) ** (1.0 / overlap)
+
+
+def residency(footprint_bytes: Array, l2_bytes: float, fades_from: float, gone_at: float = 1.0) -> Array:
+    """The share of a kernel's traffic that L2 serves: 1 below `fades_from` of its size, exactly 0 from `gone_at` on."""
+    return np.clip((gone_at - footprint_bytes / l2_bytes) / (gone_at - fades_from), 0.0, 1.0)
