@@ -35,7 +35,6 @@ from gpt2cost.kernels import (
     tensor,
 )  # fmt: skip
 
-
 KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}
 """Eager attention's kernels by the op of transformers 5.x and that of 4.38, which some measurements were made with: it
 divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask."""
@@ -111,7 +110,6 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
     scores_source = cite(src, "attn_weights = torch.matmul(query, key.transpose(-1, -2)) * scaling")
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
-    add_mask = cite(src, "attn_weights + attention_mask")
     group = "scores"
     mask_source = cite(src, "attn_weights + attention_mask")
     scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
@@ -149,7 +147,6 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     group = "scores"
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
-    add_mask = cite(src, "attn_weights + attention_mask")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
     tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
     return (
@@ -164,7 +161,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
         ),
         Free("views", "view", 1),
         pointwise(
-            "mask", "add", (scores, mask), masked, add_mask, element=f32, fusion_group=group,
+            "mask", "add", (scores, mask), masked, cite(src, "attn_weights + attention_mask"), element=f32, fusion_group=group,
         ),
         Kernel(
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,

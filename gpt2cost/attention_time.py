@@ -77,7 +77,9 @@ def attention_terms(
     launch_s = c.launch_s + c.multi_token_s * (new_tokens > 1) + c.multi_block_s * (last > 1)
     total_s = launch_s + np.hypot(compute_s, memory_s)
     if write_cache:
-        total_s = total_s + _cache_write_s(hw, c, batch, pairs * head_dim, heads * head_dim, new_tokens, kv_len, element_bytes)
+        total_s = total_s + _cache_write_s(
+            hw, c, batch, pairs * head_dim, heads * head_dim, new_tokens, kv_len, element_bytes
+        )
     return Terms(total_s, np.minimum(busy_s, compute_s), memory_s, np.maximum(compute_s - busy_s, 0.0), launch_s)
 
 

@@ -218,7 +218,7 @@ def table(
     """
     from gpt2cost import records
     from gpt2cost.model import load_model
-    from gpt2cost.predict import symbol_values, table_options, table_rows
+    from gpt2cost.passes import symbol_values, table_options, table_rows
     from gpt2cost.settings import check_settings
 
     sink = _Sink(format, output)

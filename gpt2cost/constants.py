@@ -6,10 +6,16 @@ constant means stands at the form that uses it: `gemm.py`, `attention_time.py`, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+from gpt2cost.errors import InputError, echo
+
+_TILE = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
 
 POSITIVE = {"bound": "positive"}
 FRACTION = {"bound": "fraction"}
+NATURAL = {"bound": "natural"}
 
 MEMORY_KINDS = ("elementwise", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
@@ -24,28 +30,47 @@ class GemmConstants:
 
     tiles: tuple[str, ...]  # output tiles, as '128x256'
     batched_tiles: tuple[str, ...] = ()  # the tiles that batched products use; none: all
-    splits: tuple[int, ...] = (1,)  # how often K may be split
+    splits: tuple[int, ...] = field(default=(1,), metadata=POSITIVE)  # how often K may be split
     k_step: int = field(default=64, metadata=POSITIVE)  # K is padded to this
     efficiency: float = field(metadata=POSITIVE)  # of an infinite tile; may pass 1 where `edge` brings it down
-    edge: float = 0.0  # operand load of a tile, in rows
-    prologue_k: float = 0.0  # prologue, in elements of K
+    edge: float = field(default=0.0, metadata=NATURAL)  # operand load of a tile, in rows
+    prologue_k: float = field(default=0.0, metadata=NATURAL)  # prologue, in elements of K
     step_s: float = 0.0  # least time of 64 elements of K in one tile
-    wave_power: float = 1.0  # 0: whole waves only, 1: no quantisation beyond the first wave
+    wave_power: float = field(
+        default=1.0, metadata=POSITIVE
+    )  # 0: whole waves only, 1: no quantisation beyond the first wave
     overlap: float = field(default=4.0, metadata=POSITIVE)  # norm that joins compute, DRAM and L2 time
     dram_efficiency: float = field(metadata=FRACTION)
-    activation_traffic: float = 1.0  # DRAM traffic of activations over their size
-    l2_efficiency: float | None = None  # of tile operands over L2's read bandwidth; none: not a limit
-    warm_l2: float = 0.0  # share of L2 that keeps re-read weights
+    activation_traffic: float = field(default=1.0, metadata=POSITIVE)  # DRAM traffic of activations over their size
+    l2_efficiency: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # of tile operands over L2's read bandwidth; none: not a limit
+    warm_l2: float = field(default=0.0, metadata=NATURAL)  # share of L2 that keeps re-read weights
     launch_s: float
     split_s: float = 0.0
-    split_rate: float = 1.0  # of the split-K reduction over L2's bandwidth
-    epilogue_rate: float | None = None  # at which an SM's results leave it, over its share of L2's bandwidth
-    droop: float = 0.0  # how much longer a kernel at full rate takes, where power lowers the clock
-    heat: float = 0.0  # how much longer a kernel takes that runs for much longer than heat_time
+    split_rate: float = field(default=1.0, metadata=POSITIVE)  # of the split-K reduction over L2's bandwidth
+    epilogue_rate: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # at which an SM's results leave it, over its share of L2's bandwidth
+    droop: float = field(
+        default=0.0, metadata=NATURAL
+    )  # how much longer a kernel at full rate takes, where power lowers the clock
+    heat: float = field(
+        default=0.0, metadata=NATURAL
+    )  # how much longer a kernel takes that runs for much longer than heat_time
     heat_time_s: float = 1.0
     gemv_s: float | None = None  # a matrix-vector kernel of its own, if there is one: launch
-    gemv_dram_efficiency: float = 1.0
+    gemv_dram_efficiency: float = field(default=1.0, metadata=FRACTION)
     gemv_k_s: float = 0.0  # and time per element of K
+    pass_clock: float = field(default=1.0, metadata=POSITIVE)  # rate in a whole pass over that of isolated products
+    residual: float | None = field(default=None, metadata=POSITIVE)  # of the fit: 95th percentile of |log(error)|
+
+    def __post_init__(self) -> None:
+        for tile in (*self.tiles, *self.batched_tiles):
+            if not _TILE.fullmatch(tile):
+                raise InputError(f"expected tiles such as '128x256', got {echo(tile)}")
+        if not self.tiles or not self.splits:
+            raise InputError("expected at least one entry in tiles and in splits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +90,9 @@ class AttentionConstants:
     l2_efficiency: float = field(metadata=FRACTION)
     resident_from: float = field(default=0.7, metadata=FRACTION)  # footprint over L2 from which residency fades
     max_splits: int = field(default=1, metadata=POSITIVE)  # how many thread blocks share a head's keys
-    write_traffic: float = 0.0  # of a cache write in the same call, over its bytes; 0 where there is none
+    write_traffic: float = field(
+        default=0.0, metadata=NATURAL
+    )  # of a cache write in the same call, over its bytes; 0 where there is none
     write_token_s: float = 0.0
 
 
@@ -74,10 +101,12 @@ class KindConstants:
     """One kind of memory-bound kernel. See `memory_bound.memory_terms` for the form."""
 
     dram_efficiency: float = field(metadata=FRACTION)
-    elements_per_s_per_unit: float | None = None  # where arithmetic or indexing limits: output elements a second and SM
+    elements_per_s_per_unit: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # where arithmetic or indexing limits: output elements a second and SM
     fill_s: float = 0.0  # to fill the machine with rows
     column_s: float = 0.0  # serial latency of a column
-    long_row: int | None = None  # rows of more bytes than this are read twice
+    long_row: int | None = field(default=None, metadata=POSITIVE)  # rows of more bytes than this are read twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +115,18 @@ class MemoryConstants:
 
     kinds: dict[str, KindConstants] = field(metadata={"keys": MEMORY_KINDS, "required": MEMORY_KINDS})
     l2_copy_bytes_per_s: float  # bytes read and written in L2
-    write_weight: float = field(default=1.1, metadata=POSITIVE)  # a written byte costs as much DRAM time as this many read
-    resident_from: float = 0.75  # footprint over L2 where residency starts to fade
-    resident_to: float = 1.0  # and where it is gone
-    carry_over: float = 0.0  # share of L2 whose dirty lines are written after the kernel has ended
+    write_weight: float = field(
+        default=1.1, metadata=POSITIVE
+    )  # a written byte costs as much DRAM time as this many read
+    resident_from: float = field(default=0.75, metadata=FRACTION)  # footprint over L2 where residency starts to fade
+    resident_to: float = field(default=1.0, metadata=FRACTION)  # and where it is gone
+    carry_over: float = field(
+        default=0.0, metadata=NATURAL
+    )  # share of L2 whose dirty lines are written after the kernel has ended
+
+    def __post_init__(self) -> None:
+        if self.resident_from >= self.resident_to:
+            raise InputError("expected resident_from below resident_to")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +135,10 @@ class MachineConstants:
 
     `gemm`: by dtype; tensor cores run tf32 and bf16 as they run fp16, each at its own peak, so that fp16's constants
     serve where a dtype has none. `attention`: by head size. `masked_attention`: rate of the memory-efficient attention
-    kernel, which an explicit mask or fp32 needs, over the flash kernel's. `pass_clock`: the rate of
-    products in a whole pass over that of products measured on their own, where power or heat makes them differ.
+    kernel, which an explicit mask or fp32 needs, over the flash kernel's.
     """
 
     gemm: dict[str, GemmConstants] = field(metadata={"keys": ("fp32", "tf32", "fp16", "bf16"), "required": ("fp32",)})
     attention: dict[str, AttentionConstants] = field(metadata={"keys": HEAD_DIMS, "required": HEAD_DIMS})
     memory: MemoryConstants
     masked_attention: float = field(default=1.0, metadata=FRACTION)
-    pass_clock: float = field(default=1.0, metadata=POSITIVE)

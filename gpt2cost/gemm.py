@@ -61,7 +61,11 @@ def gemm_terms(
     peak = hw.compute.peak_flop_per_s[dtype]
     flop_per_s_per_unit = peak / units * c.efficiency
     l2_rate = hw.memory.l2_bandwidth_bytes_per_s
-    weights, inputs, outputs = batch * k * n * element_bytes, batch * m * k * element_bytes, batch * m * n * element_bytes
+    weights, inputs, outputs = (
+        batch * k * n * element_bytes,
+        batch * m * k * element_bytes,
+        batch * m * n * element_bytes,
+    )
     cold = _cold_share(c, hw, reuse_bytes)
     dram_s = (weights * cold + c.activation_traffic * (inputs + outputs)) / (
         c.dram_efficiency * hw.memory.bandwidth_bytes_per_s

@@ -33,7 +33,6 @@ PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
 
 
-
 @dataclass(frozen=True)
 class Memory:
     """DRAM and last-level cache. Rates are peaks; `l2_bandwidth` is that of reads, measured where known."""

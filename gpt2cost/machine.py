@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt2cost.attention_time import attention_terms
 from gpt2cost.errors import InputError, nearest
-from gpt2cost.gemm import gemm_terms
+from gpt2cost.gemm import gemm_constants, gemm_terms
 from gpt2cost.hardware import Hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm, Kernel
 from gpt2cost.memory_bound import memory_terms
@@ -32,7 +32,7 @@ def floor_s(hw: Hardware, graph: bool) -> float:
 def kernel_terms(kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool) -> Terms:
     """The terms of one launch of `kernel` at the sizes in `values`, in a pass.
 
-    Weights are cold: between two passes over one weight lies the whole model.
+    Weights are cold: between two passes over one weight lies the whole model. Products run at the clock of a pass.
     """
     element_bytes = ELEMENT_BYTES[dtype]
     match kernel.shape:
@@ -41,7 +41,7 @@ def kernel_terms(kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtyp
             engine = "fp32" if kernel.op == "baddbmm" else dtype
             terms = gemm_terms(
                 hw, engine, count, rows, columns, depth, ELEMENT_BYTES[engine],
-                batched=kernel.kind == "bmm", slowdown=1.0 / hw.model.pass_clock,
+                batched=kernel.kind == "bmm", slowdown=1.0 / gemm_constants(hw, engine).pass_clock,
             )  # fmt: skip
         case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
             new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
@@ -116,7 +116,9 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     check_choice("dtype", dtype, tuple(ELEMENT_BYTES))
     check_device(hardware, dtype, "sdpa")
     sizes = _shape(kind, shape)
-    real = {name: value if isinstance(value, bool) else np.asarray(value, np.float64)[()] for name, value in sizes.items()}
+    real = {
+        name: value if isinstance(value, bool) else np.asarray(value, np.float64)[()] for name, value in sizes.items()
+    }
     flops, read, write, terms = _SHAPES[kind].timed(hardware, dtype, ELEMENT_BYTES[dtype], real)
     terms = _at_least(hardware.launch.stream_floor_s, terms)
     return KernelLatency(kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms)

@@ -8,49 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from gpt2cost.attention import TableOptions
-from gpt2cost.fusion import fuse
 from gpt2cost.hardware import Hardware, load_hardware
-from gpt2cost.kernels import CONSTANT_BYTES, FusedAttention, Gemm, Kernel, Row, walk
+from gpt2cost.kernels import FusedAttention, Gemm
 from gpt2cost.liveness import peak_bytes
-from gpt2cost.machine import BOUNDS, bound_of, kernel_terms, largest
+from gpt2cost.machine import BOUNDS, largest
 from gpt2cost.model import Model, load_model
+from gpt2cost.passes import KernelCost, Pass, plain, run_pass
 from gpt2cost.settings import ELEMENT_BYTES, Number, Settings, Size, check_device, check_settings
-from gpt2cost.table import cost_table
-from gpt2cost.terms import Terms
-from gpt2cost.timeline import PassTimes, pass_times
+from gpt2cost.uncertainty import spread
 from gpt2cost.units import format_quantity
-
-UNCALIBRATED_FACTOR = 2.0
-"""Where a device has no evidence, the range is the latency divided and multiplied by this."""
-
-
-@dataclass(frozen=True)
-class KernelCost:
-    """One row of the table with numbers: totals over its `count` launches. `terms` are those of one launch."""
-
-    row: Row
-    count: Number
-    flops: Number
-    read_bytes: Number
-    write_bytes: Number
-    device_s: Number
-    terms: Terms
-
-    @property
-    def kernel(self) -> Kernel:
-        assert isinstance(self.row.step, Kernel)
-        return self.row.step
-
-    @property
-    def bound(self) -> Any:
-        """What most of the time goes to: `compute`, `memory` or `launch`."""
-        return bound_of(self.terms)
 
 
 @dataclass(frozen=True)
@@ -167,96 +138,42 @@ def _passes(phase: str, seq: Size, cache: Size, use_cache: bool) -> list[tuple[s
     return [p for p in (("prefill", seq, cache), step) if phase in (p[0], "both")]
 
 
-@lru_cache(maxsize=128)
-def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
-    """The table's rows as `runtime` launches them."""
-    rows = list(walk(cost_table(options)))
-    return tuple(fuse(rows) if runtime == "compile" else rows)
+def _phase(model: Model, hw: Hardware, settings: Settings, phase: str, seq: Size, cache: Size) -> Phase:
+    one = run_pass(model, hw, settings, seq, cache)
+    totals = _totals(one, hw, settings)
+    live = peak_bytes(one.rows, one.symbols, settings.use_cache)
+    return Phase(phase, settings.batch_size, seq, cache, cache + seq, one.symbols, one.kernels, totals, live)
 
 
-def table_options(
-    model: Model, attn: str, logits: str, use_cache: bool, variants: tuple[tuple[str, str], ...] = ()
-) -> TableOptions:
-    """What selects the list of kernels, from the model's switches and the settings."""
-    return TableOptions(
-        attn=attn,  # type: ignore[arg-type]
-        activation_function=model.activation_function,
-        reorder_and_upcast_attn=model.reorder_and_upcast_attn,
-        use_cache=use_cache,
-        logits=logits,  # type: ignore[arg-type]
-        variants=variants,
-    )
-
-
-def symbol_values(model: Model, dtype: str, batch: Size, seq: Size, cache: Size) -> dict[str, Number]:
-    """The values of every symbol of the cost table."""
-    size = ELEMENT_BYTES[dtype]
-    sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": cache + seq}
-    return {**sizes, **model.symbols(), "w_bytes": size, "a_bytes": size, **CONSTANT_BYTES}
-
-
-def _phase(model: Model, hardware: Hardware, settings: Settings, phase: str, seq: Size, cache: Size) -> Phase:
-    options = table_options(model, settings.attn, settings.logits, settings.use_cache, settings.variants)
-    rows = table_rows(options, settings.runtime)
-    exact = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
-    real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
-    is_point = all(isinstance(value, int) for value in exact.values())
-    device_s: list[Number] = []
-    kernels: list[KernelCost] = []
-    for row in rows:
-        device_s.append(0.0)
-        if isinstance(row.step, Kernel):
-            cost = _kernel_cost(row, row.step, exact, real, hardware, settings)
-            device_s[-1] = cost.terms.device_s
-            if cost.count if is_point else True:
-                kernels.append(cost)
-    times = pass_times(rows, device_s, exact, hardware.host, settings.runtime)
-    totals = _totals(kernels, times, exact, hardware, settings.dtype)
-    live = peak_bytes(rows, exact, settings.use_cache)
-    return Phase(phase, settings.batch_size, seq, cache, cache + seq, exact, tuple(kernels), totals, live)
-
-
-def _kernel_cost(
-    row: Row, kernel: Kernel, exact: Mapping[str, Number], real: Mapping[str, Number], hw: Hardware, settings: Settings
-) -> KernelCost:
-    count = row.count.evaluate(exact) * kernel.when.evaluate(exact)
-    terms = kernel_terms(kernel, real, hw, settings.dtype, settings.runtime == "cuda-graph")
-    flops, reads, writes = (cost.evaluate(exact) for cost in (kernel.flops, kernel.reads, kernel.writes))
-    return KernelCost(row, count, count * flops, count * reads, count * writes, plain(count * terms.device_s), terms)
-
-
-def _totals(
-    kernels: list[KernelCost], times: PassTimes, symbols: Mapping[str, Number], hw: Hardware, dtype: str
-) -> Totals:
+def _totals(one: Pass, hw: Hardware, settings: Settings) -> Totals:
+    kernels, symbols = one.kernels, one.symbols
     launches, flops, reads, writes, device_s = (
         sum(getattr(kernel, name) for kernel in kernels)
         for name in ("count", "flops", "read_bytes", "write_bytes", "device_s")
     )
     seconds = [sum(np.where(k.bound == bound, k.device_s, 0.0) for k in kernels) for bound in BOUNDS]
-    waits_for_host = np.where(times.host_s > device_s, np.inf, 0.0)
+    waits_for_host = np.where(one.times.host_s > device_s, np.inf, 0.0)
     product_flops = sum(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
-    latency_s = plain(times.latency_s)
+    latency_s = plain(one.times.latency_s)
+    known = spread(hw, settings.dtype)
+    low, high = (
+        plain(one.scaled(hw, settings.runtime, device, host).latency_s)
+        for device, host in ((known.device_low, known.host_low), (known.device_high, known.host_high))
+    )
     return Totals(
         launches=launches,
         flops=flops,
         read_bytes=reads,
         write_bytes=writes,
         device_s=device_s,
-        host_s=plain(times.host_s),
+        host_s=plain(one.times.host_s),
         latency_s=latency_s,
-        latency_low_s=latency_s / UNCALIBRATED_FACTOR,
-        latency_high_s=latency_s * UNCALIBRATED_FACTOR,
+        latency_low_s=low,
+        latency_high_s=high,
         bound=largest(("host", *BOUNDS), (waits_for_host, *seconds)),
         tokens_per_s=symbols["batch_size"] * symbols["seq_len"] / latency_s,
-        flops_utilization=product_flops / (latency_s * hw.compute.peak_flop_per_s[dtype]),
+        flops_utilization=product_flops / (latency_s * hw.compute.peak_flop_per_s[settings.dtype]),
         bandwidth_utilization=(reads + writes) / (latency_s * hw.memory.bandwidth_bytes_per_s),
-    )
-
-
-def plain(value: Number) -> Number:
-    """A numpy scalar as the Python number it is; arrays as they are."""
-    return (
-        value.item() if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim) else value
     )
 
 

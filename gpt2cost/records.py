@@ -17,7 +17,8 @@ from gpt2cost.formula import Formula, formula
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import Kernel, Row
 from gpt2cost.model import Model
-from gpt2cost.predict import KernelCost, Phase, Prediction
+from gpt2cost.passes import KernelCost
+from gpt2cost.predict import Phase, Prediction
 
 SCHEMA_VERSION = 1
 FLOPS_CONVENTION = "1 FMA = 2 FLOPs"

@@ -1,0 +1,134 @@
+"""How far a prediction can be trusted: factors below and above, from how well measurements are reproduced.
+
+A device's spread comes from the best there is, in this order:
+
+* evidence: whole passes in this dtype that were measured on the device. The spread covers its worst residual.
+* kernels: constants fitted on kernels measured on this device or its chip, with the residual of that fit.
+* borrowed: constants of another device. Fitted on the other devices and scored on the one left out, products in
+  16 bit are 16 to 25 % off and in fp32 5 to 20 % in the mean; the spread is twice that.
+
+Host time is a property of the machine around the device. The defaults hold for the CPU that the file states, within the
+20 % by which such machines differ; where a device's host-bound evidence says more, the spread covers it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from gpt2cost.gemm import gemm_constants
+from gpt2cost.hardware import Evidence, Hardware
+from gpt2cost.model import load_model
+from gpt2cost.passes import Pass, run_pass
+from gpt2cost.settings import Settings
+
+Basis = Literal["evidence", "kernels", "borrowed"]
+
+BORROWED_SPREAD = math.log(1.5)
+"""Twice the mean error of constants carried to another device (leave one device out)."""
+
+LEAST_SPREAD = math.log(1.05)
+"""Clocks and temperature alone make two machines of one kind differ by this much."""
+
+EVIDENCE_MARGIN = 1.5
+"""A handful of measurements has not seen the worst case: their worst residual is widened by this."""
+
+HOST_LOW, HOST_HIGH = 0.8, 1.25
+"""Host time over the defaults among machines of one kind: published decode figures of 2023 and later imply 0.19 to 0.22
+ms a layer of GPT-2, where the server defaults say 0.18."""
+
+HOST_MARGIN = 1.1
+"""How much the host factors that evidence implies are widened."""
+
+FP32_FAMILY, HALF_FAMILY = ("fp32",), ("fp16", "bf16", "tf32")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Factors on device and host seconds, and what they rest on."""
+
+    device_low: float
+    device_high: float
+    host_low: float
+    host_high: float
+    basis: Basis
+
+
+def evidence_settings(row: Evidence) -> Settings:
+    """The settings under which a measured case was run."""
+    return Settings(
+        row.batch,
+        row.seq,
+        row.cache,
+        row.dtype,
+        row.attn,
+        row.runtime,
+        "all",
+        row.use_cache,
+        tuple(sorted(row.kernels.items())),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measured case beside its prediction. `host_factor`: where the host sets the pace, the factor on the host's
+    constants at which the prediction meets the measurement."""
+
+    row: Evidence
+    latency_s: float
+    device_s: float
+    host_bound: bool
+    host_factor: float | None
+
+
+def evidence_case(hw: Hardware, row: Evidence) -> Case:
+    """Predict one measured case."""
+    settings = evidence_settings(row)
+    one = run_pass(load_model(row.model), hw, settings, row.seq, row.cache)
+    device_s = float(sum(kernel.device_s for kernel in one.kernels))
+    host_bound = bool(one.times.host_s > device_s)
+    factor = _host_factor(one, hw, row) if host_bound or row.latency_s > 1.5 * one.times.latency_s else None
+    return Case(row, float(one.times.latency_s), device_s, factor is not None, factor)
+
+
+def _host_factor(one: Pass, hw: Hardware, row: Evidence) -> float:
+    """The factor on the host's constants at which the pass takes as long as was measured, by bisection."""
+    low, high = 0.01, 100.0
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        if one.scaled(hw, row.runtime, 1.0, middle).latency_s < row.latency_s:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)
+
+
+_spreads: dict[tuple[int, str], tuple[Hardware, Spread]] = {}
+
+
+def spread(hardware: Hardware, dtype: str) -> Spread:
+    """The spread of predictions on a device in a dtype. Computed once a device: it predicts the evidence."""
+    key = (id(hardware), dtype)  # the entry keeps the device alive, so its id stays its own
+    if key not in _spreads:
+        _spreads[key] = (hardware, _spread(hardware, dtype))
+    return _spreads[key][1]
+
+
+def _spread(hardware: Hardware, dtype: str) -> Spread:
+    family = FP32_FAMILY if dtype in FP32_FAMILY else HALF_FAMILY
+    cases = [evidence_case(hardware, row) for row in hardware.evidence]
+    residuals = [math.log(c.row.latency_s / c.latency_s) for c in cases if c.row.dtype in family and not c.host_bound]
+    factors = [case.host_factor for case in cases if case.host_factor is not None]
+    constants = gemm_constants(hardware, dtype)
+    basis: Basis
+    if residuals:
+        basis, width = "evidence", EVIDENCE_MARGIN * max(map(abs, residuals))
+    elif constants.residual is not None and "model" not in hardware.borrowed:
+        basis, width = "kernels", constants.residual
+    else:
+        basis, width = "borrowed", max(BORROWED_SPREAD, constants.residual or 0.0)
+    factor = math.exp(max(width, LEAST_SPREAD))
+    host_low = min([HOST_LOW, *(implied / HOST_MARGIN for implied in factors)])
+    host_high = max([HOST_HIGH, *(implied * HOST_MARGIN for implied in factors)])
+    return Spread(1 / factor, factor, host_low, host_high, basis)

@@ -1,0 +1,26 @@
+"""For every test: no network, no devices or terminal settings from the environment, and the same examples each run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client, which reads it once
+
+settings.register_profile(
+    "gpt2cost",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("gpt2cost")
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GPT2COST_HARDWARE_PATH", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONWARNINGS"):
+        monkeypatch.delenv(name, raising=False)
