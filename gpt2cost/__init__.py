@@ -3,7 +3,7 @@
 >>> import gpt2cost
 >>> prediction = gpt2cost.predict(model="gpt2", gpu="a100", batch=8, seq=512)
 >>> prediction.phases[0].totals.flops
-1246943821824
+1091199566336
 """
 
 from __future__ import annotations

@@ -147,6 +147,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     group = "scores"
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
+    mask_source = cite(src, "attn_weights + attention_mask")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
     tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
     return (
@@ -161,7 +162,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
         ),
         Free("views", "view", 1),
         pointwise(
-            "mask", "add", (scores, mask), masked, cite(src, "attn_weights + attention_mask"), element=f32, fusion_group=group,
+            "mask", "add", (scores, mask), masked, mask_source, element=f32, fusion_group=group,
         ),
         Kernel(
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,

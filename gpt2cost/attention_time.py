@@ -80,7 +80,10 @@ def attention_terms(
         total_s = total_s + _cache_write_s(
             hw, c, batch, pairs * head_dim, heads * head_dim, new_tokens, kv_len, element_bytes
         )
-    return Terms(total_s, np.minimum(busy_s, compute_s), memory_s, np.maximum(compute_s - busy_s, 0.0), launch_s)
+    arithmetic_s = pairs * blocks * full * tensor_s / units
+    streamed_s = pairs * blocks * stream_s / units
+    idle_s = np.maximum(compute_s - np.maximum(busy_s, arithmetic_s), 0.0)
+    return Terms(total_s, arithmetic_s, np.maximum(memory_s, streamed_s), idle_s, launch_s)
 
 
 def _seconds_per_byte(hw: Hardware, c: AttentionConstants, footprint_bytes: Array) -> Array:

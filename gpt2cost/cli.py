@@ -303,7 +303,7 @@ def _required(flag: str, value: str | None) -> str:
 
 def _warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {_one_line(warning)}", file=sys.stderr)
 
 
 def _render(renderer: str, console: Any, *arguments: Any) -> None:
@@ -447,10 +447,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
     with suppress(OSError):
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {_one_line(message)}", file=sys.stderr)
     return code
+
+
+def _one_line(message: str) -> str:
+    """A message as one printable line, whatever names of the user's are in it."""
+    line = " ".join(message.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _abandon_stdout() -> None:

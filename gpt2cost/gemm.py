@@ -30,8 +30,11 @@ _WARM_POWER = 8.0
 
 
 @lru_cache(maxsize=64)
-def _sizes(tiles: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((int(m), int(n)) for m, n in (tile.split("x") for tile in tiles))
+def _candidates(tiles: tuple[str, ...], splits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of a tile and a split of K: tile rows, tile columns and splits, as three arrays of one length."""
+    pairs = [(*map(float, tile.split("x")), float(split)) for tile in tiles for split in splits]
+    rows, columns, split = np.array(pairs).T
+    return rows, columns, split
 
 
 def gemm_constants(hw: Hardware, dtype: str) -> GemmConstants:
@@ -70,32 +73,30 @@ def gemm_terms(
     dram_s = (weights * cold + c.activation_traffic * (inputs + outputs)) / (
         c.dram_efficiency * hw.memory.bandwidth_bytes_per_s
     )
-    best: tuple[Array, ...] | None = None
-    for tm, tn in _sizes(c.batched_tiles if batched and c.batched_tiles else c.tiles):
-        tiles = batch * np.ceil(m / tm) * np.ceil(n / tn)
-        step_s = max(2.0 * tm * tn / flop_per_s_per_unit * (1 + c.edge * (1 / tm + 1 / tn)), c.step_s / 64)
-        l2_s = tiles * (tm + tn) * k * element_bytes / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0
-        epilogue_s = tm * tn * element_bytes / (c.epilogue_rate * l2_rate / units) if c.epilogue_rate else 0.0
-        for split in c.splits:
-            filled = tiles * split / units
-            whole = np.floor(filled)
-            waves = np.maximum(1.0, whole + (filled - whole) ** c.wave_power)
-            wave_s = (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * slowdown
-            compute_s = waves * wave_s
-            compute_s = compute_s * (1 + c.heat * compute_s / (compute_s + c.heat_time_s))
-            core_s = norm(c.overlap, compute_s, dram_s, l2_s) + waves * epilogue_s
-            busy = np.minimum(1.0, 2.0 * batch * m * n * k / (peak * core_s))
-            total_s = c.launch_s + core_s * (1 + c.droop * busy)
-            if split > 1:
-                total_s = total_s + c.split_s + 8.0 * split * batch * m * n / (c.split_rate * l2_rate)
-            candidate = (total_s, compute_s, (waves - np.minimum(filled, waves)) * wave_s, np.maximum(dram_s, l2_s))
-            if best is None:
-                best = candidate
-            else:
-                better = total_s < best[0]
-                best = tuple(np.where(better, new, old) for new, old in zip(candidate, best, strict=True))
-    assert best is not None
-    total_s, compute_s, lost_s, memory_s = best
+    axes = max(np.ndim(size) for size in (batch, m, n, k))
+    candidates = _candidates(c.batched_tiles if batched and c.batched_tiles else c.tiles, c.splits)
+    tm, tn, split = (values.reshape(-1, *[1] * axes) for values in candidates)
+    tiles = batch * np.ceil(m / tm) * np.ceil(n / tn)
+    step_s = np.maximum(2.0 * tm * tn / flop_per_s_per_unit * (1 + c.edge * (1 / tm + 1 / tn)), c.step_s / 64)
+    filled = tiles * split / units
+    whole = np.floor(filled)
+    waves = np.maximum(1.0, whole + (filled - whole) ** c.wave_power)
+    wave_s = (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * slowdown
+    compute_s = waves * wave_s
+    compute_s = compute_s * (1 + c.heat * compute_s / (compute_s + c.heat_time_s))
+    l2_s = tiles * (tm + tn) * k * element_bytes / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0
+    epilogue_s = waves * tm * tn * element_bytes / (c.epilogue_rate * l2_rate / units) if c.epilogue_rate else 0.0
+    core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
+    busy = np.minimum(1.0, 2.0 * batch * m * n * k / (peak * core_s))
+    reduce_s = (split > 1) * (c.split_s + 8.0 * split * batch * m * n / (c.split_rate * l2_rate))
+    total_s = c.launch_s + core_s * (1 + c.droop * busy) + reduce_s
+    best = np.argmin(total_s, axis=0)[None]
+
+    def of_best(values: Array) -> Array:
+        return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
+
+    lost_s = of_best((waves - np.minimum(filled, waves)) * wave_s)
+    total_s, compute_s, memory_s = of_best(total_s), of_best(compute_s), of_best(np.maximum(dram_s, l2_s))
     if c.gemv_s is not None and not batched:
         gemv_s = c.gemv_s + weights * cold / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s) + k * c.gemv_k_s
         total_s = np.where(m <= 1, np.minimum(total_s, gemv_s), total_s)

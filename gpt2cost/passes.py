@@ -6,7 +6,6 @@ grid they are float64.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,13 +64,8 @@ class Pass:
 
     def scaled(self, hw: Hardware, runtime: str, device: float, host: float) -> PassTimes:
         """The pass's times if the device took `device` times as long for every kernel, the host `host` times."""
-        slower = {
-            field.name: host * getattr(hw.host, field.name)
-            for field in dataclasses.fields(hw.host)
-            if field.name != "cpu"
-        }
         launch_s = [device * seconds for seconds in self.launch_s]
-        return pass_times(self.rows, launch_s, self.symbols, dataclasses.replace(hw.host, **slower), runtime)
+        return pass_times(self.rows, launch_s, self.symbols, hw.host.scaled(host), runtime)
 
 
 @lru_cache(maxsize=128)

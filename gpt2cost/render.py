@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gpt2cost.records import Record
 from gpt2cost.units import format_quantity, scale_for
+
+COLUMN_GAP = 2
+"""What stands between two columns: a column's padding and the box's own space."""
 
 FIRST_COLUMN = 20
 """A table's first column is never cut shorter than this."""
@@ -48,26 +53,41 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
 
 
-def table(columns: Sequence[Column], records: Iterable[Record], width: int) -> Table:
-    """A plain table: one line a record, never wrapped. The first column is cut short where `width` is too small."""
+@dataclass(frozen=True)
+class Grid:
+    """The text of a table, and how wide each column is: fixed widths spare rich the measuring of every cell."""
+
+    columns: Sequence[Column]
+    rows: list[list[str]]
+    widths: list[int]
+
+    @property
+    def width(self) -> int:
+        return sum(self.widths) + COLUMN_GAP * (len(self.widths) - 1)
+
+
+def grid(columns: Sequence[Column], records: Iterable[Record]) -> Grid:
+    """The cells of a table: one line a record."""
     rows = [[column.cell(record) for column in columns] for record in records]
-    widths = [max(map(len, cells)) for cells in zip([column.header for column in columns], *rows, strict=True)]
-    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, column in enumerate(columns):
-        most = max(FIRST_COLUMN, width - sum(widths[1:]) - 2 * len(widths)) if index == 0 else None
-        grid.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis", max_width=most)
-    for row in rows:
-        grid.add_row(*map(escape, row))
-    return grid
+    texts = zip([column.header for column in columns], *rows, strict=True)
+    return Grid(columns, rows, [max(map(cell_len, cells)) for cells in texts])
 
 
-def fitting(layouts: Sequence[Sequence[Column]], records: Sequence[Record], width: int) -> Table:
-    """The first of the layouts that fits into `width`, else the last."""
-    console = Console(width=10_000)
-    for columns in layouts:
-        if console.measure(table(columns, records, console.width)).maximum <= width:
-            return table(columns, records, width)
-    return table(layouts[-1], records, width)
+def table(cells: Grid, width: int) -> Table:
+    """A plain table: one line a record, never wrapped. The first column is cut short where `width` is too small."""
+    first, *others = cells.widths
+    room = max(FIRST_COLUMN, width - (cells.width - first))
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, size in zip(cells.columns, (min(first, room), *others), strict=True):
+        drawn.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis", width=size)
+    for row in cells.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def first_fit(layouts: Sequence[Grid], width: int) -> int:
+    """The index of the first of the layouts that fits into `width`, else of the last."""
+    return next((index for index, cells in enumerate(layouts) if cells.width <= width), len(layouts) - 1)
 
 
 # ---------------------------------------------------------------------------------------------- predict
@@ -83,11 +103,16 @@ def render_prediction(console: Console, document: Record) -> None:
         f", {settings['dtype']}, {settings['attn']} attention, {settings['runtime']} runtime{cached}",
         f"; logits of {settings['logits']} positions; {document['flops_convention']}",
     )
-    for phase in document["phases"]:
-        totals, records = phase["totals"], phase["kernels"]
+    pairs = [
+        (phase, [grid(columns, phase["kernels"]) for columns in _cost_layouts(phase["kernels"])])
+        for phase in document["phases"]
+    ]
+    fits = max(first_fit(layouts, console.width) for _, layouts in pairs)  # one for all phases
+    for phase, layouts in pairs:
+        totals = phase["totals"]
         sizes = f"{settings['batch_size']} x {phase['seq_len']} new tokens on {phase['cache_len']} cached"
         _line(console, f"\n{phase['phase']}: {sizes}, {totals['launches']} launches\n", style="bold")
-        console.print(fitting(_cost_layouts(records), records, console.width), highlight=False)
+        console.print(table(layouts[fits], console.width), highlight=False)
     _line(console)
     for phase in document["phases"]:
         _line(console, _phase_summary(phase, hardware["calibration"]))
@@ -167,7 +192,7 @@ def render_models(console: Console, records: Sequence[Record]) -> None:
     parameters = Column("parameters", lambda record: f"{record['parameters']:,}")
     numbers = [Column(name, lambda record, name=name: str(record[name])) for name in names]  # type: ignore[misc]
     columns = [text_column("model", "name"), *numbers, parameters]
-    console.print(table(columns, records, console.width), highlight=False)
+    console.print(table(grid(columns, records), console.width), highlight=False)
 
 
 def render_hardware_list(console: Console, records: Sequence[Record]) -> None:
@@ -184,9 +209,9 @@ def render_hardware_list(console: Console, records: Sequence[Record]) -> None:
         rate("fp16", "fp16_flop_per_s", "FLOP/s"),
     ]
     calibration = text_column("constants", "calibration")
-    aliases = Column("aliases", lambda record: ", ".join(record["aliases"]), "left")
-    layouts = [[*columns, calibration, aliases], [*columns, aliases], columns]
-    console.print(fitting(layouts, records, console.width), highlight=False)
+    aliases = Column("aliases", lambda record: shorten(", ".join(record["aliases"]), 36, placeholder=" …"), "left")
+    layouts = [grid(chosen, records) for chosen in ([*columns, calibration, aliases], [*columns, aliases], columns)]
+    console.print(table(layouts[first_fit(layouts, console.width)], console.width), highlight=False)
 
 
 def render_mapping(console: Console, record: Record, indent: int = 0, unit: str | None = None) -> None:
@@ -198,7 +223,9 @@ def render_mapping(console: Console, record: Record, indent: int = 0, unit: str 
         name, own_unit = _unit_of(key, unit)
         label = f"{' ' * indent}{name}:"
         match value:
-            case None | {} | [] | ():
+            case None | []:
+                continue
+            case dict() if not value:
                 continue
             case dict():
                 _line(console, label)

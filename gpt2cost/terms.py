@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,7 +30,7 @@ class Terms:
 
 def norm(overlap: float, *seconds: Array) -> Array:
     """The p-norm of several times: their maximum for a large p, their sum for 1. Safe for zeros and huge values."""
-    top = np.maximum.reduce(np.broadcast_arrays(*seconds))
+    top = reduce(np.maximum, seconds)
     safe = np.where(top > 0, top, 1.0)
     return top * sum((part / safe) ** overlap for part in seconds) ** (1.0 / overlap)
 

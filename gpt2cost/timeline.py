@@ -117,14 +117,15 @@ def pass_times(
         once = NOTHING
         for row, seconds in section:
             launched = row.step.when.evaluate(values)
-            cost_s = _host_cost(row.step, host_costs, runtime)
+            cost_s = host_cost(row.step, host_costs, runtime)
             host_s = host_s + count * cost_s * launched
             once = once.then(only_where(launched, _step(row.step, cost_s, seconds, host_costs, runtime)))
         whole = whole.then(once.times(count))
     return PassTimes(host_s, np.maximum(*whole.end()) + host_costs.sync_s)
 
 
-def _host_cost(step: Kernel | Free, host_costs: Host, runtime: str) -> float:
+def host_cost(step: Kernel | Free, host_costs: Host, runtime: str) -> float:
+    """Seconds that the host needs to issue a step once."""
     if runtime == "cuda-graph":
         return 0.0
     if runtime == "compile":

@@ -383,6 +383,53 @@ def test_a_misspelt_key_is_a_warning(gpt2cost: Any, tmp_path: Path) -> None:
     assert "n_layer" in result.err
 
 
+# ---------------------------------------------------------------------------------------------- hardware files
+
+GOOD_HARDWARE = """
+name: my-gpu
+vendor: nvidia
+architecture: ampere_sm80
+compute_capability: 8.0
+memory: {capacity: 80 GB, bandwidth: 2 TB/s, l2: 40 MB, l2_bandwidth: 5 TB/s}
+compute: {units: 108, peak: {fp32: 19.5 TFLOP/s, fp16: 312 TFLOP/s}}
+launch: {like: a100-sxm-80gb}
+host: {like: a100-sxm-80gb}
+model: {like: a100-sxm-80gb}
+provenance: {memory: datasheet}
+"""
+BAD_HARDWARE = {
+    "empty": ("", ""),
+    "missing key": (GOOD_HARDWARE.replace("vendor: nvidia\n", ""), "vendor"),
+    "unknown key": (GOOD_HARDWARE + "color: red\n", "color"),
+    "bare number": (GOOD_HARDWARE.replace("2 TB/s", "2000000000000"), "$.memory.bandwidth"),
+    "wrong unit": (GOOD_HARDWARE.replace("2 TB/s", "2 TFLOP/s"), "$.memory.bandwidth"),
+    "NaN": (GOOD_HARDWARE.replace("2 TB/s", ".nan"), "$.memory.bandwidth"),
+    "zero": (GOOD_HARDWARE.replace("2 TB/s", "0 TB/s"), "$.memory.bandwidth"),
+    "negative": (GOOD_HARDWARE.replace("2 TB/s", "-2 TB/s"), "$.memory.bandwidth"),
+    "tag": ("!!python/object/apply:os.system ['true']", "tags"),
+    "binary": ("\0\1\2", "NUL"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_HARDWARE)
+def test_bad_hardware_files_are_one_line(case: str, gpt2cost: Any, tmp_path: Path) -> None:
+    text, named = BAD_HARDWARE[case]
+    path = tmp_path / "my-gpu.yaml"
+    path.write_text(text)
+    for command in (["predict", "--model", "gpt2", "--gpu"], ["hardware", "show"], ["hardware", "validate"]):
+        assert_refused(gpt2cost(*command, str(path)), named)
+
+
+def test_a_hardware_file_works(gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my-gpu.yaml").write_text(GOOD_HARDWARE)
+    assert gpt2cost("hardware", "validate", str(tmp_path / "my-gpu.yaml")).code == 0
+    by_path = gpt2cost("predict", "--model", "gpt2", "--gpu", str(tmp_path / "my-gpu.yaml"))
+    monkeypatch.setenv("GPT2COST_HARDWARE_PATH", str(tmp_path))
+    assert by_path == gpt2cost("predict", "--model", "gpt2", "--gpu", "my-gpu")
+    assert by_path.code == 0
+    assert "my-gpu" in by_path.out.splitlines()[0]
+
+
 # ---------------------------------------------------------------------------------------------- fuzz
 
 words = st.one_of(
@@ -397,8 +444,10 @@ flags = st.sampled_from(
 
 
 @given(
-    st.sampled_from([["predict"], ["table"], ["models"], ["hardware", "show"], ["hardware", "validate"], PREDICT, []]),
-    st.lists(words | flags, max_size=5),
+    command=st.sampled_from(
+        [["predict"], ["table"], ["models"], ["hardware", "show"], ["hardware", "validate"], PREDICT, []]
+    ),
+    rest=st.lists(words | flags, max_size=5),
 )
 @settings(max_examples=300)
 def test_fuzzed_arguments(
@@ -436,7 +485,11 @@ keys = st.sampled_from(
 )  # fmt: skip
 
 
-@given(st.dictionaries(keys | st.text(max_size=8), json_values, max_size=4), st.integers(0, 400), st.booleans())
+@given(
+    changes=st.dictionaries(keys | st.text(max_size=8), json_values, max_size=4),
+    cut=st.integers(0, 400),
+    truncated=st.booleans(),
+)
 @settings(max_examples=200)
 def test_fuzzed_configs(
     changes: dict[str, Any], cut: int, truncated: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -8,7 +8,6 @@ import itertools
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,9 @@ CANONICAL = [
     "h200-sxm-141gb",
     "b200-sxm-180gb",
     "rtx4090",
-    "rtx3090", "rtx3080ti-laptop", "rtx5090",
+    "rtx3090",
+    "rtx3080ti-laptop",
+    "rtx5090",
     "l40s",
     "l4",
     "a10",
@@ -138,7 +139,7 @@ def test_shipped_file(path: Path) -> None:
         ("h200-sxm-141gb", 141e9, 4800e9, 132, 66.9e12, 989e12),
         ("b200-sxm-180gb", 180e9, 8000e9, 148, 80e12, 2250e12),
         ("rtx4090", 24e9, 1008e9, 128, 82.6e12, 165.2e12),
-        ("rtx3090", "rtx3080ti-laptop", "rtx5090", 24e9, 936e9, 82, 35.6e12, 71.2e12),
+        ("rtx3090", 24e9, 936e9, 82, 35.6e12, 71.2e12),
         ("l40s", 48e9, 864e9, 142, 91.6e12, 362e12),
         ("l4", 24e9, 300e9, 58, 30.3e12, 121e12),
         ("a10", 24e9, 600e9, 72, 31.2e12, 125e12),
@@ -611,7 +612,5 @@ def test_import_is_light() -> None:
 )
 def test_few_files_are_parsed(name: str, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hardware._load_file.cache_clear()
-    start = time.perf_counter()
     load_hardware(name)
     assert hardware._load_file.cache_info().misses <= files
-    assert time.perf_counter() - start < 0.25  # a tenth of it in practice; CI machines are slow

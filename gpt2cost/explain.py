@@ -1,0 +1,109 @@
+"""What bounds a pass and what would help: the terms of the slowest kernels, and the pass under changed hardware."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from gpt2cost.hardware import Hardware
+from gpt2cost.kernels import FusedAttention, Gemm
+from gpt2cost.passes import KernelCost, run_pass
+from gpt2cost.predict import Phase, Prediction
+from gpt2cost.timeline import host_cost
+
+
+@dataclass(frozen=True)
+class KernelExplanation:
+    """Where a kernel's time goes, in seconds over its `count` launches.
+
+    The terms are what each resource alone would take, so they overlap and need not sum to `device_s`.
+    `speed_of_light_s` is the longer of FLOPs / peak and bytes / DRAM bandwidth; `gap` is `device_s` over it.
+    """
+
+    name: str
+    count: int
+    device_s: float
+    compute_s: float
+    wave_s: float
+    memory_s: float
+    launch_s: float
+    host_s: float
+    speed_of_light_s: float
+    gap: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The pass's latency if one thing were better, and how much faster that is."""
+
+    change: str
+    latency_s: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The slowest kernels of a phase, and what would help the whole."""
+
+    slowest: tuple[KernelExplanation, ...]
+    sensitivity: tuple[Sensitivity, ...]
+
+
+def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
+    """Explain one phase of a single-point prediction by its `top` slowest kernels."""
+    slowest = sorted(phase.kernels, key=lambda cost: -float(cost.device_s))[:top]
+    return Explanation(
+        tuple(_kernel(prediction, cost) for cost in slowest),
+        tuple(_sensitivity(prediction, phase, change, hw) for change, hw in _changes(prediction.hardware)),
+    )
+
+
+def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
+    hw, settings, terms = prediction.hardware, prediction.settings, cost.terms
+    light_s = (cost.read_bytes + cost.write_bytes) / hw.memory.bandwidth_bytes_per_s
+    if isinstance(cost.kernel.shape, Gemm | FusedAttention):
+        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[settings.dtype])
+    total = {name: float(cost.count * getattr(terms, name)) for name in ("compute_s", "wave_s", "memory_s", "launch_s")}
+    return KernelExplanation(
+        name=cost.row.path,
+        count=cost.count,
+        device_s=cost.device_s,
+        **total,
+        host_s=cost.count * host_cost(cost.kernel, hw.host, settings.runtime),
+        speed_of_light_s=light_s,
+        gap=cost.device_s / light_s if light_s else float("inf"),
+    )
+
+
+def _changes(hw: Hardware) -> list[tuple[str, Hardware]]:
+    memory, l2_copy = hw.memory, hw.model.memory.l2_copy_bytes_per_s
+    bandwidth = dataclasses.replace(
+        hw,
+        memory=dataclasses.replace(
+            memory,
+            bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s,
+            l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
+        ),
+        model=dataclasses.replace(
+            hw.model, memory=dataclasses.replace(hw.model.memory, l2_copy_bytes_per_s=2 * l2_copy)
+        ),
+    )
+    peaks = {dtype: 2 * peak for dtype, peak in hw.compute.peak_flop_per_s.items()}
+    return [
+        ("2x memory bandwidth", bandwidth),
+        ("2x FLOP/s", dataclasses.replace(hw, compute=dataclasses.replace(hw.compute, peak_flop_per_s=peaks))),
+        (
+            "no launch cost",
+            dataclasses.replace(
+                hw,
+                host=hw.host.scaled(0.0),
+                launch=dataclasses.replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+            ),
+        ),
+    ]
+
+
+def _sensitivity(prediction: Prediction, phase: Phase, change: str, hw: Hardware) -> Sensitivity:
+    better = run_pass(prediction.model, hw, prediction.settings, phase.seq_len, phase.cache_len)
+    latency_s = float(better.times.latency_s)
+    return Sensitivity(change, latency_s, phase.totals.latency_s / latency_s)

@@ -1,0 +1,51 @@
+"""Write anew what is generated, and held true by tests: the line numbers of the citations, and README's output.
+
+    python tests/regenerate.py
+
+Run it after a change of the tool's output, of its constants, or of the transformers version that the tests pin, where
+the package is installed in editable mode.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import test_readme
+
+from gpt2cost.activations import ACTIVATIONS
+from gpt2cost.attention import TableOptions
+from gpt2cost.citations import LINES_FILE, Citation, cited, resolve
+from gpt2cost.kernels import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table import cost_table
+
+
+def transformers_folder() -> Path:
+    """Where the installed transformers lies; it is not imported."""
+    spec = find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def all_citations() -> tuple[Citation, ...]:
+    """Every citation that any table makes."""
+    switches = itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True), (False, True))
+    for attn, activation, upcast, use_cache in switches:
+        cost_table(TableOptions(attn, activation, upcast, use_cache))
+    return cited()
+
+
+def citation_lines() -> dict[str, object]:
+    """The content of citations.json for the installed transformers."""
+    folder = transformers_folder()
+    lines = {citation.key: resolve(citation, folder) for citation in all_citations()}
+    return {"transformers": version("transformers"), "lines": dict(sorted(lines.items()))}
+
+
+if __name__ == "__main__":
+    LINES_FILE.write_text(json.dumps(citation_lines(), indent=1) + "\n", "utf-8")
+    test_readme.README.write_text(test_readme.regenerated(), "utf-8")
