@@ -1,4 +1,4 @@
-"""The command line: the only place that prints or exits.
+"""The command line: what there is to say, and how it ends.
 
 stdout carries data, stderr everything else. Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or input.
 """
@@ -7,19 +7,40 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
-from gpt2cost import __version__
+from gpt2cost import __version__, records, render
+from gpt2cost import predict as predict_run
 from gpt2cost.errors import Gpt2CostError, InputError
+from gpt2cost.export import to_markdown
+from gpt2cost.hardware import list_hardware, load_hardware, validate_file
+from gpt2cost.model import load_model, preset_names
+from gpt2cost.options import (
+    AttnFlag,
+    BatchFlag,
+    CacheFlag,
+    DtypeFlag,
+    FormatFlag,
+    GpuFlag,
+    LogitsFlag,
+    ModelFlag,
+    NoCacheFlag,
+    OutputFlag,
+    RuntimeFlag,
+    SeqFlag,
+    among,
+    device_names,
+    required,
+)
+from gpt2cost.output import Sink, one_line, print_warnings, write_text
+from gpt2cost.passes import symbol_values, table_options, table_rows
 from gpt2cost.records import Record
-
-PIPED_WIDTH = 160
-"""Columns of a table that does not go to a terminal: nothing is cut short."""
+from gpt2cost.settings import check_choice, check_settings
 
 # Typer brings its own click, or depends on it, by version; its public exceptions have the same ancestors.
 ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
@@ -35,86 +56,9 @@ hardware_app = typer.Typer(no_args_is_help=True, help="The devices that ship wit
 app.add_typer(hardware_app, name="hardware")
 
 
-# ---------------------------------------------------------------------------------------------- flags
-
-
-def _model_names(incomplete: str) -> list[str]:
-    from gpt2cost.data import data_dir
-
-    return sorted(path.stem for path in data_dir("configs").glob(f"{incomplete}*.json"))
-
-
-def _device_names(incomplete: str) -> list[str]:
-    from gpt2cost.hardware import hardware_names
-
-    return [name for name in hardware_names() if name.startswith(incomplete)]
-
-
-def _among(*choices: str) -> Callable[[str], list[str]]:
-    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
-
-
-ModelFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="A preset (gpt2cost models), a folder, a config.json, or a hub id.",
-        autocompletion=_model_names,
-        show_default=False,
-    ),
-]
-GpuFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--gpu",
-        "--hardware",
-        help="A device (gpt2cost hardware list) or a YAML file.",
-        autocompletion=_device_names,
-        show_default=False,
-    ),
-]
-BatchFlag = Annotated[int, typer.Option("--batch", "--batch-size", help="Sequences in the batch.")]
-SeqFlag = Annotated[int, typer.Option("--seq", "--seq-len", help="New tokens a sequence in this forward pass.")]
-CacheFlag = Annotated[int, typer.Option("--cache", "--cache-len", help="Tokens a sequence already in the KV cache.")]
-DtypeFlag = Annotated[
-    str,
-    typer.Option("--dtype", help="fp32, tf32, fp16 or bf16.", autocompletion=_among("fp32", "tf32", "fp16", "bf16")),
-]
-AttnFlag = Annotated[
-    str,
-    typer.Option(
-        "--attn", help="eager, sdpa or flash_attention_2.", autocompletion=_among("eager", "sdpa", "flash_attention_2")
-    ),
-]
-RuntimeFlag = Annotated[
-    str,
-    typer.Option(
-        "--runtime", help="eager, compile or cuda-graph.", autocompletion=_among("eager", "compile", "cuda-graph")
-    ),
-]
-LogitsFlag = Annotated[
-    str, typer.Option("--logits", help="lm_head on all positions or the last.", autocompletion=_among("all", "last"))
-]
-NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
-FormatFlag = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="table, json, jsonl, csv or markdown.",
-        autocompletion=_among("table", "json", "jsonl", "csv", "markdown"),
-    ),
-]
-OutputFlag = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.", show_default=False)
-]
-
-
-# ---------------------------------------------------------------------------------------------- commands
-
-
 def _print_version(value: bool) -> None:
     if value:
-        _write(f"gpt2cost {__version__}\n", None)
+        write_text(f"gpt2cost {__version__}\n", None)
         raise typer.Exit
 
 
@@ -125,6 +69,9 @@ def root(
     ] = False,
 ) -> None:
     """Predict the FLOPs, bytes and latency of GPT-2-class models, kernel by kernel."""
+
+
+# ---------------------------------------------------------------------------------------------- predict
 
 
 @app.command()
@@ -142,60 +89,52 @@ def predict(
         typer.Option(
             "--phase",
             help="prefill (the pass of --seq tokens), decode (the next token) or both.",
-            autocompletion=_among("prefill", "decode", "both"),
+            autocompletion=among("prefill", "decode", "both"),
         ),
     ] = "both",
     logits: LogitsFlag = "all",
     no_use_cache: NoCacheFlag = False,
     group: Annotated[
         str,
-        typer.Option(
-            "--group", help="A row a kernel, module or layer.", autocompletion=_among("kernel", "module", "layer")
-        ),
+        typer.Option("--group", help="A row a kernel, module or layer.", autocompletion=among(*records.GROUPS)),
     ] = "kernel",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the pass.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")] = False,
     format: FormatFlag = "table",
     output: OutputFlag = None,
 ) -> None:
     """Predict one run: per-kernel FLOPs, bytes and latency of a prefill, and of the decode step after it."""
-    from gpt2cost import predict as predict_api
-    from gpt2cost import records
-    from gpt2cost.settings import check_choice
-
     check_choice("group", group, records.GROUPS)
-    sink = _Sink(format, output)
-    prediction = predict_api(
-        _required("--model", model),
-        _required("--gpu", gpu),
-        batch,
-        seq,
-        cache,
-        dtype,
-        attn,
-        runtime,
-        phase,
-        logits,
-        not no_use_cache,
+    sink = Sink(format, output)
+    name, device = required("--model", model), required("--gpu", gpu)
+    prediction = predict_run(
+        name, device, batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache=not no_use_cache
     )
     if strict and prediction.warnings:
         raise InputError("; ".join(prediction.warnings))
-    _warn(prediction.warnings)
+    print_warnings(prediction.warnings)
     if format in ("jsonl", "csv"):
         sink.rows(list(records.flat_records(prediction, group)))
     else:
-        document = records.prediction_record(prediction, group)
-        sink.document(document, lambda console: _render("render_prediction", console, document), _prediction_markdown)
+        document = records.prediction_record(prediction, group, explain)
+        sink.document(document, lambda page: render.render_prediction(page, document), _prediction_markdown)
 
 
 def _prediction_markdown(document: Record) -> str:
-    from gpt2cost.export import to_markdown
+    def figures(values: Record) -> str:
+        return to_markdown({"figure": name, "value": value} for name, value in values.items())
 
     parts = []
     for phase in document["phases"]:
-        totals = [{"figure": name, "value": value} for name, value in phase["totals"].items()]
-        parts.append(f"## {phase['phase']}\n\n{to_markdown(phase['kernels'])}\n{to_markdown(totals)}")
-    memory = [{"figure": name, "value": value} for name, value in document["memory"].items()]
-    return "\n".join([*parts, f"## memory\n\n{to_markdown(memory)}"])
+        parts.append(f"## {phase['phase']}\n\n{to_markdown(phase['kernels'])}\n{figures(phase['totals'])}")
+        for name, rows in phase.get("explanation", {}).items():
+            parts.append(f"### {phase['phase']}: {name}\n\n{to_markdown(rows)}")
+    return "\n".join([*parts, f"## memory\n\n{figures(document['memory'])}"])
+
+
+# ---------------------------------------------------------------------------------------------- the cost table
 
 
 @app.command()
@@ -216,12 +155,7 @@ def table(
 
     With --model, its kernels with their numbers at the sizes given.
     """
-    from gpt2cost import records
-    from gpt2cost.model import load_model
-    from gpt2cost.passes import symbol_values, table_options, table_rows
-    from gpt2cost.settings import check_settings
-
-    sink = _Sink(format, output)
+    sink = Sink(format, output)
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, "both", logits, not no_use_cache)
     loaded = load_model(model if model is not None else "gpt2")
     rows = table_rows(table_options(loaded, attn, logits, settings.use_cache), runtime)
@@ -235,43 +169,37 @@ def table(
             "symbols": symbols,
             "kernels": found,
         }
-        sink.document(document, lambda console: _render("render_cost_table", console, found))
+        sink.document(document, lambda page: render.render_cost_table(page, found))
     else:
         sink.rows(found)
+
+
+# ---------------------------------------------------------------------------------------------- what there is
 
 
 @app.command()
 def models(format: FormatFlag = "table", output: OutputFlag = None) -> None:
     """List the presets."""
-    from gpt2cost import records
-    from gpt2cost.model import load_model, preset_names
-
     found = [records.model_record(load_model(name)) for name in preset_names()]
-    _Sink(format, output).listing("models", found, lambda console: _render("render_models", console, found))
+    Sink(format, output).listing("models", found, lambda page: render.render_models(page, found))
 
 
 @hardware_app.command("list")
 def hardware_list(format: FormatFlag = "table", output: OutputFlag = None) -> None:
     """List the devices."""
-    from gpt2cost import records
-    from gpt2cost.hardware import list_hardware
-
     found = [records.hardware_summary(device) for device in list_hardware()]
-    _Sink(format, output).listing("hardware", found, lambda console: _render("render_hardware_list", console, found))
+    Sink(format, output).listing("hardware", found, lambda page: render.render_hardware_list(page, found))
 
 
 @hardware_app.command("show")
 def hardware_show(
-    name: Annotated[str, typer.Argument(help="A device or a YAML file.", autocompletion=_device_names)],
+    name: Annotated[str, typer.Argument(help="A device or a YAML file.", autocompletion=device_names)],
     format: FormatFlag = "table",
     output: OutputFlag = None,
 ) -> None:
     """Show all that is known of one device, with where each constant comes from."""
-    from gpt2cost import records
-    from gpt2cost.hardware import load_hardware
-
     record = records.hardware_record(load_hardware(name))
-    _Sink(format, output).listing("hardware", [record], lambda console: _render("render_mapping", console, record))
+    Sink(format, output).listing("hardware", [record], lambda page: render.render_mapping(page, record))
 
 
 @hardware_app.command("validate")
@@ -281,136 +209,91 @@ def hardware_validate(
     output: OutputFlag = None,
 ) -> None:
     """Check a hardware file: every problem in it is reported at once."""
-    from gpt2cost import records
-    from gpt2cost.hardware import validate_file
-
     found = [records.hardware_summary(device) for device in validate_file(file)]
-    _Sink(format, output).listing("hardware", found, lambda console: _render("render_hardware_list", console, found))
+    Sink(format, output).listing("hardware", found, lambda page: render.render_hardware_list(page, found))
 
 
-# ---------------------------------------------------------------------------------------------- output
+# ---------------------------------------------------------------------------------------------- one kernel
 
 
-def _required(flag: str, value: str | None) -> str:
-    if value is not None:
-        return value
-    from gpt2cost.hardware import hardware_names
-    from gpt2cost.model import preset_names
+@app.command()
+def kernel(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="gemm, bmm, attention, elementwise, softmax, layer_norm or copy.",
+            autocompletion=among("gemm", "bmm", "attention", "elementwise", "softmax", "layer_norm", "copy"),
+        ),
+    ],
+    gpu: GpuFlag = None,
+    dtype: DtypeFlag = "fp16",
+    batch: Annotated[int | None, typer.Option(help="gemm, bmm, attention.", show_default=False)] = None,
+    m: Annotated[int | None, typer.Option("--m", help="gemm, bmm: rows of the result.", show_default=False)] = None,
+    n: Annotated[int | None, typer.Option("--n", help="gemm, bmm: columns of the result.", show_default=False)] = None,
+    k: Annotated[int | None, typer.Option("--k", help="gemm, bmm: what is summed over.", show_default=False)] = None,
+    heads: Annotated[int | None, typer.Option(help="attention.", show_default=False)] = None,
+    head_dim: Annotated[int | None, typer.Option(help="attention.", show_default=False)] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="attention.", show_default=False)] = None,
+    cached_tokens: Annotated[int | None, typer.Option(help="attention.", show_default=False)] = None,
+    causal: Annotated[bool | None, typer.Option(help="attention.", show_default=False)] = None,
+    rows: Annotated[int | None, typer.Option(help="softmax, layer_norm.", show_default=False)] = None,
+    columns: Annotated[int | None, typer.Option(help="softmax, layer_norm.", show_default=False)] = None,
+    elements: Annotated[int | None, typer.Option(help="elementwise, copy.", show_default=False)] = None,
+    inputs: Annotated[int | None, typer.Option(help="elementwise, copy: tensors read.", show_default=False)] = None,
+    format: FormatFlag = "table",
+    output: OutputFlag = None,
+) -> None:
+    """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it."""
+    from gpt2cost.machine import kernel_latency
 
-    choices = preset_names() if flag == "--model" else hardware_names()
-    raise InputError(f"{flag} is required: one of {', '.join(choices)}")
+    given = {
+        "batch": batch, "m": m, "n": n, "k": k, "heads": heads, "head_dim": head_dim, "new_tokens": new_tokens,
+        "cached_tokens": cached_tokens, "causal": causal, "rows": rows, "columns": columns, "elements": elements,
+        "inputs": inputs,
+    }  # fmt: skip
+    sink = Sink(format, output)
+    shape = {name: value for name, value in given.items() if value is not None}
+    record = records.kernel_record(kernel_latency(kind, required("--gpu", gpu), dtype, **shape))
+    sink.listing("kernels", [record], lambda page: render.render_mapping(page, record))
 
 
-def _warn(warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        print(f"warning: {_one_line(warning)}", file=sys.stderr)
+# ---------------------------------------------------------------------------------------------- accuracy
 
 
-def _render(renderer: str, console: Any, *arguments: Any) -> None:
-    """Call one of `render`'s functions; the module loads rich, which the machine formats do without."""
-    from gpt2cost import render
+@app.command()
+def accuracy(
+    measurements: Annotated[
+        Path | None,
+        typer.Option("--measurements", help="A folder of CSV files of kernel measurements.", show_default=False),
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Predict each device with every other device's constants.")
+    ] = False,
+    gpu: GpuFlag = None,
+    format: FormatFlag = "table",
+    output: OutputFlag = None,
+) -> None:
+    """Put predictions beside measurements: the passes in the hardware files, or kernels in CSV files."""
+    from gpt2cost import accuracy as scores
+    from gpt2cost import accuracy_records as results
+    from gpt2cost import render_accuracy
 
-    getattr(render, renderer)(console, *arguments)
-
-
-class _Sink:
-    """Where the output goes, in which format. Made before the work: a wrong format or path costs no time."""
-
-    def __init__(self, format: str, output: Path | None) -> None:
-        from gpt2cost.export import FORMATS
-        from gpt2cost.settings import check_choice
-
-        check_choice("format", format, FORMATS)
-        self.format, self.output = format, output
-        if output is not None:
-            _check_writable(output)
-
-    def document(
-        self, document: Record, render: Callable[[Any], None], markdown: Callable[[Record], str] | None = None
-    ) -> None:
-        """Write a document as JSON, as a table for people, or as Markdown."""
-        from gpt2cost import export
-
-        if self.format == "table":
-            self._table(render)
-        elif self.format == "markdown" and markdown:
-            _write(markdown(document), self.output)
+    sink = Sink(format, output)
+    if measurements is not None:
+        rows = [results.kernel_result(result) for result in scores.score_measurements(measurements)]
+        sink.listing("kernels", rows, lambda page: render_accuracy.render_rows(page, rows))
+    elif leave_one_out:
+        rows = [results.transfer_result(result) for result in scores.leave_one_out()]
+        sink.listing("transfer", rows, lambda page: render_accuracy.render_rows(page, rows))
+    else:
+        evidence = scores.score_evidence([load_hardware(gpu)] if gpu is not None else None)
+        rows = [results.evidence_result(result) for result in evidence]
+        summary = results.summaries(evidence)
+        if format in ("table", "json"):
+            document = {**records.envelope(), "evidence": rows, "devices": summary}
+            sink.document(document, lambda page: render_accuracy.render_accuracy(page, document))
         else:
-            _write(export.to_json(document), self.output)
-
-    def rows(self, rows: Sequence[Record]) -> None:
-        """Write flat rows as JSON lines, CSV or Markdown."""
-        from gpt2cost import export
-
-        write = {"jsonl": export.to_jsonl, "csv": export.to_csv, "markdown": export.to_markdown}[self.format]
-        _write(write(rows), self.output)
-
-    def listing(self, name: str, rows: Sequence[Record], render: Callable[[Any], None]) -> None:
-        """Write a list of records: in JSON under `name`."""
-        from gpt2cost.records import envelope
-
-        if self.format in ("table", "json"):
-            self.document({**envelope(), name: list(rows)}, render)
-        else:
-            self.rows(rows)
-
-    def _table(self, render: Callable[[Any], None]) -> None:
-        from rich.console import Console
-
-        to_file = False if self.output else None  # None: as stdout is
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-        console = Console(
-            width=width, force_terminal=to_file, color_system=None if "NO_COLOR" in os.environ else "auto", emoji=False
-        )
-        with console.capture() as capture:
-            render(console)
-        _write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()), self.output)
-
-
-def _check_writable(path: Path) -> None:
-    """Raise `InputError` unless a file can be made at `path`."""
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: cannot write: it is a folder")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: cannot write: no folder {path.parent}")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path!s}: cannot write: {getattr(error, 'strerror', None) or error}") from None
-    target = path if path.exists() else path.parent
-    if not os.access(target, os.W_OK):
-        raise InputError(f"{path}: cannot write: permission denied")
-
-
-def _write(text: str, path: Path | None) -> None:
-    """Text to stdout, or to a file that appears whole or not at all."""
-    if path is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    import tempfile
-
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
-            path.write_text(text, "utf-8")
-            return
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-            Path(name).chmod(mode)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            sink.rows(rows)
 
 
 # ---------------------------------------------------------------------------------------------- entry
@@ -448,14 +331,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     with suppress(OSError):
-        print(f"error: {_one_line(message)}", file=sys.stderr)
+        print(f"error: {one_line(message)}", file=sys.stderr)
     return code
-
-
-def _one_line(message: str) -> str:
-    """A message as one printable line, whatever names of the user's are in it."""
-    line = " ".join(message.split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _abandon_stdout() -> None:

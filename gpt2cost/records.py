@@ -13,12 +13,15 @@ from typing import Any, TypeAlias
 
 from gpt2cost import __version__
 from gpt2cost.citations import transformers_version
+from gpt2cost.explain import explain
 from gpt2cost.formula import Formula, formula
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import Kernel, Row
+from gpt2cost.machine import KernelLatency
 from gpt2cost.model import Model
 from gpt2cost.passes import KernelCost
 from gpt2cost.predict import Phase, Prediction
+from gpt2cost.uncertainty import spread
 
 SCHEMA_VERSION = 1
 FLOPS_CONVENTION = "1 FMA = 2 FLOPs"
@@ -35,16 +38,16 @@ def envelope() -> Record:
 # ---------------------------------------------------------------------------------------------- predictions
 
 
-def prediction_record(prediction: Prediction, group: str = "kernel") -> Record:
-    """The whole prediction of a single point as a JSON-ready object."""
+def prediction_record(prediction: Prediction, group: str = "kernel", explained: bool = False) -> Record:
+    """The whole prediction of a single point as a JSON-ready object; `explained` adds each phase's explanation."""
     return {
         **envelope(),
         "flops_convention": FLOPS_CONVENTION,
         "transformers_version": transformers_version(),
         "model": model_record(prediction.model),
-        "hardware": _hardware_head(prediction.hardware),
+        "hardware": _hardware_head(prediction.hardware, prediction.settings.dtype),
         "settings": _settings_record(prediction),
-        "phases": [_phase_record(phase, group) for phase in prediction.phases],
+        "phases": [_phase_record(prediction, phase, group, explained) for phase in prediction.phases],
         "memory": dataclasses.asdict(prediction.memory),
         "warnings": list(prediction.warnings),
     }
@@ -63,22 +66,26 @@ def model_record(model: Model) -> Record:
     return {name: getattr(model, name) for name in (*fields, *switches)} | {"parameters": model.parameters}
 
 
-def calibration(hardware: Hardware) -> str:
-    """How far the device's constants were checked: `calibrated` by evidence in its file, or `uncalibrated`."""
-    return "calibrated" if hardware.evidence else "uncalibrated"
+def calibration(hardware: Hardware, dtype: str | None = None) -> str:
+    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, else `uncalibrated`."""
+    if dtype is None:
+        return "calibrated" if hardware.evidence else "uncalibrated"
+    return "calibrated" if spread(hardware, dtype).basis == "evidence" else "uncalibrated"
 
 
-def _hardware_head(hardware: Hardware) -> Record:
+def _hardware_head(hardware: Hardware, dtype: str) -> Record:
     return {
         "name": hardware.name,
         "vendor": hardware.vendor,
         "architecture": hardware.architecture,
-        "calibration": calibration(hardware),
+        "calibration": calibration(hardware, dtype),
+        "range_basis": spread(hardware, dtype).basis,
         "borrowed": dict(hardware.borrowed),
     }
 
 
-def _phase_record(phase: Phase, group: str) -> Record:
+def _phase_record(prediction: Prediction, phase: Phase, group: str, explained: bool) -> Record:
+    explanation = dataclasses.asdict(explain(prediction, phase)) if explained else {}
     return {
         "phase": phase.phase,
         "seq_len": phase.seq_len,
@@ -87,6 +94,7 @@ def _phase_record(phase: Phase, group: str) -> Record:
         "totals": dataclasses.asdict(phase.totals),
         "symbols": dict(phase.symbols),
         "kernels": list(cost_records(phase, group)),
+        **({"explanation": explanation} if explained else {}),
     }
 
 
@@ -199,6 +207,27 @@ def table_records(rows: Iterable[Row], symbols: dict[str, int] | None = None) ->
             }
             record |= {name: (cost * launched).evaluate(symbols) for name, cost in names.items()}
         yield record
+
+
+# ---------------------------------------------------------------------------------------------- single kernels
+
+
+def kernel_record(latency: KernelLatency) -> Record:
+    """One kernel on its own."""
+    terms = dataclasses.asdict(latency.terms)
+    del terms["device_s"]
+    return {
+        "kind": latency.kind,
+        "hardware": latency.hardware,
+        "dtype": latency.dtype,
+        **latency.shape,
+        "flops": int(latency.flops),
+        "read_bytes": int(latency.read_bytes),
+        "write_bytes": int(latency.write_bytes),
+        "device_s": float(latency.device_s),
+        **{name: float(seconds) for name, seconds in terms.items()},
+        "bound": latency.bound,
+    }
 
 
 # ---------------------------------------------------------------------------------------------- devices

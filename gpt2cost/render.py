@@ -1,104 +1,23 @@
-"""Records as text for people: rich tables that read well at 80 and at 120 columns."""
+"""Records as text for people: tables that read well at 80 and at 120 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from textwrap import shorten
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from gpt2cost.page import Column, Page, first_fit, grid, scaled_column, short_number, text_column
 from gpt2cost.records import Record
 from gpt2cost.units import format_quantity, scale_for
-
-COLUMN_GAP = 2
-"""What stands between two columns: a column's padding and the box's own space."""
-
-FIRST_COLUMN = 20
-"""A table's first column is never cut shorter than this."""
-
-Cell = Callable[[Record], str]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its header, how a record's cell is written, and its justification."""
-
-    header: str
-    cell: Cell
-    justify: Any = "right"
-
-
-def text_column(header: str, key: str) -> Column:
-    return Column(header, lambda record: "" if record[key] is None else str(record[key]), "left")
-
-
-def scaled_column(header: str, unit: str, records: Sequence[Record], key: str | Callable[[Record], float]) -> Column:
-    """Numbers of one unit, chosen by the largest and named in the header: `FLOP` becomes `GFLOP`."""
-    value: Callable[[Record], float] = key if callable(key) else lambda record: record[key]
-    divisor, label = scale_for([float(value(record)) for record in records], unit)
-    return Column(f"{header} {label}".strip(), lambda record: _number(float(value(record)) / divisor))
-
-
-def _number(value: float) -> str:
-    """At most four characters of digits, a thousand with a comma: 0.12, 1.23, 12.3, 123, 1,234."""
-    size = abs(value)
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The text of a table, and how wide each column is: fixed widths spare rich the measuring of every cell."""
-
-    columns: Sequence[Column]
-    rows: list[list[str]]
-    widths: list[int]
-
-    @property
-    def width(self) -> int:
-        return sum(self.widths) + COLUMN_GAP * (len(self.widths) - 1)
-
-
-def grid(columns: Sequence[Column], records: Iterable[Record]) -> Grid:
-    """The cells of a table: one line a record."""
-    rows = [[column.cell(record) for column in columns] for record in records]
-    texts = zip([column.header for column in columns], *rows, strict=True)
-    return Grid(columns, rows, [max(map(cell_len, cells)) for cells in texts])
-
-
-def table(cells: Grid, width: int) -> Table:
-    """A plain table: one line a record, never wrapped. The first column is cut short where `width` is too small."""
-    first, *others = cells.widths
-    room = max(FIRST_COLUMN, width - (cells.width - first))
-    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for column, size in zip(cells.columns, (min(first, room), *others), strict=True):
-        drawn.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis", width=size)
-    for row in cells.rows:
-        drawn.add_row(*map(Text, row))
-    return drawn
-
-
-def first_fit(layouts: Sequence[Grid], width: int) -> int:
-    """The index of the first of the layouts that fits into `width`, else of the last."""
-    return next((index for index, cells in enumerate(layouts) if cells.width <= width), len(layouts) - 1)
-
 
 # ---------------------------------------------------------------------------------------------- predict
 
 
-def render_prediction(console: Console, document: Record) -> None:
+def render_prediction(page: Page, document: Record) -> None:
     """A prediction: the settings, a table a phase, and a summary to act on."""
     model, hardware, settings = document["model"], document["hardware"], document["settings"]
     cached = "" if settings["use_cache"] else ", no KV cache"
-    _line(
-        console,
+    page.line(
         f"{model['name']} ({format_quantity(model['parameters'], '')} parameters) on {hardware['name']}",
         f", {settings['dtype']}, {settings['attn']} attention, {settings['runtime']} runtime{cached}",
         f"; logits of {settings['logits']} positions; {document['flops_convention']}",
@@ -107,22 +26,44 @@ def render_prediction(console: Console, document: Record) -> None:
         (phase, [grid(columns, phase["kernels"]) for columns in _cost_layouts(phase["kernels"])])
         for phase in document["phases"]
     ]
-    fits = max(first_fit(layouts, console.width) for _, layouts in pairs)  # one for all phases
+    fits = max(first_fit(layouts, page.width) for _, layouts in pairs)  # one for all phases
     for phase, layouts in pairs:
         totals = phase["totals"]
         sizes = f"{settings['batch_size']} x {phase['seq_len']} new tokens on {phase['cache_len']} cached"
-        _line(console, f"\n{phase['phase']}: {sizes}, {totals['launches']} launches\n", style="bold")
-        console.print(table(layouts[fits], console.width), highlight=False)
-    _line(console)
+        page.line(f"\n{phase['phase']}: {sizes}, {totals['launches']} launches\n", style="bold")
+        page.table(layouts[fits])
+        if "explanation" in phase:
+            _render_explanation(page, phase["explanation"])
+    page.line()
     for phase in document["phases"]:
-        _line(console, _phase_summary(phase, hardware["calibration"]))
-    _line(console, _memory_summary(document["memory"]))
+        page.line(_phase_summary(phase, hardware["calibration"]))
+    page.line(_memory_summary(document["memory"]))
 
 
-def _line(console: Console, *parts: str, style: str | None = None) -> None:
-    console.print(
-        "".join(parts), style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal, emoji=False
-    )
+def _render_explanation(page: Page, explanation: Record) -> None:
+    slowest, sensitivity = explanation["slowest"], explanation["sensitivity"]
+    divisor, unit = scale_for([float(record["device_s"]) for record in slowest], "s")
+
+    def seconds(label: str, key: str) -> Column:
+        return Column(label, lambda record: short_number(float(record[key]) / divisor))
+
+    columns = [
+        Column("slowest kernels", lambda record: record["name"].removeprefix("transformer."), "left"),
+        seconds("total", "device_s"),
+        seconds("least", "speed_of_light_s"),
+        Column("gap", lambda record: f"{short_number(record['gap'])}x"),
+        seconds("compute", "compute_s"),
+        seconds("waves", "wave_s"),
+        seconds("memory", "memory_s"),
+        seconds("launch", "launch_s"),
+        seconds("host", "host_s"),
+    ]
+    page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
+    page.table(grid(columns, slowest))
+    page.line()
+    for change in sensitivity:
+        faster = f"{change['speedup']:.2f}x as fast" if change["speedup"] >= 1.005 else "no faster"
+        page.line(f"with {change['change']}: {format_quantity(change['latency_s'], 's')}, {faster}")
 
 
 def _cost_layouts(records: list[Record]) -> list[list[Column]]:
@@ -131,7 +72,7 @@ def _cost_layouts(records: list[Record]) -> list[list[Column]]:
     share = Column("share", lambda record: f"{100 * record['share']:.1f}%")
     head = [name, Column("count", lambda record: f"{record['count']}"), scaled_column("", "FLOP", records, "flops")]
     tail = [scaled_column("", "s", records, "device_s"), share, text_column("bound", "bound")]
-    intensity = Column("FLOP/B", lambda record: _number(record["arithmetic_intensity"]))
+    intensity = Column("FLOP/B", lambda record: short_number(record["arithmetic_intensity"]))
     apart = [scaled_column("read", "B", records, "read_bytes"), scaled_column("written", "B", records, "write_bytes")]
     moved = scaled_column("", "B", records, lambda record: record["read_bytes"] + record["write_bytes"])
     source = [text_column("source", "source")] if records and "source" in records[0] else []
@@ -173,29 +114,29 @@ def _memory_summary(memory: Record) -> str:
 # ---------------------------------------------------------------------------------------------- the other commands
 
 
-def render_cost_table(console: Console, records: Iterable[Record]) -> None:
+def render_cost_table(page: Page, records: Iterable[Record]) -> None:
     """The cost table, a block a kernel, with formulas that can be copied."""
     for record in records:
         count = "" if record["count_formula"] == "1" else f" x {record['count_formula']}"
         condition = f" when {record['when']}" if record["when"] else ""
-        _line(console, f"{record['name']}: {record['op']}{count}{condition}  [{record['source']}]")
+        page.line(f"{record['name']}: {record['op']}{count}{condition}  [{record['source']}]")
         for label, key in (("FLOPs", "flops"), ("reads", "read"), ("writes", "write")):
             number = record.get(key if key == "flops" else f"{key}_bytes")
             value = "" if number is None else f" = {number}"
             if record[f"{key}_formula"] != "0":
-                _line(console, f"    {label:<6} {record[f'{key}_formula']}{value}")
+                page.line(f"    {label:<6} {record[f'{key}_formula']}{value}")
 
 
-def render_models(console: Console, records: Sequence[Record]) -> None:
+def render_models(page: Page, records: Sequence[Record]) -> None:
     """The presets."""
     names = ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions")
     parameters = Column("parameters", lambda record: f"{record['parameters']:,}")
     numbers = [Column(name, lambda record, name=name: str(record[name])) for name in names]  # type: ignore[misc]
     columns = [text_column("model", "name"), *numbers, parameters]
-    console.print(table(grid(columns, records), console.width), highlight=False)
+    page.table(grid(columns, records))
 
 
-def render_hardware_list(console: Console, records: Sequence[Record]) -> None:
+def render_hardware_list(page: Page, records: Sequence[Record]) -> None:
     """The devices, a line each."""
 
     def rate(header: str, key: str, unit: str) -> Column:
@@ -209,12 +150,12 @@ def render_hardware_list(console: Console, records: Sequence[Record]) -> None:
         rate("fp16", "fp16_flop_per_s", "FLOP/s"),
     ]
     calibration = text_column("constants", "calibration")
-    aliases = Column("aliases", lambda record: shorten(", ".join(record["aliases"]), 36, placeholder=" …"), "left")
+    aliases = Column("aliases", lambda record: shorten(", ".join(record["aliases"]), 36, placeholder=" ..."), "left")
     layouts = [grid(chosen, records) for chosen in ([*columns, calibration, aliases], [*columns, aliases], columns)]
-    console.print(table(layouts[first_fit(layouts, console.width)], console.width), highlight=False)
+    page.table(layouts[first_fit(layouts, page.width)])
 
 
-def render_mapping(console: Console, record: Record, indent: int = 0, unit: str | None = None) -> None:
+def render_mapping(page: Page, record: Record, indent: int = 0, unit: str | None = None) -> None:
     """A nested record as indented `key: value` lines, quantities with their unit.
 
     `unit` is that of the record's numbers whose key does not name one, as in `peak_flop_per_s: {fp16: 3.12e14}`.
@@ -228,10 +169,10 @@ def render_mapping(console: Console, record: Record, indent: int = 0, unit: str 
             case dict() if not value:
                 continue
             case dict():
-                _line(console, label)
-                render_mapping(console, value, indent + 2, own_unit)
+                page.line(label)
+                render_mapping(page, value, indent + 2, own_unit)
             case [dict(), *_]:
-                _line(console, label)
+                page.line(label)
                 for item in value:
                     pairs = [
                         f"{inner} {_value(each, own)}"
@@ -239,11 +180,11 @@ def render_mapping(console: Console, record: Record, indent: int = 0, unit: str 
                         if each not in ("", {}, None)
                         for inner, own in [_unit_of(key, None)]
                     ]
-                    _line(console, f"{' ' * (indent + 2)}- {', '.join(pairs)}")
+                    page.line(f"{' ' * (indent + 2)}- {', '.join(pairs)}")
             case list() | tuple():
-                _line(console, f"{label} {', '.join(map(str, value))}")
+                page.line(f"{label} {', '.join(map(str, value))}")
             case _:
-                _line(console, f"{label} {_value(value, own_unit)}")
+                page.line(f"{label} {_value(value, own_unit)}")
 
 
 def _value(value: Any, unit: str | None) -> str:

@@ -41,7 +41,9 @@ predict accuracy
 explain
 gpt2cost
 records
-render export
+accuracy_records page export
+render render_accuracy output
+options
 cli
 __main__
 """

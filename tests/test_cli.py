@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2cost import cli
+from gpt2cost import cli, output
 from gpt2cost.export import FORMATS
 from gpt2cost.units import parse_quantity
 
@@ -605,13 +605,13 @@ def test_a_kernel_is_one_line_at_any_width(width: str | None, gpt2cost: Any, mon
     text = gpt2cost(*SMALL).out
     for phase in document["phases"]:
         for kernel in phase["kernels"]:
-            name = kernel["name"].removeprefix("transformer.")[:19]
+            name = kernel["name"].removeprefix("transformer.")[:17]
             assert any(line.startswith(name) and line.split()[1].isdigit() for line in text.splitlines()), name
     tables = [block for block in text.split("\n\n") if block.startswith("kernel ")]
     assert len(tables) == 2
-    assert all(len(line) <= int(width or cli.PIPED_WIDTH) for block in tables for line in block.splitlines())
+    assert all(len(line) <= int(width or output.PIPED_WIDTH) for block in tables for line in block.splitlines())
     headers = [block.splitlines()[0] for block in tables]
-    assert not any("…" in header for header in headers), "only names are cut short"
+    assert not any("..." in header for header in headers), "only names are cut short"
 
 
 def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
