@@ -18,7 +18,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gpt2cost.attention_time import attention_terms
 from gpt2cost.errors import InputError, echo
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
@@ -235,15 +234,12 @@ def _gemm_fp32(hw: Hardware, dtype: str, operation: str, rows: Rows) -> np.ndarr
 
 
 def _flash(hw: Hardware, dtype: str, operation: str, rows: Rows) -> np.ndarray:
-    """The framework call writes the KV cache too, whose time grows with the tokens: it is part of the prediction."""
-    names = ("batch", "heads", "head_dim", "new_tokens", "cached_tokens")
-    sizes = [column.astype(float) for column in _numbers(rows, *names)]
+    batch, heads, head_dim, new, cached = _numbers(rows, "batch", "heads", "head_dim", "new_tokens", "cached_tokens")
     out = np.empty(len(rows))
-    for head_dim in np.unique(sizes[2]):
-        at = sizes[2] == head_dim
-        batch, heads, dim, new, cached = (column[at] for column in sizes)
-        terms = attention_terms(hw, dtype, batch, heads, dim, new, cached, ELEMENT_BYTES[dtype], write_cache=True)
-        out[at] = terms.device_s
+    for dim in np.unique(head_dim):
+        at = head_dim == dim
+        sizes = {"batch": batch[at], "heads": heads[at], "new_tokens": new[at], "cached_tokens": cached[at]}
+        out[at] = kernel_latency("attention", hw, dtype, head_dim=int(dim), **sizes).device_s
     return out
 
 

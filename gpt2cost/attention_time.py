@@ -77,9 +77,11 @@ def attention_terms(
     launch_s = c.launch_s + c.multi_token_s * (new_tokens > 1) + c.multi_block_s * (last > 1)
     total_s = launch_s + np.hypot(compute_s, memory_s)
     if write_cache:
-        total_s = total_s + _cache_write_s(
-            hw, c, batch, pairs * head_dim, heads * head_dim, new_tokens, kv_len, element_bytes
-        )
+        width = pairs * head_dim
+        total_s = total_s + _cache_write_s(hw, c, batch, width, heads * head_dim, new_tokens, kv_len, element_bytes)
+        moved = moved + 2 * width * new_tokens * element_bytes  # what the copy reads, attention reads again from L2
+    spilled = 1.0 - residency(moved, hw.memory.l2_bytes, 0.9)
+    total_s = np.maximum(total_s, spilled * moved / hw.memory.bandwidth_bytes_per_s)
     arithmetic_s = pairs * blocks * full * tensor_s / units
     streamed_s = pairs * blocks * stream_s / units
     idle_s = np.maximum(compute_s - np.maximum(busy_s, arithmetic_s), 0.0)

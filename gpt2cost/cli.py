@@ -236,6 +236,9 @@ def kernel(
     new_tokens: Annotated[int | None, typer.Option(help="attention.", show_default=False)] = None,
     cached_tokens: Annotated[int | None, typer.Option(help="attention.", show_default=False)] = None,
     causal: Annotated[bool | None, typer.Option(help="attention.", show_default=False)] = None,
+    write_cache: Annotated[
+        bool | None, typer.Option(help="attention: the call writes the KV cache too (default).", show_default=False)
+    ] = None,
     rows: Annotated[int | None, typer.Option(help="softmax, layer_norm.", show_default=False)] = None,
     columns: Annotated[int | None, typer.Option(help="softmax, layer_norm.", show_default=False)] = None,
     elements: Annotated[int | None, typer.Option(help="elementwise, copy.", show_default=False)] = None,
@@ -248,7 +251,7 @@ def kernel(
 
     given = {
         "batch": batch, "m": m, "n": n, "k": k, "heads": heads, "head_dim": head_dim, "new_tokens": new_tokens,
-        "cached_tokens": cached_tokens, "causal": causal, "rows": rows, "columns": columns, "elements": elements,
+        "cached_tokens": cached_tokens, "causal": causal, "write_cache": write_cache, "rows": rows, "columns": columns, "elements": elements,
         "inputs": inputs,
     }  # fmt: skip
     sink = Sink(format, output)

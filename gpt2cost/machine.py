@@ -6,7 +6,7 @@ its shape. Sizes are floats or numpy arrays, which broadcast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -73,13 +73,27 @@ def memory_kind(kernel: Kernel) -> str:
 
 def bound_of(terms: Terms) -> Any:
     """What most of the time goes to: `compute`, `memory` or `launch`."""
-    return largest(BOUNDS, (terms.compute_s + terms.wave_s, terms.memory_s, terms.launch_s))
+    return largest(BOUNDS, bound_seconds(terms))
+
+
+def bound_seconds(terms: Terms) -> tuple[Array, ...]:
+    """The seconds that speak for each of `BOUNDS`."""
+    return terms.compute_s + terms.wave_s, terms.memory_s, terms.launch_s
 
 
 def largest(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
     """The name of the largest value: a string, or an array of them."""
-    index = np.argmax(np.stack(np.broadcast_arrays(*values)), axis=0)
+    index = index_of_largest(values)
     return names[int(index)] if index.ndim == 0 else np.asarray(names)[index]
+
+
+def index_of_largest(values: Sequence[Any]) -> Any:
+    """Where the largest of `values` stands, the first of equals: an integer array of their joint shape."""
+    top, index = np.asarray(values[0]), np.asarray(0, np.int8)
+    for number, value in enumerate(values[1:], 1):
+        index = np.where(value > top, np.int8(number), index)
+        top = np.maximum(top, value)
+    return index
 
 
 # ---------------------------------------------------------------------------------------------- single kernels
@@ -105,8 +119,11 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     """Predict one kernel by its shape.
 
     `gemm` and `bmm` take `m`, `n`, `k` (and `batch`); `attention` takes `batch`, `heads`, `head_dim`, `new_tokens`,
-    `cached_tokens`, `causal`; `softmax` and `layer_norm` take `rows`, `columns`; `elementwise` and `copy` take
-    `elements` (and `inputs`, the number of tensors read). Shapes are integers or integer arrays that broadcast.
+    `cached_tokens`, `causal`, `write_cache`; `softmax` and `layer_norm` take `rows`, `columns`; `elementwise` and `copy`
+    take `elements` (and `inputs`, the number of tensors read). Shapes are integers or integer arrays that broadcast.
+
+    Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
+    a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself.
 
     A product's (k, n) operand is re-read after six times its size, as where a layer's weights are; what exceeds L2 by
     then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
@@ -146,7 +163,9 @@ def _shape(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{', '.join(missing)}: missing; {kind} takes {', '.join(names)}")
     sizes = {**known.optional, **given}
     return {
-        name: bool(value) if name == "causal" else check_size(name, value, 0 if name == "cached_tokens" else 1)
+        name: bool(value)
+        if name in ("causal", "write_cache")
+        else check_size(name, value, 0 if name == "cached_tokens" else 1)
         for name, value in sizes.items()
     }
 
@@ -167,9 +186,13 @@ def _timed_attention(hw: Hardware, dtype: str, size: int, s: dict[str, Any]) -> 
     batch, heads, head_dim, new, cached = (
         s[name] for name in ("batch", "heads", "head_dim", "new_tokens", "cached_tokens")
     )
-    terms = attention_terms(hw, dtype, batch, heads, head_dim, new, cached, size, causal=s["causal"])
-    width = batch * heads * head_dim
-    return 4 * width * new * (new + cached), width * (3 * new + 2 * cached) * size, width * new * size, terms
+    writes = s["write_cache"]
+    terms = attention_terms(
+        hw, dtype, batch, heads, head_dim, new, cached, size, causal=s["causal"], write_cache=writes
+    )
+    row = batch * heads * head_dim * size
+    written = row * new * (3 if writes else 1)
+    return 4 * batch * heads * head_dim * new * (new + cached), row * (3 * new + 2 * cached), written, terms
 
 
 def _timed_rows(kind: str, flops: int) -> Timed:
@@ -194,7 +217,9 @@ _SHAPES: dict[str, _Shape] = {
     "gemm": _Shape(("m", "n", "k"), {"batch": 1}, _timed_gemm),
     "bmm": _Shape(("m", "n", "k"), {"batch": 1}, _timed_bmm),
     "attention": _Shape(
-        ("heads", "head_dim", "new_tokens"), {"batch": 1, "cached_tokens": 0, "causal": True}, _timed_attention
+        ("heads", "head_dim", "new_tokens"),
+        {"batch": 1, "cached_tokens": 0, "causal": True, "write_cache": True},
+        _timed_attention,
     ),
     "elementwise": _Shape(("elements",), {"inputs": 1}, _timed_elements("elementwise", 1)),
     "softmax": _Shape(("rows", "columns"), {}, _timed_rows("softmax", 5)),

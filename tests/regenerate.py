@@ -1,4 +1,4 @@
-"""Write anew what is generated, and held true by tests: the line numbers of the citations, and README's output.
+"""Write anew what is generated, and held true by tests: the citations' lines, the accuracy gate, README's output.
 
     python tests/regenerate.py
 
@@ -14,8 +14,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import test_accuracy
 import test_readme
 
+from gpt2cost.accuracy import score_evidence
 from gpt2cost.activations import ACTIVATIONS
 from gpt2cost.attention import TableOptions
 from gpt2cost.citations import LINES_FILE, Citation, cited, resolve
@@ -48,4 +50,6 @@ def citation_lines() -> dict[str, object]:
 
 if __name__ == "__main__":
     LINES_FILE.write_text(json.dumps(citation_lines(), indent=1) + "\n", "utf-8")
+    figures = test_accuracy.gate_figures(score_evidence())
+    test_accuracy.GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     test_readme.README.write_text(test_readme.regenerated(), "utf-8")
