@@ -119,8 +119,8 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     """Predict one kernel by its shape.
 
     `gemm` and `bmm` take `m`, `n`, `k` (and `batch`); `attention` takes `batch`, `heads`, `head_dim`, `new_tokens`,
-    `cached_tokens`, `causal`, `write_cache`; `softmax` and `layer_norm` take `rows`, `columns`; `elementwise` and `copy`
-    take `elements` (and `inputs`, the number of tensors read). Shapes are integers or integer arrays that broadcast.
+    `cached_tokens`, `causal`, `write_cache`; `softmax` and `layer_norm` take `rows`, `columns`; `elementwise` and
+    `copy` take `elements` (and `inputs`, the number of tensors read). Shapes are integers or integer arrays that broadcast.
 
     Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
     a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself.

@@ -55,8 +55,10 @@ def render_accuracy(page: Page, document: Record) -> None:
         Column("roofline", percent("roofline_error")),
         Column("host", lambda record: f"{record['host_factor']:.2f}x" if record["host_factor"] else ""),
     ]
-    narrow = [cases[index] for index in (0, 1, 5, 6, 7, 8, 11)]
-    layouts = [grid(columns, document["evidence"]) for columns in (cases, narrow)]
+    headers = {column.header: column for column in cases}
+    medium = [column for column in cases if column.header not in ("dtype", "attention")]
+    narrow = [headers[name] for name in ("device", "model", "size", "measured", "predicted", "error", "inside")]
+    layouts = [grid(columns, document["evidence"]) for columns in (cases, medium, narrow)]
     page.table(layouts[first_fit(layouts, page.width)])
     page.line()
     devices = [

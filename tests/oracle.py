@@ -94,7 +94,7 @@ class Trace(TorchDispatchMode):
         self.answer = True
         for name, module in model.named_modules():
             self.handles.append(module.register_forward_pre_hook(lambda *_, name=name: self.stack.append(name)))
-            self.handles.append(module.register_forward_hook(lambda *_: self.stack.pop() and None))
+            self.handles.append(module.register_forward_hook(lambda *_: [self.stack.pop()].clear()))
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
