@@ -234,13 +234,9 @@ def _gemm_fp32(hw: Hardware, dtype: str, operation: str, rows: Rows) -> np.ndarr
 
 
 def _flash(hw: Hardware, dtype: str, operation: str, rows: Rows) -> np.ndarray:
-    batch, heads, head_dim, new, cached = _numbers(rows, "batch", "heads", "head_dim", "new_tokens", "cached_tokens")
-    out = np.empty(len(rows))
-    for dim in np.unique(head_dim):
-        at = head_dim == dim
-        sizes = {"batch": batch[at], "heads": heads[at], "new_tokens": new[at], "cached_tokens": cached[at]}
-        out[at] = kernel_latency("attention", hw, dtype, head_dim=int(dim), **sizes).device_s
-    return out
+    names = ("batch", "heads", "head_dim", "new_tokens", "cached_tokens")
+    shape = dict(zip(names, _numbers(rows, *names), strict=True))
+    return np.asarray(kernel_latency("attention", hw, dtype, **shape).device_s)
 
 
 def _synced(hw: Hardware, dtype: str, operation: str, rows: Rows) -> np.ndarray:

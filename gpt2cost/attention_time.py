@@ -15,6 +15,7 @@ below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM 
 
 from __future__ import annotations
 
+import dataclasses
 from math import gcd
 
 import numpy as np
@@ -23,10 +24,8 @@ from gpt2cost.constants import AttentionConstants
 from gpt2cost.hardware import Hardware
 from gpt2cost.terms import Array, Terms, residency
 
-
-def attention_constants(hw: Hardware, head_dim: Array) -> AttentionConstants:
-    """The constants of the nearest head size for which kernels are built."""
-    return hw.model.attention["64" if float(np.max(head_dim)) <= 96 else "128"]
+SMALL_HEAD = 96
+"""Heads of at most this size use the constants for 64, larger ones those for 128."""
 
 
 def attention_terms(
@@ -46,11 +45,43 @@ def attention_terms(
     """`new_tokens` queries a head over `cached_tokens + new_tokens` keys; sizes as floats or arrays.
 
     `masked`: the memory-efficient kernel with an explicit mask, which computes the whole square and reads the mask.
+    NVIDIA devices before sm80 and fp32 have no flash kernel and use the memory-efficient one too.
     `write_cache`: the call also copies the new keys and values into a cache, as inference frameworks' kernels do.
+    Head sizes for which no kernel is built use the constants of the nearest one that is.
     """
-    c = attention_constants(hw, head_dim)
+
+    def timed(built_for: str) -> Terms:
+        constants = hw.model.attention[built_for]
+        sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
+        return _terms(hw, dtype, constants, *sizes, element_bytes, causal, masked, write_cache)
+
+    small = np.asarray(head_dim) <= SMALL_HEAD
+    if np.all(small):
+        return timed("64")
+    if not np.any(small):
+        return timed("128")
+    few, many = timed("64"), timed("128")
+    fields = (field.name for field in dataclasses.fields(Terms))
+    return Terms(*(np.where(small, getattr(few, name), getattr(many, name)) for name in fields))
+
+
+def _terms(
+    hw: Hardware,
+    dtype: str,
+    c: AttentionConstants,
+    batch: Array,
+    heads: Array,
+    head_dim: Array,
+    new_tokens: Array,
+    cached_tokens: Array,
+    element_bytes: float,
+    causal: bool,
+    masked: bool,
+    write_cache: bool,
+) -> Terms:
     units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
-    slow = hw.model.masked_attention if masked or dtype in ("fp32", "tf32") else 1.0
+    has_flash = hw.compute_capability is None or hw.compute_capability >= 8
+    slow = 1.0 if has_flash and dtype in ("fp16", "bf16") and not masked else hw.model.masked_attention
     pairs, kv_len = batch * heads, new_tokens + cached_tokens
     tiles = np.ceil(new_tokens / c.q_tile)
     last = np.ceil(kv_len / c.kv_block)
