@@ -10,13 +10,18 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from gpt2cost.capacity import fit
+from gpt2cost.compare import compare
 from gpt2cost.errors import Gpt2CostError, InputError
+from gpt2cost.generate import Generation, generate
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
-from gpt2cost.machine import KernelLatency, kernel_latency
+from gpt2cost.single_kernel import KernelLatency, kernel_latency
 from gpt2cost.model import Model, load_model
 from gpt2cost.predict import Prediction, predict
+from gpt2cost.sweep import sweep
 
 __all__ = [
+    "Generation",
     "Gpt2CostError",
     "Hardware",
     "InputError",
@@ -24,9 +29,13 @@ __all__ = [
     "Model",
     "Prediction",
     "__version__",
+    "compare",
+    "fit",
+    "generate",
     "kernel_latency",
     "list_hardware",
     "load_hardware",
     "load_model",
     "predict",
+    "sweep",
 ]

@@ -21,12 +21,11 @@ import numpy as np
 from gpt2cost.errors import InputError, echo
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
-from gpt2cost.machine import kernel_latency
+from gpt2cost.single_kernel import kernel_latency
 from gpt2cost.memory_bound import memory_terms
-from gpt2cost.model import load_model
 from gpt2cost.passes import run_pass
 from gpt2cost.settings import ELEMENT_BYTES
-from gpt2cost.uncertainty import Case, evidence_case, evidence_settings, spread
+from gpt2cost.uncertainty import Case, evidence_case, evidence_model, evidence_settings, spread
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def score_evidence(devices: Iterable[Hardware] | None = None) -> list[EvidenceRe
 def _score(hw: Hardware, index: int) -> EvidenceResult:
     row = hw.evidence[index]
     settings = evidence_settings(row)
-    one = run_pass(load_model(row.model), hw, settings, row.seq, row.cache)
+    one = run_pass(evidence_model(hw, row), hw, settings, row.seq, row.cache)
     known = spread(hw, row.dtype)
     low = one.scaled(hw, row.runtime, known.device_low, known.host_low).latency_s
     high = one.scaled(hw, row.runtime, known.device_high, known.host_high).latency_s

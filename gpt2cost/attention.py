@@ -1,4 +1,4 @@
-"""GPT2Attention and the causal mask: one list of kernels for each attention implementation."""
+"""GPT2Attention and its KV cache: one list of kernels for each attention implementation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt2cost.citations import Citation, cite
-from gpt2cost.formula import ALWAYS, Condition, formula
+from gpt2cost.formula import ALWAYS, Condition, Formula
 from gpt2cost.kernels import (
+    KERNEL_VARIANTS,
     Attn,
     B,
     C,
@@ -35,11 +36,6 @@ from gpt2cost.kernels import (
     tensor,
 )  # fmt: skip
 
-KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}
-"""Eager attention's kernels by the op of transformers 5.x and that of 4.38, which some measurements were made with: it
-divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask."""
-
-
 @dataclass(frozen=True)
 class TableOptions:
     """What changes the list of kernels, beyond sizes. Names and values as in `GPT2Config` and `from_pretrained`."""
@@ -50,6 +46,9 @@ class TableOptions:
     use_cache: bool = True
     logits: Literal["all", "last"] = "all"
     variants: tuple[tuple[str, str], ...] = ()  # kernels that an older transformers ran otherwise: KERNEL_VARIANTS
+    padded: bool = False  # an attention mask with padding is passed
+    cache_type: Literal["dynamic", "static"] = "dynamic"  # static: kv_len is the length of the whole cache
+    in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
 
 
 PROBABILITIES = tensor("probabilities", B, H, T, S)
@@ -174,33 +173,45 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     ), merged  # fmt: skip
 
 
-def fused_attention(op: str, x: QKV, source: Citation, mask: Tensor | None, when: Condition) -> tuple[Kernel, Tensor]:
-    """One kernel for scores, softmax and context; its output needs no copy to merge the heads."""
+def fused_attention(
+    op: str, x: QKV, source: Citation, mask: Tensor | None, when: Condition, keys: Formula = S
+) -> tuple[Kernel, Tensor]:
+    """One kernel for scores, softmax and context over `keys` keys; its output needs no copy to merge the heads."""
     merged = tensor("merged", B, T, D)
     inputs = (x.query, x.key, x.value) + ((mask,) if mask else ())
-    shape = FusedAttention(B, H, hd, T, S, masked=mask is not None)
+    shape = FusedAttention(B, H, hd, T, keys, masked=mask is not None)
     name = op + ("_masked" if mask else "")
-    return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * S * hd, source, when, shape), merged
+    return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
 
 
-# sdpa's own causal rule holds for a prefill, and a single query needs none; a chunk over a cache needs a mask tensor.
-SDPA_MASK = (T > 1) & (C > 0)
+def sdpa_mask(options: TableOptions) -> Condition:
+    """Where sdpa needs a mask tensor: its own causal rule holds for a prefill, and a single query needs none.
+
+    Padding always needs one, and so does a static cache that is longer than what has been written to it.
+    """
+    if options.padded:
+        return ALWAYS
+    return (T < 2) | (C > 0) if options.cache_type == "static" else (T > 1) & (C > 0)
 
 
-def sdpa_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer."""
     source = cite(
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
     zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
     bias = tensor("float_mask", B, T, S)
-    plain, merged = fused_attention("scaled_dot_product_attention", x, source, None, ~SDPA_MASK)
-    masked, _ = fused_attention("scaled_dot_product_attention", x, source, bias, SDPA_MASK)
+    when = sdpa_mask(options)
+    written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
+    key, value = (tensor(name, B, written, D) for name in ("key", "value"))
+    cut = QKV(x.qkv, x.query, key, value, cached=x.cached)
+    plain, merged = fused_attention("scaled_dot_product_attention", cut, source, None, ~when, written)
+    masked, _ = fused_attention("scaled_dot_product_attention", x, source, bias, when)
     return (
-        fill("minus_infinity", "scalar_tensor", infinity, source, SDPA_MASK, "mask"),
-        fill("zero", "scalar_tensor", zero, source, SDPA_MASK, "mask"),
-        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=SDPA_MASK, fusion_group="mask"),
-        Free("views", "view", 1, SDPA_MASK),
+        fill("minus_infinity", "scalar_tensor", infinity, source, when, "mask"),
+        fill("zero", "scalar_tensor", zero, source, when, "mask"),
+        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="mask"),
+        Free("views", "view", 1, when),
         plain,
         masked,
         Free("views", "view", 3),
@@ -236,6 +247,38 @@ def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...
     ), merged
 
 
+def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], options: TableOptions) -> tuple[Kernel, ...]:
+    """`Cache.update` of one layer: a dynamic cache is concatenated anew, a static one gets the new rows written in."""
+    file = "cache_utils.py"
+    if not options.use_cache:
+        return ()
+    if options.cache_type == "dynamic":
+        past = (tensor(f"past_{name}", B, C, D) for name in ("key", "value"))
+        sources = (cite("DynamicLayer.update", f"self.{name} = torch.cat(", file=file) for name in ("keys", "values"))
+        return tuple(
+            copy(name, "cat", (old, rows), out, source)
+            for name, old, rows, out, source in zip(("cat_key", "cat_value"), past, new, full, sources, strict=True)
+        )
+    src, first = "StaticLayer.update", C < 1
+    arange, position, length = Tensor("cache_arange", T * i64), Tensor("cache_position", T * i64), Tensor("length", i64)
+    index = cite(src, "cache_position = torch.arange(", file=file)
+    made = (cite("StaticLayer.lazy_initialization", f"self.{n} = torch.zeros(", file=file) for n in ("keys", "values"))
+    write = (cite(src, f"self.{name}.index_copy_(", file=file) for name in ("keys", "values"))
+    written = (tensor(f"{name}_rows", B, T, D) for name in ("key", "value"))
+    return (
+        *(fill(n, "zeros", t, c, first) for n, t, c in zip(("zeros_key", "zeros_value"), full, made, strict=True)),
+        fill("cache_arange", "arange", arange, index),
+        pointwise("cache_position", "add", (arange, length), position, index, element=i64),
+        pointwise(
+            "cache_length", "add_", (length,), length, cite(src, "self.cumulative_length.add_(", file=file), element=i64
+        ),
+        *(
+            copy(name, "index_copy_", (position, rows), out, source)
+            for name, rows, out, source in zip(("write_key", "write_value"), new, written, write, strict=True)
+        ),
+    )
+
+
 def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Attention."""
     src = "GPT2Attention.forward"
@@ -243,16 +286,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     query, new_key, new_value = (tensor(f"new_{name}", B, T, D) for name in ("query", "key", "value"))
     key, value = (tensor(name, B, S, D) for name in ("key", "value"))
     x_qkv = QKV(output(c_attn), query, key, value, cached=options.use_cache)
-    if options.use_cache:
-        update = cite("DynamicLayer.update", "self.keys = torch.cat(", file="cache_utils.py")
-        update_value = cite("DynamicLayer.update", "self.values = torch.cat(", file="cache_utils.py")
-        past_key, past_value = (tensor(f"past_{name}", B, C, D) for name in ("key", "value"))
-        cache: tuple[Kernel, ...] = (
-            copy("cat_key", "cat", (past_key, new_key), key, update),
-            copy("cat_value", "cat", (past_value, new_value), value, update_value),
-        )
-    else:
-        cache = ()
+    cache = cache_update((new_key, new_value), (key, value), options)
     match options.attn:
         case "eager" if options.reorder_and_upcast_attn:
             kernels, merged = upcast_attention(x_qkv, mask)
@@ -260,85 +294,10 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
             ops = {name: today for name, (today, _) in KERNEL_VARIANTS.items()} | dict(options.variants)
             kernels, merged = eager_attention(x_qkv, mask, ops)
         case "sdpa":
-            kernels, merged = sdpa_attention(x_qkv, mask)
+            kernels, merged = sdpa_attention(x_qkv, mask, options)
         case "flash_attention_2":
             kernels, merged = flash_attention(x_qkv, positions)
     c_proj = addmm(merged, D, D, "attn.c_proj", cite(src, "self.c_proj(attn_output)"))
     dropout = Free("resid_dropout", "call", keeps=(output(c_attn),))
     children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, c_proj, dropout)
     return Module("attn", "GPT2Attention", children), output(c_proj)
-
-
-def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
-    """`create_causal_mask`: a boolean (T, S) mask; eager attention makes it a float one of each batch entry."""
-    file, group = "masking_utils.py", "mask"
-    when = SDPA_MASK if options.attn == "sdpa" else ALWAYS
-    mask = Tensor("causal_mask", T * S * b8)
-    if options.attn == "flash_attention_2":
-        return (), mask
-    src = "sdpa_mask"
-    sizes = {"batch": B, "head": formula(1), "q": T, "kv": S}
-    aranges = {n: cite(src, f"{n}_arange = torch.arange(", file=file) for n in sizes}
-    index = {name: Tensor(f"{name}_arange", size * i64) for name, size in sizes.items()}
-    offset = {name: Tensor(f"{name}_offset", sizes[name] * i64) for name in ("q", "kv")}
-
-    def arange(name: str) -> Kernel:
-        return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when, group)
-
-    def add(name: str) -> Kernel:
-        kernel = f"causal_mask.{name}_offset"
-        return pointwise(
-            kernel, "add", (index[name],), offset[name], aranges[name], element=i64, when=when, fusion_group=group
-        )
-
-    compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=file)
-    le = pointwise(
-        "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=group
-    )
-    steps: tuple[Kernel | Free, ...] = (
-        arange("batch"), arange("head"), arange("q"), add("q"), arange("kv"), add("kv"),
-        Free("causal_mask.unsqueeze", "view", 12, when), le, Free("causal_mask.expand", "view", 1, when),
-    )  # fmt: skip
-    if options.attn == "sdpa":
-        return steps, mask
-    where = cite("eager_mask", "torch.where(mask", file=file)
-    zero, least = Tensor("causal_mask.zero", a), Tensor("causal_mask.min_dtype", a)
-    float_mask = tensor("causal_mask.float", B, T, S)
-    steps += (
-        fill("causal_mask.zeros", "zeros", zero, where, fusion_group=group),
-        fill("causal_mask.min_dtype", "scalar_tensor", least, where, fusion_group=group),
-        pointwise("causal_mask.where", "where", (mask, zero, least), float_mask, where, fusion_group=group),
-    )
-    return steps, float_mask
-
-
-def packed_sequence(positions: Tensor) -> tuple[Kernel | Free, ...]:
-    """`find_packed_sequence_indices`: without a cache, do the positions restart? The answer goes to the host."""
-    src, file = "find_packed_sequence_indices", "masking_utils.py"
-    first_source = cite(src, "first_dummy_value = position_ids[:, :1] - 1", file=file)
-    diff_source = cite(src, "torch.diff(position_ids", file=file)
-    cumsum_source = cite(src, "(position_diff != 1).cumsum(-1)", file=file)
-    test_source = cite(src, "(packed_sequence_mask[:, -1] == 0).all()", file=file)
-    first, prepended = Tensor("packed.first", B * i64), Tensor("packed.cat", B * (T + 1) * i64)
-    diff, restart = Tensor("packed.diff", B * T * i64), Tensor("packed.ne", B * T * b8)
-    sequence, is_one, answer = (
-        Tensor("packed.cumsum", B * T * i64),
-        Tensor("packed.eq", B * b8),
-        Tensor("packed.all", b8),
-    )
-    first_position, last = Tensor("position_ids[:1]", i64), Tensor("packed.cumsum[-1]", B * i64)
-    left, right = (Tensor(f"packed.cat[{part}]", B * T * i64) for part in ("1:", ":-1"))
-    name = "packed_sequence.{}".format
-    return (
-        Free(name("views"), "view", 2),
-        pointwise(name("first_minus_1"), "sub", (first_position,), first, first_source, element=i64),
-        copy(name("prepend"), "cat", (first, positions), prepended, diff_source),
-        Free(name("views"), "view", 2),
-        pointwise(name("diff"), "sub", (left, right), diff, diff_source, element=i64),
-        pointwise(name("ne"), "ne", (diff,), restart, cumsum_source, element=b8),
-        reduction(name("cumsum"), "cumsum", restart, sequence, B * T, cumsum_source),
-        Free(name("views"), "view", 1),
-        pointwise(name("eq"), "eq", (last,), is_one, test_source, element=b8),
-        reduction(name("all"), "all", is_one, answer, B, test_source),
-        Free(name("sync"), "sync"),
-    )

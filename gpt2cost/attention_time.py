@@ -9,7 +9,7 @@ A thread block takes `q_tile` queries of one head through the keys in steps of `
     chain  = block_s + longest thread block's steps, shared by up to max_splits blocks, * step
     T      = launch + hypot(max(chain, busy + tail * chain * ...), memory)
 
-In decode the keys of one head are one thread block's unless the kernel splits them. Monotone in every size; never
+In decode the keys of one head are one thread block's unless the kernel splits them. Monotone in batch, heads and tokens; never
 below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM bandwidth.
 """
 
@@ -80,8 +80,8 @@ def _terms(
     write_cache: bool,
 ) -> Terms:
     units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
-    has_flash = hw.compute_capability is None or hw.compute_capability >= 8
-    slow = 1.0 if has_flash and dtype in ("fp16", "bf16") and not masked else hw.model.masked_attention
+    has_flash = hw.has_flash_attention(dtype) or hw.vendor != "nvidia"
+    slow = 1.0 if has_flash and not masked else hw.model.masked_attention
     pairs, kv_len = batch * heads, new_tokens + cached_tokens
     tiles = np.ceil(new_tokens / c.q_tile)
     last = np.ceil(kv_len / c.kv_block)

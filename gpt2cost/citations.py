@@ -24,6 +24,9 @@ FILES = {
     "masking_utils.py": "masking_utils.py",
     "modeling_flash_attention_utils.py": "modeling_flash_attention_utils.py",
     "sdpa_attention.py": "integrations/sdpa_attention.py",
+    "generation/utils.py": "generation/utils.py",
+    "stopping_criteria.py": "generation/stopping_criteria.py",
+    "logits_process.py": "generation/logits_process.py",
 }
 """Where each cited file lies below the transformers package."""
 

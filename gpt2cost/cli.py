@@ -14,7 +14,7 @@ from typing import Annotated, cast
 
 import typer
 
-from gpt2cost import __version__, records, render
+from gpt2cost import __version__, cli_compare, cli_fit, cli_generate, cli_plot, cli_sweep, cli_trace, records, render
 from gpt2cost import predict as predict_run
 from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.export import to_markdown
@@ -27,20 +27,25 @@ from gpt2cost.options import (
     DtypeFlag,
     FormatFlag,
     GpuFlag,
+    HwSetFlag,
     LogitsFlag,
     ModelFlag,
     NoCacheFlag,
     OutputFlag,
     RuntimeFlag,
     SeqFlag,
+    SetFlag,
     among,
+    chosen_device,
+    chosen_model,
     device_names,
     required,
 )
-from gpt2cost.output import Sink, one_line, print_warnings, write_text
+from gpt2cost.output import ClosedPipe, Sink, one_line, print_warnings, write_text
 from gpt2cost.passes import symbol_values, table_options, table_rows
 from gpt2cost.records import Record
 from gpt2cost.settings import check_choice, check_settings
+from gpt2cost.uncertainty import evidence_model
 
 # Typer brings its own click, or depends on it, by version; its public exceptions have the same ancestors.
 ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
@@ -102,15 +107,17 @@ def predict(
         bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the pass.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")] = False,
+    set_: SetFlag = None,
+    hw_set: HwSetFlag = None,
     format: FormatFlag = "table",
     output: OutputFlag = None,
 ) -> None:
     """Predict one run: per-kernel FLOPs, bytes and latency of a prefill, and of the decode step after it."""
     check_choice("group", group, records.GROUPS)
     sink = Sink(format, output)
-    name, device = required("--model", model), required("--gpu", gpu)
+    loaded, device = chosen_model(model, set_), chosen_device(gpu, hw_set)
     prediction = predict_run(
-        name, device, batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache=not no_use_cache
+        loaded, device, batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache=not no_use_cache
     )
     if strict and prediction.warnings:
         raise InputError("; ".join(prediction.warnings))
@@ -133,6 +140,13 @@ def _prediction_markdown(document: Record) -> str:
             parts.append(f"### {phase['phase']}: {name}\n\n{to_markdown(rows)}")
     return "\n".join([*parts, f"## memory\n\n{figures(document['memory'])}"])
 
+
+app.command()(cli_sweep.sweep)
+app.command()(cli_compare.compare)
+app.command()(cli_fit.fit)
+app.command()(cli_generate.generate)
+app.command()(cli_trace.trace)
+app.add_typer(cli_plot.app, name="plot")
 
 # ---------------------------------------------------------------------------------------------- the cost table
 
@@ -209,7 +223,11 @@ def hardware_validate(
     output: OutputFlag = None,
 ) -> None:
     """Check a hardware file: every problem in it is reported at once."""
-    found = [records.hardware_summary(device) for device in validate_file(file)]
+    devices = validate_file(file)
+    for device in devices:
+        for row in device.evidence:
+            evidence_model(device, row)
+    found = [records.hardware_summary(device) for device in devices]
     Sink(format, output).listing("hardware", found, lambda page: render.render_hardware_list(page, found))
 
 
@@ -247,7 +265,7 @@ def kernel(
     output: OutputFlag = None,
 ) -> None:
     """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it."""
-    from gpt2cost.machine import kernel_latency
+    from gpt2cost.single_kernel import kernel_latency
 
     given = {
         "batch": batch, "m": m, "n": n, "k": k, "heads": heads, "head_dim": head_dim, "new_tokens": new_tokens,
@@ -317,12 +335,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return int(code or 0)
     except ClickException as error:
         message = error.format_message()  # type: ignore[attr-defined]
-        return _fail(message, 2) if message else 2  # without arguments the help has been printed
+        return _fail(message, 2) if message else 0  # without arguments, help was asked for and printed
     except InputError as error:
         return _fail(str(error), 2)
     except Gpt2CostError as error:
         return _fail(str(error), 1)
-    except BrokenPipeError:
+    except (BrokenPipeError, ClosedPipe):
         _abandon_stdout()
         return 0
     except (KeyboardInterrupt, typer.Abort):

@@ -7,7 +7,7 @@ constant means stands at the form that uses it: `gemm.py`, `attention_time.py`, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpt2cost.errors import InputError, echo
 
@@ -142,3 +142,15 @@ class MachineConstants:
     attention: dict[str, AttentionConstants] = field(metadata={"keys": HEAD_DIMS, "required": HEAD_DIMS})
     memory: MemoryConstants
     masked_attention: float = field(default=1.0, metadata=FRACTION)
+
+    def without_launch(self) -> MachineConstants:
+        """The same machine, if starting a kernel cost nothing."""
+        gemm = {
+            dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0)
+            for dtype, c in self.gemm.items()
+        }
+        attention = {
+            size: replace(c, launch_s=0.0, multi_token_s=0.0, multi_block_s=0.0, block_s=0.0)
+            for size, c in self.attention.items()
+        }
+        return replace(self, gemm=gemm, attention=attention)

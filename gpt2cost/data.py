@@ -26,6 +26,8 @@ def read_text(path: Path) -> str:
     """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text."""
     where = plain(str(path))
     try:
+        if path.is_fifo() or path.is_char_device():  # a read might never end
+            raise InputError(f"{where}: expected a regular file")
         with path.open("rb") as file:
             raw = file.read(SIZE_LIMIT + 1)
     except OSError as error:

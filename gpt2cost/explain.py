@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import FusedAttention, Gemm
+from gpt2cost.machine import engine
 from gpt2cost.passes import KernelCost, run_pass
 from gpt2cost.predict import Phase, Prediction
 from gpt2cost.timeline import host_cost
@@ -17,7 +18,8 @@ class KernelExplanation:
     """Where a kernel's time goes, in seconds over its `count` launches.
 
     The terms are what each resource alone would take, so they overlap and need not sum to `device_s`.
-    `speed_of_light_s` is the longer of FLOPs / peak and bytes / DRAM bandwidth; `gap` is `device_s` over it.
+    `speed_of_light_s` is the longer of FLOPs / peak and bytes / bandwidth, L2's where a launch's operands fit into it;
+    `gap` is `device_s` over it.
     """
 
     name: str
@@ -60,9 +62,11 @@ def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
 
 def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
     hw, settings, terms = prediction.hardware, prediction.settings, cost.terms
-    light_s = (cost.read_bytes + cost.write_bytes) / hw.memory.bandwidth_bytes_per_s
+    moved = cost.read_bytes + cost.write_bytes
+    in_l2 = moved <= cost.count * hw.memory.l2_bytes
+    light_s = moved / (hw.memory.l2_bandwidth_bytes_per_s if in_l2 else hw.memory.bandwidth_bytes_per_s)
     if isinstance(cost.kernel.shape, Gemm | FusedAttention):
-        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[settings.dtype])
+        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[engine(cost.kernel, settings.dtype)])
     total = {name: float(cost.count * getattr(terms, name)) for name in ("compute_s", "wave_s", "memory_s", "launch_s")}
     return KernelExplanation(
         name=cost.row.path,
@@ -98,6 +102,7 @@ def _changes(hw: Hardware) -> list[tuple[str, Hardware]]:
                 hw,
                 host=hw.host.scaled(0.0),
                 launch=dataclasses.replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+                model=hw.model.without_launch(),
             ),
         ),
     ]

@@ -41,7 +41,7 @@ def to_markdown(records: Iterable[Record]) -> str:
     lines = [
         columns,
         ["---:" if name in numeric else "---" for name in columns],
-        *([_markdown_cell(row.get(name)) for name in columns] for row in rows),
+        *([markdown_cell(row.get(name)) for name in columns] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -56,12 +56,15 @@ def _cell(value: Any) -> Any:
             return ""
         case bool():
             return str(value).lower()
+        case dict() | [dict(), *_]:
+            return json.dumps(value)
         case list() | tuple():
             return " ".join(map(str, value))
         case _:
             return value
 
 
-def _markdown_cell(value: Any) -> str:
+def markdown_cell(value: Any) -> str:
+    """A cell of a pipe table."""
     text = f"{value:.6g}" if isinstance(value, float) else str(_cell(value))
     return text.replace("|", "\\|").replace("*", "\\*")

@@ -95,13 +95,14 @@ def gemm_terms(
     def of_best(values: Array) -> Array:
         return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
 
-    lost_s = of_best((waves - np.minimum(filled, waves)) * wave_s)
     total_s, compute_s, memory_s = of_best(total_s), of_best(compute_s), of_best(np.maximum(dram_s, l2_s))
+    useful_s = np.minimum(2.0 * batch * m * n * k / (peak * c.efficiency), compute_s)
     if c.gemv_s is not None and not batched:
         gemv_s = c.gemv_s + weights * cold / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s) + k * c.gemv_k_s
-        total_s = np.where(m <= 1, np.minimum(total_s, gemv_s), total_s)
+        better = (m <= 1) & (gemv_s < total_s)
+        total_s, compute_s = np.where(better, gemv_s, total_s), np.where(better, useful_s, compute_s)
     bound_s = _lower_bound(hw, 2.0 * batch * m * n * k / peak, weights + inputs + outputs)
-    return Terms(np.maximum(total_s, bound_s), compute_s - lost_s, memory_s, lost_s, c.launch_s)
+    return Terms(np.maximum(total_s, bound_s), useful_s, memory_s, compute_s - useful_s, c.launch_s)
 
 
 def _cold_share(c: GemmConstants, hw: Hardware, reuse_bytes: Array) -> Array:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +23,15 @@ from typing import Any, Literal
 from gpt2cost.constants import POSITIVE, MachineConstants
 from gpt2cost.data import data_dir, read_text
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.schema import build, read_yaml
+from gpt2cost.kernels import KERNEL_VARIANTS
+from gpt2cost.schema import build, change, read_yaml, yaml_value
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
 """Names of the arithmetic modes. `tf32` is fp32 storage with products on the tensor cores."""
 SHARED_SECTIONS = ("model", "host", "launch")
 """Sections that a file may borrow from another device."""
+CHANGEABLE = ("memory", "compute", "launch", "host", "model")
+"""Sections whose constants `change_hardware` may set."""
 PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
 
@@ -102,8 +105,15 @@ class Evidence:
     runtime: Literal["eager", "compile", "cuda-graph"] = "eager"
     phase: Literal["prefill", "decode"] = "prefill"
     latency_s: float
-    kernels: dict[str, str] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, op in self.kernels.items():
+            if op not in KERNEL_VARIANTS[name]:
+                raise InputError(f"kernels.{name}: expected one of {', '.join(KERNEL_VARIANTS[name])}, got {echo(op)}")
+        if not self.use_cache and self.cache:
+            raise InputError("cache: expected 0 where use_cache is false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +121,7 @@ class Hardware:
     """One device. All quantities in SI units; FLOP rates count one fused multiply-add as 2.
 
     `provenance`: path of a constant or section -> where it comes from. `borrowed`: section -> the device it was taken
-    from. `variants`: names of the other devices in this file.
+    from. `variants`: names of the other devices in this file. `changes`: path -> what `change_hardware` set it to.
     """
 
     name: str
@@ -129,15 +139,25 @@ class Hardware:
     provenance: dict[str, str]
     borrowed: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
     variants: tuple[str, ...] = field(default=(), metadata={"derived": True})
+    changes: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
 
     def __post_init__(self) -> None:
         if not all(name.strip() for name in self.names):
             raise InputError("name and aliases must not be empty")
         if self.vendor == "nvidia" and self.compute_capability is None:
             raise InputError("an nvidia device needs compute_capability, such as 8.0")
+        for row in self.evidence:
+            if row.dtype not in self.compute.peak_flop_per_s:
+                raise InputError(f"evidence in {row.dtype}, for which compute.peak has no rate")
+            if row.attn == "flash_attention_2" and not self.has_flash_attention(row.dtype):
+                raise InputError(f"evidence with flash_attention_2 in {row.dtype}, which the device cannot run")
         gemm, peaks = self.model.gemm, self.compute.peak_flop_per_s
         if "fp16" not in gemm and (lacking := [dtype for dtype in peaks if dtype not in gemm]):
             raise InputError(f"model.gemm lacks {', '.join(lacking)}, for which compute.peak has a rate")
+
+    def has_flash_attention(self, dtype: str) -> bool:
+        """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
+        return dtype in ("fp16", "bf16") and (self.compute_capability or 0) >= 8
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,6 +172,8 @@ def load_hardware(name_or_path: str) -> Hardware:
     $GPT2COST_HARDWARE_PATH and then among the shipped files. Files are parsed once while they stay unchanged.
     Raises InputError for an unknown name, with the nearest ones, and for a file that is wrong.
     """
+    if not isinstance(name_or_path, str):
+        raise InputError(f"hardware: expected a name or a path, got {echo(name_or_path)}")
     if _is_path(name_or_path):
         return validate_file(name_or_path)[0]
     key = name_or_path.casefold()
@@ -178,6 +200,26 @@ def validate_file(path: str | Path) -> tuple[Hardware, ...]:
     except (OSError, ValueError):
         stamp = (0, 0)  # reading it says what is wrong
     return _load_file(Path(path), stamp)
+
+
+def change_hardware(device: Hardware, changes: Mapping[str, object]) -> Hardware:
+    """`device` with constants set: `{"memory.bandwidth": "2 TB/s"}`, paths and values as its file has them.
+
+    The name says so, and the evidence goes: it was measured on the device as it is. Raises `InputError` for an unknown
+    path, with the nearest, and for a value that a file could not have there.
+    """
+    if not changes:
+        return device
+    changed = device
+    for path, value in changes.items():
+        if path.partition(".")[0] not in CHANGEABLE:
+            hint = nearest(path.partition(".")[0], CHANGEABLE) or f"known: {', '.join(CHANGEABLE)}"
+            raise InputError(f"hw-set: {plain(path)}: unknown key; {hint}")
+        tree = yaml_value(value, f"hw-set: {plain(path)}") if isinstance(value, str) else value
+        changed = change(changed, path, tree, "hw-set")
+    written = {path: str(value) for path, value in changes.items()}
+    name = f"{device.name}[{','.join(f'{path}={value}' for path, value in written.items())}]"
+    return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**device.changes, **written})
 
 
 def list_hardware() -> list[Hardware]:

@@ -44,6 +44,10 @@ Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise"
 Attn: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
 ATTENTION_IMPLEMENTATIONS: tuple[Attn, ...] = ("eager", "sdpa", "flash_attention_2")
 
+KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}
+"""Eager attention's kernels by the op of transformers 5.x and that of 4.38, which some measurements were made with: it
+divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask."""
+
 
 @dataclass(frozen=True)
 class Tensor:

@@ -71,6 +71,7 @@ class Model:
     tie_word_embeddings: bool = True
     use_cache: bool = True
     notes: tuple[str, ...] = ()
+    changes: tuple[tuple[str, Any], ...] = ()  # what `change_model` set, beyond what the name stands for
 
     @property
     def head_dim(self) -> int:
@@ -120,7 +121,7 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     if config.get("model_type", "gpt2") != "gpt2":
         raise InputError(f"{where}: model_type: expected 'gpt2', got {echo(config['model_type'])}")
     dims: dict[str, Any] = {key: dimension(key, default) for key, default in _DIMENSIONS.items()}
-    switches = {key: switch(key, default) for key, default in _SWITCHES.items()}
+    switches: dict[str, Any] = {key: switch(key, default) for key, default in _SWITCHES.items()}
     n_inner = 4 * dims["n_embd"] if config.get("n_inner") is None else dimension("n_inner", 1)
     if not problems and dims["n_embd"] % dims["n_head"]:
         problems.append(f"n_embd: expected a multiple of n_head, got {dims['n_embd']} / {dims['n_head']}")
@@ -147,6 +148,42 @@ def _near_miss(key: str) -> str:
     """A hint where an unknown key looks like a misspelt one that changes cost."""
     sizes = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "activation_function")
     return "" if key in _KNOWN_KEYS or key.startswith("_") else nearest(key, sizes)
+
+
+def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
+    """`model` with some of `GPT2Config`'s keys set: values, or text as a command line gives it. Its name says so.
+
+    An `n_inner` that was four times `n_embd` stays so unless it is set. Raises `InputError` for an unknown key, with
+    the nearest, and for whatever `model_from_config` refuses.
+    """
+    if not changes:
+        return model
+    set_to: dict[str, Any] = {}
+    for given, value in changes.items():
+        key = _OTHER_NAMES.get(given, given)
+        known = (*_DIMENSIONS, "n_inner", "activation_function", *_SWITCHES)
+        if key not in known:
+            raise InputError(f"set: unknown key {echo(given)}; {nearest(given, known) or 'known: ' + ', '.join(known)}")
+        set_to[key] = _parsed(value) if isinstance(value, str) else value
+    keys = {*_DIMENSIONS, *_SWITCHES, "activation_function"} - {"add_cross_attention"}
+    config = {key: getattr(model, key) for key in keys}
+    if model.n_inner != 4 * model.n_embd:
+        config["n_inner"] = model.n_inner
+    name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
+    changed = model_from_config(config | set_to, name, "set")
+    return replace(changed, notes=model.notes, changes=(*model.changes, *set_to.items()))
+
+
+def _parsed(text: str) -> Any:
+    """Text of a command line as a JSON value where it is one: 24, true."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def preset_names() -> tuple[str, ...]:

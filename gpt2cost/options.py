@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from gpt2cost.data import data_dir
-from gpt2cost.errors import InputError
-from gpt2cost.hardware import hardware_names
-from gpt2cost.model import preset_names
+from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.hardware import Hardware, change_hardware, hardware_names, load_hardware
+from gpt2cost.model import Model, change_model, load_model, preset_names
 
 
 def model_names(incomplete: str) -> list[str]:
@@ -27,6 +27,16 @@ def device_names(incomplete: str) -> list[str]:
 def among(*choices: str) -> Callable[[str], list[str]]:
     """Shell completion of a flag that takes one of `choices`."""
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
+
+
+def several(complete: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    """Shell completion of the last of several values that commas separate."""
+
+    def completed(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + choice for choice in complete(last)]
+
+    return completed
 
 
 ModelFlag = Annotated[
@@ -82,6 +92,77 @@ FormatFlag = Annotated[
 OutputFlag = Annotated[
     Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.", show_default=False)
 ]
+
+
+ModelsFlag = Annotated[
+    str | None,
+    typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names)),
+]
+GpusFlag = Annotated[
+    str | None,
+    typer.Option("--gpu", "--hardware", help="Devices, separated by commas.", autocompletion=several(device_names)),
+]
+DtypesFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Of fp32, tf32, fp16, bf16 one or more. [default: fp16]",
+        autocompletion=several(among("fp32", "tf32", "fp16", "bf16")),
+    ),
+]
+AttnsFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--attn",
+        help="Of eager, sdpa, flash_attention_2 one or more. [default: sdpa]",
+        autocompletion=several(among("eager", "sdpa", "flash_attention_2")),
+    ),
+]
+RuntimesFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        help="Of eager, compile, cuda-graph one or more. [default: eager]",
+        autocompletion=several(among("eager", "compile", "cuda-graph")),
+    ),
+]
+SetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.", show_default=False
+    ),
+]
+HwSetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hw-set",
+        help="What if: a constant of the device, such as memory.bandwidth='2 TB/s'; may be repeated.",
+        show_default=False,
+    ),
+]
+
+
+def assignments(flag: str, given: list[str] | None, separator: str | None = None) -> dict[str, str]:
+    """`key=value` texts as a mapping, each split at `separator` first. Raises `InputError` for anything else."""
+    found: dict[str, str] = {}
+    for part in (part for text in given or [] for part in (text.split(separator) if separator else [text])):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"{flag}: expected key=value, got {echo(part)}")
+        if key in found:
+            raise InputError(f"{flag}: {plain(key)} is set twice")
+        found[key] = value
+    return found
+
+
+def chosen_model(name: str | None, changes: list[str] | None) -> Model:
+    """The model of --model and --set."""
+    return change_model(load_model(required("--model", name)), assignments("--set", changes, ","))
+
+
+def chosen_device(name: str | None, changes: list[str] | None) -> Hardware:
+    """The device of --gpu and --hw-set."""
+    return change_hardware(load_hardware(required("--gpu", name)), assignments("--hw-set", changes))
 
 
 def required(flag: str, value: str | None) -> str:

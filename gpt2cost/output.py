@@ -19,6 +19,10 @@ PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
 
 
+class ClosedPipe(Exception):  # noqa: N818 (it is no error)
+    """Whoever reads stdout has seen enough. A class of its own, because typer makes a broken pipe exit with 1."""
+
+
 class Sink:
     """Where the output goes, in which format. Made before the work: a wrong format or path costs no time.
 
@@ -29,14 +33,14 @@ class Sink:
         check_choice("format", format, export.FORMATS)
         self.format, self.output = format, output
         if output is not None:
-            _check_writable(output)
+            check_writable(output)
 
     def document(
         self, document: Record, render: Callable[[Page], None], markdown: Callable[[Record], str] | None = None
     ) -> None:
         """Write a document as JSON, as text for people, or as Markdown."""
         if self.format == "table":
-            self._page(render)
+            self.page(render)
         elif self.format == "markdown" and markdown:
             write_text(markdown(document), self.output)
         else:
@@ -47,6 +51,10 @@ class Sink:
         write = {"jsonl": export.to_jsonl, "csv": export.to_csv, "markdown": export.to_markdown}[self.format]
         write_text(write(rows), self.output)
 
+    def stream(self, chunks: Iterable[str]) -> None:
+        """Write text that is made piece by piece."""
+        write_chunks(chunks, self.output)
+
     def listing(self, name: str, rows: Sequence[Record], render: Callable[[Page], None]) -> None:
         """Write a list of records: in JSON under `name`."""
         if self.format in ("table", "json"):
@@ -54,7 +62,8 @@ class Sink:
         else:
             self.rows(rows)
 
-    def _page(self, render: Callable[[Page], None]) -> None:
+    def page(self, render: Callable[[Page], None]) -> None:
+        """Write text for people."""
         terminal = self.output is None and sys.stdout.isatty()
         page = Page(shutil.get_terminal_size((80 if terminal else PIPED_WIDTH, 24)).columns)
         render(page)
@@ -86,15 +95,16 @@ def one_line(message: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise `InputError` unless a file can be made at `path`."""
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: cannot write: it is a folder")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: cannot write: no folder {path.parent}")
+        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path!s}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+    if is_folder:
+        raise InputError(f"{path}: cannot write: it is a folder")
+    if not has_folder:
+        raise InputError(f"{path}: cannot write: no folder {path.parent}")
     target = path if path.exists() else path.parent
     if not os.access(target, os.W_OK):
         raise InputError(f"{path}: cannot write: permission denied")
@@ -102,18 +112,32 @@ def _check_writable(path: Path) -> None:
 
 def write_text(text: str, path: Path | None) -> None:
     """Text to stdout, or to a file that appears whole or not at all."""
+    write_chunks((text,), path)
+
+
+def write_chunks(chunks: Iterable[str], path: Path | None) -> None:
+    """Pieces of text, as they come, to stdout or to a file that appears whole or not at all."""
     if path is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            sys.stdout.writelines(chunks)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ClosedPipe from None
         return
+    write_bytes((chunk.encode("utf-8") for chunk in chunks), path)
+
+
+def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
+    """Pieces of a file that appears whole or not at all. Raises `InputError` where it cannot be written."""
     try:
         if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
-            path.write_text(text, "utf-8")
+            with path.open("wb") as file:
+                file.writelines(chunks)
             return
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(chunks)
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
             Path(name).chmod(mode)
             Path(name).replace(path)

@@ -99,8 +99,12 @@ def symbol_values(model: Model, dtype: str, batch: Size, seq: Size, cache: Size)
 def run_pass(model: Model, hw: Hardware, settings: Settings, seq: Size, cache: Size) -> Pass:
     """Evaluate the cost table and the machine model for one pass."""
     options = table_options(model, settings.attn, settings.logits, settings.use_cache, settings.variants)
-    rows = table_rows(options, settings.runtime)
-    exact = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
+    values = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
+    return run_rows(table_rows(options, settings.runtime), values, hw, settings)
+
+
+def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, settings: Settings) -> Pass:
+    """Evaluate rows at the values of their symbols: a whole pass, or what runs around it."""
     real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
     is_point = all(isinstance(value, int) for value in exact.values())
     launch_s: list[Number] = []

@@ -6,7 +6,8 @@ bytes are exact Python integers; on a grid they are float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 from gpt2cost.hardware import Hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
 from gpt2cost.liveness import peak_bytes
-from gpt2cost.machine import BOUNDS, largest
+from gpt2cost.machine import BOUNDS, bound_seconds, index_of_largest, largest
 from gpt2cost.model import Model, load_model
 from gpt2cost.passes import KernelCost, Pass, plain, run_pass
-from gpt2cost.settings import ELEMENT_BYTES, Number, Settings, Size, check_device, check_settings
+from gpt2cost.settings import ELEMENT_BYTES, Number, Settings, Size, check_device, check_flag, check_settings
 from gpt2cost.uncertainty import spread
 from gpt2cost.units import format_quantity
 
@@ -108,13 +109,14 @@ def predict(
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
     loaded, hardware = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    use_cache = check_flag("use_cache", use_cache) and loaded.use_cache
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache)
     return predict_run(loaded, hardware, settings, phase)
 
 
 def predict_run(model: Model, hardware: Hardware, settings: Settings, phase: str = "both") -> Prediction:
     """`predict` for settings that have been checked. Raises `InputError` where the device cannot run them."""
-    check_device(hardware, settings.dtype, settings.attn)
+    check_device(hardware, settings.dtype, settings.attn, settings.runtime)
     passes = _passes(phase, settings.seq_len, settings.cache_len, settings.use_cache)
     phases = tuple(_phase(model, hardware, settings, *one) for one in passes)
     memory = _memory(model, hardware, settings, phases)
@@ -140,20 +142,25 @@ def _passes(phase: str, seq: Size, cache: Size, use_cache: bool) -> list[tuple[s
 
 def _phase(model: Model, hw: Hardware, settings: Settings, phase: str, seq: Size, cache: Size) -> Phase:
     one = run_pass(model, hw, settings, seq, cache)
-    totals = _totals(one, hw, settings)
+    totals = _totals(one, hw, settings, 1 if phase == "decode" else seq)
     live = peak_bytes(one.rows, one.symbols, settings.use_cache)
     return Phase(phase, settings.batch_size, seq, cache, cache + seq, one.symbols, one.kernels, totals, live)
 
 
-def _totals(one: Pass, hw: Hardware, settings: Settings) -> Totals:
+def _totals(one: Pass, hw: Hardware, settings: Settings, tokens: Size) -> Totals:
+    """`tokens` are those that the pass brings a sequence: without a KV cache a decode step runs more."""
     kernels, symbols = one.kernels, one.symbols
     launches, flops, reads, writes, device_s = (
-        sum(getattr(kernel, name) for kernel in kernels)
+        total(getattr(kernel, name) for kernel in kernels)
         for name in ("count", "flops", "read_bytes", "write_bytes", "device_s")
     )
-    seconds = [sum(np.where(k.bound == bound, k.device_s, 0.0) for k in kernels) for bound in BOUNDS]
+    bounds = [index_of_largest(bound_seconds(kernel.terms)) for kernel in kernels]
+    seconds = [
+        total(np.where(bound == number, kernel.device_s, 0.0) for bound, kernel in zip(bounds, kernels, strict=True))
+        for number in range(len(BOUNDS))
+    ]
     waits_for_host = np.where(one.times.host_s > device_s, np.inf, 0.0)
-    product_flops = sum(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
+    product_flops = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
     latency_s = plain(one.times.latency_s)
     known = spread(hw, settings.dtype)
     low, high = (
@@ -171,10 +178,19 @@ def _totals(one: Pass, hw: Hardware, settings: Settings) -> Totals:
         latency_low_s=low,
         latency_high_s=high,
         bound=largest(("host", *BOUNDS), (waits_for_host, *seconds)),
-        tokens_per_s=symbols["batch_size"] * symbols["seq_len"] / latency_s,
+        tokens_per_s=symbols["batch_size"] * tokens / latency_s,
         flops_utilization=product_flops / (latency_s * hw.compute.peak_flop_per_s[settings.dtype]),
         bandwidth_utilization=(reads + writes) / (latency_s * hw.memory.bandwidth_bytes_per_s),
     )
+
+
+def total(values: Iterable[Number]) -> Number:
+    """The sum of integers, floats or arrays. Arrays of one shape are added first, so that small shapes stay small."""
+    sums: dict[tuple[int, ...], Number] = {}
+    for value in values:
+        shape = np.shape(value)
+        sums[shape] = sums[shape] + value if shape in sums else value
+    return sum(sums[shape] for shape in sorted(sums, key=math.prod))
 
 
 # ---------------------------------------------------------------------------------------------- the whole run

@@ -17,7 +17,7 @@ from gpt2cost.explain import explain
 from gpt2cost.formula import Formula, formula
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import Kernel, Row
-from gpt2cost.machine import KernelLatency
+from gpt2cost.single_kernel import KernelLatency
 from gpt2cost.model import Model
 from gpt2cost.passes import KernelCost
 from gpt2cost.predict import Phase, Prediction
@@ -49,6 +49,7 @@ def prediction_record(prediction: Prediction, group: str = "kernel", explained: 
         "settings": _settings_record(prediction),
         "phases": [_phase_record(prediction, phase, group, explained) for phase in prediction.phases],
         "memory": dataclasses.asdict(prediction.memory),
+        "what_if": {"model": dict(prediction.model.changes), "hardware": prediction.hardware.changes},
         "warnings": list(prediction.warnings),
     }
 

@@ -22,6 +22,7 @@ def render_prediction(page: Page, document: Record) -> None:
         f", {settings['dtype']}, {settings['attn']} attention, {settings['runtime']} runtime{cached}",
         f"; logits of {settings['logits']} positions; {document['flops_convention']}",
     )
+    page.line(_memory_summary(document["memory"]))
     pairs = [
         (phase, [grid(columns, phase["kernels"]) for columns in _cost_layouts(phase["kernels"])])
         for phase in document["phases"]
@@ -37,7 +38,6 @@ def render_prediction(page: Page, document: Record) -> None:
     page.line()
     for phase in document["phases"]:
         page.line(_phase_summary(phase, hardware["calibration"]))
-    page.line(_memory_summary(document["memory"]))
 
 
 def _render_explanation(page: Page, explanation: Record) -> None:

@@ -67,6 +67,17 @@ def read_yaml(path: Path) -> object:
         raise InputError(f"{where}: not valid YAML: {plain(str(error))}") from None
 
 
+def yaml_value(text: str, where: str) -> object:
+    """Text of a command line as the value that it is in YAML: `0.85` is a number. Raises InputError for no YAML."""
+    try:
+        _refuse_oddities(yaml.parse(text, yaml.SafeLoader), where)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where}: expected a value as in a hardware file, got {echo(text)}") from None
+
+
 @dataclass
 class _Open:
     """A list or mapping whose end has not come yet. `keys` is None for a list."""
@@ -113,6 +124,18 @@ def build(cls: type[T], tree: object, where: str) -> T:
         more = [f"and {len(problems) - PROBLEM_LIMIT} more"] if len(problems) > PROBLEM_LIMIT else []
         raise InputError(f"{where}: {'; '.join(problems[:PROBLEM_LIMIT] + more)}")
     return value  # type: ignore[no-any-return]
+
+
+def change(instance: T, path: str, tree: object, where: str) -> T:
+    """`instance`, a dataclass as `build` makes it, with the value at `path`, such as `memory.bandwidth`, set to `tree`.
+
+    Raises one InputError for an unknown key, with the nearest, and for a value that the schema refuses there.
+    """
+    builder = _Builder()
+    changed = builder.changed(type(instance), None, instance, path.split("."), tree, "$")
+    if builder.problems:
+        raise InputError(f"{where}: {'; '.join(builder.problems)}")
+    return changed  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -210,6 +233,31 @@ class _Builder:
         if dataclasses.is_dataclass(kind):
             return self.record(kind, tree, path)  # type: ignore[arg-type]
         return self.scalar(kind, field, tree, path)
+
+    def changed(self, kind: Any, field: _Field | None, old: Any, keys: list[str], tree: object, path: str) -> Any:
+        """`old`, a value of the type `kind`, with what lies under `keys` set to `tree`."""
+        key, here = keys[0] if keys else "", f"{path}.{plain(keys[0])}" if keys else path
+        if NoneType in get_args(kind):  # T | None
+            (kind,) = (arg for arg in get_args(kind) if arg is not NoneType)
+        if not keys:
+            assert field is not None
+            return self.value(kind, field, tree, path)
+        if dataclasses.is_dataclass(kind) and old is not None:
+            fields = _fields(kind)  # type: ignore[arg-type]
+            if not self.keys({key: tree}, path, fields, ()):
+                return None
+            inner = fields[key]
+            value = self.changed(inner.type, inner, getattr(old, inner.name), keys[1:], tree, here)
+            try:
+                return None if self.problems else dataclasses.replace(old, **{inner.name: value})
+            except InputError as error:
+                return self.fail(path, str(error))
+        if get_origin(kind) is dict and field is not None:
+            allowed = field.rules.get("keys") or (sorted(old) if len(keys) > 1 else None)
+            if not self.keys({key: tree}, path, allowed, ()):
+                return None
+            return {**old, key: self.changed(get_args(kind)[1], field, old.get(key), keys[1:], tree, here)}
+        return self.fail(path, f"has no keys, so no {plain('.'.join(keys))}")
 
     def scalar(self, kind: type, field: _Field, tree: object, path: str) -> Any:
         if field.unit is not None:

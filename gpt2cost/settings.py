@@ -39,7 +39,7 @@ class Settings:
     runtime: str
     logits: str
     use_cache: bool
-    variants: tuple[tuple[str, str], ...] = ()  # see attention.KERNEL_VARIANTS
+    variants: tuple[tuple[str, str], ...] = ()  # see kernels.KERNEL_VARIANTS
 
 
 def check_settings(
@@ -63,6 +63,11 @@ def check_settings(
     ):
         check_choice(name, value, choices)
     sizes = check_size("batch", batch, 1), check_size("seq", seq, 1), check_size("cache", cache, 0)
+    try:
+        np.broadcast_shapes(*map(np.shape, sizes))
+    except ValueError:
+        shapes = ", ".join(str(np.shape(size)) for size in sizes)
+        raise InputError(f"batch, seq, cache: expected arrays that broadcast, got shapes {shapes}") from None
     if not use_cache and np.any(np.asarray(sizes[2]) != 0):
         raise InputError("cache: expected 0 with use_cache off, because without a KV cache nothing is cached")
     return Settings(*sizes, dtype, attn, runtime, logits, use_cache)
@@ -75,31 +80,47 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name}: expected one of {', '.join(choices)}, got {echo(value)}{hint and '; ' + hint}")
 
 
-def check_size(name: str, value: object, least: int) -> Size:
-    """`value` as an int or an integer array, every element from `least` to `MAX_SIZE`; `InputError` otherwise."""
-    wanted = f"{name}: expected an integer from {least} to {MAX_SIZE}"
+def check_flag(name: str, value: object) -> bool:
+    """Raise `InputError` unless `value` is true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: expected True or False, got {echo(value)}")
+    return bool(value)
+
+
+def check_size(name: str, value: object, least: int, most: int = MAX_SIZE) -> Size:
+    """`value` as an int or an integer array, every element from `least` to `most`; `InputError` otherwise."""
+    wanted = f"{name}: expected an integer from {least} to {most}"
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        if not least <= int(value) <= MAX_SIZE:
+        if not least <= int(value) <= most:
             raise InputError(f"{wanted}, got {echo(int(value))}")
         return int(value)
     if isinstance(value, np.ndarray | list | tuple):
-        sizes = np.asarray(value)
+        try:
+            sizes = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            raise InputError(f"{wanted}, got {echo(value)}") from None
         if sizes.size and np.issubdtype(sizes.dtype, np.integer):
-            if sizes.min() < least or sizes.max() > MAX_SIZE:
+            if sizes.min() < least or sizes.max() > most:
                 raise InputError(f"{wanted}, got {sizes.min() if sizes.min() < least else sizes.max()}")
             return sizes.astype(np.float64)
     raise InputError(f"{wanted}, got {echo(value)}")
 
 
-def check_device(hardware: Hardware, dtype: str, attn: str) -> None:
-    """Raise `InputError` where the device cannot run the dtype or the attention implementation."""
+def check_device(hardware: Hardware, dtype: str, attn: str, runtime: str = "eager") -> None:
+    """Raise `InputError` where the device cannot run the dtype, the attention implementation or the runtime."""
+    if runtime == "cuda-graph" and hardware.vendor != "nvidia":
+        raise InputError(
+            f"runtime: cuda-graph needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
+        )
     if dtype not in hardware.compute.peak_flop_per_s:
         known = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {dtype}; it has {known}")
     if attn == "flash_attention_2":
         if dtype not in ("fp16", "bf16"):
             raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {dtype}; sdpa runs in any dtype")
-        if (hardware.compute_capability or 0) < 8:
+        if not hardware.has_flash_attention(dtype):
             raise InputError(
                 f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"
                 f" {hardware.name} is not; sdpa runs on any device"

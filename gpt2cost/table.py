@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from gpt2cost.activations import act
-from gpt2cost.attention import PROBABILITIES, TableOptions, attention, causal_mask, packed_sequence
+from gpt2cost.attention import PROBABILITIES, TableOptions, attention
 from gpt2cost.citations import cite
 from gpt2cost.formula import Formula, formula, symbol
 from gpt2cost.kernels import (
@@ -36,6 +36,7 @@ from gpt2cost.kernels import (
     tensor,
     weight,
 )  # fmt: skip
+from gpt2cost.masks import causal_mask, packed_sequence
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -77,25 +78,33 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Model."""
     src = "GPT2Model.forward"
     ids, arange = Tensor("input_ids", B * T * i64), Tensor("arange", T * i64)
-    positions = Tensor("position_ids", T * i64)
-    arange_source = cite(src, "position_ids = torch.arange(")
-    token, position, x = (Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", T), ("hidden_states", B * T)))
+    rows = B if options.in_generate else formula(1)  # of positions
+    positions = Tensor("position_ids", rows * T * i64)
+    arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
+    token, position, x = (
+        Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T), ("hidden_states", B * T))
+    )
     mask_steps, mask = causal_mask(options)
+    if options.in_generate and options.cache_type == "static":
+        mask_steps = ()  # prepare_inputs_for_generation has made it: see generation.py
+    packed = not options.use_cache and not options.padded
     h, y = block(x, mask, positions, options)
     group = "norm"
     children = (
         Free("transformer", "call"),
         Free("views", "view", 1),
         Module("wte", "Embedding", (gather(B * T, ids, token, cite(src, "self.wte(input_ids)"), group),)),
-        fill("arange", "arange", arange, arange_source, fusion_group=group),
-        pointwise("position_ids", "add", (arange,), positions, arange_source, element=i64, fusion_group=group),
-        Free("views", "view", 1),
-        Module("wpe", "Embedding", (gather(T, positions, position, cite(src, "self.wpe(position_ids)"), group),)),
+        *(() if options.in_generate else (
+            fill("arange", "arange", arange, arange_source, fusion_group=group),
+            pointwise("position_ids", "add", (arange,), positions, arange_source, element=i64, fusion_group=group),
+            Free("views", "view", 1),
+        )),
+        Module("wpe", "Embedding", (gather(rows * T, positions, position, wpe, group),)),
         pointwise(
             "add", "add", (token, position), x, cite(src, "hidden_states = inputs_embeds + position_embeds"),
             fusion_group=group,
         ),
-        *(() if options.use_cache else packed_sequence(positions)),
+        *(packed_sequence(positions, rows) if packed else ()),
         *mask_steps,
         Free("drop", "call"),
         h,

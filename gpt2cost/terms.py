@@ -17,8 +17,8 @@ class Terms:
     """What the device seconds of one launch are made of.
 
     `device_s` is the kernel's time in a busy stream; the others are what each resource alone would take, so they need
-    not sum to it: arithmetic at the rate that the kernel reaches, the traffic of DRAM or L2, what incomplete waves of
-    thread blocks add to the arithmetic, and the fixed cost of the launch.
+    not sum to it: arithmetic at the rate that full tiles reach, the traffic of DRAM or L2, what padded tiles and
+    incomplete waves of thread blocks add to the arithmetic, and the fixed cost of the launch.
     """
 
     device_s: Array

@@ -40,12 +40,11 @@ class Steps:
 
     def then(self, after: Steps) -> Steps:
         """These steps, and `after` following them."""
-        maximum = np.maximum
         return Steps(
-            maximum(after.hh + self.hh, after.hg + self.gh),
-            maximum(after.hh + self.hg, after.hg + self.gg),
-            maximum(after.gh + self.hh, after.gg + self.gh),
-            maximum(after.gh + self.hg, after.gg + self.gg),
+            _later(after.hh, self.hh, after.hg, self.gh),
+            _later(after.hh, self.hg, after.hg, self.gg),
+            _later(after.gh, self.hh, after.gg, self.gh),
+            _later(after.gh, self.hg, after.gg, self.gg),
         )
 
     def times(self, count: int) -> Steps:
@@ -61,6 +60,13 @@ class Steps:
 
 
 NOTHING = Steps(0.0, NEVER, NEVER, 0.0)
+
+
+def _later(a: Seconds, b: Seconds, c: Seconds, d: Seconds) -> Seconds:
+    """max(a + b, c + d). A path that never is costs no work, and its other half's shape stays out of the result."""
+    if a is NEVER or b is NEVER:
+        return NEVER if c is NEVER or d is NEVER else c + d
+    return a + b if c is NEVER or d is NEVER else np.maximum(a + b, c + d)
 
 
 def kernel(issue_s: Seconds, launch_latency_s: Seconds, device_s: Seconds) -> Steps:
@@ -90,7 +96,7 @@ def only_where(launched: Any, steps: Steps) -> Steps:
     if launched is False:
         return NOTHING
     fields = ((getattr(steps, name), getattr(NOTHING, name)) for name in ("hh", "hg", "gh", "gg"))
-    return Steps(*(np.where(launched, taken, skipped) for taken, skipped in fields))
+    return Steps(*(taken if taken is skipped else np.where(launched, taken, skipped) for taken, skipped in fields))
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,19 @@ def pass_times(
 ) -> PassTimes:
     """Run the rows through the queue; `device_s` are the seconds of one launch of each (a free step's are not read).
 
+    The latency ends with one synchronisation.
+    """
+    host_s, whole = pass_steps(rows, device_s, values, host_costs, runtime)
+    return PassTimes(host_s, np.maximum(*whole.end()) + host_costs.sync_s)
+
+
+def pass_steps(
+    rows: Sequence[Row], device_s: Sequence[Seconds], values: Mapping[str, Any], host_costs: Host, runtime: str
+) -> tuple[Seconds, Steps]:
+    """The host's seconds to issue the rows, and all of them as one map of the queue's state. See `pass_times`.
+
     `eager` issues every step. `compile` issues kernels alone, at the cost of compiled code. `cuda-graph` replays the
-    kernels with one call. The latency ends with one synchronisation.
+    kernels with one call.
     """
     whole = host(host_costs.graph_replay_s) if runtime == "cuda-graph" else NOTHING
     host_s: Seconds = np.maximum(whole.hh, 0.0)
@@ -121,7 +138,7 @@ def pass_times(
             host_s = host_s + count * cost_s * launched
             once = once.then(only_where(launched, _step(row.step, cost_s, seconds, host_costs, runtime)))
         whole = whole.then(once.times(count))
-    return PassTimes(host_s, np.maximum(*whole.end()) + host_costs.sync_s)
+    return host_s, whole
 
 
 def host_cost(step: Kernel | Free, host_costs: Host, runtime: str) -> float:

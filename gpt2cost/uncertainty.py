@@ -18,9 +18,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from gpt2cost.errors import InputError
 from gpt2cost.gemm import gemm_constants
 from gpt2cost.hardware import Evidence, Hardware, load_hardware
-from gpt2cost.model import load_model
+from gpt2cost.model import Model, load_model
 from gpt2cost.passes import Pass, run_pass
 from gpt2cost.settings import Settings
 
@@ -71,6 +72,14 @@ def evidence_settings(row: Evidence) -> Settings:
     )
 
 
+def evidence_model(hw: Hardware, row: Evidence) -> Model:
+    """The model that was measured. Raises `InputError` with the device's name for an unknown one."""
+    try:
+        return load_model(row.model)
+    except InputError as error:
+        raise InputError(f"{hw.name}: evidence: {error}") from None
+
+
 @dataclass(frozen=True)
 class Case:
     """A measured case beside its prediction. `host_factor`: where the host sets the pace, the factor on the host's
@@ -86,7 +95,7 @@ class Case:
 def evidence_case(hw: Hardware, row: Evidence) -> Case:
     """Predict one measured case."""
     settings = evidence_settings(row)
-    one = run_pass(load_model(row.model), hw, settings, row.seq, row.cache)
+    one = run_pass(evidence_model(hw, row), hw, settings, row.seq, row.cache)
     device_s = float(sum(kernel.device_s for kernel in one.kernels))
     host_bound = bool(one.times.host_s > device_s)
     factor = _host_factor(one, hw, row) if host_bound or row.latency_s > 1.5 * one.times.latency_s else None
@@ -94,15 +103,15 @@ def evidence_case(hw: Hardware, row: Evidence) -> Case:
 
 
 def _host_factor(one: Pass, hw: Hardware, row: Evidence) -> float:
-    """The factor on the host's constants at which the pass takes as long as was measured, by bisection."""
-    low, high = 0.01, 100.0
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        if one.scaled(hw, row.runtime, 1.0, middle).latency_s < row.latency_s:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(low * high)
+    """The factor on the host's constants at which the pass takes as long as was measured."""
+    factor, step = 1.0, 0.01
+    for _ in range(20):  # latency is convex and piecewise linear in the factor: a few steps of Newton's method
+        latency_s, more_s = (float(one.scaled(hw, row.runtime, 1.0, x).latency_s) for x in (factor, factor + step))
+        slope = (more_s - latency_s) / step
+        if slope <= 0 or abs(latency_s - row.latency_s) < 1e-4 * row.latency_s:
+            break
+        factor = max(factor + (row.latency_s - latency_s) / slope, 0.01)
+    return factor
 
 
 _spreads: dict[tuple[int, str], tuple[Hardware, Spread]] = {}

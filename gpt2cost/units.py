@@ -23,6 +23,8 @@ _EXPECTED = {  # unit -> what a message says
     "FLOP/s": "a FLOP rate such as '66.9 TFLOP/s'",
     "s": "a time such as '2.4 us'",
 }
+_PLAUSIBLE = {"B": (1e-3, 1e24), "B/s": (1e-3, 1e24), "FLOP/s": (1e-3, 1e27), "s": (1e-18, 1e9)}
+"""Unit -> the range beyond which a quantity is a slip."""
 _WHOLE = {"", "B", "FLOP"}  # counted units: 512 is written "512 B", not "512.0 B"
 _NUMBER = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?\s*([^\s0-9.+-]+)\s*", re.ASCII)
 
@@ -38,7 +40,7 @@ def parse_quantity(text: object, unit: str) -> float:
     `unit` is `"B"`, `"B/s"`, `"FLOP/s"` or `"s"`. Decimal prefixes are k M G T P (for seconds m u n, `µ` too); binary
     ones Ki Mi Gi Ti, for bytes only. The space is optional. The value is the float nearest to the written decimal.
 
-    Raises InputError for a bare number, another dimension, and anything that is not finite and above zero.
+    Raises InputError for a bare number, another dimension, and anything that is not above zero and plausible.
     """
     if isinstance(text, str) and (match := _NUMBER.fullmatch(text.translate(_MICRO))) and match[3].endswith(unit):
         digits, exponent, prefix = match[1], int(match[2] or 0), match[3].removesuffix(unit)
@@ -47,7 +49,8 @@ def parse_quantity(text: object, unit: str) -> float:
             value = float(f"{digits}e{exponent + _prefixes(unit)[prefix]}")
         elif prefix in _BINARY and unit in ("B", "B/s"):
             value = float(f"{digits}e{exponent}") * 1024.0 ** _BINARY[prefix]
-        if 0.0 < value < math.inf:
+        least, most = _PLAUSIBLE[unit]
+        if least <= value <= most:
             return value
     raise InputError(f"expected {_EXPECTED[unit]}, got {echo(text)}")
 

@@ -91,7 +91,7 @@ class Trace(TorchDispatchMode):
         self.live: dict[int, list[int]] = {}  # storage -> [bytes, tensors that hold it]
         self.peak_bytes = 0
         self.handles: list[Any] = []
-        self.answer = True
+        self.answer: bool | None = True  # None: the data is there, and answers
         for name, module in model.named_modules():
             self.handles.append(module.register_forward_pre_hook(lambda *_, name=name: self.stack.append(name)))
             self.handles.append(module.register_forward_hook(lambda *_: [self.stack.pop()].clear()))
@@ -106,7 +106,7 @@ class Trace(TorchDispatchMode):
         op = func.overloadpacket.__name__
         if op in SYNCS:
             self.syncs += 1
-            return self.answer
+            return func(*args, **kwargs) if self.answer is None else self.answer
         out = func(*args, **kwargs)
         self.hold(tensors(out)[:1] if "attention" in op else tensors(out), is_view=op in VIEWS)
         if op in VIEWS:
@@ -139,8 +139,10 @@ class Trace(TorchDispatchMode):
             reads = stored_bytes(indices) + out.numel() * table.element_size()
         elif op == "baddbmm" and kwargs.get("beta") == 0:  # the input is not read
             reads = sum(map(stored_bytes, inputs[1:]))
-        elif op.endswith("_") and op.startswith("fill"):
+        elif op == "new_ones" or (op.endswith("_") and op.startswith("fill")):
             reads = 0
+        elif op == "index_copy_":  # writes the new rows, and does not read what it is written into
+            reads, outputs = sum(map(stored_bytes, inputs[1:])), inputs[2:]
         else:
             reads = sum(map(stored_bytes, inputs))
         if "attention" in op:
@@ -217,9 +219,11 @@ def trace(
     cache: int,
     use_cache: bool = True,
     logits_to_keep: int = 0,
+    padded: bool = False,
 ) -> Trace:
     model = build(config, attn, dtype)
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    mask = torch.empty((batch, cache + seq), dtype=torch.long, device="meta") if padded else None
     past = None
     if cache:
         past = DynamicCache(config=config)
@@ -234,5 +238,7 @@ def trace(
         record.answer = (
             attn != "flash_attention_2"
         )  # not packed: "all in one sequence" is true, "several sequences" is false
-        model(ids, past_key_values=past, use_cache=use_cache, logits_to_keep=logits_to_keep)
+        if padded:
+            record.answer = False  # the mask is not all ones
+        model(ids, past_key_values=past, use_cache=use_cache, logits_to_keep=logits_to_keep, attention_mask=mask)
     return record

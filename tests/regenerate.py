@@ -21,6 +21,8 @@ from gpt2cost.accuracy import score_evidence
 from gpt2cost.activations import ACTIVATIONS
 from gpt2cost.attention import TableOptions
 from gpt2cost.citations import LINES_FILE, Citation, cited, resolve
+from gpt2cost.generate import CACHE_TYPES
+from gpt2cost.generation import after, before, setup
 from gpt2cost.kernels import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.table import cost_table
 
@@ -38,6 +40,10 @@ def all_citations() -> tuple[Citation, ...]:
     switches = itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True), (False, True))
     for attn, activation, upcast, use_cache in switches:
         cost_table(TableOptions(attn, activation, upcast, use_cache))
+    for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):
+        for cache_type in CACHE_TYPES:
+            options = TableOptions(attn, padded=padded, cache_type=cache_type, in_generate=True)  # type: ignore[arg-type]
+            cost_table(options), setup(True), before(options), after(options, sample)
     return cited()
 
 
@@ -52,4 +58,5 @@ if __name__ == "__main__":
     LINES_FILE.write_text(json.dumps(citation_lines(), indent=1) + "\n", "utf-8")
     figures = test_accuracy.gate_figures(score_evidence())
     test_accuracy.GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    test_readme.README.write_text(test_readme.regenerated(), "utf-8")
+    for page in test_readme.PAGES:
+        page.write_text(test_readme.regenerated(page), "utf-8")

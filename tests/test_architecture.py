@@ -32,18 +32,26 @@ units data terms
 schema
 constants kernels
 hardware activations attention
-table settings
-model gemm attention_time memory_bound
+masks
+table settings generation
+grid model gemm attention_time memory_bound
 machine timeline fusion liveness
+single_kernel
+queue_run
 passes
 uncertainty
-predict accuracy
-explain
+predict accuracy turns
+plot_data
+plot
+explain generate sweep search
+sweep_order compare
+capacity
 gpt2cost
 records
-accuracy_records page export
-render render_accuracy output
+accuracy_records generate_records workload_records chrome_trace page export
+render render_accuracy render_generate render_sweep render_workloads sweep_text output
 options
+cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit
 cli
 __main__
 """

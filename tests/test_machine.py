@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2cost import InputError, kernel_latency, list_hardware, load_hardware
-from gpt2cost.machine import KERNEL_KINDS
+from gpt2cost.single_kernel import KERNEL_KINDS
 
 DEVICES = ("a100", "h100", "l40s", "v100-pcie", "t4", "l4", "rtx4090", "rtx3090", "h200", "m1", "m4-max")
 SHAPES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""README's output is the tool's: each block below a marker is run again and compared.
+"""The output in README and docs/ is the tool's: each block below a marker is run again and compared.
 
 The markers are comments, `<!-- output of: gpt2cost models -->`; the width is 100 columns unless the marker says
 `<!-- output at 80 columns of: ... -->`. `python tests/regenerate.py` writes the blocks anew.
@@ -22,7 +22,8 @@ README = ROOT / "README.md"
 BLOCK = re.compile(
     r"(<!-- output(?: at (?P<width>\d+) columns)? of: (?P<command>.+?) -->\n```\w*\n)(?P<text>.*?)(?=```)", re.S
 )
-BLOCKS = list(BLOCK.finditer(README.read_text("utf-8")))
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = [(page, block) for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
 
 
 def output(command: str, width: str | None) -> str:
@@ -35,23 +36,27 @@ def output(command: str, width: str | None) -> str:
     return done.stdout
 
 
-def regenerated() -> str:
-    """README with every block's output as it is now."""
-    return BLOCK.sub(lambda block: block[1] + output(block["command"], block["width"]), README.read_text("utf-8"))
+def regenerated(page: Path) -> str:
+    """A page with every block's output as it is now."""
+    return BLOCK.sub(lambda block: block[1] + output(block["command"], block["width"]), page.read_text("utf-8"))
 
 
 def test_there_are_blocks() -> None:
-    assert len(BLOCKS) >= 5
+    assert sum(page == README for page, _ in BLOCKS) >= 5
+    assert {page for page, _ in BLOCKS} == set(PAGES)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["command"][:40])
+@pytest.mark.parametrize(
+    "block", [pytest.param(block, id=f"{page.stem}: {block['command'][:40]}") for page, block in BLOCKS]
+)
 def test_block(block: re.Match[str]) -> None:
     assert output(block["command"], block["width"]) == block["text"], "python tests/regenerate.py writes it anew"
 
 
-def test_the_python_examples_run() -> None:
-    found = doctest.testfile(str(README), module_relative=False)
-    assert found.attempted > 5
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_examples_run(page: Path) -> None:
+    found = doctest.testfile(str(page), module_relative=False)
+    assert found.attempted > 5 or page != README
     assert found.failed == 0
 
 

@@ -58,12 +58,18 @@ def assert_table_equals_trace(
     cache: int,
     use_cache: bool = True,
     logits: str = "all",
+    padded: bool = False,
 ) -> None:
-    trace = oracle.trace(
-        config, attn, DTYPES[dtype], batch, seq, cache, use_cache, logits_to_keep=int(logits == "last")
-    )
+    trace = oracle.trace(config, attn, DTYPES[dtype], batch, seq, cache, use_cache, int(logits == "last"), padded)
     model = load_model(config)
-    options = TableOptions(attn, config.activation_function, config.reorder_and_upcast_attn, use_cache, logits)  # type: ignore[arg-type]
+    options = TableOptions(
+        attn,  # type: ignore[arg-type]
+        config.activation_function,
+        config.reorder_and_upcast_attn,
+        use_cache,
+        logits,  # type: ignore[arg-type]
+        padded=padded,
+    )
     sizes = values(model, dtype, batch, seq, cache)
     steps = unrolled(list(walk(cost_table(options))), model.n_layer)
     launched = [(module, step) for module, step in steps if step.when.evaluate(sizes)]
@@ -142,6 +148,18 @@ def test_every_corner_of_the_sizes(attn: str, upcast: bool) -> None:
 def test_without_a_cache(attn: str, dtype: str) -> None:
     for batch, seq in ((8, 512), (1, 40), (3, 17)):
         assert_table_equals_trace(GPT2Config(n_layer=3), attn, dtype, batch, seq, 0, use_cache=False)
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("upcast", [False, True])
+def test_padded(attn: str, upcast: bool) -> None:
+    """An attention mask with padding in it: the masked path everywhere."""
+    config = tiny(n_layer=2, reorder_and_upcast_attn=upcast)
+    for batch in (1, 2):
+        for seq in (1, 5):
+            for cache in (0, 4):
+                assert_table_equals_trace(config, attn, "fp16", batch, seq, cache, padded=True)
+            assert_table_equals_trace(config, attn, "fp32", batch, seq, 0, use_cache=False, padded=True)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

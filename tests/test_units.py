@@ -114,7 +114,7 @@ def test_format_digits() -> None:
     assert format_quantity(123.456e9, "B/s", digits=5) == "123.46 GB/s"
 
 
-@given(st.floats(1e-30, 1e30), st.sampled_from(["B", "B/s", "FLOP/s", "s"]), st.integers(1, 15))
+@given(st.floats(1e-2, 1e8), st.sampled_from(["B", "B/s", "FLOP/s", "s"]), st.integers(1, 15))
 def test_round_trip(value: float, unit: str, digits: int) -> None:
     assert parse_quantity(format_quantity(value, unit, digits), unit) == pytest.approx(
         value, rel=0.51 * 10 ** (1 - digits)
