@@ -36,6 +36,7 @@ from gpt2cost.kernels import (
     tensor,
 )  # fmt: skip
 
+
 @dataclass(frozen=True)
 class TableOptions:
     """What changes the list of kernels, beyond sizes. Names and values as in `GPT2Config` and `from_pretrained`."""
@@ -46,6 +47,7 @@ class TableOptions:
     use_cache: bool = True
     logits: Literal["all", "last"] = "all"
     variants: tuple[tuple[str, str], ...] = ()  # kernels that an older transformers ran otherwise: KERNEL_VARIANTS
+    traced: bool = False  # by torch.compile, without a cache: the test for packed sequences needs values, so it masks
     padded: bool = False  # an attention mask with padding is passed
     cache_type: Literal["dynamic", "static"] = "dynamic"  # static: kv_len is the length of the whole cache
     in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
@@ -187,9 +189,10 @@ def fused_attention(
 def sdpa_mask(options: TableOptions) -> Condition:
     """Where sdpa needs a mask tensor: its own causal rule holds for a prefill, and a single query needs none.
 
-    Padding always needs one, and so does a static cache that is longer than what has been written to it.
+    Padding always needs one, a compiled pass without a cache gets one, and so does a static cache that is longer than
+    what has been written to it.
     """
-    if options.padded:
+    if options.padded or options.traced:
         return ALWAYS
     return (T < 2) | (C > 0) if options.cache_type == "static" else (T > 1) & (C > 0)
 

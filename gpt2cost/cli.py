@@ -5,6 +5,7 @@ stdout carries data, stderr everything else. Exit codes: 0 fine, 1 a failure of 
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -172,7 +173,9 @@ def table(
     sink = Sink(format, output)
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, "both", logits, not no_use_cache)
     loaded = load_model(model if model is not None else "gpt2")
-    rows = table_rows(table_options(loaded, attn, logits, settings.use_cache), runtime)
+    rows = table_rows(
+        table_options(loaded, attn, logits, settings.use_cache and loaded.use_cache, (), runtime), runtime
+    )
     symbols = None if model is None else symbol_values(loaded, dtype, batch, seq, cache)
     found = list(records.table_records(rows, symbols))
     if format in ("table", "json"):
@@ -269,7 +272,8 @@ def kernel(
 
     given = {
         "batch": batch, "m": m, "n": n, "k": k, "heads": heads, "head_dim": head_dim, "new_tokens": new_tokens,
-        "cached_tokens": cached_tokens, "causal": causal, "write_cache": write_cache, "rows": rows, "columns": columns, "elements": elements,
+        "cached_tokens": cached_tokens, "causal": causal, "write_cache": write_cache, "rows": rows, "columns": columns,
+        "elements": elements,
         "inputs": inputs,
     }  # fmt: skip
     sink = Sink(format, output)
@@ -331,7 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Every error is one line on stderr."""
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="gpt2cost", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        code = _app_for(given)(args=given, prog_name="gpt2cost", standalone_mode=False)
         return int(code or 0)
     except ClickException as error:
         message = error.format_message()  # type: ignore[attr-defined]
@@ -348,6 +353,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # stdout is full, say
         _abandon_stdout()
         return _fail(f"cannot write: {error.strerror or error}", 1)
+
+
+def _app_for(arguments: list[str]) -> typer.Typer:
+    """The command line without the commands that are not asked for: to build the parser of each takes milliseconds."""
+    chosen = [
+        each
+        for each in app.registered_commands
+        if each.callback and arguments and arguments[0] == (each.name or each.callback.__name__.replace("_", "-"))
+    ]
+    if not chosen:
+        return app
+    alone = copy.copy(app)
+    alone.registered_commands, alone.registered_groups = chosen, []
+    return alone
 
 
 def _fail(message: str, code: int) -> int:

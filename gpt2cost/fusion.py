@@ -102,7 +102,7 @@ def _fused(run: list[Row], scope: Sequence[Row], keep: set[str]) -> Row:
     kinds = {step.kind for step in steps}
     kernel = replace(
         steps[0],
-        name="+".join(row.path.rpartition(".")[2] for row in run),
+        name=_joined([row.step.name or row.path.rpartition(".")[2] for row in run]),
         op="+".join(step.op for step in steps),
         kind=next(kind for kind in _KIND_OF_A_FUSION if kind in kinds),
         inputs=tuple(inputs),
@@ -116,6 +116,13 @@ def _fused(run: list[Row], scope: Sequence[Row], keep: set[str]) -> Row:
 
 def _uses(row: Row) -> tuple[Tensor, ...]:
     return row.step.inputs if isinstance(row.step, Kernel) else ()
+
+
+def _joined(names: list[str]) -> str:
+    """The names of a run in one: `causal_mask.q_arange`, `causal_mask.le` are `causal_mask.q_arange+le`."""
+    prefixes = {name.rpartition(".")[0] for name in names}
+    shared = next(iter(prefixes)) + "." if len(prefixes) == 1 and "" not in prefixes else ""
+    return shared + "+".join(name.removeprefix(shared) for name in names)
 
 
 def _common(modules: Iterable[str]) -> str:

@@ -76,7 +76,12 @@ def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
 
 
 def table_options(
-    model: Model, attn: str, logits: str, use_cache: bool, variants: tuple[tuple[str, str], ...] = ()
+    model: Model,
+    attn: str,
+    logits: str,
+    use_cache: bool,
+    variants: tuple[tuple[str, str], ...] = (),
+    runtime: str = "eager",
 ) -> TableOptions:
     """What selects the list of kernels, from the model's switches and the settings."""
     return TableOptions(
@@ -86,6 +91,7 @@ def table_options(
         use_cache=use_cache,
         logits=logits,  # type: ignore[arg-type]
         variants=variants,
+        traced=runtime == "compile" and not use_cache,
     )
 
 
@@ -98,7 +104,9 @@ def symbol_values(model: Model, dtype: str, batch: Size, seq: Size, cache: Size)
 
 def run_pass(model: Model, hw: Hardware, settings: Settings, seq: Size, cache: Size) -> Pass:
     """Evaluate the cost table and the machine model for one pass."""
-    options = table_options(model, settings.attn, settings.logits, settings.use_cache, settings.variants)
+    options = table_options(
+        model, settings.attn, settings.logits, settings.use_cache, settings.variants, settings.runtime
+    )
     values = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
     return run_rows(table_rows(options, settings.runtime), values, hw, settings)
 
