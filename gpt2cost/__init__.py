@@ -15,9 +15,9 @@ from gpt2cost.compare import compare
 from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.generate import Generation, generate
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
-from gpt2cost.single_kernel import KernelLatency, kernel_latency
 from gpt2cost.model import Model, load_model
 from gpt2cost.predict import Prediction, predict
+from gpt2cost.single_kernel import KernelLatency, kernel_latency
 from gpt2cost.sweep import sweep
 
 __all__ = [

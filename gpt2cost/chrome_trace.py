@@ -118,9 +118,12 @@ def _events(
         if piece.track == "host":
             if piece.launch is not None:
                 issued[piece.launch] = piece
-            runtime = piece.name in (GRAPH_LAUNCH, FINAL_SYNC)
-            external = {} if piece.launch is None else {"External id": launches + piece.launch}
-            yield _slice(HOST, "cuda_runtime" if runtime else "cpu_op", piece.name, start_s, end_s, external)
+            is_call = piece.name in (GRAPH_LAUNCH, FINAL_SYNC)
+            numbers = {} if piece.launch is None else {"External id": launches + piece.launch}
+            yield _slice(HOST, "cuda_runtime" if is_call else "cpu_op", piece.name, start_s, end_s, numbers)
+            if numbers and not is_call:  # the op's whole time: what of it is the launch, the model does not say
+                linked = {**numbers, "correlation": numbers["External id"]}
+                yield _slice(HOST, "cuda_runtime", "cudaLaunchKernel", start_s, end_s, linked)
             continue
         assert piece.row is not None
         assert piece.launch is not None

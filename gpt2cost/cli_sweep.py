@@ -39,13 +39,13 @@ def sweep(
     model: ModelsFlag = None,
     gpu: GpusFlag = None,
     batch: Annotated[
-        str | None, typer.Option("--batch", "--batch-size", help="Sequences: 1,2,8, 1-64*2. [default: 1]")
+        str | None, typer.Option("--batch", "--batch-size", help="Sequences: 1,2,8, 1-64*2.", show_default="1")
     ] = None,
     seq: Annotated[
-        str | None, typer.Option("--seq", "--seq-len", help="New tokens: 64, 128-1024+128. [default: 128]")
+        str | None, typer.Option("--seq", "--seq-len", help="New tokens: 64, 128-1024+128.", show_default="128")
     ] = None,
     cache: Annotated[
-        str | None, typer.Option("--cache", "--cache-len", help="Tokens in the KV cache: 0,512. [default: 0]")
+        str | None, typer.Option("--cache", "--cache-len", help="Tokens in the KV cache: 0,512.", show_default="0")
     ] = None,
     dtype: DtypesFlag = None,
     attn: AttnsFlag = None,
@@ -54,7 +54,8 @@ def sweep(
         str | None,
         typer.Option(
             "--phase",
-            help="prefill (the pass itself), decode (the next token) or both: two rows a point. [default: prefill]",
+            help="prefill (the pass itself), decode (the next token) or both: two rows a point.",
+            show_default="prefill",
             autocompletion=among("prefill", "decode", "both"),
         ),
     ] = None,

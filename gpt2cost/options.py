@@ -96,17 +96,26 @@ OutputFlag = Annotated[
 
 ModelsFlag = Annotated[
     str | None,
-    typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names)),
+    typer.Option(
+        "--model", help="Models, separated by commas.", autocompletion=several(model_names), show_default=False
+    ),
 ]
 GpusFlag = Annotated[
     str | None,
-    typer.Option("--gpu", "--hardware", help="Devices, separated by commas.", autocompletion=several(device_names)),
+    typer.Option(
+        "--gpu",
+        "--hardware",
+        help="Devices, separated by commas.",
+        autocompletion=several(device_names),
+        show_default=False,
+    ),
 ]
 DtypesFlag = Annotated[
     str | None,
     typer.Option(
         "--dtype",
-        help="Of fp32, tf32, fp16, bf16 one or more. [default: fp16]",
+        help="Of fp32, tf32, fp16, bf16 one or more.",
+        show_default="fp16",
         autocompletion=several(among("fp32", "tf32", "fp16", "bf16")),
     ),
 ]
@@ -114,7 +123,8 @@ AttnsFlag = Annotated[
     str | None,
     typer.Option(
         "--attn",
-        help="Of eager, sdpa, flash_attention_2 one or more. [default: sdpa]",
+        help="Of eager, sdpa, flash_attention_2 one or more.",
+        show_default="sdpa",
         autocompletion=several(among("eager", "sdpa", "flash_attention_2")),
     ),
 ]
@@ -122,7 +132,8 @@ RuntimesFlag = Annotated[
     str | None,
     typer.Option(
         "--runtime",
-        help="Of eager, compile, cuda-graph one or more. [default: eager]",
+        help="Of eager, compile, cuda-graph one or more.",
+        show_default="eager",
         autocompletion=several(among("eager", "compile", "cuda-graph")),
     ),
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -137,12 +138,13 @@ def _numbers(figure: Figure, axes: Any, data: Roofline, phases: list[str]) -> No
         for point in own:
             named.append((len(named) + 1, point))
             lines.append((f"{len(named):>2}  {point.share:>5.1%}  {_short(point.name)}", "normal"))
-    figure.canvas.draw()  # type: ignore[attr-defined]
+    figure.canvas.draw()
     marks = [axes.transData.transform((point.intensity, point.flop_per_s)) for _, point in named]
     shown = [(point.intensity, point.flop_per_s) for point in data.points if point.share >= SMALLEST]
     left = axes.get_xlim()[0]  # where the diagonals' names stand
     roofs = [(left * far, left * far * slope) for slope in data.bandwidths.values() for far in np.geomspace(1, 20, 24)]
     taken = [(float(x), float(y)) for x, y in axes.transData.transform([*shown, *roofs])]
+    taken += [(x, y + side) for x, y in taken[len(shown) :] for side in (-16, 16)]  # and their text
     for (number, point), spot in zip(named, marks, strict=True):
         dx, dy = max(_AROUND, key=lambda offset: _room(spot, offset, taken))
         taken.append((spot[0] + dx * _PIXELS, spot[1] + dy * _PIXELS))
@@ -154,7 +156,7 @@ def _numbers(figure: Figure, axes: Any, data: Roofline, phases: list[str]) -> No
     for row, (text, weight) in enumerate(lines):
         figure.text(0.665, 0.82 - 0.030 * row, text, fontsize=8.5, fontweight=weight, va="top", family="monospace")
     kinds = list(dict.fromkeys(point.kind for point in data.points if point.share >= SMALLEST))
-    handles = [Patch(facecolor=KIND_COLOURS[kind], edgecolor="#222222", label=kind) for kind in kinds]
+    handles: list[Artist] = [Patch(facecolor=KIND_COLOURS[kind], edgecolor="#222222", label=kind) for kind in kinds]
     handles += [
         Line2D([], [], marker=marker, color="none", markeredgecolor="#222222", markersize=8, label=phase)
         for phase, marker in zip(phases, ("o", "^"), strict=False)
@@ -277,7 +279,7 @@ def _curve(data: Curve) -> Figure:
 
 
 def _plain(value: float) -> str:
-    return format_quantity(value, "") if value >= 1000 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 # ---------------------------------------------------------------------------------------------- timeline

@@ -33,13 +33,15 @@ def ordered(found: Iterable[Block], column: str | None, top: int | None) -> Iter
         held.append(_flattened([block]))
         waiting += held[-1].shape[0]
         if top is not None and waiting > 2 * max(top, BLOCK_ROWS):
-            held = [_sorted(_flattened(held), column, top)]
+            whole = _flattened(held)
+            held = [_taken(whole, _order(whole, column, top))]
             waiting = held[0].shape[0]
     if held:
-        whole = _sorted(_flattened(held), column, top)
-        for start in range(0, whole.shape[0], BLOCK_ROWS):
-            part = {name: values[start : start + BLOCK_ROWS] for name, values in whole.columns.items()}
-            yield Block(part, (min(BLOCK_ROWS, whole.shape[0] - start),), True, 0)
+        whole = _flattened(held)
+        held.clear()
+        order = _order(whole, column, top)
+        for start in range(0, len(order), BLOCK_ROWS):
+            yield _taken(whole, order[start : start + BLOCK_ROWS])
 
 
 def _first(found: Iterable[Block], top: int) -> Iterator[Block]:
@@ -62,7 +64,11 @@ def _flattened(parts: list[Block]) -> Block:
     return Block(columns, (len(columns["phase"]),), True, sum(block.points for block in parts))
 
 
-def _sorted(block: Block, column: str, top: int | None) -> Block:
+def _order(block: Block, column: str, top: int | None) -> Any:
+    """The places of the rows in sorted order, the first `top` of them; equal rows stay in their order."""
     ranks = np.unique(block.columns[column.removeprefix("-")], return_inverse=True)[1]
-    order = np.argsort(-ranks if column.startswith("-") else ranks, kind="stable")[:top]
-    return Block({name: values[order] for name, values in block.columns.items()}, (len(order),), True, block.points)
+    return np.argsort(-ranks if column.startswith("-") else ranks, kind="stable")[:top]
+
+
+def _taken(block: Block, places: Any) -> Block:
+    return Block({name: values[places] for name, values in block.columns.items()}, (len(places),), True, 0)

@@ -24,6 +24,7 @@ import gpt2cost as package
 from gpt2cost import cli
 from gpt2cost.errors import InputError
 from gpt2cost.grid import MAX_AXIS, make_grid, read_study
+from gpt2cost.hardware import change_hardware
 from gpt2cost.model import Model
 from gpt2cost.predict import Prediction, predict
 from gpt2cost.records import prediction_record
@@ -413,6 +414,51 @@ def test_a_changed_model_is_the_model_of_that_size() -> None:
     same = set(Model.__dataclass_fields__) - {"name", "changes"}
     assert {name: getattr(changed, name) for name in same} == {name: getattr(medium, name) for name in same}
     assert changed.parameters == medium.parameters
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "hint"),
+    [
+        ("memory.bandwith", "4 TB/s", "did you mean 'bandwidth'"),
+        ("memory.bandwidth", "4", "a byte rate"),
+        ("memory.bandwidth.x", "4 TB/s", "has no keys"),
+        ("memory", "4 TB/s", "a mapping"),
+        ("mem", "1", "unknown key"),
+        ("", "1", "unknown key"),
+        ("memory.", "1", "unknown key"),
+        ("provenance.memory", "x", "unknown key"),
+        ("compute.peak.fp17", "600 TFLOP/s", "did you mean 'fp16'"),
+        ("compute.units", "0", "above 0"),
+        ("model.gemm.fp16x.efficiency", "1", "did you mean 'fp16'"),
+        ("host.op", "[1", "a value as in a hardware file"),
+        ("model.masked_attention", "!x 3", "tags"),
+        ("model.masked_attention", "nan", "a plain number"),
+    ],
+)
+def test_a_device_refuses_what_its_file_would(path: str, value: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint) as found:
+        change_hardware(package.load_hardware("a100"), {path: value})
+    assert str(found.value).startswith("hw-set: ")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "get", "expected"),
+    [
+        ("memory.bandwidth", "4 TB/s", lambda hw: hw.memory.bandwidth_bytes_per_s, 4e12),
+        ("compute.peak.bf16", "600 TFLOP/s", lambda hw: hw.compute.peak_flop_per_s["bf16"], 6e14),
+        ("model.gemm.fp16.efficiency", "0.5", lambda hw: hw.model.gemm["fp16"].efficiency, 0.5),
+        ("model.gemm.fp16.tiles", "[128x128]", lambda hw: hw.model.gemm["fp16"].tiles, ("128x128",)),
+        ("host.op", "1 us", lambda hw: hw.host.op_s, 1e-6),
+    ],
+)
+def test_a_changed_device(path: str, value: str, get: Any, expected: Any) -> None:
+    device = package.load_hardware("a100")
+    changed = change_hardware(device, {path: value})
+    assert get(changed) == expected != get(device)
+    assert changed.name == f"{device.name}[{path}={value}]"
+    assert changed.evidence == ()
+    assert change_hardware(device, {}) is device
 
 
 # ---------------------------------------------------------------------------------------------- how it ends
