@@ -10,15 +10,29 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from gpt2cost.capacity import fit
-from gpt2cost.compare import compare
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gpt2cost.errors import Gpt2CostError, InputError
-from gpt2cost.generate import Generation, generate
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
 from gpt2cost.model import Model, load_model
 from gpt2cost.predict import Prediction, predict
 from gpt2cost.single_kernel import KernelLatency, kernel_latency
-from gpt2cost.sweep import sweep
+
+if TYPE_CHECKING:
+    from gpt2cost.capacity import fit
+    from gpt2cost.comparison import compare
+    from gpt2cost.generate_run import Generation, generate
+    from gpt2cost.sweeps import sweep
+
+# Loaded when first asked for: a prediction does without them.
+_LATER = {
+    "Generation": "generate_run",
+    "compare": "comparison",
+    "fit": "capacity",
+    "generate": "generate_run",
+    "sweep": "sweeps",
+}
 
 __all__ = [
     "Generation",
@@ -39,3 +53,9 @@ __all__ = [
     "predict",
     "sweep",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"gpt2cost.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'gpt2cost' has no attribute {name!r}")

@@ -21,10 +21,10 @@ import numpy as np
 from gpt2cost.errors import InputError, echo
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
-from gpt2cost.single_kernel import kernel_latency
 from gpt2cost.memory_bound import memory_terms
 from gpt2cost.passes import run_pass
 from gpt2cost.settings import ELEMENT_BYTES
+from gpt2cost.single_kernel import kernel_latency
 from gpt2cost.uncertainty import Case, evidence_case, evidence_model, evidence_settings, spread
 
 

@@ -9,8 +9,8 @@ A thread block takes `q_tile` queries of one head through the keys in steps of `
     chain  = block_s + longest thread block's steps, shared by up to max_splits blocks, * step
     T      = launch + hypot(max(chain, busy + tail * chain * ...), memory)
 
-In decode the keys of one head are one thread block's unless the kernel splits them. Monotone in batch, heads and tokens; never
-below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM bandwidth.
+In decode the keys of one head are one thread block's unless the kernel splits them. The time is monotone in batch,
+heads and tokens, and never below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM bandwidth.
 """
 
 from __future__ import annotations

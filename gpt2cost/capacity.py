@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.compare import Work, context_axis, longest_context
+from gpt2cost.comparison import Work, context_axis, longest_context
 from gpt2cost.grid import Sizes
 from gpt2cost.hardware import Hardware, load_hardware
 from gpt2cost.model import load_model
 from gpt2cost.predict import Prediction, predict_run
 from gpt2cost.search import largest_where
 from gpt2cost.settings import check_choice
-from gpt2cost.sweep import Combination
+from gpt2cost.sweeps import Combination
 
 MOST_BATCH = 1 << 20
 """Batches are looked for up to this size."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+import typer.main
 
 from gpt2cost import __version__, cli_compare, cli_fit, cli_generate, cli_plot, cli_sweep, cli_trace, records, render
 from gpt2cost import predict as predict_run
+from gpt2cost.coercion import read_plainly
 from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.export import to_markdown
 from gpt2cost.hardware import list_hardware, load_hardware, validate_file
@@ -336,7 +338,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Every error is one line on stderr."""
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
-        code = _app_for(given)(args=given, prog_name="gpt2cost", standalone_mode=False)
+        command = typer.main.get_command(_app_for(given))
+        read_plainly(command)
+        code = command(args=given, prog_name="gpt2cost", standalone_mode=False)
         return int(code or 0)
     except ClickException as error:
         message = error.format_message()  # type: ignore[attr-defined]

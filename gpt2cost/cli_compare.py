@@ -56,10 +56,10 @@ def compare(
 
     Shows the ratios, the difference by kernel kind, and the batch and sequence length where the ranking changes.
     """
-    from gpt2cost.compare import Work, compare_choices
+    from gpt2cost.comparison import Work, compare_choices
     from gpt2cost.grid import make_grid
     from gpt2cost.render_workloads import render_comparison
-    from gpt2cost.sweep import plan
+    from gpt2cost.sweeps import plan
     from gpt2cost.workload_records import comparison_record, comparison_rows
 
     sink = Sink(format, output)

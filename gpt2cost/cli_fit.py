@@ -56,9 +56,9 @@ def fit(
 ) -> None:
     """Find the largest batch at --seq and --cache, the largest context at --batch, and the best throughput."""
     from gpt2cost.capacity import capacities
-    from gpt2cost.compare import Work, context_axis
+    from gpt2cost.comparison import Work, context_axis
     from gpt2cost.render_workloads import render_capacity
-    from gpt2cost.sweep import Combination
+    from gpt2cost.sweeps import Combination
     from gpt2cost.workload_records import capacity_record, capacity_row
 
     sink = Sink(format, output)

@@ -59,7 +59,7 @@ def generate(
     """Predict HuggingFace's generate: time to first token, time per token, throughput, memory and cost."""
     from gpt2cost import generate_records as results
     from gpt2cost import render_generate as rendering
-    from gpt2cost.generate import generate as run_generate
+    from gpt2cost.generate_run import generate as run_generate
 
     sink = Sink(format, output)
     run = run_generate(

@@ -88,8 +88,8 @@ def sweep(
     from gpt2cost import sweep_text
     from gpt2cost.records import envelope
     from gpt2cost.render_sweep import render_sweep
-    from gpt2cost.sweep import COLUMNS, KERNEL_COLUMNS, Block, block_rows, blocks, plan
     from gpt2cost.sweep_order import check_column, ordered
+    from gpt2cost.sweeps import COLUMNS, KERNEL_COLUMNS, Block, block_rows, blocks, plan
 
     sink = Sink(format, output)
     study = grids.read_study(grid) if grid else {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.citations import transformers_version
-from gpt2cost.generate import Generation
+from gpt2cost.generate_run import Generation
 from gpt2cost.records import Record, calibration, envelope, model_record
 from gpt2cost.turns import Turn
 

@@ -17,10 +17,10 @@ from gpt2cost.explain import explain
 from gpt2cost.formula import Formula, formula
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import Kernel, Row
-from gpt2cost.single_kernel import KernelLatency
 from gpt2cost.model import Model
 from gpt2cost.passes import KernelCost
 from gpt2cost.predict import Phase, Prediction
+from gpt2cost.single_kernel import KernelLatency
 from gpt2cost.uncertainty import spread
 
 SCHEMA_VERSION = 1

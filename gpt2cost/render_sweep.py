@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpt2cost.page import Column, Page, first_fit, grid, scaled_column, short_number, text_column
 from gpt2cost.records import Record
-from gpt2cost.sweep import INPUTS
+from gpt2cost.sweeps import INPUTS
 from gpt2cost.units import scale_for
 
 _HEADERS = {"batch_size": "batch", "seq_len": "seq", "cache_len": "cache"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.errors import InputError, nearest
-from gpt2cost.sweep import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, Block
+from gpt2cost.sweeps import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, Block
 
 
 def check_column(name: str, kernels: bool) -> None:

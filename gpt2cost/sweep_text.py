@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2cost.export import markdown_cell
 from gpt2cost.records import Record
-from gpt2cost.sweep import Block
+from gpt2cost.sweeps import Block
 
 WORDS = frozenset(("model", "gpu", "dtype", "attn", "runtime", "phase", "bound", "fits", "valid", "name", "op", "kind"))
 """Columns that are no numbers."""

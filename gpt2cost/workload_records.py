@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpt2cost.capacity import Capacity
-from gpt2cost.compare import WAITING, Candidate, Comparison, Work, seconds_by_kind
+from gpt2cost.comparison import WAITING, Candidate, Comparison, Work, seconds_by_kind
 from gpt2cost.predict import Phase, Prediction
 from gpt2cost.records import FLOPS_CONVENTION, Record, calibration, envelope
-from gpt2cost.sweep import Combination
+from gpt2cost.sweeps import Combination
 
 KINDS = ("gemm", "bmm", "attention", "reduction", "elementwise", "copy", "gather", "fill", WAITING)
 """Where a pass's latency goes, in the order in which it is shown."""

@@ -21,7 +21,7 @@ from gpt2cost.accuracy import score_evidence
 from gpt2cost.activations import ACTIVATIONS
 from gpt2cost.attention import TableOptions
 from gpt2cost.citations import LINES_FILE, Citation, cited, resolve
-from gpt2cost.generate import CACHE_TYPES
+from gpt2cost.generate_run import CACHE_TYPES
 from gpt2cost.generation import after, before, setup
 from gpt2cost.kernels import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.table import cost_table

@@ -48,7 +48,7 @@ def test_errors_do_not_grow(evidence: list[EvidenceResult]) -> None:
 
 
 def test_fp32_passes_are_better_than_published(evidence: list[EvidenceResult]) -> None:
-    """Mean absolute error of measured gpt2-large passes, eager and compiled; NeuSight: 3.5 to 11 % on the eager ones."""
+    """Mean absolute error of measured gpt2-large passes; NeuSight has 3.5 to 11 % on the eager ones."""
     limits = {"h100-sxm-80gb": 3, "a100-pcie-40gb": 3, "v100-pcie-32gb": 3, "l4": 6, "t4": 6}
     for runtime in ("eager", "compile"):
         for name, limit in limits.items():

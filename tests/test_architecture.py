@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 # Each module imports only from the lines above its own. `gpt2cost` is what the package's __init__ offers.
 FLOORS = """
 formula errors citations
-units data terms
+units data terms coercion
 schema
 constants kernels
 hardware activations attention
@@ -43,8 +43,8 @@ uncertainty
 predict accuracy turns
 plot_data
 plot
-explain generate sweep search
-sweep_order compare
+explain generate_run sweeps search
+sweep_order comparison
 capacity
 gpt2cost
 records

@@ -640,7 +640,7 @@ def modules_after(code: str, **env: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-def test_a_preset_needs_neither_transformers_nor_torch() -> None:
+def test_a_preset_needs_neither_transformers_nor_torch_nor_pydantic() -> None:
     heavy = {"transformers", "torch"}
     assert not heavy & modules_after("import gpt2cost.cli")
     for arguments in (SMALL, [*SMALL, "--format", "json"], ["models"], ["table"], ["hardware", "list"]):

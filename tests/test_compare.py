@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from test_cli import Result, assert_refused
 
 from gpt2cost import cli
-from gpt2cost.compare import WAITING, Work, compare, compare_choices, seconds_by_kind
+from gpt2cost.comparison import WAITING, Work, compare, compare_choices, seconds_by_kind
 from gpt2cost.grid import make_grid
 from gpt2cost.predict import predict
 from gpt2cost.search import largest_where, powers_of_two, sign_changes
-from gpt2cost.sweep import plan
+from gpt2cost.sweeps import plan
 from gpt2cost.workload_records import KINDS
 
 TWO = ["compare", "--model", "gpt2", "--gpu", "a100,rtx4090"]

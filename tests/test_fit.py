@@ -13,12 +13,12 @@ from test_cli import Result, assert_refused
 
 from gpt2cost import cli
 from gpt2cost.capacity import capacities, fit
-from gpt2cost.compare import Work
+from gpt2cost.comparison import Work
 from gpt2cost.errors import InputError
 from gpt2cost.hardware import load_hardware
 from gpt2cost.model import load_model
 from gpt2cost.predict import Prediction, predict
-from gpt2cost.sweep import Combination
+from gpt2cost.sweeps import Combination
 
 XL = ["fit", "--model", "gpt2-xl", "--gpu", "a100"]
 

@@ -28,7 +28,7 @@ from gpt2cost.hardware import change_hardware
 from gpt2cost.model import Model
 from gpt2cost.predict import Prediction, predict
 from gpt2cost.records import prediction_record
-from gpt2cost.sweep import COLUMNS, KERNEL_COLUMNS, blocks, plan, sweep
+from gpt2cost.sweeps import COLUMNS, KERNEL_COLUMNS, blocks, plan, sweep
 
 BASE = ["sweep", "--model", "gpt2", "--gpu", "a100"]
 GRID = [*BASE, "--batch", "1,2", "--seq", "8-24+8", "--cache", "0,16"]
@@ -560,7 +560,7 @@ def test_a_progress_bar_on_a_terminal_alone(
 
 def test_memory_does_not_grow_with_the_grid() -> None:
     """What a block holds is bounded, whatever the grid's shape."""
-    from gpt2cost.sweep import BLOCK_ROWS
+    from gpt2cost.sweeps import BLOCK_ROWS
 
     for axes in (
         {"batch": "1-100000"},

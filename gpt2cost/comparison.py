@@ -13,7 +13,7 @@ from gpt2cost.grid import Sizes, make_grid
 from gpt2cost.predict import Phase, Prediction, predict_run
 from gpt2cost.search import powers_of_two, sign_changes
 from gpt2cost.settings import Settings, check_settings
-from gpt2cost.sweep import Combination, plan
+from gpt2cost.sweeps import Combination, plan
 
 MOST_BATCH = 1 << 16
 """Crossovers are looked for up to this batch."""
