@@ -641,7 +641,7 @@ def modules_after(code: str, **env: str) -> set[str]:
 
 
 def test_a_preset_needs_neither_transformers_nor_torch_nor_pydantic() -> None:
-    heavy = {"transformers", "torch"}
+    heavy = {"transformers", "torch", "pydantic"}
     assert not heavy & modules_after("import gpt2cost.cli")
     for arguments in (SMALL, [*SMALL, "--format", "json"], ["models"], ["table"], ["hardware", "list"]):
         assert not heavy & modules_after(f"import gpt2cost.cli as c; c.run({arguments!r})"), arguments
