@@ -119,8 +119,9 @@ def generate(
             raise InputError(f"{name}: generate takes one size, got {echo(value)}")
     if new_tokens > MAX_TOKENS:
         raise InputError(f"new_tokens: expected at most {MAX_TOKENS}, got {new_tokens}")
+    use_cache = use_cache and loaded.use_cache
     check_settings(batch, prompt, 0, dtype, attn, runtime, "both", "last", use_cache)
-    check_device(hw, dtype, attn)
+    check_device(hw, dtype, attn, runtime)
     _check_cache(cache_type, attn, use_cache, padded)
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour > 0):
         raise InputError(f"price_per_hour: expected a positive number, got {price_per_hour}")

@@ -6,6 +6,7 @@ bytes are exact Python integers; on a grid they are float64.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2cost.errors import InputError
 from gpt2cost.hardware import Hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
 from gpt2cost.liveness import peak_bytes
@@ -109,13 +111,17 @@ def predict(
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
     loaded, hardware = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
-    use_cache = check_flag("use_cache", use_cache) and loaded.use_cache
+    use_cache = check_flag("use_cache", use_cache)
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache)
     return predict_run(loaded, hardware, settings, phase)
 
 
 def predict_run(model: Model, hardware: Hardware, settings: Settings, phase: str = "both") -> Prediction:
-    """`predict` for settings that have been checked. Raises `InputError` where the device cannot run them."""
+    """`predict` for settings that have been checked. Raises `InputError` where model or device cannot run them."""
+    if settings.use_cache and not model.use_cache:
+        settings = dataclasses.replace(settings, use_cache=False)
+        if np.any(np.asarray(settings.cache_len) != 0):
+            raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
     check_device(hardware, settings.dtype, settings.attn, settings.runtime)
     passes = _passes(phase, settings.seq_len, settings.cache_len, settings.use_cache)
     phases = tuple(_phase(model, hardware, settings, *one) for one in passes)

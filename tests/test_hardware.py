@@ -614,3 +614,25 @@ def test_few_files_are_parsed(name: str, files: int, monkeypatch: pytest.MonkeyP
     hardware._load_file.cache_clear()
     load_hardware(name)
     assert hardware._load_file.cache_info().misses <= files
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("dtype: bf16, attn: sdpa", "evidence in bf16, for which compute.peak has no rate"),
+        ("dtype: fp32, attn: sdpa, kernels: {skale: div}", r"\$\.evidence\[0\]\.kernels\.skale: unknown key"),
+        ("dtype: fp32, attn: sdpa, kernels: {scale: zzz}", "kernels.scale: expected one of mul, div, got 'zzz'"),
+        (
+            "dtype: fp16, attn: flash_attention_2",
+            "evidence with flash_attention_2 in fp16, which the device cannot run",
+        ),
+        ("dtype: fp32, attn: sdpa, use_cache: false, cache: 7", "cache: expected 0 where use_cache is false"),
+    ],
+)
+def test_evidence_that_the_device_cannot_have(row: str, message: str, tmp_path: Path) -> None:
+    text = next(path for path in SHIPPED if path.stem == "t4").read_text("utf-8")
+    case = f"evidence:\n  - {{source: me, model: gpt2, batch: 1, seq: 8, latency: 1 ms, {row}}}\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("evidence:\n", case, 1), "utf-8")
+    with pytest.raises(InputError, match=message):
+        validate_file(path)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config
 
 import gpt2cost
-from gpt2cost import InputError
+from gpt2cost import InputError, load_model, predict
 from gpt2cost.kernels import ATTENTION_IMPLEMENTATIONS, FusedAttention, Gemm
 from gpt2cost.predict import Phase, Totals
 from gpt2cost.settings import RUNTIMES
@@ -300,3 +300,20 @@ def test_fused_attention_is_one_kernel_a_layer() -> None:
     (attention,) = (cost for cost in prefill.kernels if isinstance(cost.kernel.shape, FusedAttention))
     assert attention.count == 6
     assert attention.flops == 6 * 4 * 2 * 12 * 16 * 16 * 64
+
+
+def test_a_config_without_a_cache_is_run_without_one() -> None:
+    """`use_cache: false` in a config is the switch of `GPT2Config`."""
+    model = dataclasses.replace(load_model("distilgpt2"), use_cache=False)
+    without = predict(model, "a100", 2, 16)
+    assert without.settings.use_cache is False
+    assert without.phases[0].totals == predict("distilgpt2", "a100", 2, 16, use_cache=False).phases[0].totals
+    assert without.memory.kv_cache_bytes == 0
+    with pytest.raises(InputError, match="cache: expected 0"):
+        predict(model, "a100", 2, 16, 8)
+
+
+def test_a_decode_step_without_a_cache_brings_one_token() -> None:
+    decode = predict("distilgpt2", "a100", 3, 100, use_cache=False, phase="decode").phases[0]
+    assert decode.seq_len == 101
+    assert decode.totals.tokens_per_s == pytest.approx(3 / decode.totals.latency_s)
