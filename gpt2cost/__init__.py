@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gpt2cost.errors import Gpt2CostError, InputError
-from gpt2cost.hardware import Hardware, list_hardware, load_hardware
-from gpt2cost.model import Model, load_model
+from gpt2cost.hardware import Hardware, change_hardware, list_hardware, load_hardware
+from gpt2cost.model import Model, change_model, load_model
 from gpt2cost.predict import Prediction, predict
 from gpt2cost.single_kernel import KernelLatency, kernel_latency
 
@@ -43,6 +43,8 @@ __all__ = [
     "Model",
     "Prediction",
     "__version__",
+    "change_hardware",
+    "change_model",
     "compare",
     "fit",
     "generate",

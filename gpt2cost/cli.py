@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,7 +43,6 @@ from gpt2cost.options import (
     chosen_device,
     chosen_model,
     device_names,
-    required,
 )
 from gpt2cost.output import ClosedPipe, Sink, one_line, print_warnings, write_text
 from gpt2cost.passes import symbol_values, table_options, table_rows
@@ -165,6 +165,7 @@ def table(
     runtime: RuntimeFlag = "eager",
     logits: LogitsFlag = "all",
     no_use_cache: NoCacheFlag = False,
+    set_: SetFlag = None,
     format: FormatFlag = "table",
     output: OutputFlag = None,
 ) -> None:
@@ -174,7 +175,7 @@ def table(
     """
     sink = Sink(format, output)
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, "both", logits, not no_use_cache)
-    loaded = load_model(model if model is not None else "gpt2")
+    loaded = chosen_model(model if model is not None else "gpt2", set_)
     rows = table_rows(
         table_options(loaded, attn, logits, settings.use_cache and loaded.use_cache, (), runtime), runtime
     )
@@ -266,6 +267,7 @@ def kernel(
     columns: Annotated[int | None, typer.Option(help="softmax, layer_norm.", show_default=False)] = None,
     elements: Annotated[int | None, typer.Option(help="elementwise, copy.", show_default=False)] = None,
     inputs: Annotated[int | None, typer.Option(help="elementwise, copy: tensors read.", show_default=False)] = None,
+    hw_set: HwSetFlag = None,
     format: FormatFlag = "table",
     output: OutputFlag = None,
 ) -> None:
@@ -280,7 +282,7 @@ def kernel(
     }  # fmt: skip
     sink = Sink(format, output)
     shape = {name: value for name, value in given.items() if value is not None}
-    record = records.kernel_record(kernel_latency(kind, required("--gpu", gpu), dtype, **shape))
+    record = records.kernel_record(kernel_latency(kind, chosen_device(gpu, hw_set), dtype, **shape))
     sink.listing("kernels", [record], lambda page: render.render_mapping(page, record))
 
 
@@ -327,7 +329,8 @@ def accuracy(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit. A termination unwinds like any exit, so that no temporary file stays."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -353,7 +356,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _abandon_stdout()
         return 0
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        return _fail("interrupted", 130)
     except OSError as error:  # stdout is full, say
         _abandon_stdout()
         return _fail(f"cannot write: {error.strerror or error}", 1)

@@ -125,7 +125,10 @@ def sweep(
             case "jsonl":
                 sink.stream(sweep_text.jsonl_chunks(rows, columns))
             case "json":
-                head = {**envelope(), "what_if": {"model": what_ifs[0], "hardware": what_ifs[1]}}
+                head = {
+                    **envelope(),
+                    "what_if": {"model": dict(combinations[0].model.changes), "hardware": what_ifs[1]},
+                }
                 sink.stream(sweep_text.json_chunks(rows, columns, head))
             case "markdown":
                 sink.stream(sweep_text.markdown_chunks(rows, columns))

@@ -130,6 +130,8 @@ def write_chunks(chunks: Iterable[str], path: Path | None) -> None:
 def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
     """Pieces of a file that appears whole or not at all. Raises `InputError` where it cannot be written."""
     try:
+        if path.is_symlink() and path.is_file():  # the link stays one
+            path = path.resolve()
         if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
             with path.open("wb") as file:
                 file.writelines(chunks)

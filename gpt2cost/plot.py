@@ -73,7 +73,7 @@ def _size_axis(axes: Any, sizes: Any) -> None:
     """The swept size: a logarithmic axis where it spans more than a factor of 8."""
     if sizes[0] > 0 and sizes[-1] >= 8 * sizes[0]:
         axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 # ---------------------------------------------------------------------------------------------- roofline
@@ -229,7 +229,7 @@ def _stacked(axes: Any, data: Breakdown, layers: dict[str, Any]) -> None:
             axes.fill_between(spots, bottom, bottom + heights, label=name, **_fill_of(name))
         bottom = bottom + heights
     if len(data.sizes) <= BARS:
-        axes.set_xticks(spots, [f"{size:g}" for size in data.sizes], rotation=0 if len(spots) <= 12 else 45)
+        axes.set_xticks(spots, [f"{size:,.0f}" for size in data.sizes], rotation=0 if len(spots) <= 12 else 45)
         axes.grid(axis="x", visible=False)
     else:
         _size_axis(axes, data.sizes)

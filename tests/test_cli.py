@@ -663,3 +663,20 @@ def test_a_config_without_torch_brings_no_advice(tmp_path: Path) -> None:
     done = process(["-c", WITHOUT_TORCH, "predict", "--gpu", "a100", "--model", path])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+def test_a_link_stays_a_link(gpt2cost: Any, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert gpt2cost("models", "--format", "json", "-o", str(link)).code == 0
+    assert link.is_symlink()
+    assert "gpt2-xl" in target.read_text()
+
+
+def test_what_ifs_reach_the_table_and_single_kernels(gpt2cost: Any) -> None:
+    rows = json.loads(gpt2cost("table", "--model", "gpt2", "--set", "n_layer=2", "--format", "json").out)["kernels"]
+    assert next(row for row in rows if row["name"] == "transformer.h.attn.c_attn")["count"] == 2
+    shape = ["kernel", "copy", "--elements", "100000000", "--gpu", "a100", "--format", "json"]
+    slower = json.loads(gpt2cost(*shape, "--hw-set", "memory.bandwidth=1 TB/s").out)["kernels"][0]
+    assert slower["device_s"] > json.loads(gpt2cost(*shape).out)["kernels"][0]["device_s"]

@@ -487,7 +487,8 @@ def test_a_full_disk() -> None:
     assert "No space left on device" in done.stderr
 
 
-def test_control_c_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     child = subprocess.Popen(
         [sys.executable, "-m", "gpt2cost", *BASE, "--batch", "1-4000", "--seq", "1-100", "--cache", "0-99", "--yes",
@@ -497,9 +498,9 @@ def test_control_c_leaves_nothing(tmp_path: Path) -> None:
     while not list(tmp_path.iterdir()):  # until the temporary file is there
         assert child.poll() is None
         time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     _, err = child.communicate()
-    assert child.returncode == 130
+    assert child.returncode == code
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
