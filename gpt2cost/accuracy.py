@@ -22,10 +22,9 @@ from gpt2cost.errors import InputError, echo
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
 from gpt2cost.memory_bound import memory_terms
-from gpt2cost.passes import run_pass
 from gpt2cost.settings import ELEMENT_BYTES
 from gpt2cost.single_kernel import kernel_latency
-from gpt2cost.uncertainty import Case, evidence_case, evidence_model, evidence_settings, spread
+from gpt2cost.uncertainty import Case, evidence_case, spread
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,19 @@ def score_evidence(devices: Iterable[Hardware] | None = None) -> list[EvidenceRe
 
 def _score(hw: Hardware, index: int) -> EvidenceResult:
     row = hw.evidence[index]
-    settings = evidence_settings(row)
-    one = run_pass(evidence_model(hw, row), hw, settings, row.seq, row.cache)
+    case = evidence_case(hw, row)
     known = spread(hw, row.dtype)
-    low = one.scaled(hw, row.runtime, known.device_low, known.host_low).latency_s
-    high = one.scaled(hw, row.runtime, known.device_high, known.host_high).latency_s
+    low = case.one.scaled(hw, row.runtime, known.device_low, known.host_low).latency_s
+    high = case.one.scaled(hw, row.runtime, known.device_high, known.host_high).latency_s
     peak = hw.compute.peak_flop_per_s[row.dtype]
     roofline = sum(
         max(
             cost.flops / peak if isinstance(cost.kernel.shape, Gemm | FusedAttention) else 0.0,
             (cost.read_bytes + cost.write_bytes) / hw.memory.bandwidth_bytes_per_s,
         )
-        for cost in one.kernels
+        for cost in case.one.kernels
     )
-    return EvidenceResult(hw, evidence_case(hw, row), float(low), float(high), float(roofline))
+    return EvidenceResult(hw, case, float(low), float(high), float(roofline))
 
 
 # ---------------------------------------------------------------------------------------------- transfer

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from gpt2cost.errors import InputError
 from gpt2cost.options import (
     AttnsFlag,
@@ -19,10 +15,10 @@ from gpt2cost.options import (
     ModelsFlag,
     NoCacheFlag,
     OutputFlag,
+    PhaseFlag,
     RuntimesFlag,
     SeqFlag,
     SetFlag,
-    among,
     assignments,
     required,
 )
@@ -41,10 +37,7 @@ def compare(
     dtype: DtypesFlag = None,
     attn: AttnsFlag = None,
     runtime: RuntimesFlag = None,
-    phase: Annotated[
-        str,
-        typer.Option("--phase", help="prefill, decode or both.", autocompletion=among("prefill", "decode", "both")),
-    ] = "both",
+    phase: PhaseFlag = "both",
     logits: LogitsFlag = "all",
     no_use_cache: NoCacheFlag = False,
     set_: SetFlag = None,

@@ -19,10 +19,10 @@ from gpt2cost.options import (
     ModelFlag,
     NoCacheFlag,
     OutputFlag,
+    PhaseFlag,
     RuntimeFlag,
     SeqFlag,
     SetFlag,
-    among,
     chosen_device,
     chosen_model,
 )
@@ -40,10 +40,7 @@ def fit(
     dtype: DtypeFlag = "fp16",
     attn: AttnFlag = "sdpa",
     runtime: RuntimeFlag = "eager",
-    phase: Annotated[
-        str,
-        typer.Option("--phase", help="prefill, decode or both.", autocompletion=among("prefill", "decode", "both")),
-    ] = "both",
+    phase: PhaseFlag = "both",
     max_latency: Annotated[
         str | None, typer.Option("--max-latency", help="Of one pass, such as 50ms.", show_default=False)
     ] = None,

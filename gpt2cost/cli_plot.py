@@ -20,6 +20,7 @@ from gpt2cost.options import (
     LogitsFlag,
     ModelFlag,
     NoCacheFlag,
+    PhaseFlag,
     RuntimeFlag,
     SeqFlag,
     SetFlag,
@@ -40,7 +41,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 PictureFlag = Annotated[
     Path | None, typer.Option("-o", "--output", help="The file: .png, .svg or .pdf.", show_default=False)
 ]
-PhaseFlag = Annotated[
+OnePhaseFlag = Annotated[
     str, typer.Option("--phase", help="prefill or decode.", autocompletion=among("prefill", "decode"))
 ]
 BatchesFlag = Annotated[str, typer.Option("--batch", "--batch-size", help="Sequences; a list or range sweeps it.")]
@@ -58,10 +59,7 @@ def roofline(
     dtype: DtypeFlag = "fp16",
     attn: AttnFlag = "sdpa",
     runtime: RuntimeFlag = "eager",
-    phase: Annotated[
-        str,
-        typer.Option("--phase", help="prefill, decode or both.", autocompletion=among("prefill", "decode", "both")),
-    ] = "both",
+    phase: PhaseFlag = "both",
     logits: LogitsFlag = "all",
     no_use_cache: NoCacheFlag = False,
     set_: SetFlag = None,
@@ -91,7 +89,7 @@ def breakdown(
     dtype: DtypeFlag = "fp16",
     attn: AttnFlag = "sdpa",
     runtime: RuntimeFlag = "eager",
-    phase: PhaseFlag = "prefill",
+    phase: OnePhaseFlag = "prefill",
     logits: LogitsFlag = "all",
     no_use_cache: NoCacheFlag = False,
     set_: SetFlag = None,
@@ -118,7 +116,7 @@ def curve(
     dtype: DtypeFlag = "fp16",
     attn: AttnFlag = "sdpa",
     runtime: RuntimeFlag = "eager",
-    phase: PhaseFlag = "decode",
+    phase: OnePhaseFlag = "decode",
     quantity: Annotated[
         str,
         typer.Option("--quantity", help="latency or throughput.", autocompletion=among("latency", "throughput")),
@@ -151,7 +149,7 @@ def timeline(
     dtype: DtypeFlag = "fp16",
     attn: AttnFlag = "sdpa",
     runtime: RuntimeFlag = "eager",
-    phase: PhaseFlag = "prefill",
+    phase: OnePhaseFlag = "prefill",
     logits: LogitsFlag = "all",
     no_use_cache: NoCacheFlag = False,
     set_: SetFlag = None,

@@ -77,6 +77,10 @@ RuntimeFlag = Annotated[
         "--runtime", help="eager, compile or cuda-graph.", autocompletion=among("eager", "compile", "cuda-graph")
     ),
 ]
+PhaseFlag = Annotated[
+    str,
+    typer.Option("--phase", help="prefill, decode or both.", autocompletion=among("prefill", "decode", "both")),
+]
 LogitsFlag = Annotated[
     str, typer.Option("--logits", help="lm_head on all positions or the last.", autocompletion=among("all", "last"))
 ]

@@ -82,10 +82,11 @@ def evidence_model(hw: Hardware, row: Evidence) -> Model:
 
 @dataclass(frozen=True)
 class Case:
-    """A measured case beside its prediction. `host_factor`: where the host sets the pace, the factor on the host's
-    constants at which the prediction meets the measurement."""
+    """A measured case beside its prediction, the pass `one`. `host_factor`: where the host sets the pace, the factor on
+    the host's constants at which the prediction meets the measurement."""
 
     row: Evidence
+    one: Pass
     latency_s: float
     device_s: float
     host_bound: bool
@@ -99,7 +100,7 @@ def evidence_case(hw: Hardware, row: Evidence) -> Case:
     device_s = float(sum(kernel.device_s for kernel in one.kernels))
     host_bound = bool(one.times.host_s > device_s)
     factor = _host_factor(one, hw, row) if host_bound or row.latency_s > 1.5 * one.times.latency_s else None
-    return Case(row, float(one.times.latency_s), device_s, factor is not None, factor)
+    return Case(row, one, float(one.times.latency_s), device_s, factor is not None, factor)
 
 
 def _host_factor(one: Pass, hw: Hardware, row: Evidence) -> float:
