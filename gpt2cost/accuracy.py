@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from gpt2cost.constants import MachineConstants
 from gpt2cost.errors import InputError, echo
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware
 from gpt2cost.kernels import FusedAttention, Gemm
@@ -99,8 +100,12 @@ def leave_one_out() -> list[TransferResult]:
         for dtype in dict.fromkeys(case.row.dtype for case in cases if not case.host_bound):
             rows = [case.row for case in cases if case.row.dtype == dtype and not case.host_bound]
             for donor in devices:
-                own = donor.model.gemm.get(dtype) or donor.model.gemm.get("fp16")
-                if donor.name == hw.name or own is None or own.residual is None or _borrows(donor, dtype):
+                if (
+                    donor.name == hw.name
+                    or donor.vendor != hw.vendor
+                    or donor.model.residual_of(dtype) is None
+                    or _borrows(donor, dtype)
+                ):
                     continue
                 lent = dataclasses.replace(hw, model=donor.model)
                 errors = tuple(evidence_case(lent, row).latency_s / row.latency_s - 1.0 for row in rows)
@@ -110,6 +115,8 @@ def leave_one_out() -> list[TransferResult]:
 
 def _borrows(hardware: Hardware, dtype: str) -> bool:
     """Whether a device's constants for products in a dtype are another device's."""
+    if not isinstance(hardware.model, MachineConstants):
+        return "model" in hardware.borrowed
     engine = dtype if dtype in hardware.model.gemm else "fp16"
     return "model" in hardware.borrowed and f"model.gemm.{engine}" not in hardware.provenance
 

@@ -51,7 +51,7 @@ def attention_terms(
     """
 
     def timed(built_for: str) -> Terms:
-        constants = hw.model.attention[built_for]
+        constants = hw.gpu_model.attention[built_for]
         sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
         return _terms(hw, dtype, constants, *sizes, element_bytes, causal, masked, write_cache)
 
@@ -81,7 +81,7 @@ def _terms(
 ) -> Terms:
     units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
     has_flash = hw.has_flash_attention(dtype) or hw.vendor != "nvidia"
-    slow = 1.0 if has_flash and not masked else hw.model.masked_attention
+    slow = 1.0 if has_flash and not masked else hw.gpu_model.masked_attention
     pairs, kv_len = batch * heads, new_tokens + cached_tokens
     tiles = np.ceil(new_tokens / c.q_tile)
     last = np.ceil(kv_len / c.kv_block)
@@ -121,7 +121,7 @@ def _terms(
 
 def _seconds_per_byte(hw: Hardware, c: AttentionConstants, footprint_bytes: Array) -> Array:
     resident = residency(footprint_bytes, hw.memory.l2_bytes, c.resident_from)
-    in_l2 = resident / (hw.model.memory.l2_copy_bytes_per_s * c.l2_efficiency)
+    in_l2 = resident / (hw.gpu_model.memory.l2_copy_bytes_per_s * c.l2_efficiency)
     return in_l2 + (1.0 - resident) / (hw.memory.bandwidth_bytes_per_s * c.dram_efficiency)
 
 

@@ -17,7 +17,18 @@ from typing import Annotated, cast
 import typer
 import typer.main
 
-from gpt2cost import __version__, cli_compare, cli_fit, cli_generate, cli_plot, cli_sweep, cli_trace, records, render
+from gpt2cost import (
+    __version__,
+    cli_calibrate,
+    cli_compare,
+    cli_fit,
+    cli_generate,
+    cli_plot,
+    cli_sweep,
+    cli_trace,
+    records,
+    render,
+)
 from gpt2cost import predict as predict_run
 from gpt2cost.coercion import read_plainly
 from gpt2cost.errors import Gpt2CostError, InputError
@@ -149,6 +160,7 @@ app.command()(cli_compare.compare)
 app.command()(cli_fit.fit)
 app.command()(cli_generate.generate)
 app.command()(cli_trace.trace)
+app.command()(cli_calibrate.calibrate)
 app.add_typer(cli_plot.app, name="plot")
 
 # ---------------------------------------------------------------------------------------------- the cost table

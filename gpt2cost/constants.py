@@ -143,6 +143,18 @@ class MachineConstants:
     memory: MemoryConstants
     masked_attention: float = field(default=1.0, metadata=FRACTION)
 
+    def has_products(self, dtype: str) -> bool:
+        """Whether matrix products in a dtype can be timed."""
+        return dtype in self.gemm or "fp16" in self.gemm
+
+    def products(self, dtype: str) -> GemmConstants:
+        """The constants of a dtype's products; fp16's serve for the other dtypes of the tensor cores."""
+        return self.gemm.get(dtype) or self.gemm["fp16"]
+
+    def residual_of(self, dtype: str) -> float | None:
+        """The spread of the errors of a dtype's products, in the logarithm."""
+        return self.products(dtype).residual
+
     def without_launch(self) -> MachineConstants:
         """The same machine, if starting a kernel cost nothing."""
         gemm = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from gpt2cost.cpu_constants import CpuConstants
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import FusedAttention, Gemm
 from gpt2cost.machine import engine
@@ -80,8 +81,27 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
 
 
 def _changes(hw: Hardware) -> list[tuple[str, Hardware]]:
-    memory, l2_copy = hw.memory, hw.model.memory.l2_copy_bytes_per_s
-    bandwidth = dataclasses.replace(
+    no_launch = dataclasses.replace(
+        hw,
+        host=hw.host.scaled(0.0),
+        launch=dataclasses.replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+        model=hw.model.without_launch(),
+    )
+    peaks = {dtype: 2 * peak for dtype, peak in hw.compute.peak_flop_per_s.items()}
+    arithmetic = dataclasses.replace(hw, compute=dataclasses.replace(hw.compute, peak_flop_per_s=peaks))
+    if isinstance(hw.model, CpuConstants):
+        rates = [
+            ("2x as fast products", dataclasses.replace(arithmetic, model=hw.model.scaled_products(element=0.5))),
+            ("2x as fast everything else", dataclasses.replace(hw, model=hw.model.scaled_memory(0.5))),
+        ]
+    else:
+        rates = [("2x memory bandwidth", _twice_the_bandwidth(hw)), ("2x FLOP/s", arithmetic)]
+    return [*rates, ("no launch cost", no_launch)]
+
+
+def _twice_the_bandwidth(hw: Hardware) -> Hardware:
+    memory, constants = hw.memory, hw.gpu_model.memory
+    return dataclasses.replace(
         hw,
         memory=dataclasses.replace(
             memory,
@@ -89,23 +109,10 @@ def _changes(hw: Hardware) -> list[tuple[str, Hardware]]:
             l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
         ),
         model=dataclasses.replace(
-            hw.model, memory=dataclasses.replace(hw.model.memory, l2_copy_bytes_per_s=2 * l2_copy)
+            hw.gpu_model,
+            memory=dataclasses.replace(constants, l2_copy_bytes_per_s=2 * constants.l2_copy_bytes_per_s),
         ),
     )
-    peaks = {dtype: 2 * peak for dtype, peak in hw.compute.peak_flop_per_s.items()}
-    return [
-        ("2x memory bandwidth", bandwidth),
-        ("2x FLOP/s", dataclasses.replace(hw, compute=dataclasses.replace(hw.compute, peak_flop_per_s=peaks))),
-        (
-            "no launch cost",
-            dataclasses.replace(
-                hw,
-                host=hw.host.scaled(0.0),
-                launch=dataclasses.replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
-                model=hw.model.without_launch(),
-            ),
-        ),
-    ]
 
 
 def _sensitivity(prediction: Prediction, phase: Phase, change: str, hw: Hardware) -> Sensitivity:

@@ -37,11 +37,6 @@ def _candidates(tiles: tuple[str, ...], splits: tuple[int, ...]) -> tuple[np.nda
     return rows, columns, split
 
 
-def gemm_constants(hw: Hardware, dtype: str) -> GemmConstants:
-    """The constants of a dtype; fp16's serve for the other dtypes of the tensor cores."""
-    return hw.model.gemm.get(dtype) or hw.model.gemm["fp16"]
-
-
 def gemm_terms(
     hw: Hardware,
     dtype: str,
@@ -60,7 +55,7 @@ def gemm_terms(
     `reuse_bytes`: traffic between two uses of the same (k, n) operand; infinite means that it is cold. `slowdown`
     lengthens the arithmetic.
     """
-    c, units = gemm_constants(hw, dtype), hw.compute.units
+    c, units = hw.gpu_model.products(dtype), hw.compute.units
     peak = hw.compute.peak_flop_per_s[dtype]
     flop_per_s_per_unit = peak / units * c.efficiency
     l2_rate = hw.memory.l2_bandwidth_bytes_per_s

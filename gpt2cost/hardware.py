@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2cost.constants import POSITIVE, MachineConstants
+from gpt2cost.cpu_constants import CpuConstants
 from gpt2cost.data import data_dir, read_text
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.kernels import KERNEL_VARIANTS
@@ -66,6 +67,7 @@ class Launch:
 class Host:
     """Host time of one thing in eager mode, on the CPU that `cpu` states.
 
+    `synchronous`: the host runs the kernels itself, as a CPU does: no queue, and every cost adds up.
     `op`: an op that launches a kernel. `module`: the call of a linear or layer-norm module. `view`: a view-type op.
     `dropout`: a dropout module in eval mode. `launch_latency`: from issue to the kernel's start. `sync`: one wait for
     the device. `graph_replay`: one CUDA-graph replay. `compiled_op`: a kernel in compiled code.
@@ -80,11 +82,12 @@ class Host:
     sync_s: float
     graph_replay_s: float
     compiled_op_s: float
+    synchronous: bool = False
 
     def scaled(self, factor: float) -> Host:
         """A host that takes `factor` times as long for everything."""
-        seconds = (field.name for field in dataclasses.fields(self) if field.name != "cpu")
-        return Host(cpu=self.cpu, **{name: factor * getattr(self, name) for name in seconds})
+        seconds = (field.name for field in dataclasses.fields(self) if field.name.endswith("_s"))
+        return dataclasses.replace(self, **{name: factor * getattr(self, name) for name in seconds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,22 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """When and how `gpt2cost calibrate` measured a machine, and how well the fit reproduces what it measured.
+
+    `residuals`: kind of kernel -> median of |predicted / measured - 1|. `noise`: by how much two measurements of one
+    kernel differ, as a median.
+    """
+
+    date: str
+    software: str  # versions
+    clock: str  # of the processor and its memory, and the threads or the power limit
+    count: int = field(metadata=POSITIVE)  # kernels measured
+    noise: float = field(metadata={"bound": "natural"})
+    residuals: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hardware:
     """One device. All quantities in SI units; FLOP rates count one fused multiply-add as 2.
 
@@ -134,7 +153,8 @@ class Hardware:
     compute: Compute
     launch: Launch
     host: Host
-    model: MachineConstants
+    model: MachineConstants | CpuConstants
+    calibration: Calibration | None = None
     evidence: tuple[Evidence, ...] = ()
     provenance: dict[str, str]
     borrowed: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
@@ -151,9 +171,23 @@ class Hardware:
                 raise InputError(f"evidence in {row.dtype}, for which compute.peak has no rate")
             if row.attn == "flash_attention_2" and not self.has_flash_attention(row.dtype):
                 raise InputError(f"evidence with flash_attention_2 in {row.dtype}, which the device cannot run")
-        gemm, peaks = self.model.gemm, self.compute.peak_flop_per_s
-        if "fp16" not in gemm and (lacking := [dtype for dtype in peaks if dtype not in gemm]):
-            raise InputError(f"model.gemm lacks {', '.join(lacking)}, for which compute.peak has a rate")
+        is_cpu = self.vendor == "cpu"
+        if isinstance(self.model, CpuConstants) != is_cpu or self.host.synchronous != is_cpu:
+            raise InputError("vendor: cpu goes with a CPU's model (products, kinds, ...) and host.synchronous: true")
+        if lacking := [dtype for dtype in self.compute.peak_flop_per_s if not self.model.has_products(dtype)]:
+            raise InputError(f"model has no products in {', '.join(lacking)}, for which compute.peak has a rate")
+
+    @property
+    def gpu_model(self) -> MachineConstants:
+        """The constants of a GPU."""
+        assert isinstance(self.model, MachineConstants)
+        return self.model
+
+    @property
+    def cpu_model(self) -> CpuConstants:
+        """The constants of a CPU."""
+        assert isinstance(self.model, CpuConstants)
+        return self.model
 
     def has_flash_attention(self, dtype: str) -> bool:
         """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.attention_time import attention_terms
-from gpt2cost.gemm import gemm_constants, gemm_terms
+from gpt2cost.cpu_time import cpu_kernel_terms
+from gpt2cost.gemm import gemm_terms
 from gpt2cost.hardware import Hardware
 from gpt2cost.kernels import FusedAttention, Gemm, Kernel
 from gpt2cost.memory_bound import memory_terms
@@ -32,13 +33,15 @@ def kernel_terms(kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtyp
     Weights are cold: between two passes over one weight lies the whole model. Products run at the clock of a pass.
     """
     element_bytes = ELEMENT_BYTES[dtype]
+    if hw.vendor == "cpu":
+        return at_least(floor_s(hw, graph), cpu_kernel_terms(kernel, values, hw, dtype, element_bytes))
     match kernel.shape:
         case Gemm(batch, m, n, k):
             count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
             kind = engine(kernel, dtype)
             terms = gemm_terms(
                 hw, kind, count, rows, columns, depth, ELEMENT_BYTES[kind],
-                batched=kernel.kind == "bmm", slowdown=1.0 / gemm_constants(hw, kind).pass_clock,
+                batched=kernel.kind == "bmm", slowdown=1.0 / hw.gpu_model.products(kind).pass_clock,
             )  # fmt: skip
         case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
             new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)

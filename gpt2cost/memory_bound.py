@@ -22,7 +22,7 @@ def memory_terms(
     hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float, columns: Array, floor_s: float
 ) -> Terms:
     """A kernel of one of `MEMORY_KINDS`. `columns` is the length of the rows that it reduces (1 for none)."""
-    memory = hw.model.memory
+    memory = hw.gpu_model.memory
     c = memory.kinds[kind]
     moved = read_bytes + write_bytes
     missing = 1.0 - residency(moved, hw.memory.l2_bytes, memory.resident_from, memory.resident_to)

@@ -75,6 +75,8 @@ def run_queue(
             yield Slice("host", _op(row.step), module, start_s, host_s, row, launches)
         begins_s = max(device_s, host_s + (0.0 if graph else host.launch_latency_s))
         device_s = begins_s + seconds[id(row)]
+        if host.synchronous:
+            host_s = device_s
         path = ".".join(filter(None, (module, row.step.name)))
         yield Slice("device", path, module, begins_s, device_s, row, launches)
         launches += 1

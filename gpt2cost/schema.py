@@ -2,8 +2,9 @@
 
 A field's NAME carries its unit, and the YAML key is the name without it: the field `bandwidth_bytes_per_s: float` is
 read from `bandwidth: 3.35 TB/s`, `t0_s` from `t0: 1.8 us`. A float without a unit in its name is a bare, finite number.
-Other types: int, str (one printable line), bool, a Literal of strings, `T | None`, tuple[T, ...], dict[str, T] and
-dataclasses. A default makes a key optional. Field metadata narrows values:
+Other types: int, str (one printable line), bool, a Literal of strings, `T | None`, tuple[T, ...], dict[str, T],
+dataclasses and unions of them (the one whose keys fit best). A default makes a key optional. Field metadata narrows
+values:
 
     {"bound": "positive" | "natural" | "fraction"}   numbers above 0; 0 or more; above 0 and at most 1
     {"keys": (...), "required": (...)}               which keys a dict may have, and which it must have
@@ -216,9 +217,11 @@ class _Builder:
     def value(self, kind: Any, field: _Field, tree: object, path: str) -> Any:
         """A value of the type `kind` from `tree`. `field` is the field that it is, or is an element of."""
         origin, args = get_origin(kind), get_args(kind)
-        if origin in (Union, UnionType):  # T | None
-            (kind,) = (arg for arg in args if arg is not NoneType)
-            return None if tree is None else self.value(kind, field, tree, path)
+        if origin in (Union, UnionType):
+            kinds = [arg for arg in args if arg is not NoneType]
+            if tree is None and NoneType in args:
+                return None
+            return self.value(_likeliest(kinds, tree), field, tree, path)
         if origin is dict:
             entries = self.keys(tree, path, field.rules.get("keys"), field.rules.get("required", ()))
             return {key: self.value(args[1], field, entry, f"{path}.{key}") for key, entry in entries.items()}
@@ -237,8 +240,9 @@ class _Builder:
     def changed(self, kind: Any, field: _Field | None, old: Any, keys: list[str], tree: object, path: str) -> Any:
         """`old`, a value of the type `kind`, with what lies under `keys` set to `tree`."""
         key, here = keys[0] if keys else "", f"{path}.{plain(keys[0])}" if keys else path
-        if NoneType in get_args(kind):  # T | None
-            (kind,) = (arg for arg in get_args(kind) if arg is not NoneType)
+        if get_origin(kind) in (Union, UnionType):
+            kinds = [arg for arg in get_args(kind) if arg is not NoneType]
+            kind = type(old) if type(old) in kinds else kinds[0]
         if not keys:
             assert field is not None
             return self.value(kind, field, tree, path)
@@ -279,6 +283,12 @@ class _Builder:
                 return self.expected(path, f"a plain number{text}, such as 0.85", tree)
             return float(tree)
         raise TypeError(f"the schema has no rule for {kind}")
+
+
+def _likeliest(kinds: list[Any], tree: object) -> Any:
+    """Of several dataclasses the one that has most of a mapping's keys."""
+    keys = set(tree) if isinstance(tree, dict) and len(kinds) > 1 else set()
+    return max(kinds, key=lambda kind: len(keys & set(_fields(kind)))) if keys else kinds[0]
 
 
 def _is_finite(number: float) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from gpt2cost import cpu_time
 from gpt2cost.attention_time import attention_terms
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.gemm import gemm_terms
@@ -101,11 +102,15 @@ def _product_counts(size: int, s: Shape) -> Counts:
 
 
 def _gemm_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+    if hw.vendor == "cpu":
+        return cpu_time.product_terms(hw, dtype, "addmm", s["batch"], s["m"], s["n"], s["k"], size)
     reuse = 6.0 * s["batch"] * s["k"] * s["n"] * size
     return gemm_terms(hw, dtype, s["batch"], s["m"], s["n"], s["k"], size, reuse_bytes=reuse)
 
 
 def _bmm_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+    if hw.vendor == "cpu":
+        return cpu_time.product_terms(hw, dtype, "scores", s["batch"], s["m"], s["n"], s["k"], size)
     return gemm_terms(hw, dtype, s["batch"], s["m"], s["n"], s["k"], size, batched=True)
 
 
@@ -116,10 +121,21 @@ def _attention_counts(size: int, s: Shape) -> Counts:
 
 
 def _attention_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+    if hw.vendor == "cpu":
+        pairs, new = s["batch"] * s["heads"], s["new_tokens"]
+        return cpu_time.attention_terms(
+            hw, dtype, pairs, s["head_dim"], new, s["cached_tokens"], size, causal=s["causal"]
+        )
     return attention_terms(
         hw, dtype, s["batch"], s["heads"], s["head_dim"], s["new_tokens"], s["cached_tokens"], size,
         causal=s["causal"], write_cache=s["write_cache"],
     )  # fmt: skip
+
+
+def _memory_terms(hw: Hardware, kind: str, read: Array, write: Array, size: int, columns: Array) -> Terms:
+    if hw.vendor == "cpu":
+        return cpu_time.memory_terms(hw, kind, read, write, size)
+    return memory_terms(hw, kind, read, write, size, columns, hw.launch.stream_floor_s)
 
 
 def _of_rows(kind: str, flops: int) -> _Kind:
@@ -131,7 +147,7 @@ def _of_rows(kind: str, flops: int) -> _Kind:
 
     def terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
         _, read, write = counts(size, s)
-        return memory_terms(hw, kind, read, write, size, s["columns"], hw.launch.stream_floor_s)
+        return _memory_terms(hw, kind, read, write, size, s["columns"])
 
     return _Kind(("rows", "columns"), {}, counts, terms)
 
@@ -144,7 +160,7 @@ def _of_elements(kind: str, flops: int) -> _Kind:
 
     def terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
         _, read, write = counts(size, s)
-        return memory_terms(hw, kind, read, write, size, 1.0, hw.launch.stream_floor_s)
+        return _memory_terms(hw, kind, read, write, size, 1.0)
 
     return _Kind(("elements",), {"inputs": 1}, counts, terms)
 

@@ -6,7 +6,9 @@ The state is (h, g): when the host is free, and when the device is. Every step m
     host     h' = h + host seconds     g' = g
     sync     h' = max(h, g) + sync     g' = g
 
-so a step is a 2 x 2 matrix over (max, +), a sequence of steps is their product, and n equal layers are an n-th power,
+On a CPU the host runs the kernels itself: h' = h + issue + kernel seconds, and g stays.
+
+So a step is a 2 x 2 matrix over (max, +), a sequence of steps is their product, and n equal layers are an n-th power,
 which takes log2(n) products: no loop over layers, exact with syncs inside, and every entry may be a numpy array.
 """
 
@@ -153,6 +155,8 @@ def host_cost(step: Kernel | Free, host_costs: Host, runtime: str) -> float:
 
 
 def _step(step: Kernel | Free, cost_s: float, seconds: Seconds, host_costs: Host, runtime: str) -> Steps:
+    if host_costs.synchronous:
+        return host(cost_s + seconds if isinstance(step, Kernel) else cost_s)
     if isinstance(step, Kernel):
         return kernel(cost_s, 0.0 if runtime == "cuda-graph" else host_costs.launch_latency_s, seconds)
     return sync(cost_s) if step.op == "sync" and runtime == "eager" else host(cost_s)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt2cost.errors import InputError
-from gpt2cost.gemm import gemm_constants
 from gpt2cost.hardware import Evidence, Hardware, load_hardware
 from gpt2cost.model import Model, load_model
 from gpt2cost.passes import Pass, run_pass
@@ -131,17 +130,17 @@ def _spread(hardware: Hardware, dtype: str) -> Spread:
     cases = [evidence_case(hardware, row) for row in hardware.evidence]
     residuals = [math.log(c.row.latency_s / c.latency_s) for c in cases if c.row.dtype in family and not c.host_bound]
     factors = [case.host_factor for case in cases if case.host_factor is not None]
-    constants = gemm_constants(hardware, dtype)
+    residual = hardware.model.residual_of(dtype)
     basis: Basis
     if residuals:
         basis, width = "evidence", EVIDENCE_MARGIN * max(map(abs, residuals))
-    elif constants.residual is not None and "model" not in hardware.borrowed:
-        basis, width = "kernels", constants.residual
+    elif residual is not None and "model" not in hardware.borrowed:
+        basis, width = "kernels", residual
     else:
         donor = hardware.borrowed.get("model")
         alike = donor is not None and load_hardware(donor).architecture == hardware.architecture
         least = SAME_ARCHITECTURE_SPREAD if alike else BORROWED_SPREAD
-        basis, width = "borrowed", max(least, constants.residual or 0.0)
+        basis, width = "borrowed", max(least, residual or 0.0)
     factor = math.exp(max(width, LEAST_SPREAD))
     host_low = min([HOST_LOW, *(implied / HOST_MARGIN for implied in factors)])
     host_high = max([HOST_HIGH, *(implied * HOST_MARGIN for implied in factors)])

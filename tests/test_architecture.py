@@ -28,17 +28,21 @@ ROOT = Path(__file__).parents[1]
 # Each module imports only from the lines above its own. `gpt2cost` is what the package's __init__ offers.
 FLOORS = """
 formula errors citations
-units data terms coercion
-schema
+units data terms coercion fitting torch_extra
+schema measurement_records
 constants kernels
+cpu_constants
 hardware activations attention
 masks
-table settings generation
-grid model gemm attention_time memory_bound
+profiler_trace hardware_file table settings generation
+grid model gemm attention_time memory_bound cpu_time
 machine timeline fusion liveness
-single_kernel
+single_kernel fit_gpu
 queue_run
+trace_match
 passes
+fit_cpu
+calibration
 uncertainty
 predict accuracy turns
 plot_data
@@ -48,10 +52,12 @@ sweep_order comparison
 capacity
 gpt2cost
 records
-accuracy_records generate_records workload_records chrome_trace page export
+accuracy_records fitting_records generate_records workload_records chrome_trace page export
 render render_accuracy render_generate render_sweep render_workloads sweep_text output
+microbench
+bench
 options
-cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit
+cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit cli_calibrate
 cli
 __main__
 """

@@ -1,0 +1,361 @@
+"""A CPU's constants, fitted to measurements of its kernels.
+
+Each kind of kernel is fitted on its own, minimising soft_l1(log(predicted / measured)) over logarithms of its
+constants, so that a slow outlier weighs little. Curves rise by construction: their steps are what is fitted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from gpt2cost.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
+from gpt2cost.cpu_time import attention_terms, memory_terms, product_terms
+from gpt2cost.errors import InputError
+from gpt2cost.fitting import FitResidual, residual
+from gpt2cost.hardware import Compute, Hardware, Host, Launch, Memory
+from gpt2cost.measurement_records import Measurement, machine, of_kind, seconds, shape_of
+from gpt2cost.model import model_from_config
+from gpt2cost.passes import run_pass
+from gpt2cost.settings import ELEMENT_BYTES, Settings
+from gpt2cost.terms import Array
+
+_F_SCALE = 0.1
+"""Log error from which a record counts as an outlier."""
+_PRIOR = 0.02
+"""Log error that is worth as much as a constant's distance of e from where it starts."""
+_LEAST_S = 1e-10
+"""What is 0 in effect, where a file needs a quantity."""
+
+_KINDS = {
+    "softmax": "softmax", "layer_norm": "layer_norm", "permuted_copy": "copy", "cat": "cat", "where": "where",
+    "gather": "gather",
+}  # fmt: skip
+"""A record's kind -> which of `CPU_KINDS` times it; an element-wise op goes by its name."""
+_PRODUCTS = {"addmm": "addmm", "linear": "mm", "scores": "scores", "context": "context"}
+"""A record's op -> which product it is."""
+
+
+@dataclass(frozen=True)
+class CpuFit:
+    """A CPU as a device, and how well it reproduces what it was fitted on."""
+
+    hardware: Hardware
+    residuals: tuple[FitResidual, ...]
+
+
+def fit_cpu(records: Sequence[Measurement], name: str) -> CpuFit:
+    """Fit a CPU's constants to its kernels, measured in any number of sweeps.
+
+    Raises `InputError` where what no file can do without was not measured: products and element-wise kernels.
+    """
+    known, sweeps = machine(records), of_all_sweeps(records)
+    products = of_kind(sweeps, "gemm", "bmm")
+    if not of_kind(sweeps, "gemm") or not of_kind(sweeps, "elementwise"):
+        raise InputError("calibrate: the measurements hold no products (gemm) or no element-wise kernels of a CPU")
+    dtypes = [d for d in ELEMENT_BYTES if any(r["dtype"] == d for r in of_kind(sweeps, "gemm"))]
+    peaks = {dtype: max(_rate(r) for r in products if r["dtype"] == dtype) for dtype in dtypes}
+    start = _unfitted(known, name, sweeps, peaks)
+    start = _with_kinds(start, sweeps)
+    start = _with_products(start, sweeps, dtypes)
+    start = _with_host(start, sweeps)
+    groups = _groups(sweeps)
+    residuals = tuple(residual(kind, np.log(form(start) / measured)) for kind, (form, measured) in groups.items())
+    errors = np.concatenate([np.log(form(start) / measured) for form, measured in groups.values()])
+    model = replace(start.cpu_model, residual=float(f"{np.quantile(np.abs(errors), 0.95):.3g}"))
+    return CpuFit(replace(start, model=model), residuals)
+
+
+def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
+    """One record a case, with the medians of its times over the sweeps."""
+    cases: dict[str, list[Measurement]] = {}
+    for record in records:
+        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record)
+    return [
+        json.loads(shape) | {k: statistics.median(r[k] for r in found if k in r) for k in found[0] if k.endswith("_us")}
+        for shape, found in cases.items()
+    ]
+
+
+def _rate(record: Measurement) -> float:
+    """FLOP/s of a product."""
+    flops = 2.0 * record.get("batch", 1) * record["m"] * record["n"] * record["k"]
+    return float(flops / seconds(record))
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+def _unfitted(known: Measurement, name: str, records: list[Measurement], peaks: dict[str, float]) -> Hardware:
+    """The machine with its memory, and constants from which the fits start."""
+    threads = int(known.get("threads") or 1)
+    bandwidth, cached, cache_bytes = _memory(records)
+    fresh_from, fresh_rate, kept_rate = _fresh(records, bandwidth)
+    curve = ProductCurve(rows=(1,), element_s=(1e-9,), launch_s=5e-6)
+    kind = CpuKind(launch_s=2e-6, element_s=1e-9, fork_s=5e-6, parallel_element_s=1e-9 / threads)
+    model = CpuConstants(
+        products={dtype: CpuProducts(addmm=curve, mm=curve, scores=curve, context=curve) for dtype in peaks},
+        attention=dict.fromkeys(peaks, curve),
+        kinds={"elementwise": kind, "copy": kind},
+        fresh_from_bytes=fresh_from,
+        fresh_bytes_per_s=fresh_rate,
+        kept_bytes_per_s=kept_rate,
+    )
+    cpu = str(known.get("cpu_model") or known.get("cpu") or "CPU")
+    costs = dict.fromkeys([f.name for f in dataclasses.fields(Host) if f.name.endswith("_s")], _LEAST_S)
+    return Hardware(
+        name=name,
+        description=f"{cpu}, {threads} threads",
+        vendor="cpu",
+        architecture=str(known.get("cpu_capability") or "cpu"),
+        memory=Memory(float(known.get("memory_bytes") or 16e9), bandwidth, cache_bytes, cached),
+        compute=Compute(threads, peaks),
+        launch=Launch(_LEAST_S, _LEAST_S),
+        host=Host(cpu=cpu, synchronous=True, **costs),
+        model=model,
+        provenance={},
+    )
+
+
+def _memory(records: list[Measurement]) -> tuple[float, float, float]:
+    """DRAM's and the cache's bandwidth, and the footprint beyond which copies run at DRAM's: the knee between them."""
+    copies = sorted((8.0 * r["elements"], seconds(r)) for r in of_kind(records, "copy") if r["dtype"] == "fp32")
+    if not copies:  # a campaign's copies are in 16 bit
+        copies = sorted((4.0 * r["elements"], seconds(r)) for r in of_kind(records, "copy"))
+    if not copies:
+        raise InputError("calibrate: the measurements hold no copies")
+    moved = np.array([size for size, _ in copies])
+    rates = moved / np.array([time for _, time in copies])
+    bandwidth, cached = float(rates[-1]), float(max(rates))
+    fast = moved[rates > np.sqrt(bandwidth * cached)] if cached > 1.5 * bandwidth else moved[:1]
+    return bandwidth, cached, float(2.0 * fast[-1])
+
+
+def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, float]:
+    """From which size on an output's memory is handed out anew, and at which rates: of one output, and of many kept."""
+    found = of_kind(records, "fresh")
+    singles = sorted((r["bytes"], seconds(r)) for r in found if r["tensors"] == 1)
+    extra = [(size, time - 2.0 * size / bandwidth) for size, time in singles]
+    dear = [(size, time) for size, time in extra if time > 0.15e-9 * size]
+    many = [(r["bytes"] * r["tensors"], seconds(r)) for r in found if r["tensors"] > 1]
+    kept = [time / size - 2.0 / bandwidth for size, time in many if size > 1e8]
+    if not dear:
+        return 1e12, 1e12, 1e12  # never
+    rate = 1.0 / statistics.median(time / size for size, time in dear)
+    cheap = [size for size, _ in singles if size < dear[0][0]]
+    slower = 1.0 / max(statistics.median(kept), 1e-12) if kept else rate
+    return float(np.sqrt(dear[0][0] * (cheap[-1] if cheap else dear[0][0]))), rate, slower
+
+
+# ---------------------------------------------------------------------------------------------- kernels
+
+
+def _kind(record: Measurement) -> str:
+    """Which of `CPU_KINDS` a record is of."""
+    if record["kind"] == "elementwise":
+        return {"tanh": "tanh", "gelu": "gelu", "gelu_tanh": "gelu"}.get(record["op"], "elementwise")
+    return _KINDS[record["kind"]]
+
+
+def _column(records: Sequence[Measurement], key: str) -> Array:
+    return np.array([float(record.get(key, 1)) for record in records])
+
+
+def _memory_form(kind: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
+    """Predicted seconds of memory-bound kernels."""
+    if kind == "cat":
+        elements = _column(records, "batch") * _column(records, "heads") * _column(records, "head_dim")
+        elements = elements * (_column(records, "cached_tokens") + _column(records, "new_tokens"))
+    else:
+        elements = _column(records, "rows") * _column(records, "columns")
+    inputs = np.array([2.0 if record.get("op") == "add" else 1.0 for record in records])
+    return lambda hw: np.asarray(memory_terms(hw, kind, 4.0 * inputs * elements, 4.0 * elements, 4.0).device_s)
+
+
+def _with_kinds(hw: Hardware, records: list[Measurement]) -> Hardware:
+    start = hw.cpu_model.kinds["elementwise"]
+    names = [field.name for field in dataclasses.fields(CpuKind)]
+    kinds: dict[str, CpuKind] = {}
+    for kind, found in _by(of_kind(records, "elementwise", *_KINDS), _kind).items():
+        form, measured = _memory_form(kind, found), _seconds(found)
+
+        def changed(values: Array, kind: str = kind) -> Hardware:
+            rates = CpuKind(**dict(zip(names, map(float, values), strict=True)))
+            return replace(hw, model=replace(hw.cpu_model, kinds={**hw.cpu_model.kinds, kind: rates}))
+
+        first = [min(float(measured.min()), 2e-6), start.element_s, start.fork_s, start.parallel_element_s]
+        values = _fit(partial(_through, changed, form), first, measured)
+        kinds[kind] = changed(values).cpu_model.kinds[kind]
+    kinds.setdefault("copy", kinds["elementwise"])
+    kinds["fill"] = kinds["elementwise"]
+    return replace(hw, model=replace(hw.cpu_model, kinds=kinds))
+
+
+def _through(put: Callable[[Array], Hardware], form: Callable[[Hardware], Array], values: Array) -> Array:
+    return form(put(values))
+
+
+def _product_form(name: str, dtype: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
+    batch, m, n, k = (_column(records, key) for key in ("batch", "m", "n", "k"))
+    size = ELEMENT_BYTES[dtype]
+    return lambda hw: np.asarray(product_terms(hw, dtype, name, batch, m, n, k, size).device_s)
+
+
+def _attention_form(dtype: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
+    pairs = _column(records, "batch") * _column(records, "heads")
+    head_dim, new, cached = (_column(records, key) for key in ("head_dim", "new_tokens", "cached_tokens"))
+    masked = bool(records[0]["mask"] == "explicit")
+    size = ELEMENT_BYTES[dtype]
+    return lambda hw: np.asarray(attention_terms(hw, dtype, pairs, head_dim, new, cached, size, masked=masked).device_s)
+
+
+def _with_products(hw: Hardware, records: list[Measurement], dtypes: list[str]) -> Hardware:
+    """The curves of all products and of attention, and the rate of attention with a mask."""
+    model = hw.cpu_model
+    for dtype in dtypes:
+        found = _by([r for r in of_kind(records, "gemm", "bmm") if r["dtype"] == dtype], lambda r: _PRODUCTS[r["op"]])
+        curves: dict[str, ProductCurve] = {}
+        for name, rows in found.items():
+
+            def put(curve: ProductCurve, name: str = name, dtype: str = dtype, model: CpuConstants = model) -> Hardware:
+                one = replace(model.products[dtype], **{name: curve})
+                return replace(hw, model=replace(model, products={**model.products, dtype: one}))
+
+            curves[name] = _curve(put, _product_form(name, dtype, rows), _column(rows, "m"), rows)
+        if "addmm" not in curves:
+            raise InputError(f"calibrate: the measurements hold no addmm in {dtype}")
+        spare = {"mm": "addmm", "scores": "addmm", "context": "scores"}
+        for name, other in spare.items():
+            curves.setdefault(name, curves[other])
+        products = CpuProducts(**curves)
+        model = replace(model, products={**model.products, dtype: products})
+        attention = [r for r in of_kind(records, "sdpa") if r["dtype"] == dtype]
+        plain = [r for r in attention if r["mask"] != "explicit"]
+        fused = curves["scores"]
+        if plain:
+
+            def put_attention(curve: ProductCurve, dtype: str = dtype, model: CpuConstants = model) -> Hardware:
+                return replace(hw, model=replace(model, attention={**model.attention, dtype: curve}))
+
+            fused = _curve(put_attention, _attention_form(dtype, plain), _column(plain, "new_tokens"), plain)
+        model = replace(model, attention={**model.attention, dtype: fused})
+        if masked := [r for r in attention if r["mask"] == "explicit"]:
+            ratio = _attention_form(dtype, masked)(replace(hw, model=model)) / _seconds(masked)
+            model = replace(model, masked_attention=float(f"{np.clip(np.median(ratio), 0.05, 2.0):.3g}"))
+    return replace(hw, model=model)
+
+
+def _curve(
+    put: Callable[[ProductCurve], Hardware], form: Callable[[Hardware], Array], m: Array, records: Sequence[Measurement]
+) -> ProductCurve:
+    """The curve that reproduces `records`, with a node at each m among them. `put` sets it on the device."""
+    rows = tuple(int(one) for one in np.unique(m))
+    measured = _seconds(records)
+    batched = bool(np.any(_column(records, "batch") > 1))
+
+    def curve(values: Array) -> ProductCurve:
+        launch, start, *steps = map(float, values)
+        elements = tuple(float(one) for one in np.cumsum(steps))
+        return ProductCurve(rows=rows, element_s=elements, start_s=start if batched else 0.0, launch_s=launch)
+
+    unit = replace(curve(np.ones(2 + len(rows))), element_s=(1.0,) * len(rows), start_s=0.0, launch_s=_LEAST_S)
+    operand = form(put(unit))  # elements of (k, n) operands: seconds at one second an element
+    typical = np.array([np.median((measured / operand)[m == row]) for row in rows])
+    steps = np.maximum(np.diff(typical, prepend=0.0), 0.02 * typical)
+    first = np.concatenate([[4e-6, 1e-7], steps])
+    return curve(_fit(lambda x: form(put(curve(x))), first, measured))
+
+
+def _fit(predict: Callable[[Array], Array], first: Sequence[float] | Array, measured: Array) -> Array:
+    """The positive values near `first` at which `predict` is nearest to `measured`, within a factor of e^5."""
+    from scipy.optimize import least_squares
+
+    start = np.log(np.asarray(first, float))
+
+    def errors(x: Array) -> Array:
+        return np.concatenate([np.log(predict(np.exp(x)) / measured), _PRIOR * (x - start)])
+
+    found = least_squares(errors, start, bounds=(start - 5.0, start + 5.0), loss="soft_l1", f_scale=_F_SCALE)
+    return np.exp(found.x)
+
+
+def _by(records: Iterable[Measurement], key: Callable[[Measurement], str]) -> dict[str, list[Measurement]]:
+    found: dict[str, list[Measurement]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    return found
+
+
+def _seconds(records: Sequence[Measurement]) -> Array:
+    return np.array([seconds(record) for record in records])
+
+
+def _groups(records: list[Measurement]) -> dict[str, tuple[Callable[[Hardware], Array], Array]]:
+    """Kind of kernel -> how its records are predicted, and their seconds."""
+    groups: dict[str, tuple[Callable[[Hardware], Array], Array]] = {}
+    for (dtype, name), rows in _by2(of_kind(records, "gemm", "bmm"), lambda r: _PRODUCTS[r["op"]]).items():
+        groups[f"{name} {dtype}"] = (_product_form(name, dtype, rows), _seconds(rows))
+    for (dtype, mask), rows in _by2(of_kind(records, "sdpa"), lambda r: str(r["mask"] == "explicit")).items():
+        kind = f"attention{' masked' if mask == 'True' else ''} {dtype}"
+        groups[kind] = (_attention_form(dtype, rows), _seconds(rows))
+    for kind, rows in _by(of_kind(records, "elementwise", *_KINDS), _kind).items():
+        groups[kind] = (_memory_form(kind, rows), _seconds(rows))
+    return groups
+
+
+def _by2(records: Iterable[Measurement], key: Callable[[Measurement], str]) -> dict[tuple[str, str], list[Measurement]]:
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for record in records:
+        found.setdefault((record["dtype"], key(record)), []).append(record)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- host
+
+
+def _with_host(hw: Hardware, records: list[Measurement]) -> Hardware:
+    """What the interpreter costs beside the ops: from single calls, scaled so that a layer of a tiny model fits."""
+    cost = {record["op"]: seconds(record) for record in of_kind(records, "host")}
+    call = cost.get("empty_python_call", 1e-7)
+
+    def beyond(whole: str, *parts: str) -> float:
+        return max(cost.get(whole, 5e-6) - sum(cost.get(part, 0.0) for part in parts), call)
+
+    ops = [cost[op] for op in ("add", "tanh") if op in cost]
+    launch_s = 0.8 * min(ops) if ops else 2e-6
+    host = replace(
+        hw.host,
+        op_s=call,
+        module_s=beyond("conv1d_module" if "conv1d_module" in cost else "linear_module", "addmm", "view"),
+        view_s=max(cost.get("view", 1e-6), call),
+        call_s=beyond("dropout_module"),
+        compiled_op_s=call,
+    )
+    hw = replace(hw, host=host, launch=Launch(launch_s, launch_s))
+    factors = [factor for factor in _layer_factors(hw, of_kind(records, "layers")) if factor > 0]
+    return replace(hw, host=host.scaled(statistics.median(factors))) if factors else hw
+
+
+def _layer_factors(hw: Hardware, records: list[Measurement]) -> Iterable[float]:
+    """For each attention implementation the factor on the host's costs at which a tiny model's layer fits."""
+    for rows in _by(records, lambda r: str(r["attn"])).values():
+        few, many = min(rows, key=lambda r: r["n_layer"]), max(rows, key=lambda r: r["n_layer"])
+        if few is many:
+            continue
+        measured = seconds(many) - seconds(few)
+        free, plain = (
+            _tiny_s(device, many) - _tiny_s(device, few) for device in (replace(hw, host=hw.host.scaled(1e-6)), hw)
+        )
+        yield (measured - free) / (plain - free)
+
+
+def _tiny_s(hw: Hardware, record: Measurement) -> float:
+    model = model_from_config(record, "layers", "layers")
+    settings = Settings(1, 1, record["cache"], "fp32", record["attn"], "eager", "all", True)
+    return float(run_pass(model, hw, settings, 1, record["cache"]).times.latency_s)

@@ -1,0 +1,517 @@
+"""A GPU's constants, fitted to measurements of its kernels.
+
+Every stage fits some constants of the machine model to the records of the kernels that they shape, with what earlier
+stages found in place: floors, copies, all memory-bound kinds, products by dtype, attention. It minimises
+
+    sum soft_l1(log(predicted / measured)) + weak prior that pulls each constant to the base device's
+
+over logarithms of the constants (over multiples of a scale for those that are 0 on the base device). Discrete choices
+such as tiles, splits and blocks are the base device's, and so is whatever no record speaks of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import log
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpt2cost.attention_time import SMALL_HEAD, attention_terms
+from gpt2cost.constants import HEAD_DIMS
+from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.fitting import FitResidual, residual
+from gpt2cost.gemm import gemm_terms
+from gpt2cost.hardware import DTYPES, Hardware, list_hardware
+from gpt2cost.hardware_file import hardware_tree
+from gpt2cost.measurement_records import Measurement, machine, of_kind, seconds
+from gpt2cost.memory_bound import memory_terms
+from gpt2cost.settings import ELEMENT_BYTES
+from gpt2cost.terms import Array
+
+LEAST_RECORDS = 5
+"""With fewer records the constants stay the base device's."""
+
+_HOST_BOUND = 1.2
+"""A kernel in a stream whose time is below this many times its issue time measures the host."""
+_F_SCALE = 0.1
+"""Log error from which a record counts as an outlier."""
+_PRIOR = 0.05
+"""Log error that is worth as much as a constant's distance of one from the base device's, in its logarithm or scale."""
+_REACH = 8.0
+"""A constant stays within this factor of the base device's."""
+_MOST_SCALES = 100.0
+"""And one that is 0 there below this many of its scale."""
+_STARTS = 3
+"""From how many points each fit starts, the base device being one."""
+_MOST_STEPS = 50
+"""Of a fit from one start."""
+_KEPT = 1e-3
+"""A constant that moved by less has not moved."""
+
+_LIMITS = {"efficiency": (0.05, 1.2), "wave_power": (0.01, 1.0), "overlap": (1.0, 16.0), "write_weight": (0.5, 2.5)}
+"""Narrower limits than `_REACH` and the schema set."""
+_ZERO_SCALES = {"fill_s": 1e-6, "column_s": 1e-9, "prologue_k": 16.0, "multi_token_s": 1e-6, "multi_block_s": 1e-6}
+"""Constants that may leave 0, with the scale on which they do."""
+
+_GEMM = (
+    "efficiency", "edge", "prologue_k", "step_s", "wave_power", "overlap", "dram_efficiency", "activation_traffic",
+    "l2_efficiency", "launch_s", "split_s", "split_rate", "epilogue_rate", "droop", "gemv_s", "gemv_dram_efficiency",
+    "gemv_k_s",
+)  # fmt: skip
+_ATTENTION = (
+    "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "tail",
+    "dram_efficiency", "l2_efficiency", "resident_from",
+)  # fmt: skip
+_KIND = ("dram_efficiency", "elements_per_s_per_unit", "fill_s")
+_REDUCTIONS = ("softmax", "layer_norm")
+"""Memory-bound kinds that work on rows."""
+
+_MEMORY_KINDS = {
+    "copy": "copy", "elementwise": "elementwise", "softmax": "softmax", "layer_norm": "layer_norm",
+    "permuted_copy": "copy", "cat": "copy", "gather": "gather",
+}  # fmt: skip
+"""A record's kind -> which of the machine model's memory-bound kinds times it."""
+_PHASES = {"causal": "prefill", "none": "decode", "explicit": "masked"}
+"""An sdpa record's mask -> what its group is called."""
+_HOST_OPS = {
+    "op_s": ("add", "mul_scalar", "pow", "tanh", "addmm", "softmax", "cat", "contiguous", "matmul", "sdpa"),
+    "module_s": ("linear_module", "layer_norm_module"),
+    "view_s": ("view", "transpose"),
+    "call_s": ("dropout_module",),
+}
+"""A host cost -> the ops of host records whose median it is."""
+
+
+@dataclass(frozen=True)
+class GpuFit:
+    """`fitted`: path of a constant or section, as hardware files have it -> what it was fitted on."""
+
+    hardware: Hardware
+    residuals: tuple[FitResidual, ...]
+    fitted: dict[str, str]
+
+
+Form: TypeAlias = Callable[[Hardware], Array]
+"""Predicted seconds of a group's records, without the floor of a launch."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The records of one kind in one dtype. `in_graph`: which of them were timed as nodes of a CUDA graph."""
+
+    kind: str
+    dtype: str
+    measured_s: Array
+    in_graph: Array
+    form: Form
+
+    def errors(self, hw: Hardware) -> Array:
+        """log(predicted / measured) of each record."""
+        floor_s = np.where(self.in_graph, hw.launch.graph_floor_s, hw.launch.stream_floor_s)
+        return np.log(np.maximum(floor_s, self.form(hw)) / self.measured_s)
+
+
+@dataclass(frozen=True)
+class _Free:
+    """A constant that a stage may move: `base * exp(x)`, or `scale * x` where it is 0 on the base device."""
+
+    path: tuple[str, ...]
+    base: float
+    scale: float
+    low: float
+    high: float
+
+    def value(self, x: float) -> float:
+        if abs(x) < _KEPT:
+            return self.base
+        return float(self.base * np.exp(x) if self.base else self.scale * x)
+
+
+def fit_gpu(records: Sequence[Measurement], base: Hardware) -> GpuFit:
+    """Fit the constants of `base`, a device of the same or a similar architecture, to kernels measured on a GPU.
+
+    The result's device keeps the name of `base` but not its aliases and evidence; it has the SMs, the memory and the
+    L2 cache that the records state. Where SMs differ, peak rates follow their number. Peak bandwidths stay. Records of
+    other kinds, in dtypes that `base` lacks, and of kernels that waited for the host are left out.
+    Raises InputError for a record without its sizes or time, and for a `base` that is a CPU.
+    """
+    if base.vendor == "cpu":
+        raise InputError(f"{plain(base.name)}: expected a GPU to fit a GPU's constants from")
+    fitter = _Fitter(records, base)
+    fitter.floors()
+    fitter.host()
+    fitter.memory()
+    for dtype in DTYPES:
+        fitter.products(dtype)
+    fitter.attention()
+    hw = fitter.hw
+    residuals = tuple(residual(f"{group.kind} {group.dtype}", group.errors(hw)) for group in fitter.groups)
+    return GpuFit(replace(hw, provenance=_provenance(hw, base, fitter.fitted)), residuals, fitter.fitted)
+
+
+def base_for(machine: Measurement) -> str:
+    """The name of the device in reach that is nearest to the GPU that a machine record names.
+
+    Raises InputError, which asks for `--like`, where the record names none or none is near.
+    """
+    gpu = machine.get("gpu")
+    if not isinstance(gpu, str):
+        raise InputError("the measurements name no GPU: name the most similar device with --like")
+    wanted = _tokens(gpu)
+    chips = {_chip(token) for token in wanted}
+
+    def nearness(device: Hardware) -> tuple[float, ...]:
+        """Larger is nearer: the exact chip, common words, words too many, the chip's main device, the memory's size."""
+        names = set().union(*map(_tokens, device.names))
+        size = machine.get("memory_bytes") or device.memory.capacity_bytes
+        away = abs(log(size / device.memory.capacity_bytes))
+        main = not wanted.isdisjoint(device.names)
+        return (any(map(_chip, wanted & names)), len(wanted & names), -len(names - wanted), main, -away)
+
+    near = [
+        device
+        for device in list_hardware()
+        if device.vendor != "cpu" and chips & {_chip(word) for name in device.names for word in _tokens(name)} - {""}
+    ]
+    if not near:
+        raise InputError(f"no known device is near to {echo(gpu)}: name the most similar one with --like")
+    return max(near, key=nearness).name
+
+
+def _tokens(text: str) -> set[str]:
+    """The words of a name in lower case; `SXM4` is `sxm`."""
+    return {re.sub(r"^sxm[0-9]$", "sxm", word) for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
+
+
+def _chip(token: str) -> str:
+    """What names a chip in a word, such as `a10` in `a10g` and `4090`; empty for a word that names none."""
+    match = re.fullmatch(r"([a-z]{0,3}[0-9]{1,4})[a-z]?", token)
+    return match[1] if match and not re.fullmatch(r"[0-9]{1,3}[a-z]?|hbm[0-9][a-z]?", token) else ""
+
+
+class _Fitter:
+    """The device as fitted so far, and what was fitted on what."""
+
+    def __init__(self, records: Sequence[Measurement], base: Hardware) -> None:
+        self.records = [record for record in records if "error" not in record]
+        self.machine = machine(self.records)
+        self.fitted: dict[str, str] = {}
+        self.hw = self._stated(replace(base, aliases=(), evidence=(), borrowed={}, variants=()))
+        self.groups = _groups(self.records, self.hw)
+
+    def _stated(self, hw: Hardware) -> Hardware:
+        """`hw` with the SMs and sizes that the machine's record states."""
+        said = {"sms": "compute.units", "memory_bytes": "memory.capacity", "l2_bytes": "memory.l2"}
+        stated = {name: value for name in said if isinstance(value := self.machine.get(name), int) and value > 0}
+        self.fitted.update({said[name]: f"measured: stated by {self._gpu()}" for name in stated})
+        units = stated.get("sms", hw.compute.units)
+        peaks = {dtype: rate * units / hw.compute.units for dtype, rate in hw.compute.peak_flop_per_s.items()}
+        capacity = float(stated.get("memory_bytes", hw.memory.capacity_bytes))
+        l2 = float(stated.get("l2_bytes", hw.memory.l2_bytes))
+        if units != hw.compute.units:
+            self.fitted["compute.peak"] = f"that of {hw.name}, by the number of SMs"
+        return replace(
+            hw,
+            compute=replace(hw.compute, units=units, peak_flop_per_s=peaks),
+            memory=replace(hw.memory, capacity_bytes=capacity, l2_bytes=l2),
+        )
+
+    def _gpu(self) -> str:
+        gpu = self.machine.get("gpu")
+        return plain(gpu) if isinstance(gpu, str) else "the GPU"
+
+    def _note(self, path: str, count: int, what: str) -> None:
+        self.fitted[path] = f"fitted on {count} measurements of {what} on {self._gpu()}"
+
+    def floors(self) -> None:
+        """The shortest kernels. In a stream they may wait for the host: then the base's ratio of both floors holds."""
+        launch = self.hw.launch
+        kernels = of_kind(self.records, "floor", *_MEMORY_KINDS)
+        graph = [1e-6 * record["graph_us"] for record in kernels if _is_time(record.get("graph_us"))]
+        if len(graph) >= LEAST_RECORDS or (graph and of_kind(self.records, "floor")):
+            shortest = _shortest(graph)
+            found_s = float(np.median(shortest))
+            stream = [
+                1e-6 * record["stream_us"]
+                for record in kernels
+                if all(_is_time(record.get(name)) for name in ("stream_us", "graph_us"))
+                and 1e-6 * record["graph_us"] <= _HOST_BOUND * found_s
+            ]
+            ratio_s = launch.stream_floor_s / launch.graph_floor_s * found_s
+            # what waits for the host still bounds the floor from above
+            stream_s = min(ratio_s, float(np.median(_shortest(stream)))) if len(stream) >= LEAST_RECORDS else ratio_s
+            launch = replace(launch, graph_floor_s=found_s, stream_floor_s=max(stream_s, found_s))
+            self._note("launch", len(shortest), "the shortest kernels")
+        self.hw = replace(self.hw, launch=launch)
+
+    def host(self) -> None:
+        costs: dict[str, Any] = {}
+        for name, ops in _HOST_OPS.items():
+            times = [record["issue_us"] for record in of_kind(self.records, "host") if record.get("op") in ops]
+            if times := [time for time in times if _is_time(time)]:
+                costs[name] = 1e-6 * float(np.median(times))
+                self._note(f"host.{name.removesuffix('_s')}", len(times), "ops issued to an idle stream")
+        if costs and isinstance(cpu := self.machine.get("cpu_model") or self.machine.get("cpu"), str):
+            costs["cpu"] = cpu.strip()
+            self.fitted["host.cpu"] = "measured: stated by the machine"
+        self.hw = replace(self.hw, host=replace(self.hw.host, **costs))
+
+    def memory(self) -> None:
+        """Plain copies, over all sizes, for the rates of DRAM and L2 and where L2 ends; then all kinds together.
+
+        GPT-2's copies permute or concatenate: where those were measured, plain ones only serve as a start.
+        """
+        copies = self._of("copy")
+        self._fit(copies, [*self._kind("copy"), *self._shared()])
+        groups: list[_Group] = []
+        free = self._shared()
+        for kind in dict.fromkeys(_MEMORY_KINDS.values()):
+            own = self._of(*(name for name, timed_as in _MEMORY_KINDS.items() if timed_as == kind and name != "copy"))
+            if kind == "copy" and _count(own) < LEAST_RECORDS:
+                own = copies
+            if _count(own) >= LEAST_RECORDS:
+                groups += own
+                free += self._kind(kind)
+                names = " and ".join(sorted({group.kind for group in own}))
+                self._note(f"model.memory.kinds.{kind}", _count(own), names)
+        if count := self._fit(groups, free):
+            for constant in self._shared():
+                name = constant.path[-1].removesuffix("_bytes_per_s")
+                self._note(f"model.memory.{name}", count, "memory-bound kernels")
+
+    def _kind(self, kind: str) -> list[_Free]:
+        names = (*_KIND, "column_s") if kind in _REDUCTIONS else _KIND
+        return self._free(("model", "memory", "kinds", kind), names)
+
+    def _shared(self) -> list[_Free]:
+        """What all memory-bound kinds share. The limits keep where residency fades below where it is gone."""
+        memory, path = self.hw.gpu_model.memory, ("model", "memory")
+        knee = (memory.resident_from * memory.resident_to) ** 0.5
+        return [
+            *self._free(path, ("l2_copy_bytes_per_s", "write_weight", "carry_over")),
+            *self._free(path, ("resident_from",), high=0.99 * knee),
+            *self._free(path, ("resident_to",), low=knee),
+        ]
+
+    def products(self, dtype: str) -> None:
+        groups = [group for group in self._of("gemm", "bmm") if group.dtype == dtype]
+        if _count(groups) < LEAST_RECORDS:
+            return
+        path = ("model", "gemm", dtype)
+        self.hw = _put(self.hw, path, self.hw.gpu_model.products(dtype))
+        count = self._fit(groups, self._free(path, _GEMM))
+        errors = np.abs(np.concatenate([group.errors(self.hw) for group in groups]))
+        self.hw = _put(self.hw, (*path, "residual"), max(1e-3, round(float(np.percentile(errors, 95)), 4)))
+        self._note(f"model.gemm.{dtype}", count, f"products in {dtype}")
+
+    def attention(self) -> None:
+        """Flash attention, then the other kernel's rate; where there is no flash kernel, the other one's constants."""
+        groups = self._of(*(f"attention {phase}" for phase in _PHASES.values()))
+        flash = [g for g in groups if g.kind != "attention masked" and self.hw.has_flash_attention(g.dtype)]
+        slow = [group for group in groups if group not in flash]
+        free = self._free(("model", "attention", HEAD_DIMS[0]), _ATTENTION)
+        has_flash = any(map(self.hw.has_flash_attention, self.hw.compute.peak_flop_per_s))
+        if count := self._fit(flash if has_flash else slow, free):
+            self._note(f"model.attention.{HEAD_DIMS[0]}", count, "attention")
+        if has_flash and (count := self._fit(slow, self._free(("model",), ("masked_attention",)))):
+            self._note("model.masked_attention", count, "attention with a mask or in fp32")
+
+    def _of(self, *kinds: str) -> list[_Group]:
+        return [group for group in self.groups if group.kind in kinds]
+
+    def _free(self, path: tuple[str, ...], names: Iterable[str], low: float = 0.0, high: float = np.inf) -> list[_Free]:
+        """The constants at `path` that can move: those that are set, or may leave 0."""
+        section = _get(self.hw, path)
+        rules = {field.name: field.metadata for field in dataclasses.fields(section)}
+        free = []
+        for name in names:
+            base = getattr(section, name)
+            if base is None or (base == 0 and name not in _ZERO_SCALES):
+                continue
+            least, most = _LIMITS.get(name, (0.0, 1.0 if rules[name].get("bound") == "fraction" else np.inf))
+            if base == 0:
+                free.append(_Free((*path, name), 0.0, _ZERO_SCALES[name], 0.0, _MOST_SCALES))
+                continue
+            bottom, top = max(least, low, base / _REACH), min(most, high, base * _REACH)
+            free.append(_Free((*path, name), base, 1.0, min(0.0, log(bottom / base)), max(0.0, log(top / base))))
+        return free
+
+    def _fit(self, groups: Sequence[_Group], free: Sequence[_Free]) -> int:
+        """Move the `free` constants of the device to what fits the groups best. Returns the number of records.
+
+        With fewer than `LEAST_RECORDS` nothing moves, and it returns 0.
+        """
+        from scipy.optimize import least_squares  # an optional dependency, and slow to import
+
+        count = _count(groups)
+        if count < LEAST_RECORDS:
+            return 0
+
+        def device(xs: Array) -> Hardware:
+            hw = self.hw
+            for constant, x in zip(free, xs, strict=True):
+                hw = _put(hw, constant.path, constant.base * np.exp(x) if constant.base else constant.scale * x)
+            return hw
+
+        def errors(xs: Array) -> Array:
+            hw = device(xs)
+            return np.concatenate([*(group.errors(hw) for group in groups), _PRIOR * xs])
+
+        low, high = np.array([(constant.low, constant.high + 1e-9) for constant in free]).T
+        jitter = np.random.default_rng(0).normal(0.0, 0.3, (_STARTS, len(free)))
+        jitter[0] = 0.0  # the first start is the base device
+        tries = [
+            least_squares(
+                errors,
+                np.clip(start, low, high),
+                bounds=(low, high),
+                method="dogbox",
+                loss="soft_l1",
+                f_scale=_F_SCALE,
+                max_nfev=_MOST_STEPS,
+            )
+            for start in jitter
+        ]
+        found = min(tries, key=lambda one: float(one.cost))
+        for constant, x in zip(free, found.x, strict=True):
+            self.hw = _put(self.hw, constant.path, constant.value(min(x, constant.high)))
+        return count
+
+
+def _count(groups: Iterable[_Group]) -> int:
+    return sum(len(group.measured_s) for group in groups)
+
+
+def _get(node: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        node = node[key] if isinstance(node, Mapping) else getattr(node, key)
+    return node
+
+
+def _put(node: Any, path: Sequence[str], value: Any) -> Any:
+    """`node`, nested dataclasses and mappings, with `value` at `path`."""
+    if not path:
+        return value
+    key, *rest = path
+    inner = _put(_get(node, (key,)) if rest else None, rest, value)
+    return {**node, key: inner} if isinstance(node, Mapping) else replace(node, **{key: inner})
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < float("inf")
+
+
+def _shortest(times: Sequence[float]) -> list[float]:
+    """The shortest of some times: those near the fifth shortest."""
+    rising = sorted(times)
+    near = rising[min(LEAST_RECORDS, len(rising)) - 1]
+    return [time for time in rising if near / 1.2 <= time <= 1.2 * near]
+
+
+def _provenance(hw: Hardware, base: Hardware, fitted: Mapping[str, str]) -> dict[str, str]:
+    """What was fitted, and where the base device has the rest from: what lies below a fitted section has changed."""
+    new, old = hardware_tree(hw), hardware_tree(base)
+    kept = {
+        path: text if text.startswith("borrowed from ") else f"borrowed from {base.name}: {text}"
+        for path, text in base.provenance.items()
+        if _at(new, path) == _at(old, path) or not any(f"{path}.".startswith(f"{known}.") for known in fitted)
+    }
+    return {**kept, **fitted}
+
+
+def _at(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _groups(records: Iterable[Measurement], hw: Hardware) -> tuple[_Group, ...]:
+    """The kernels among the records that `hw` can time, by kind and dtype."""
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for record in of_kind(records, *_FORMS):
+        kind, dtype = record["kind"], record.get("dtype")
+        if dtype not in hw.compute.peak_flop_per_s or _waits_for_host(record):
+            continue
+        if kind == "sdpa":
+            phase = _PHASES.get(record.get("mask", ""))
+            if phase is None or _sizes([record], "head_dim")[0][0] > SMALL_HEAD:
+                continue
+            kind = f"attention {phase}"
+        found.setdefault((kind, dtype), []).append(record)
+    return tuple(_group(kind, dtype, same) for (kind, dtype), same in sorted(found.items()))
+
+
+def _group(kind: str, dtype: str, records: Sequence[Measurement]) -> _Group:
+    in_graph = np.array([_is_time(record.get("graph_us")) for record in records])
+    form = _FORMS[records[0]["kind"]](records)
+    return _Group(kind, dtype, np.array([seconds(record) for record in records]), in_graph, form)
+
+
+def _waits_for_host(record: Measurement) -> bool:
+    if _is_time(record.get("graph_us")) or _is_time(record.get("device_us")):
+        return False
+    issue_us = record.get("issue_us")
+    return isinstance(issue_us, int | float) and 1e6 * seconds(record) < _HOST_BOUND * issue_us
+
+
+def _sizes(records: Sequence[Measurement], *names: str) -> tuple[Array, ...]:
+    """Sizes of records, an array of floats for each name. Raises InputError for one that is no whole number."""
+    for record in records:
+        for name in names:
+            if not isinstance(record.get(name), int) or record[name] < 0:
+                raise InputError(f"measurement of kind {plain(record['kind'])}: expected a whole number {name}")
+    return tuple(np.array([float(record[name]) for record in records]) for name in names)
+
+
+def _product_form(records: Sequence[Measurement]) -> Form:
+    """Products whose (k, n) operand is cold: weights are rotated over copies larger than L2."""
+    dtype, batched = records[0]["dtype"], records[0]["kind"] == "bmm"
+    m, n, k = _sizes(records, "m", "n", "k")
+    batch = _sizes(records, "batch")[0] if batched else np.ones(len(records))
+    size = ELEMENT_BYTES[dtype]
+    return lambda hw: gemm_terms(hw, dtype, batch, m, n, k, size, batched=batched).device_s
+
+
+def _attention_form(records: Sequence[Measurement]) -> Form:
+    """A call without a cache write. Without a mask, `cached_tokens` are all keys, the new token's included."""
+    dtype, mask = records[0]["dtype"], records[0]["mask"]
+    batch, heads, head_dim, new, cached = _sizes(records, "batch", "heads", "head_dim", "new_tokens", "cached_tokens")
+    if mask == "none":
+        cached = np.maximum(cached - new, 0.0)
+    size, causal, masked = ELEMENT_BYTES[dtype], mask == "causal", mask == "explicit"
+    return lambda hw: (
+        attention_terms(hw, dtype, batch, heads, head_dim, new, cached, size, causal=causal, masked=masked).device_s
+    )
+
+
+def _memory_form(records: Sequence[Measurement]) -> Form:
+    """A kernel that reads as much as it writes, and an addition twice as much."""
+    record_kind, size = records[0]["kind"], ELEMENT_BYTES[records[0]["dtype"]]
+    columns: Array = 1.0
+    if record_kind == "copy":
+        (elements,) = _sizes(records, "elements")
+    elif record_kind == "cat":
+        batch, heads, head_dim, new, cached = _sizes(
+            records, "batch", "heads", "head_dim", "new_tokens", "cached_tokens"
+        )
+        elements = batch * heads * head_dim * (new + cached)
+    else:
+        rows, columns = _sizes(records, "rows", "columns")
+        elements = rows * columns
+    kind = _MEMORY_KINDS[record_kind]
+    reads = np.array([2.0 if record.get("op") == "add" else 1.0 for record in records])
+    row = columns if kind in _REDUCTIONS else 1.0
+    return lambda hw: memory_terms(hw, kind, reads * elements * size, elements * size, size, row, 0.0).device_s
+
+
+_FORMS: dict[str, Callable[[Sequence[Measurement]], Form]] = {
+    "gemm": _product_form,
+    "bmm": _product_form,
+    "sdpa": _attention_form,
+    **dict.fromkeys(_MEMORY_KINDS, _memory_form),
+}
+"""A record's kind -> how records of it, of one dtype and one mask, are predicted."""
