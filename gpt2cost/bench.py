@@ -130,6 +130,7 @@ class Journal:
 
     def __init__(self, path: Path, machine: Measurement) -> None:
         self.path = path
+        machine = json.loads(json.dumps(machine))  # as it is when read back
         earlier = self._earlier(machine)
         self.done = {_key(record) for record in earlier}
         self.records: list[Measurement] = [*earlier] if earlier else [machine]

@@ -23,9 +23,11 @@ from gpt2cost import (
     cli_compare,
     cli_fit,
     cli_generate,
+    cli_measure,
     cli_plot,
     cli_sweep,
     cli_trace,
+    cli_validate,
     records,
     render,
 )
@@ -161,6 +163,8 @@ app.command()(cli_fit.fit)
 app.command()(cli_generate.generate)
 app.command()(cli_trace.trace)
 app.command()(cli_calibrate.calibrate)
+app.command()(cli_measure.measure)
+app.command()(cli_validate.validate)
 app.add_typer(cli_plot.app, name="plot")
 
 # ---------------------------------------------------------------------------------------------- the cost table

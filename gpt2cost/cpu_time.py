@@ -47,7 +47,7 @@ def product_terms(
     compute_s = 2.0 * batch * m * n * k / hw.compute.peak_flop_per_s[dtype]
     moved = batch * (m * k + k * n + m * n) * element_bytes
     fresh_s = fresh_seconds(c, batch * m * n * element_bytes)
-    return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s) + fresh_s, compute_s, moved)
+    return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, fresh_s)
 
 
 def attention_terms(
@@ -74,7 +74,7 @@ def attention_terms(
     core_s = pairs * (curve.start_s + head_dim * visible * element_seconds(curve, new_tokens) * slow)
     compute_s = 4.0 * pairs * head_dim * new_tokens * visible / hw.compute.peak_flop_per_s[dtype]
     moved = pairs * head_dim * element_bytes * 2 * (new_tokens + kv_len)
-    return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved)
+    return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, 0.0)
 
 
 def memory_terms(
@@ -87,17 +87,17 @@ def memory_terms(
     work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
     fresh_s = fresh_seconds(c, write_bytes, kept)
     nothing = 0.0 * elements
-    terms = _terms(hw, rate.launch_s, work_s + fresh_s, nothing, read_bytes + write_bytes)
-    return Terms(terms.device_s, nothing, np.maximum(terms.memory_s, work_s + fresh_s), nothing, rate.launch_s)
+    terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s)
+    return Terms(terms.device_s, nothing, terms.device_s - rate.launch_s, nothing, rate.launch_s)
 
 
-def _terms(hw: Hardware, launch_s: float, core_s: Array, compute_s: Array, moved_bytes: Array) -> Terms:
+def _terms(hw: Hardware, launch_s: float, core_s: Array, compute_s: Array, moved_bytes: Array, fresh_s: Array) -> Terms:
     memory_s = (1.0 - residency(moved_bytes, hw.memory.l2_bytes, _RESIDENT_FROM)) * (
         moved_bytes / hw.memory.bandwidth_bytes_per_s
     )
-    total_s = launch_s + np.maximum(core_s, memory_s)
     waiting_s = np.maximum(core_s - np.maximum(compute_s, memory_s), 0.0)
-    return Terms(total_s, compute_s, memory_s, waiting_s, launch_s)
+    total_s = launch_s + np.maximum(core_s, memory_s) + fresh_s
+    return Terms(total_s, compute_s, memory_s + fresh_s, waiting_s, launch_s)
 
 
 def fresh_seconds(c: CpuConstants, output_bytes: Array, kept: Array = 1.0) -> Array:

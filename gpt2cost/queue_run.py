@@ -73,7 +73,7 @@ def run_queue(
         host_s += cost_s
         if host_s > start_s:
             yield Slice("host", _op(row.step), module, start_s, host_s, row, launches)
-        begins_s = max(device_s, host_s + (0.0 if graph else host.launch_latency_s))
+        begins_s = max(device_s, host_s + (0.0 if graph or host.synchronous else host.launch_latency_s))
         device_s = begins_s + seconds[id(row)]
         if host.synchronous:
             host_s = device_s

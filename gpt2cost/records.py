@@ -68,10 +68,10 @@ def model_record(model: Model) -> Record:
 
 
 def calibration(hardware: Hardware, dtype: str | None = None) -> str:
-    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, else `uncalibrated`."""
-    if dtype is None:
-        return "calibrated" if hardware.evidence else "uncalibrated"
-    return "calibrated" if spread(hardware, dtype).basis == "evidence" else "uncalibrated"
+    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or the file comes from
+    `gpt2cost calibrate`; else `uncalibrated`."""
+    measured = bool(hardware.evidence) if dtype is None else spread(hardware, dtype).basis == "evidence"
+    return "calibrated" if measured or hardware.calibration is not None else "uncalibrated"
 
 
 def _hardware_head(hardware: Hardware, dtype: str) -> Record:
@@ -251,4 +251,5 @@ def hardware_summary(hardware: Hardware) -> Record:
 
 def hardware_record(hardware: Hardware) -> Record:
     """Everything that a device's file says, in SI units."""
-    return {**dataclasses.asdict(hardware), "calibration": calibration(hardware)}
+    record = dataclasses.asdict(hardware)
+    return {**record, "calibration": calibration(hardware), "calibration_run": record["calibration"]}

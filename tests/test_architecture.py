@@ -44,6 +44,7 @@ passes
 fit_cpu
 calibration
 uncertainty
+validation
 predict accuracy turns
 plot_data
 plot
@@ -52,12 +53,14 @@ sweep_order comparison
 capacity
 gpt2cost
 records
-accuracy_records fitting_records generate_records workload_records chrome_trace page export
-render render_accuracy render_generate render_sweep render_workloads sweep_text output
+accuracy_records validation_records fitting_records generate_records workload_records chrome_trace page export
+render render_accuracy render_generate render_sweep render_workloads render_validation sweep_text output
 microbench
 bench
+measure_run
 options
-cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit cli_calibrate
+cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit cli_calibrate cli_measure
+cli_validate
 cli
 __main__
 """

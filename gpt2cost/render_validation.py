@@ -1,0 +1,143 @@
+"""Measured passes, and validations, as text for people: what all rows share in a line, what varies in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpt2cost.page import Column, Page, first_fit, grid, scaled_column, text_column
+from gpt2cost.records import Record
+from gpt2cost.units import format_quantity
+
+CHOICES = ("model", "dtype", "attn", "runtime", "use_cache")
+NAME_WIDTH = 40
+"""Longest name of a kernel that is no row of the table, in characters."""
+
+
+def render_measured(page: Page, passes: Sequence[Record], ops: Sequence[Record]) -> None:
+    """Measured passes, then the ops of profiled ones."""
+    if passes:
+        figures = [
+            _seconds("median", "latency_s"),
+            _seconds("least", "least_s"),
+            Column("runs", lambda row: str(row["runs"])),
+            Column("repeat", lambda row: _unsigned(row["repeat_difference"])),
+        ]
+        _varying_table(page, passes, [figures])
+        page.line("\nmedian, least: of all runs; repeat: by how much two halves of the measurement differ")
+    for head in dict.fromkeys(_head(row) for row in ops):
+        rows = [row for row in ops if _head(row) == head]
+        page.line(f"\n{head}: {format_quantity(sum(row['measured_s'] for row in rows), 's')} in ops")
+        columns = [
+            Column("op", lambda row: _short(row["op"]), "left"),
+            Column("count", lambda row: str(row["count"])),
+            scaled_column("measured", "s", rows, "measured_s"),
+            Column("share", lambda row: _unsigned(row["share"])),
+        ]
+        page.table(grid(columns, rows))
+
+
+def render_validation(page: Page, document: Record, kernels: bool) -> None:
+    """A validation: passes, their summary, and the kinds of kernels of profiled passes; with `kernels` every kernel."""
+    rows = document["passes"]
+    if rows:
+        inside = Column("inside", lambda row: "yes" if row["inside"] else "NO")
+        ends = [inside, Column("repeat", lambda row: _unsigned(row["repeat_difference"]))]
+        figures = [_seconds("measured", "measured_s"), _seconds("predicted", "predicted_s"), _error()]
+        ranged = [_seconds("from", "low_s"), _seconds("to", "high_s")]
+        layouts = [[*figures, *ranged, *ends], [*figures, *ends], [*figures, inside], figures]
+        _varying_table(page, rows, layouts, f"on {document['hardware']}")
+        page.line()
+        _summary(page, document["summary"])
+    for profile in document["profiles"]:
+        page.line()
+        _profile(page, profile, kernels)
+    for reason, count in document["skipped"].items():
+        page.line(f"\nskipped {_counted(count, 'record', 'records')}: {reason}")
+    page.line("\nerror: predicted / measured - 1")
+
+
+def _summary(page: Page, summary: Record) -> None:
+    page.line(
+        f"{_counted(summary['count'], 'pass', 'passes')}: error {_unsigned(summary['median_absolute_error'])} median,"
+        f" {_unsigned(summary['mean_absolute_error'])} mean, {_unsigned(summary['worst_absolute_error'])} worst,"
+        f" {_signed(summary['signed_mean_error'])} signed"
+    )
+    page.line(f"{100 * summary['inside_share']:.0f}% inside the predicted range")
+    if summary["median_repeat"] is not None:
+        median, worst = (_unsigned(summary[name]) for name in ("median_repeat", "worst_repeat"))
+        page.line(f"two halves of a measurement differ by {median} median, {worst} worst")
+
+
+def _profile(page: Page, profile: Record, kernels: bool) -> None:
+    total = profile["total"]
+    page.line(f"kernels of {_head(profile)}", style="bold")
+    order = "all in the table's order" if profile["in_order"] else "not in the table's order"
+    recorded = _counted(profile["recorded_passes"], "pass", "passes")
+    page.line(f"{100 * profile['mapped_share']:.1f}% of the time mapped, {recorded} recorded, {order}")
+    page.line()
+    page.table(grid(_kernel_columns("kind"), [*profile["kinds"], total]))
+    if kernels:
+        page.line()
+        page.table(grid(_kernel_columns("kernel"), profile["kernels"]))
+    for left in profile["unmapped"]:
+        page.line(f"unmapped: {_short(left['name'])}, {format_quantity(left['measured_s'], 's')} a pass")
+    for name in profile["missing"]:
+        page.line(f"missing: {name}")
+
+
+def _kernel_columns(header: str) -> list[Column]:
+    return [
+        text_column(header, "name"),
+        Column("count", lambda row: str(row["count"])),
+        _seconds("measured", "measured_s"),
+        _seconds("predicted", "predicted_s"),
+        _error(),
+    ]
+
+
+def _varying_table(page: Page, rows: Sequence[Record], layouts: Sequence[list[Column]], where: str = "") -> None:
+    """The first of the layouts that fits, after what varies between the rows."""
+    varying = [name for name in CHOICES if any(row[name] != rows[0][name] for row in rows)]
+    same = [_choice(name, rows[0]) for name in CHOICES if name not in varying]
+    page.line(" ".join(filter(None, [*same, where])))
+    page.line()
+    inputs = [Column(name, lambda row, name=name: _choice(name, row), "left") for name in varying]  # type: ignore[misc]
+    tables = [grid([*inputs, Column("size", _size, "left"), *figures], rows) for figures in layouts]
+    page.table(tables[first_fit(tables, page.width)])
+
+
+def _choice(name: str, row: Record) -> str:
+    value = row[name]
+    return str(value) if name != "use_cache" else "" if value else "no cache"
+
+
+def _head(row: Record) -> str:
+    return " ".join(filter(None, [*(_choice(name, row) for name in CHOICES), _size(row)]))
+
+
+def _size(row: Record) -> str:
+    return f"{row['batch_size']}x{row['seq_len']}" + (f"+{row['cache_len']}" if row["cache_len"] else "")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
+
+
+def _seconds(header: str, key: str) -> Column:
+    return Column(header, lambda row: format_quantity(row[key], "s"))
+
+
+def _error() -> Column:
+    return Column("error", lambda row: "" if row["error"] is None else _signed(row["error"]))
+
+
+def _counted(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}%"
+
+
+def _unsigned(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}%"
