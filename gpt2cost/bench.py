@@ -99,8 +99,18 @@ class Bench:
             times |= {"issue_us": 1e6 * statistics.median(issues), "stream_us": times["wall_us"]}
         return times
 
-    def graph_us(self, run: Run, inner: int = 20) -> float:
-        """Microseconds of one call in a CUDA graph, whose own launch is subtracted: the host is not in it."""
+    def graph_us(self, run: Run, inner: int = 20) -> float | None:
+        """Microseconds of one call in a CUDA graph, whose own launch is subtracted: the host is not in it.
+
+        None where a call cannot be captured, or is lost in the noise.
+        """
+        try:
+            return self._graph_us(run, inner)
+        except RuntimeError:
+            self.sync()
+            return None
+
+    def _graph_us(self, run: Run, inner: int) -> float | None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -122,11 +132,14 @@ class Bench:
                 self.sync()
                 times.append(time.perf_counter() - start)
             best.append(min(times))
-        return 1e6 * max(best[1] - best[0], 1e-9) / inner
+        return 1e6 * (best[1] - best[0]) / inner if best[1] > best[0] else None
 
 
 class Journal:
-    """The file that measurements are appended to, a line each."""
+    """The file that measurements are appended to, a line each.
+
+    A file that cannot be gone on with, being complete or of another machine, is kept as `set_aside`.
+    """
 
     def __init__(self, path: Path, machine: Measurement) -> None:
         self.path = path
@@ -134,6 +147,9 @@ class Journal:
         earlier = self._earlier(machine)
         self.done = {_key(record) for record in earlier}
         self.records: list[Measurement] = [*earlier] if earlier else [machine]
+        self.set_aside = None if earlier or not path.is_file() else path.with_name(f"{path.name}.bak")
+        if self.set_aside is not None:
+            path.replace(self.set_aside)
         write_text("".join(json.dumps(record) + "\n" for record in self.records), path)
 
     def _earlier(self, machine: Measurement) -> list[Measurement]:
@@ -148,7 +164,7 @@ class Journal:
         return records if same and records[-1]["kind"] != "end" else []
 
     def add(self, records: Iterable[Measurement]) -> None:
-        """Append lines. They are on disk when this returns."""
+        """Append lines, all at once."""
         new = list(records)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in new)
@@ -161,9 +177,16 @@ def _key(record: Measurement) -> str:
 
 
 def measure(
-    bench: Bench, journal: Journal, groups: Callable[[], Iterable[list[Case]]], sweeps: int, tell: Callable[[str], None]
+    bench: Bench,
+    journal: Journal,
+    groups: Callable[[bool], Iterable[list[Case]]],
+    sweeps: int,
+    tell: Callable[[str], None],
 ) -> None:
-    """Time all cases in `sweeps` sweeps, but what the journal has. Each group begins with the reference."""
+    """Time all cases in `sweeps` sweeps, but what the journal has.
+
+    `groups` gives the cases of the first sweep, or those of a later one. Each group ends with the reference.
+    """
     pools: dict[str, Pool] = {}
 
     def pool(dtype: str) -> Pool:
@@ -173,18 +196,17 @@ def measure(
             pools[dtype] = Pool(bench.device, dtype)
         return pools[dtype]
 
-    total = sum(1 for _ in groups()) * sweeps
-    for sweep in range(sweeps):
-        for number, group in enumerate(groups()):
-            records = [{**case.record, "sweep": sweep} for case in group]
-            pairs = zip(group, records, strict=True)
-            left = [(case, record) for case, record in pairs if _key(record) not in journal.done]
-            if not left:
-                continue
-            tell(f"{sweep * total // sweeps + number + 1}/{total} {_title(left[0][1])}")
-            reference = {"kind": "reference", "sweep": sweep, "group": number}
-            journal.add([reference | bench.sample(_reference(pool("fp32")))])
-            journal.add(_timed(bench, left, pool))
+    plan = [(sweep, number, group) for sweep in range(sweeps) for number, group in enumerate(groups(sweep == 0))]
+    for done, (sweep, number, group) in enumerate(plan, 1):
+        records = [{**case.record, "sweep": sweep} for case in group]
+        pairs = zip(group, records, strict=True)
+        left = [(case, record) for case, record in pairs if _key(record) not in journal.done]
+        if not left:
+            continue
+        tell(f"{done}/{len(plan)} {_title(left[0][1])}")
+        reference = {"kind": "reference", "sweep": sweep, "group": number}
+        journal.add(_timed(bench, left, pool))
+        journal.add([reference | bench.sample(_reference(pool("fp32")))])
 
 
 def _timed(
@@ -195,7 +217,8 @@ def _timed(
             run = case.build(pool(record.get("dtype", "fp32")))
             times = bench.sample(run)
             if bench.device == "cuda" and record["kind"] != "host" and times["wall_us"] < 5000:
-                times["graph_us"] = bench.graph_us(run)
+                graph_us = bench.graph_us(run)
+                times |= {} if graph_us is None else {"graph_us": graph_us}
             yield record | times
         except (RuntimeError, NotImplementedError) as error:  # what this device cannot run is a finding
             yield record | {"error": f"{type(error).__name__}: {error}"[:200]}
@@ -242,7 +265,7 @@ def _memory_bytes() -> int:
 
 def _nvidia_smi() -> str:
     query = "clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,driver_version"
-    return _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+    return _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader").partition("\n")[0]
 
 
 def _output(*command: str) -> str:

@@ -12,7 +12,7 @@ from gpt2cost.fit_cpu import fit_cpu
 from gpt2cost.fit_gpu import base_for, fit_gpu
 from gpt2cost.fitting import FitResidual
 from gpt2cost.hardware import Calibration, Hardware, load_hardware
-from gpt2cost.measurement_records import Measurement, machine, of_kind, shape_of
+from gpt2cost.measurement_records import Measurement, check_kernels, machine, of_all_sweeps, of_kind, seconds, shape_of
 
 KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "cat", "where")
 """Kinds of records that constants are fitted on."""
@@ -39,12 +39,14 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
     known = machine(records)
     if not known:
         raise InputError("calibrate: the measurements do not say which machine they are of: no line of kind 'machine'")
+    check_kernels(records)
+    cases = of_all_sweeps(records)
     fitted: Mapping[str, str]
     if known.get("gpu"):
-        gpu = fit_gpu(records, load_hardware(like or base_for(known)))
+        gpu = fit_gpu(cases, load_hardware(like or base_for(known)))
         hardware, residuals, fitted = gpu.hardware, gpu.residuals, gpu.hardware.provenance | gpu.fitted
     else:
-        cpu = fit_cpu(records, name)
+        cpu = fit_cpu(cases, name)
         measured = f"measured on this machine, {date}"
         hardware, residuals = cpu.hardware, cpu.residuals
         fitted = {
@@ -54,6 +56,8 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
             "host": f"{measured}: single calls, scaled to a layer of a tiny model",
             "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise",
         }
+    if not residuals:
+        raise InputError("calibrate: the measurements hold no kernels, such as lines of kind gemm")
     calibration = Calibration(
         date=date,
         software=", ".join(
@@ -70,7 +74,9 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
 
 def _clock(known: Measurement) -> str:
     if known.get("nvidia_smi"):
-        return f"clocks.sm, clocks.mem, clocks.max.sm, power.limit, temperature, driver: {known['nvidia_smi']}"
+        return "clocks.sm, clocks.mem, clocks.max.sm, power.limit, temperature, driver: " + " ".join(
+            known["nvidia_smi"].split()
+        )
     mhz = f", {known['mhz']:.0f} MHz" if known.get("mhz") else ""
     return f"{known.get('threads', 1)} threads of {known.get('cpus', 1)} processors{mhz}"
 
@@ -79,14 +85,14 @@ def noise(records: Iterable[Measurement]) -> float:
     """By how much two sweeps of one kernel differ, relative to the shorter, as a median; 0 after a single sweep."""
     cases: dict[str, list[float]] = {}
     for record in of_kind(records, *KERNELS):
-        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record["wall_us"])
+        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(1e6 * seconds(record))
     differences = [times[1] / times[0] for times in cases.values() if len(times) > 1]
     spread = [max(ratio, 1.0 / ratio) - 1.0 for ratio in differences]
     return float(f"{statistics.median(spread):.3g}") if spread else 0.0
 
 
 def _warnings(records: Sequence[Measurement]) -> Iterable[str]:
-    times = sorted(record["wall_us"] for record in of_kind(records, "reference"))
+    times = sorted(1e6 * seconds(record) for record in of_kind(records, "reference"))
     if times:
         slow, typical = times[int(0.9 * (len(times) - 1))], statistics.median(times)
         if slow > (1 + BUSY) * typical:

@@ -14,9 +14,10 @@ from gpt2cost.errors import InputError
 from gpt2cost.measurement_records import Measurement
 from gpt2cost.options import FormatFlag, among, device_names
 from gpt2cost.output import Sink, check_writable, print_warnings, write_text
-from gpt2cost.settings import check_choice
+from gpt2cost.settings import check_choice, check_size
 
-SWEEPS = 4
+MAX_THREADS = 4096
+SWEEPS = 5
 """How often each case is measured, with all others in between."""
 BUSY_SHARE = 0.3
 """A load above this share of the processors disturbs."""
@@ -88,11 +89,12 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
     from gpt2cost.bench import Bench, Journal, busy_share, measure
 
     on_cpu = device == "cpu"
-    dtypes = tuple((dtype or ("fp32" if on_cpu else "fp16,bf16,fp32")).split(","))
+    chosen = (dtype or ("fp32" if on_cpu else "fp16,bf16,fp32")).split(",")
+    dtypes = tuple(dict.fromkeys(["fp32", *chosen] if on_cpu else chosen))
     for each in dtypes:
         check_choice("dtype", each, tuple(microbench.DTYPES))
-    if threads is not None and threads < 1:
-        raise InputError(f"threads: expected at least 1, got {threads}")
+    if threads is not None:
+        check_size("threads", threads, 1, MAX_THREADS)
     bench = Bench(device, threads)
     if busy_share() > BUSY_SHARE:
         print_warnings(
@@ -101,11 +103,13 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
     sizes = microbench.chosen_sizes(on_cpu, quick)
     machine = bench.machine() | {"dtypes": list(dtypes), "sizes": dataclasses.asdict(sizes) | {"copy_exponents": None}}
     journal = Journal(path, machine)
+    if journal.set_aside is not None:
+        _tell(f"{path} is of a run that was complete or other than this one: kept as {journal.set_aside}")
     if len(journal.records) > 1:
         _tell(f"goes on with {len(journal.records) - 1} measurements in {path}")
     try:
         with torch.no_grad():
-            measure(bench, journal, lambda: microbench.groups(sizes, dtypes, on_cpu), SWEEPS, _tell)
+            measure(bench, journal, lambda first: microbench.groups(sizes, dtypes, on_cpu, first), SWEEPS, _tell)
     except KeyboardInterrupt:
         _tell(f"stopped; the same command goes on from {path}")
         raise

@@ -77,7 +77,7 @@ class CpuConstants:
     fresh_from_bytes: float
     fresh_bytes_per_s: float
     kept_bytes_per_s: float
-    residual: float | None = field(default=None, metadata=POSITIVE)  # 90th percentile of |log(error)| of products
+    residual: float | None = field(default=None, metadata=POSITIVE)  # 90th percentile of |log(error)| of addmm or mm
 
     def __post_init__(self) -> None:
         if lacking := [dtype for dtype in self.products if dtype not in self.attention]:

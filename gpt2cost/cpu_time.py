@@ -1,7 +1,7 @@
 """Seconds of one kernel on a CPU, whose threads run it while the interpreter waits.
 
     product    launch + batch * (start + k n * element(m)),   element(m): straight lines between measured rows
-    attention  launch + batch heads * (start + head_dim * visible keys * element(new tokens))
+    attention  launch + batch heads * (start + head_dim * keys * element(new tokens))
     other      launch + max(min(elements * one thread's, fork + elements * all threads'), DRAM bytes / DRAM rate)
     all        + fresh output / rate at which the system hands out memory
 
@@ -59,20 +59,18 @@ def attention_terms(
     cached_tokens: Array,
     element_bytes: float,
     *,
-    causal: bool = True,
     masked: bool = False,
 ) -> Terms:
     """Fused attention of `pairs` = batch * heads: `new_tokens` queries each over `cached_tokens + new_tokens` keys.
 
-    With an explicit mask every query meets every key.
+    Blocks of keys are so long that the causal rule saves little: every query is taken to meet every key.
     """
     c = hw.cpu_model
     curve = c.attention[dtype]
     kv_len = cached_tokens + new_tokens
-    visible = cached_tokens + 0.5 * (new_tokens + 1.0) if causal and not masked else kv_len
     slow = 1.0 / c.masked_attention if masked else 1.0
-    core_s = pairs * (curve.start_s + head_dim * visible * element_seconds(curve, new_tokens) * slow)
-    compute_s = 4.0 * pairs * head_dim * new_tokens * visible / hw.compute.peak_flop_per_s[dtype]
+    core_s = pairs * (curve.start_s + head_dim * kv_len * element_seconds(curve, new_tokens) * slow)
+    compute_s = 4.0 * pairs * head_dim * new_tokens * kv_len / hw.compute.peak_flop_per_s[dtype]
     moved = pairs * head_dim * element_bytes * 2 * (new_tokens + kv_len)
     return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, 0.0)
 

@@ -7,7 +7,6 @@ constants, so that a slow outlier weighs little. Curves rise by construction: th
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from gpt2cost.cpu_time import attention_terms, memory_terms, product_terms
 from gpt2cost.errors import InputError
 from gpt2cost.fitting import FitResidual, residual
 from gpt2cost.hardware import Compute, Hardware, Host, Launch, Memory
-from gpt2cost.measurement_records import Measurement, machine, of_kind, seconds, shape_of
+from gpt2cost.measurement_records import Measurement, keys_of, machine, of_kind, seconds
 from gpt2cost.model import model_from_config
 from gpt2cost.passes import run_pass
 from gpt2cost.settings import ELEMENT_BYTES, Settings
@@ -32,6 +31,9 @@ _PRIOR = 0.02
 """Log error that is worth as much as a constant's distance of e from where it starts."""
 _LEAST_S = 1e-10
 """What is 0 in effect, where a file needs a quantity."""
+
+_NEVER = 1e12
+"""Bytes, or bytes a second, beyond what any output has."""
 
 _KINDS = {
     "softmax": "softmax", "layer_norm": "layer_norm", "permuted_copy": "copy", "cat": "cat", "where": "where",
@@ -51,36 +53,27 @@ class CpuFit:
 
 
 def fit_cpu(records: Sequence[Measurement], name: str) -> CpuFit:
-    """Fit a CPU's constants to its kernels, measured in any number of sweeps.
+    """Fit a CPU's constants to its kernels, a record a case.
 
     Raises `InputError` where what no file can do without was not measured: products and element-wise kernels.
     """
-    known, sweeps = machine(records), of_all_sweeps(records)
+    known, sweeps = machine(records), list(records)
     products = of_kind(sweeps, "gemm", "bmm")
     if not of_kind(sweeps, "gemm") or not of_kind(sweeps, "elementwise"):
         raise InputError("calibrate: the measurements hold no products (gemm) or no element-wise kernels of a CPU")
+    if not any(record["dtype"] == "fp32" for record in of_kind(sweeps, "gemm")):
+        raise InputError("calibrate: the measurements hold no products (gemm) in fp32, which every CPU runs")
     dtypes = [d for d in ELEMENT_BYTES if any(r["dtype"] == d for r in of_kind(sweeps, "gemm"))]
     peaks = {dtype: max(_rate(r) for r in products if r["dtype"] == dtype) for dtype in dtypes}
     start = _unfitted(known, name, sweeps, peaks)
     start = _with_kinds(start, sweeps)
     start = _with_products(start, sweeps, dtypes)
-    start = _with_host(start, sweeps)
+    start = _with_kept(_with_host(start, sweeps), of_kind(sweeps, "cached_layers"))
     groups = _groups(sweeps)
     residuals = tuple(residual(kind, np.log(form(start) / measured)) for kind, (form, measured) in groups.items())
     worst = max(each.p90_error for each in residuals if each.kind.split()[0] in ("addmm", "mm"))
     model = replace(start.cpu_model, residual=float(f"{max(worst, 0.01):.3g}"))
     return CpuFit(replace(start, model=model), residuals)
-
-
-def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
-    """One record a case, with the medians of its times over the sweeps."""
-    cases: dict[str, list[Measurement]] = {}
-    for record in records:
-        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record)
-    return [
-        json.loads(shape) | {k: statistics.median(r[k] for r in found if k in r) for k in found[0] if k.endswith("_us")}
-        for shape, found in cases.items()
-    ]
 
 
 def _rate(record: Measurement) -> float:
@@ -142,15 +135,20 @@ def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, 
     found = of_kind(records, "fresh")
     singles = sorted((r["bytes"], seconds(r)) for r in found if r["tensors"] == 1)
     extra = [(size, time - 2.0 * size / bandwidth) for size, time in singles]
-    dear = [(size, time) for size, time in extra if time > 0.15e-9 * size]
-    many = [(r["bytes"] * r["tensors"], seconds(r)) for r in found if r["tensors"] > 1]
-    kept = [time / size - 2.0 / bandwidth for size, time in many if size > 1e8]
-    if not dear:
-        return 1e12, 1e12, 1e12  # never
-    rate = 1.0 / statistics.median(time / size for size, time in dear)
-    cheap = [size for size, _ in singles if size < dear[0][0]]
-    slower = 1.0 / max(statistics.median(kept), 1e-12) if kept else rate
-    return float(np.sqrt(dear[0][0] * (cheap[-1] if cheap else dear[0][0]))), rate, slower
+    is_dear = [(size, time > 0.15e-9 * size) for size, time in extra]
+    if not any(dear for _, dear in is_dear):
+        return _NEVER, _NEVER, _NEVER
+
+    def wrong(limit: float) -> int:
+        return sum(dear != (size >= limit) for size, dear in is_dear)
+
+    sizes = [size for size, _ in singles]
+    limits = [*map(float, np.sqrt(np.multiply(sizes[1:], sizes[:-1]))), float(sizes[-1])]
+    fresh_from = min(reversed(limits), key=wrong)
+    rate = 1.0 / statistics.median(time / size for size, time in extra if size >= fresh_from)
+    many = [seconds(r) / (r["bytes"] * r["tensors"]) for r in found if r["bytes"] * (r["tensors"] - 1) > 1e8]
+    kept = statistics.median(many) - 2.0 / bandwidth if many else 1.0 / rate
+    return fresh_from, rate, 1.0 / max(kept, 1.0 / _NEVER)
 
 
 # ---------------------------------------------------------------------------------------------- kernels
@@ -209,7 +207,8 @@ def _product_form(name: str, dtype: str, records: Sequence[Measurement]) -> Call
 
 def _attention_form(dtype: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
     pairs = _column(records, "batch") * _column(records, "heads")
-    head_dim, new, cached = (_column(records, key) for key in ("head_dim", "new_tokens", "cached_tokens"))
+    head_dim, new = (_column(records, key) for key in ("head_dim", "new_tokens"))
+    cached = np.array([float(keys_of(record)) for record in records]) - new
     masked = bool(records[0]["mask"] == "explicit")
     size = ELEMENT_BYTES[dtype]
     return lambda hw: np.asarray(attention_terms(hw, dtype, pairs, head_dim, new, cached, size, masked=masked).device_s)
@@ -350,12 +349,27 @@ def _layer_factors(hw: Hardware, records: list[Measurement]) -> Iterable[float]:
             continue
         measured = seconds(many) - seconds(few)
         free, plain = (
-            _tiny_s(device, many) - _tiny_s(device, few) for device in (replace(hw, host=hw.host.scaled(1e-6)), hw)
+            _layers_s(device, many) - _layers_s(device, few) for device in (replace(hw, host=hw.host.scaled(1e-6)), hw)
         )
         yield (measured - free) / (plain - free)
 
 
-def _tiny_s(hw: Hardware, record: Measurement) -> float:
+def _with_kept(hw: Hardware, records: list[Measurement]) -> Hardware:
+    """What a cache's fresh memory costs in a pass, where other outputs lie between: from a small model's steps."""
+    if not records:
+        return hw
+
+    def at(rate: float) -> Array:
+        device = replace(hw, model=replace(hw.cpu_model, kept_bytes_per_s=rate))
+        return np.array([_layers_s(device, record) for record in records])
+
+    free = at(_NEVER)  # seconds are linear in the rate's reciprocal
+    rates = (at(1e9) - free) / np.maximum(_seconds(records) - free, 1e-12) * 1e9
+    return replace(hw, model=replace(hw.cpu_model, kept_bytes_per_s=float(np.clip(np.median(rates), 1e8, _NEVER))))
+
+
+def _layers_s(hw: Hardware, record: Measurement) -> float:
+    """Predicted seconds of a step of a small model."""
     model = model_from_config(record, "layers", "layers")
-    settings = Settings(1, 1, record["cache"], "fp32", record["attn"], "eager", "all", True)
+    settings = Settings(record["batch"], 1, record["cache"], "fp32", record["attn"], "eager", "all", True)
     return float(run_pass(model, hw, settings, 1, record["cache"]).times.latency_s)

@@ -27,7 +27,7 @@ from gpt2cost.fitting import FitResidual, residual
 from gpt2cost.gemm import gemm_terms
 from gpt2cost.hardware import DTYPES, Hardware, list_hardware
 from gpt2cost.hardware_file import hardware_tree
-from gpt2cost.measurement_records import Measurement, machine, of_kind, seconds
+from gpt2cost.measurement_records import Measurement, keys_of, machine, of_kind, seconds
 from gpt2cost.memory_bound import memory_terms
 from gpt2cost.settings import ELEMENT_BYTES
 from gpt2cost.terms import Array
@@ -79,7 +79,7 @@ _PHASES = {"causal": "prefill", "none": "decode", "explicit": "masked"}
 """An sdpa record's mask -> what its group is called."""
 _HOST_OPS = {
     "op_s": ("add", "mul_scalar", "pow", "tanh", "addmm", "softmax", "cat", "contiguous", "matmul", "sdpa"),
-    "module_s": ("linear_module", "layer_norm_module"),
+    "module_s": ("linear_module", "conv1d_module", "layer_norm_module"),
     "view_s": ("view", "transpose"),
     "call_s": ("dropout_module",),
 }
@@ -477,11 +477,10 @@ def _product_form(records: Sequence[Measurement]) -> Form:
 
 
 def _attention_form(records: Sequence[Measurement]) -> Form:
-    """A call without a cache write. Without a mask, `cached_tokens` are all keys, the new token's included."""
+    """A call without a cache write."""
     dtype, mask = records[0]["dtype"], records[0]["mask"]
-    batch, heads, head_dim, new, cached = _sizes(records, "batch", "heads", "head_dim", "new_tokens", "cached_tokens")
-    if mask == "none":
-        cached = np.maximum(cached - new, 0.0)
+    batch, heads, head_dim, new = _sizes(records, "batch", "heads", "head_dim", "new_tokens")
+    cached = np.maximum(np.array([float(keys_of(record)) for record in records]) - new, 0.0)
     size, causal, masked = ELEMENT_BYTES[dtype], mask == "causal", mask == "explicit"
     return lambda hw: (
         attention_terms(hw, dtype, batch, heads, head_dim, new, cached, size, causal=causal, masked=masked).device_s

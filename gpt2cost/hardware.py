@@ -123,7 +123,7 @@ class Evidence:
 class Calibration:
     """When and how `gpt2cost calibrate` measured a machine, and how well the fit reproduces what it measured.
 
-    `residuals`: kind of kernel -> median of |predicted / measured - 1|. `noise`: by how much two measurements of one
+    `residuals`: kind of kernel -> median of |log(predicted / measured)|. `noise`: by how much two measurements of one
     kernel differ, as a median.
     """
 

@@ -198,7 +198,11 @@ def _captured(run: Run) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    return graph.replay  # type: ignore[no-any-return]
+
+    def replay(keep: Run = run) -> object:  # what the graph reads must stay alive
+        return graph.replay()
+
+    return replay
 
 
 # ------------------------------------------------------------------------------------------------ passes

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gpt2cost.errors import InputError, plain
+from gpt2cost.errors import InputError, echo, plain
 
 Measurement: TypeAlias = Mapping[str, Any]
 """One line."""
@@ -76,13 +77,94 @@ def shape_of(record: Measurement) -> dict[str, Any]:
     return {key: value for key, value in record.items() if not key.endswith("_us") and key not in apart}
 
 
+def keys_of(record: Measurement) -> int:
+    """The keys that each query of an `sdpa` record meets. Without `kv_len`, a campaign's decode step has them all in
+    `cached_tokens`."""
+    both = int(record["cached_tokens"]) + (0 if record["mask"] == "none" else int(record["new_tokens"]))
+    return int(record.get("kv_len", both))
+
+
+def repeat_difference(record: Measurement) -> float | None:
+    """By how much two halves of a measurement differ, the slower over the faster less one; None if it has no halves.
+
+    Raises `InputError` for halves that are no times.
+    """
+    halves = record.get("repeat")
+    if halves is None:
+        return None
+    if not isinstance(halves, list) or not halves or not all(_is_time(half) for half in halves):
+        raise InputError(f"measurement of kind {plain(record['kind'])}: repeat: expected a list of times above 0")
+    return float(max(halves) / min(halves) - 1.0)
+
+
+def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
+    """One record a case, with the medians of its times over the sweeps."""
+    cases: dict[str, list[Measurement]] = {}
+    for record in records:
+        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record)
+    return [{**found[0], **_median_times(found)} for found in cases.values()]
+
+
+def _median_times(records: list[Measurement]) -> dict[str, float]:
+    names = [name for name in records[0] if name.endswith("_us")]
+    return {
+        name: statistics.median(r[name] for r in records if _is_time(r.get(name)))
+        for name in names
+        if _is_time(records[0][name])
+    }
+
+
+_TOKENS = ("batch", "heads", "head_dim", "new_tokens")
+_SIZES = {
+    "gemm": ("m", "n", "k"), "bmm": ("batch", "m", "n", "k"), "sdpa": _TOKENS, "cat": _TOKENS, "copy": ("elements",),
+    "fresh": ("bytes", "tensors"), **dict.fromkeys(("layers", "cached_layers"), ("n_layer", "cache", "batch")),
+} | dict.fromkeys(
+    ("softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "where"), ("rows", "columns")
+)  # fmt: skip
+"""Kind -> the sizes, above 0, that a record of it has."""
+_WORDS = {
+    ("gemm", "op"): ("addmm", "linear"), ("bmm", "op"): ("scores", "context"),
+    ("sdpa", "mask"): ("causal", "explicit", "none"), ("layers", "attn"): ("sdpa", "eager"),
+    ("cached_layers", "attn"): ("sdpa", "eager"),
+}  # fmt: skip
+_DTYPES = ("fp32", "tf32", "fp16", "bf16")
+
+
+def check_kernels(records: Iterable[Measurement]) -> None:
+    """Raise `InputError` for a record of a kernel that lacks a size, a dtype, a name or a time, with what it lacks."""
+    for record in records:
+        kind = record["kind"]
+        if kind not in _SIZES and kind not in ("host", "reference"):
+            continue
+        where = f"measurement of kind {kind}"
+        least = {"cached_tokens": 0} if kind in ("sdpa", "cat") else {}
+        for name, smallest in {**dict.fromkeys(_SIZES.get(kind, ()), 1), **least}.items():
+            if type(record.get(name)) is not int or record[name] < smallest:
+                raise InputError(
+                    f"{where}: {name}: expected a whole number from {smallest}, got {echo(record.get(name))}"
+                )
+        for (of, name), words in _WORDS.items():
+            if of == kind and record.get(name) not in words:
+                raise InputError(f"{where}: {name}: expected one of {', '.join(words)}, got {echo(record.get(name))}")
+        if kind in _SIZES and not kind.endswith("layers") and record.get("dtype") not in _DTYPES:
+            raise InputError(f"{where}: dtype: expected one of {', '.join(_DTYPES)}, got {echo(record.get('dtype'))}")
+        if kind in ("host", "elementwise") and not isinstance(record.get("op"), str):
+            raise InputError(f"{where}: op: expected a name, got {echo(record.get('op'))}")
+        if kind != "host" or "issue_us" not in record:
+            seconds(record)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
 def seconds(record: Measurement) -> float:
-    """The time of one kernel or pass with the least of the host in it.
+    """The time of one kernel, pass or op of the host, with the least of the host in it.
 
     Raises `InputError` for a record without a time above 0.
     """
-    for name in ("graph_us", "device_us", "stream_us", "wall_us"):
+    for name in ("graph_us", "device_us", "stream_us", "wall_us", "issue_us"):
         value = record.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
-            return 1e-6 * float(value)
+        if _is_time(value):
+            return 1e-6 * float(value)  # type: ignore[arg-type]
     raise InputError(f"measurement of kind {plain(record['kind'])}: expected a time such as wall_us above 0")

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-POOL_ELEMENTS = 40_000_000
-"""Enough for lm_head's weights in gpt2, and beyond any cache."""
+POOL_ELEMENTS, GPU_POOL_ELEMENTS = 40_000_000, 500_000_000
+"""Enough for the largest operand: lm_head's weights in gpt2 on a CPU, the probabilities of a batch of 32 on a GPU."""
 VOCABULARY = 50257
 
 Run: TypeAlias = Callable[[], object]
@@ -36,25 +36,30 @@ class Pool:
 
     def __init__(self, device: str, dtype: str) -> None:
         self.device, self.dtype = device, dtype
-        self.data = torch.randn(POOL_ELEMENTS, device=device).to(DTYPES[dtype])
+        elements = POOL_ELEMENTS if device == "cpu" else GPU_POOL_ELEMENTS
+        self.data = torch.randn(elements, device=device).to(DTYPES[dtype])
         self.at = 0
 
     def take(self, *shape: int) -> Any:
         size = 1
         for length in shape:
             size *= length
+        if size > len(self.data):
+            raise RuntimeError(f"an operand of {size} elements exceeds the pool")
         if self.at + size > len(self.data):
             self.at = 0
         window = self.data[self.at : self.at + size].view(shape)
         self.at += size
         return window
 
-    def rotating(self, *shape: int, most: int = 64) -> Callable[[], Any]:
+    def rotating(self, *shape: int, most: int = 256) -> Callable[[], Any]:
         """A function that gives another window each time, as many as the pool holds."""
         size = 1
         for length in shape:
             size *= length
         copies = [self.data[i * size : (i + 1) * size].view(shape) for i in range(min(most, len(self.data) // size))]
+        if not copies:
+            raise RuntimeError(f"an operand of {size} elements exceeds the pool")
         turn = 0
 
         def following() -> Any:
@@ -110,17 +115,24 @@ def chosen_sizes(on_cpu: bool, quick: bool) -> Sizes:
     return GPU_QUICK if quick else GPU_FULL
 
 
-def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool) -> Iterator[list[Case]]:
-    """All cases, group by group: what takes longest in a pass comes first."""
+def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> Iterator[list[Case]]:
+    """All cases of a sweep, group by group. What depends on how much memory the process has used before comes in the
+    first sweep alone, before all else."""
+    if on_cpu and first:
+        if sizes is not SMALL:
+            yield [_layers("cached_layers", 12, "sdpa", 512, 8, 512)]
+        yield _fresh(sizes)
     for dtype in dtypes:
         yield from _products(sizes, dtype)
         yield from _attention(sizes, dtype, on_cpu)
     for dtype in dtypes[:1] if on_cpu else dtypes:
         yield from _memory_bound(sizes, dtype)
     yield _copies(sizes)
-    if on_cpu:
-        yield _fresh(sizes)
-    yield [*_host(), *(_layers(n_layer, attn) for n_layer in (2, 8) for attn in ("sdpa", "eager"))]
+    width = 256 if sizes is not SMALL else 64  # weights enough to sweep the caches, as a pass does
+    if not on_cpu:
+        yield _host()
+        return
+    yield [*_host(), *(_layers("layers", n_layer, attn, width) for n_layer in (2, 12) for attn in ("sdpa", "eager"))]
 
 
 def _products(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
@@ -175,7 +187,14 @@ def _sdpa(dtype: str, batch: int, heads: int, head_dim: int, new: int, kv: int, 
 
         return run
 
-    sizes = {"batch": batch, "heads": heads, "head_dim": head_dim, "new_tokens": new, "cached_tokens": kv - new}
+    sizes = {
+        "batch": batch,
+        "heads": heads,
+        "head_dim": head_dim,
+        "new_tokens": new,
+        "cached_tokens": kv - new,
+        "kv_len": kv,
+    }
     return Case({"kind": "sdpa", "dtype": dtype, **sizes, "mask": mask}, build)
 
 
@@ -268,7 +287,7 @@ def _where(dtype: str, rows: int, columns: int) -> Case:
 
 def _cat(dtype: str, batch: int, heads: int, cached: int, new: int) -> Case:
     def build(pool: Pool) -> Run:
-        past, rows = pool.rotating(batch, heads, cached, 64, most=16), pool.take(batch, heads, new, 64)
+        past, rows = pool.rotating(batch, heads, cached, 64), pool.take(batch, heads, new, 64)
         return lambda: torch.cat((past(), rows), dim=-2)
 
     sizes = {"batch": batch, "heads": heads, "head_dim": 64, "cached_tokens": cached, "new_tokens": new}
@@ -354,26 +373,30 @@ def _host() -> list[Case]:
     ]
 
 
-def _layers(n_layer: int, attn: str) -> Case:
-    """A decode step of a tiny model, whose kernels are nothing: what is left is the interpreter."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-    from transformers.cache_utils import DynamicCache
-
-    sizes = {"n_layer": n_layer, "n_head": 2, "n_embd": 64, "vocab_size": 128, "n_positions": 64}
+def _layers(kind: str, n_layer: int, attn: str, n_embd: int, batch: int = 1, cache: int = 8) -> Case:
+    """A decode step of a small model, for what only shows in a pass: what the interpreter takes when kernels sweep its
+    caches, and the memory that a large KV cache takes."""
+    n_head = max(2, n_embd // 64)
+    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "vocab_size": 128, "n_positions": 1024}
 
     def build(pool: Pool) -> Run:
+        from transformers import GPT2Config, GPT2LMHeadModel
+        from transformers.cache_utils import DynamicCache
+
         config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, attn_implementation=attn)
         model = GPT2LMHeadModel(config).eval().to(pool.device)
-        ids = torch.zeros((1, 1), dtype=torch.long, device=pool.device)
-        pairs = [(pool.take(1, 2, 8, 32), pool.take(1, 2, 8, 32)) for _ in range(n_layer)]
+        ids = torch.zeros((batch, 1), dtype=torch.long, device=pool.device)
+        shape = (batch, n_head, cache, n_embd // n_head)
+        pairs = [(pool.take(*shape), pool.take(*shape)) for _ in range(n_layer)]
+        past = DynamicCache(config=config)
+        for layer, (key, value) in zip(past.layers, pairs, strict=True):
+            layer.lazy_initialization(key, value)
 
         def run() -> object:
-            past = DynamicCache(config=config)
-            for layer, (key, value) in enumerate(pairs):
-                past.layers[layer].lazy_initialization(key, value)
-                past.layers[layer].keys, past.layers[layer].values = key, value
+            for layer, (key, value) in zip(past.layers, pairs, strict=True):
+                layer.keys, layer.values = key, value
             return model(ids, past_key_values=past, use_cache=True)
 
         return run
 
-    return Case({"kind": "layers", **sizes, "attn": attn, "batch": 1, "seq": 1, "cache": 8}, build)
+    return Case({"kind": kind, **sizes, "attn": attn, "batch": batch, "seq": 1, "cache": cache}, build)

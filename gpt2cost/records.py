@@ -68,10 +68,14 @@ def model_record(model: Model) -> Record:
 
 
 def calibration(hardware: Hardware, dtype: str | None = None) -> str:
-    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or the file comes from
+    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or kernels were by
     `gpt2cost calibrate`; else `uncalibrated`."""
-    measured = bool(hardware.evidence) if dtype is None else spread(hardware, dtype).basis == "evidence"
-    return "calibrated" if measured or hardware.calibration is not None else "uncalibrated"
+    known = () if hardware.calibration is None else hardware.calibration.residuals
+    if dtype is None:
+        measured = bool(hardware.evidence or known)
+    else:
+        measured = spread(hardware, dtype).basis == "evidence" or any(kind.endswith(dtype) for kind in known)
+    return "calibrated" if measured else "uncalibrated"
 
 
 def _hardware_head(hardware: Hardware, dtype: str) -> Record:

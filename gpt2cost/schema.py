@@ -61,6 +61,8 @@ def read_yaml(path: Path) -> object:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
         line = f"line {mark.line + 1}: " if mark else ""
+        if "nesting depth" in problem:  # of the library's own limit
+            raise InputError(f"{where}: {line}nested deeper than {DEPTH_LIMIT} levels") from None
         raise InputError(f"{where}: {line}not valid YAML: {plain(problem)}") from None
     except InputError:
         raise

@@ -123,9 +123,7 @@ def _attention_counts(size: int, s: Shape) -> Counts:
 def _attention_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
     if hw.vendor == "cpu":
         pairs, new = s["batch"] * s["heads"], s["new_tokens"]
-        return cpu_time.attention_terms(
-            hw, dtype, pairs, s["head_dim"], new, s["cached_tokens"], size, causal=s["causal"]
-        )
+        return cpu_time.attention_terms(hw, dtype, pairs, s["head_dim"], new, s["cached_tokens"], size)
     return attention_terms(
         hw, dtype, s["batch"], s["heads"], s["head_dim"], s["new_tokens"], s["cached_tokens"], size,
         causal=s["causal"], write_cache=s["write_cache"],

@@ -17,7 +17,7 @@ import yaml
 
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.hardware import Evidence, Hardware
-from gpt2cost.measurement_records import Measurement
+from gpt2cost.measurement_records import Measurement, repeat_difference
 from gpt2cost.model import Model, load_model
 from gpt2cost.passes import run_pass
 from gpt2cost.profiler_trace import Observed, observed_of_profile
@@ -196,8 +196,7 @@ def _score_pass(hw: Hardware, record: Measurement) -> PassScore:
         float(case.one.scaled(hw, row.runtime, device, host).latency_s)
         for device, host in ((known.device_low, known.host_low), (known.device_high, known.host_high))
     )
-    repeat = record.get("repeat")
-    return PassScore(case, low_s, high_s, max(repeat) / min(repeat) - 1.0 if repeat else None)
+    return PassScore(case, low_s, high_s, repeat_difference(record))
 
 
 def score_trace(hw: Hardware, model: Model, settings: Settings, *observed: Sequence[Observed]) -> ProfileScore:

@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from gpt2cost.measurement_records import Measurement
+from gpt2cost.measurement_records import Measurement, repeat_difference
 from gpt2cost.records import Record, envelope
 from gpt2cost.settings import Settings
 from gpt2cost.validation import (
@@ -39,7 +39,7 @@ def measured_rows(records: Iterable[Measurement]) -> list[Record]:
             "latency_s": as_evidence(record, "").latency_s,
             "least_s": 1e-6 * record["wall_min_us"],
             "runs": record["runs"],
-            "repeat_difference": max(record["repeat"]) / min(record["repeat"]) - 1 if "repeat" in record else None,
+            "repeat_difference": repeat_difference(record),
         }
         for record in records
     ]

@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 # Each module imports only from the lines above its own. `gpt2cost` is what the package's __init__ offers.
 FLOORS = """
 formula errors citations
-units data terms coercion fitting torch_extra
-schema measurement_records
+units data terms coercion torch_extra
+schema measurement_records fitting
 constants kernels
 cpu_constants
 hardware activations attention

@@ -204,7 +204,7 @@ def records_of(hw: Hardware, seed: int, rows: tuple[int, ...] = (1, 8, 64, 512))
         moved = 8.0 * 2**exponent
         add(moved / (80e9 if moved < 16e6 else 20e9), kind="copy", elements=2**exponent)
     for size in (16e6, 32e6, 48e6, 64e6, 128e6):
-        add(2 * size / 20e9 + (size / 2.5e9 if size > 32e6 else 0), kind="fresh", bytes=size, tensors=1)
+        add(2 * size / 20e9 + (size / 2.5e9 if size > 32e6 else 0), kind="fresh", bytes=int(size), tensors=1)
     for m in rows:
         for n, k in ((2304, 768), (768, 768), (3072, 768), (768, 3072)):
             add(product_terms(hw, "fp32", "addmm", 1, m, n, k, 4).device_s, kind="gemm", op="addmm", m=m, n=n, k=k)
@@ -217,8 +217,15 @@ def records_of(hw: Hardware, seed: int, rows: tuple[int, ...] = (1, 8, 64, 512))
                     time_s = product_terms(hw, "fp32", op, batch, m, n, k, 4).device_s
                     add(time_s, kind="bmm", op=op, batch=batch, m=m, n=n, k=k)
                 for mask in ("none", "explicit"):
-                    time_s = attention_terms(hw, "fp32", batch, 64, m, kv, 4, causal=False, masked=mask == "explicit")
-                    sizes = {"batch": batch // 12, "heads": 12, "head_dim": 64, "new_tokens": m, "cached_tokens": kv}
+                    time_s = attention_terms(hw, "fp32", batch, 64, m, kv, 4, masked=mask == "explicit")
+                    sizes = {
+                        "batch": batch // 12,
+                        "heads": 12,
+                        "head_dim": 64,
+                        "new_tokens": m,
+                        "cached_tokens": kv,
+                        "kv_len": kv + m,
+                    }
                     add(time_s.device_s, kind="sdpa", mask=mask, **sizes)
     for count in (1, 8, 64, 128, 512, 1024):
         for op, name in (("add", "elementwise"), ("tanh", "tanh")):
@@ -347,18 +354,56 @@ def test_without_torch_there_is_one_line_of_instruction(tmp_path: Path) -> None:
     assert 'pip install "gpt2cost[measure]"' in done.stderr
 
 
-def test_a_file_of_another_machine_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_file_of_another_machine_is_kept_and_not_gone_on_with(tmp_path: Path) -> None:
     from gpt2cost.bench import Journal
 
     machine = {"kind": "machine", "torch": "2", "threads": 2}
-    journal = Journal(tmp_path / "a.jsonl", machine)
-    journal.add([{"kind": "gemm", "m": 1, "sweep": 0, "wall_us": 1.0}])
+    Journal(tmp_path / "a.jsonl", machine).add([{"kind": "gemm", "m": 1, "sweep": 0, "wall_us": 1.0}])
     assert len(Journal(tmp_path / "a.jsonl", machine).records) == 2
-    assert len(Journal(tmp_path / "a.jsonl", replace_(machine, threads=4)).records) == 1
+    other = Journal(tmp_path / "a.jsonl", {**machine, "threads": 4})
+    assert len(other.records) == 1
+    assert len(read_records(tmp_path / "a.jsonl.bak")) == 2
 
 
-def replace_(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {**record, **changes}
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_operand_fits_into_the_pool(on_cpu: bool, quick: bool) -> None:
+    from gpt2cost import microbench
+
+    elements = microbench.POOL_ELEMENTS if on_cpu else microbench.GPU_POOL_ELEMENTS
+    sizes = microbench.chosen_sizes(on_cpu, quick)
+    count = 0
+    for group in microbench.groups(sizes, ("fp32",), on_cpu, first=False):
+        for record in (case.record for case in group):
+            operands = {
+                "gemm": lambda r: max(r["m"] * r["k"], r["k"] * r["n"]),
+                "bmm": lambda r: r["batch"] * max(r["m"] * r["k"], r["k"] * r["n"]),
+                "sdpa": lambda r: 2 * r["batch"] * r["heads"] * r["kv_len"] * r["head_dim"],
+                "elementwise": lambda r: r["rows"] * r["columns"],
+                "softmax": lambda r: r["rows"] * r["columns"],
+                "copy": lambda r: r["elements"],
+            }.get(record["kind"])
+            count += operands is not None
+            assert operands is None or operands(record) <= elements, record
+    assert count > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "gemm", "k": None}, "k: expected a whole number"),
+        ({"kind": "gemm", "op": "dot"}, "op: expected one of addmm, linear"),
+        ({"kind": "sdpa", "mask": "x"}, "mask: expected one of"),
+        ({"kind": "bmm", "dtype": "int8"}, "dtype: expected one of"),
+        ({"kind": "copy", "wall_us": -1}, "expected a time"),
+        ({"kind": "fresh", "bytes": 1.5}, "bytes: expected a whole number"),
+    ],
+)
+def test_a_record_that_lacks_something_is_an_input_error(change: dict[str, Any], says: str) -> None:
+    records = records_of(CPU, 4)
+    wrong = [{**r, **change} if r["kind"] == change["kind"] else r for r in records]
+    with pytest.raises(InputError, match=says):
+        calibrate(wrong, "x", "2026-01-01")
 
 
 def test_scaling_the_constants_scales_the_times() -> None:

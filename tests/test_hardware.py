@@ -467,7 +467,7 @@ def test_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
 def test_every_peak_needs_its_constants(tmp_path: Path) -> None:
     gemm = "{like: none, fp32: {tiles: [64x64], efficiency: 0.9, dram_efficiency: 0.8, launch: 2 us}}"
     text = GOOD.replace("model: {like: a100-sxm-80gb}", f"model: {{like: a100-sxm-80gb, gemm: {gemm}}}")
-    assert refusal(write(tmp_path, text)) == "$: model.gemm lacks fp16, for which compute.peak has a rate"
+    assert refusal(write(tmp_path, text)) == "$: model has no products in fp16, for which compute.peak has a rate"
 
 
 def test_many_problems_stay_short(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The check of `calibrate` on the machine at hand: fit it, then put passes that were not used beside predictions.
+
+    python benchmarks/calibrate.py [--full] [--keep FOLDER]
+
+Needs the extra `measure`. Takes some six minutes on two processors; prints the table and the figures of merit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TARGET = (
+    "target: median error of at most 10 %, worst of at most 25 %, where two halves of a measurement agree within 5 %"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="calibrate with all sizes rather than --quick")
+    parser.add_argument("--keep", type=Path, help="a folder for the hardware file and the measurements")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or Path(temporary)
+        device = folder / "machine.yaml"
+        quick = [] if arguments.full else ["--quick"]
+        gpt2cost("calibrate", "--device", "cpu", *quick, "-o", str(device))
+        gpt2cost(
+            "validate", "--gpu", str(device), "--model", "distilgpt2,gpt2", "--attn", "sdpa,eager", "--dtype", "fp32"
+        )
+    print(TARGET)
+
+
+def gpt2cost(*arguments: str) -> None:
+    """Run a command of the tool; what it prints is this benchmark's output."""
+    subprocess.run([sys.executable, "-m", "gpt2cost", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()
