@@ -25,11 +25,11 @@ from gpt2cost.microbench import Case, Pool, Run
 from gpt2cost.output import write_text
 
 SAMPLES = 3
-"""Fewest samples of a case in one sweep."""
+"""Fewest samples of a kernel in one sweep."""
 SAMPLE_S = 0.0005
 """A sample repeats a short case for this long."""
 CASE_S = 0.006
-"""A case is sampled for this long, if that gives more than `SAMPLES`."""
+"""A kernel is sampled for this long, if that gives more than `SAMPLES`."""
 
 SAME_MACHINE = ("torch", "transformers", "device", "gpu", "cpu_model", "threads", "dtypes", "sizes")
 """What must not have changed for a stopped run to go on."""
@@ -46,6 +46,7 @@ class Bench:
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = device
+        self._operands = torch.randn(256, 768, device=device), torch.randn(768, 768, device=device)
         torch.backends.cuda.matmul.allow_tf32 = False
 
     def sync(self) -> None:
@@ -75,8 +76,11 @@ class Bench:
             }  # fmt: skip
         return record
 
-    def sample(self, run: Run, budget_s: float = CASE_S) -> dict[str, Any]:
-        """Times of one case, in microseconds: the median of synchronised samples, and the host's part."""
+    def sample(self, run: Run, budget_s: float = CASE_S, least: int = SAMPLES) -> dict[str, Any]:
+        """Times of one case, in microseconds: the median of synchronised samples, and the host's part.
+
+        After a warm-up it is sampled for `budget_s`, and `least` times at least.
+        """
         self.sync()
         start = time.perf_counter()
         run()
@@ -86,7 +90,7 @@ class Bench:
         samples: list[float] = []
         issues: list[float] = []
         begin = time.perf_counter()
-        while len(samples) < SAMPLES or time.perf_counter() - begin < budget_s:
+        while len(samples) < least or time.perf_counter() - begin < budget_s:
             start = time.perf_counter()
             for _ in range(inner):
                 run()
@@ -98,6 +102,11 @@ class Bench:
         if self.device != "cpu":
             times |= {"issue_us": 1e6 * statistics.median(issues), "stream_us": times["wall_us"]}
         return times
+
+    def reference(self) -> dict[str, Any]:
+        """Times of a product that is always the same: where they differ, it is the machine."""
+        x, weight = self._operands
+        return self.sample(lambda: x @ weight)
 
     def graph_us(self, run: Run, inner: int = 20) -> float | None:
         """Microseconds of one call in a CUDA graph, whose own launch is subtracted: the host is not in it.
@@ -206,7 +215,7 @@ def measure(
         tell(f"{done}/{len(plan)} {_title(left[0][1])}")
         reference = {"kind": "reference", "sweep": sweep, "group": number}
         journal.add(_timed(bench, left, pool))
-        journal.add([reference | bench.sample(_reference(pool("fp32")))])
+        journal.add([reference | bench.reference()])
 
 
 def _timed(
@@ -222,11 +231,6 @@ def _timed(
             yield record | times
         except (RuntimeError, NotImplementedError) as error:  # what this device cannot run is a finding
             yield record | {"error": f"{type(error).__name__}: {error}"[:200]}
-
-
-def _reference(pool: Pool) -> Run:
-    x, weight = pool.data[: 256 * 768].view(256, 768), pool.data[: 768 * 768].view(768, 768)
-    return lambda: x @ weight
 
 
 def _title(record: Measurement) -> str:

@@ -7,12 +7,24 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gpt2cost.base_device import base_for
 from gpt2cost.errors import InputError
 from gpt2cost.fit_cpu import fit_cpu
-from gpt2cost.fit_gpu import base_for, fit_gpu
+from gpt2cost.fit_gpu import fit_gpu
 from gpt2cost.fitting import FitResidual
 from gpt2cost.hardware import Calibration, Hardware, load_hardware
-from gpt2cost.measurement_records import Measurement, check_kernels, machine, of_all_sweeps, of_kind, seconds, shape_of
+from gpt2cost.measurement_records import (
+    Measurement,
+    check_kernels,
+    machine,
+    of_all_sweeps,
+    of_kind,
+    reference_seconds,
+    seconds,
+    shape_of,
+    trimmed_mean,
+)
+from gpt2cost.units import format_quantity
 
 KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "cat", "where")
 """Kinds of records that constants are fitted on."""
@@ -66,6 +78,7 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
         clock=_clock(known),
         count=sum(1 for _ in of_kind(records, *KERNELS)),
         noise=noise(records),
+        reference_s=trimmed_mean(references) if (references := reference_seconds(records)) else None,
         residuals={each.kind: float(f"{each.median_error:.3g}") for each in residuals},
     )
     device = replace(hardware, name=name, calibration=calibration, provenance=dict(fitted))
@@ -92,11 +105,12 @@ def noise(records: Iterable[Measurement]) -> float:
 
 
 def _warnings(records: Sequence[Measurement]) -> Iterable[str]:
-    times = sorted(1e6 * seconds(record) for record in of_kind(records, "reference"))
+    times = sorted(reference_seconds(records))
     if times:
-        slow, typical = times[int(0.9 * (len(times) - 1))], statistics.median(times)
-        if slow > (1 + BUSY) * typical:
+        slow_s, typical_s = times[int(0.9 * (len(times) - 1))], statistics.median(times)
+        if slow_s > (1 + BUSY) * typical_s:
+            typical, slow = (format_quantity(time_s, "s") for time_s in (typical_s, slow_s))
             yield (
-                f"a reference product took {typical / 1e3:.2f} ms, but {slow / 1e3:.2f} ms in the slow tenth of the"
-                " run: the machine was busy or throttling; calibrate again when it is quiet"
+                f"a reference product took {typical}, but {slow} in the slow tenth of the run: the machine was busy or"
+                " throttling; calibrate again when it is quiet"
             )

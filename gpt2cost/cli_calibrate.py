@@ -17,7 +17,7 @@ from gpt2cost.output import Sink, check_writable, print_warnings, write_text
 from gpt2cost.settings import check_choice, check_size
 
 MAX_THREADS = 4096
-SWEEPS = 5
+QUICK_SWEEPS, SWEEPS = 6, 10
 """How often each case is measured, with all others in between."""
 BUSY_SHARE = 0.3
 """A load above this share of the processors disturbs."""
@@ -100,7 +100,7 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
         print_warnings(
             [f"the machine is busy: its load is {busy_share():.0%} of its processors; a quiet one fits better"]
         )
-    sizes = microbench.chosen_sizes(on_cpu, quick)
+    sizes, sweeps = microbench.chosen_sizes(on_cpu, quick), QUICK_SWEEPS if quick else SWEEPS
     machine = bench.machine() | {"dtypes": list(dtypes), "sizes": dataclasses.asdict(sizes) | {"copy_exponents": None}}
     journal = Journal(path, machine)
     if journal.set_aside is not None:
@@ -109,7 +109,7 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
         _tell(f"goes on with {len(journal.records) - 1} measurements in {path}")
     try:
         with torch.no_grad():
-            measure(bench, journal, lambda first: microbench.groups(sizes, dtypes, on_cpu, first), SWEEPS, _tell)
+            measure(bench, journal, lambda first: microbench.groups(sizes, dtypes, on_cpu, first), sweeps, _tell)
     except KeyboardInterrupt:
         _tell(f"stopped; the same command goes on from {path}")
         raise

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gpt2cost.measure_run import PassCase
 
 DEVICES = ("cpu", "cuda", "mps")
+ROUNDS, MOST_ROUNDS = 8, 1000
 USUAL_SIZES = (
     (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
 )  # fmt: skip
@@ -59,6 +60,9 @@ MeasuredDtypesFlag = Annotated[
 ThreadsFlag = Annotated[
     int | None, typer.Option("--threads", help="Threads of a CPU.", show_default="as torch chooses")
 ]
+RoundsFlag = Annotated[
+    int, typer.Option("--rounds", help="How often all cases are measured; more where the machine is noisy.")
+]
 UncachedFlag = Annotated[bool, typer.Option("--no-use-cache", help="Without a KV cache; --cache is 0.")]
 
 
@@ -74,6 +78,7 @@ def measure(
     runtime: RuntimesFlag = None,
     no_use_cache: UncachedFlag = False,
     threads: ThreadsFlag = None,
+    rounds: RoundsFlag = ROUNDS,
     kernels: Annotated[bool, typer.Option("--kernels", help="Profile one pass of each too.")] = False,
     evidence: Annotated[
         Path | None,
@@ -90,7 +95,7 @@ def measure(
     sizes = chosen_sizes(batch, seq, cache, case)
     choices = {"model": required("--model", model), "dtype": dtype, "attn": attn, "runtime": runtime}
     cases = planned(sizes, device, choices, no_use_cache)
-    records = run_cases(cases, device, threads, kernels)
+    records = run_cases(cases, device, threads, rounds, kernels)
 
     machine, passes, profiles = records[0], *(_fine(records, kind) for kind in ("pass", "profile"))
     if evidence is not None:
@@ -153,7 +158,9 @@ def planned(
     return pass_cases(grid, sizes, device)
 
 
-def run_cases(cases: Sequence[PassCase], device: str, threads: int | None, kernels: bool) -> list[Measurement]:
+def run_cases(
+    cases: Sequence[PassCase], device: str, threads: int | None, rounds: int, kernels: bool
+) -> list[Measurement]:
     """Measure: the record of the machine, then the passes, then with `kernels` the profiles. Progress is on stderr.
 
     Raises `InputError` where no pass could be run.
@@ -163,9 +170,10 @@ def run_cases(cases: Sequence[PassCase], device: str, threads: int | None, kerne
 
     if threads is not None:
         check_size("threads", threads, 1, 4096)
+    check_size("rounds", rounds, 1, MOST_ROUNDS)
     bench = Bench(device, threads)
     records: list[Measurement] = [{**bench.machine(), "date": datetime.date.today().isoformat()}]
-    records += measure_passes(bench, cases, tell=_tell)
+    records += measure_passes(bench, cases, rounds, tell=_tell)
     if kernels:
         records += profile_passes(bench, cases, tell=_tell)
     failed = [record for record in records if "error" in record]

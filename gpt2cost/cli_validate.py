@@ -10,11 +10,13 @@ import typer
 
 from gpt2cost import grid as grids
 from gpt2cost.cli_measure import (
+    ROUNDS,
     BatchesFlag,
     CachesFlag,
     CasesFlag,
     DeviceFlag,
     MeasuredDtypesFlag,
+    RoundsFlag,
     SeqsFlag,
     ThreadsFlag,
     UncachedFlag,
@@ -61,6 +63,7 @@ def validate(
     runtime: RuntimesFlag = None,
     no_use_cache: UncachedFlag = False,
     threads: ThreadsFlag = None,
+    rounds: RoundsFlag = ROUNDS,
     kernels: Annotated[bool, typer.Option("--kernels", help="Score every kernel of a profiled pass too.")] = False,
     from_: Annotated[
         Path | None,
@@ -93,7 +96,7 @@ def validate(
         kinds = ("profile",) if kernels else ()
         found = score(hw, _asked(read_records(from_), kinds, choices, sizes))
     else:
-        found = score(hw, _measured(hw, sizes, device, choices, no_use_cache, threads, kernels))
+        found = score(hw, _measured(hw, sizes, device, choices, no_use_cache, threads, rounds, kernels))
 
     if format in ("table", "json"):
         document = validation_record(found)
@@ -110,6 +113,7 @@ def _measured(
     choices: dict[str, str | None],
     no_use_cache: bool,
     threads: int | None,
+    rounds: int,
     kernels: bool,
 ) -> list[Measurement]:
     """Measurements of this machine, without those that failed."""
@@ -118,7 +122,7 @@ def _measured(
         check_device(hw, one.dtype, one.attn, one.runtime)
     if hw.vendor != VENDORS[device]:
         print_warnings([f"--device {device} is measured, but {hw.name} is of vendor {hw.vendor}"])
-    return [record for record in run_cases(cases, device, threads, kernels) if "error" not in record]
+    return [record for record in run_cases(cases, device, threads, rounds, kernels) if "error" not in record]
 
 
 def _asked(

@@ -15,11 +15,23 @@ from functools import partial
 import numpy as np
 
 from gpt2cost.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
-from gpt2cost.cpu_time import attention_terms, memory_terms, product_terms
+from gpt2cost.cpu_forms import (
+    KINDS,
+    PRODUCTS,
+    Form,
+    all_seconds,
+    attention_form,
+    column,
+    cpu_groups,
+    grouped,
+    kind_of,
+    memory_form,
+    product_form,
+)
 from gpt2cost.errors import InputError
 from gpt2cost.fitting import FitResidual, residual
 from gpt2cost.hardware import Compute, Hardware, Host, Launch, Memory
-from gpt2cost.measurement_records import Measurement, keys_of, machine, of_kind, seconds
+from gpt2cost.measurement_records import Measurement, machine, of_kind, seconds
 from gpt2cost.model import model_from_config
 from gpt2cost.passes import run_pass
 from gpt2cost.settings import ELEMENT_BYTES, Settings
@@ -34,14 +46,6 @@ _LEAST_S = 1e-10
 
 _NEVER = 1e12
 """Bytes, or bytes a second, beyond what any output has."""
-
-_KINDS = {
-    "softmax": "softmax", "layer_norm": "layer_norm", "permuted_copy": "copy", "cat": "cat", "where": "where",
-    "gather": "gather",
-}  # fmt: skip
-"""A record's kind -> which of `CPU_KINDS` times it; an element-wise op goes by its name."""
-_PRODUCTS = {"addmm": "addmm", "linear": "mm", "scores": "scores", "context": "context"}
-"""A record's op -> which product it is."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def fit_cpu(records: Sequence[Measurement], name: str) -> CpuFit:
     start = _with_kinds(start, sweeps)
     start = _with_products(start, sweeps, dtypes)
     start = _with_kept(_with_host(start, sweeps), of_kind(sweeps, "cached_layers"))
-    groups = _groups(sweeps)
+    groups = cpu_groups(sweeps)
     residuals = tuple(residual(kind, np.log(form(start) / measured)) for kind, (form, measured) in groups.items())
     worst = max(each.p90_error for each in residuals if each.kind.split()[0] in ("addmm", "mm"))
     model = replace(start.cpu_model, residual=float(f"{max(worst, 0.01):.3g}"))
@@ -154,34 +158,12 @@ def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, 
 # ---------------------------------------------------------------------------------------------- kernels
 
 
-def _kind(record: Measurement) -> str:
-    """Which of `CPU_KINDS` a record is of."""
-    if record["kind"] == "elementwise":
-        return {"tanh": "tanh", "gelu": "gelu", "gelu_tanh": "gelu"}.get(record["op"], "elementwise")
-    return _KINDS[record["kind"]]
-
-
-def _column(records: Sequence[Measurement], key: str) -> Array:
-    return np.array([float(record.get(key, 1)) for record in records])
-
-
-def _memory_form(kind: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
-    """Predicted seconds of memory-bound kernels."""
-    if kind == "cat":
-        elements = _column(records, "batch") * _column(records, "heads") * _column(records, "head_dim")
-        elements = elements * (_column(records, "cached_tokens") + _column(records, "new_tokens"))
-    else:
-        elements = _column(records, "rows") * _column(records, "columns")
-    inputs = np.array([2.0 if record.get("op") == "add" else 1.0 for record in records])
-    return lambda hw: np.asarray(memory_terms(hw, kind, 4.0 * inputs * elements, 4.0 * elements, 4.0).device_s)
-
-
 def _with_kinds(hw: Hardware, records: list[Measurement]) -> Hardware:
     start = hw.cpu_model.kinds["elementwise"]
     names = [field.name for field in dataclasses.fields(CpuKind)]
     kinds: dict[str, CpuKind] = {}
-    for kind, found in _by(of_kind(records, "elementwise", *_KINDS), _kind).items():
-        form, measured = _memory_form(kind, found), _seconds(found)
+    for kind, found in grouped(of_kind(records, "elementwise", *KINDS), kind_of).items():
+        form, measured = memory_form(kind, found), all_seconds(found)
 
         def changed(values: Array, kind: str = kind) -> Hardware:
             rates = CpuKind(**dict(zip(names, map(float, values), strict=True)))
@@ -195,30 +177,17 @@ def _with_kinds(hw: Hardware, records: list[Measurement]) -> Hardware:
     return replace(hw, model=replace(hw.cpu_model, kinds=kinds))
 
 
-def _through(put: Callable[[Array], Hardware], form: Callable[[Hardware], Array], values: Array) -> Array:
+def _through(put: Callable[[Array], Hardware], form: Form, values: Array) -> Array:
     return form(put(values))
-
-
-def _product_form(name: str, dtype: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
-    batch, m, n, k = (_column(records, key) for key in ("batch", "m", "n", "k"))
-    size = ELEMENT_BYTES[dtype]
-    return lambda hw: np.asarray(product_terms(hw, dtype, name, batch, m, n, k, size).device_s)
-
-
-def _attention_form(dtype: str, records: Sequence[Measurement]) -> Callable[[Hardware], Array]:
-    pairs = _column(records, "batch") * _column(records, "heads")
-    head_dim, new = (_column(records, key) for key in ("head_dim", "new_tokens"))
-    cached = np.array([float(keys_of(record)) for record in records]) - new
-    masked = bool(records[0]["mask"] == "explicit")
-    size = ELEMENT_BYTES[dtype]
-    return lambda hw: np.asarray(attention_terms(hw, dtype, pairs, head_dim, new, cached, size, masked=masked).device_s)
 
 
 def _with_products(hw: Hardware, records: list[Measurement], dtypes: list[str]) -> Hardware:
     """The curves of all products and of attention, and the rate of attention with a mask."""
     model = hw.cpu_model
     for dtype in dtypes:
-        found = _by([r for r in of_kind(records, "gemm", "bmm") if r["dtype"] == dtype], lambda r: _PRODUCTS[r["op"]])
+        found = grouped(
+            [r for r in of_kind(records, "gemm", "bmm") if r["dtype"] == dtype], lambda r: PRODUCTS[r["op"]]
+        )
         curves: dict[str, ProductCurve] = {}
         for name, rows in found.items():
 
@@ -226,7 +195,7 @@ def _with_products(hw: Hardware, records: list[Measurement], dtypes: list[str]) 
                 one = replace(model.products[dtype], **{name: curve})
                 return replace(hw, model=replace(model, products={**model.products, dtype: one}))
 
-            curves[name] = _curve(put, _product_form(name, dtype, rows), _column(rows, "m"), rows)
+            curves[name] = _curve(put, product_form(name, dtype, rows), column(rows, "m"), rows)
         if "addmm" not in curves:
             raise InputError(f"calibrate: the measurements hold no addmm in {dtype}")
         spare = {"mm": "addmm", "scores": "addmm", "context": "scores"}
@@ -242,21 +211,21 @@ def _with_products(hw: Hardware, records: list[Measurement], dtypes: list[str]) 
             def put_attention(curve: ProductCurve, dtype: str = dtype, model: CpuConstants = model) -> Hardware:
                 return replace(hw, model=replace(model, attention={**model.attention, dtype: curve}))
 
-            fused = _curve(put_attention, _attention_form(dtype, plain), _column(plain, "new_tokens"), plain)
+            fused = _curve(put_attention, attention_form(dtype, plain), column(plain, "new_tokens"), plain)
         model = replace(model, attention={**model.attention, dtype: fused})
         if masked := [r for r in attention if r["mask"] == "explicit"]:
-            ratio = _attention_form(dtype, masked)(replace(hw, model=model)) / _seconds(masked)
+            ratio = attention_form(dtype, masked)(replace(hw, model=model)) / all_seconds(masked)
             model = replace(model, masked_attention=float(f"{np.clip(np.median(ratio), 0.05, 2.0):.3g}"))
     return replace(hw, model=model)
 
 
 def _curve(
-    put: Callable[[ProductCurve], Hardware], form: Callable[[Hardware], Array], m: Array, records: Sequence[Measurement]
+    put: Callable[[ProductCurve], Hardware], form: Form, m: Array, records: Sequence[Measurement]
 ) -> ProductCurve:
     """The curve that reproduces `records`, with a node at each m among them. `put` sets it on the device."""
     rows = tuple(int(one) for one in np.unique(m))
-    measured = _seconds(records)
-    batched = bool(np.any(_column(records, "batch") > 1))
+    measured = all_seconds(records)
+    batched = bool(np.any(column(records, "batch") > 1))
 
     def curve(values: Array) -> ProductCurve:
         launch, start, *steps = map(float, values)
@@ -282,37 +251,6 @@ def _fit(predict: Callable[[Array], Array], first: Sequence[float] | Array, meas
 
     found = least_squares(errors, start, bounds=(start - 5.0, start + 5.0), loss="soft_l1", f_scale=_F_SCALE)
     return np.exp(found.x)
-
-
-def _by(records: Iterable[Measurement], key: Callable[[Measurement], str]) -> dict[str, list[Measurement]]:
-    found: dict[str, list[Measurement]] = {}
-    for record in records:
-        found.setdefault(key(record), []).append(record)
-    return found
-
-
-def _seconds(records: Sequence[Measurement]) -> Array:
-    return np.array([seconds(record) for record in records])
-
-
-def _groups(records: list[Measurement]) -> dict[str, tuple[Callable[[Hardware], Array], Array]]:
-    """Kind of kernel -> how its records are predicted, and their seconds."""
-    groups: dict[str, tuple[Callable[[Hardware], Array], Array]] = {}
-    for (dtype, name), rows in _by2(of_kind(records, "gemm", "bmm"), lambda r: _PRODUCTS[r["op"]]).items():
-        groups[f"{name} {dtype}"] = (_product_form(name, dtype, rows), _seconds(rows))
-    for (dtype, mask), rows in _by2(of_kind(records, "sdpa"), lambda r: str(r["mask"] == "explicit")).items():
-        kind = f"attention{' masked' if mask == 'True' else ''} {dtype}"
-        groups[kind] = (_attention_form(dtype, rows), _seconds(rows))
-    for kind, rows in _by(of_kind(records, "elementwise", *_KINDS), _kind).items():
-        groups[kind] = (_memory_form(kind, rows), _seconds(rows))
-    return groups
-
-
-def _by2(records: Iterable[Measurement], key: Callable[[Measurement], str]) -> dict[tuple[str, str], list[Measurement]]:
-    found: dict[tuple[str, str], list[Measurement]] = {}
-    for record in records:
-        found.setdefault((record["dtype"], key(record)), []).append(record)
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- host
@@ -343,7 +281,7 @@ def _with_host(hw: Hardware, records: list[Measurement]) -> Hardware:
 
 def _layer_factors(hw: Hardware, records: list[Measurement]) -> Iterable[float]:
     """For each attention implementation the factor on the host's costs at which a tiny model's layer fits."""
-    for rows in _by(records, lambda r: str(r["attn"])).values():
+    for rows in grouped(records, lambda r: r["attn"]).values():
         few, many = min(rows, key=lambda r: r["n_layer"]), max(rows, key=lambda r: r["n_layer"])
         if few is many:
             continue
@@ -364,7 +302,7 @@ def _with_kept(hw: Hardware, records: list[Measurement]) -> Hardware:
         return np.array([_layers_s(device, record) for record in records])
 
     free = at(_NEVER)  # seconds are linear in the rate's reciprocal
-    rates = (at(1e9) - free) / np.maximum(_seconds(records) - free, 1e-12) * 1e9
+    rates = (at(1e9) - free) / np.maximum(all_seconds(records) - free, 1e-12) * 1e9
     return replace(hw, model=replace(hw.cpu_model, kept_bytes_per_s=float(np.clip(np.median(rates), 1e8, _NEVER))))
 
 

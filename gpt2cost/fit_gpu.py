@@ -12,31 +12,25 @@ such as tiles, splits and blocks are the base device's, and so is whatever no re
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from gpt2cost.attention_time import SMALL_HEAD, attention_terms
 from gpt2cost.constants import HEAD_DIMS
-from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.errors import InputError, plain
 from gpt2cost.fitting import FitResidual, residual
-from gpt2cost.gemm import gemm_terms
-from gpt2cost.hardware import DTYPES, Hardware, list_hardware
+from gpt2cost.gpu_forms import HOST_BOUND, MEMORY_KINDS, PHASES, REDUCTIONS, Group, gpu_groups
+from gpt2cost.hardware import DTYPES, Hardware
 from gpt2cost.hardware_file import hardware_tree
-from gpt2cost.measurement_records import Measurement, keys_of, machine, of_kind, seconds
-from gpt2cost.memory_bound import memory_terms
-from gpt2cost.settings import ELEMENT_BYTES
+from gpt2cost.measurement_records import Measurement, is_time, machine, of_kind
 from gpt2cost.terms import Array
 
 LEAST_RECORDS = 5
 """With fewer records the constants stay the base device's."""
 
-_HOST_BOUND = 1.2
-"""A kernel in a stream whose time is below this many times its issue time measures the host."""
 _F_SCALE = 0.1
 """Log error from which a record counts as an outlier."""
 _PRIOR = 0.05
@@ -67,16 +61,6 @@ _ATTENTION = (
     "dram_efficiency", "l2_efficiency", "resident_from",
 )  # fmt: skip
 _KIND = ("dram_efficiency", "elements_per_s_per_unit", "fill_s")
-_REDUCTIONS = ("softmax", "layer_norm")
-"""Memory-bound kinds that work on rows."""
-
-_MEMORY_KINDS = {
-    "copy": "copy", "elementwise": "elementwise", "softmax": "softmax", "layer_norm": "layer_norm",
-    "permuted_copy": "copy", "cat": "copy", "gather": "gather",
-}  # fmt: skip
-"""A record's kind -> which of the machine model's memory-bound kinds times it."""
-_PHASES = {"causal": "prefill", "none": "decode", "explicit": "masked"}
-"""An sdpa record's mask -> what its group is called."""
 _HOST_OPS = {
     "op_s": ("add", "mul_scalar", "pow", "tanh", "addmm", "softmax", "cat", "contiguous", "matmul", "sdpa"),
     "module_s": ("linear_module", "conv1d_module", "layer_norm_module"),
@@ -93,26 +77,6 @@ class GpuFit:
     hardware: Hardware
     residuals: tuple[FitResidual, ...]
     fitted: dict[str, str]
-
-
-Form: TypeAlias = Callable[[Hardware], Array]
-"""Predicted seconds of a group's records, without the floor of a launch."""
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The records of one kind in one dtype. `in_graph`: which of them were timed as nodes of a CUDA graph."""
-
-    kind: str
-    dtype: str
-    measured_s: Array
-    in_graph: Array
-    form: Form
-
-    def errors(self, hw: Hardware) -> Array:
-        """log(predicted / measured) of each record."""
-        floor_s = np.where(self.in_graph, hw.launch.graph_floor_s, hw.launch.stream_floor_s)
-        return np.log(np.maximum(floor_s, self.form(hw)) / self.measured_s)
 
 
 @dataclass(frozen=True)
@@ -153,46 +117,6 @@ def fit_gpu(records: Sequence[Measurement], base: Hardware) -> GpuFit:
     return GpuFit(replace(hw, provenance=_provenance(hw, base, fitter.fitted)), residuals, fitter.fitted)
 
 
-def base_for(machine: Measurement) -> str:
-    """The name of the device in reach that is nearest to the GPU that a machine record names.
-
-    Raises InputError, which asks for `--like`, where the record names none or none is near.
-    """
-    gpu = machine.get("gpu")
-    if not isinstance(gpu, str):
-        raise InputError("the measurements name no GPU: name the most similar device with --like")
-    wanted = _tokens(gpu)
-    chips = {_chip(token) for token in wanted}
-
-    def nearness(device: Hardware) -> tuple[float, ...]:
-        """Larger is nearer: the exact chip, common words, words too many, the chip's main device, the memory's size."""
-        names = set().union(*map(_tokens, device.names))
-        size = machine.get("memory_bytes") or device.memory.capacity_bytes
-        away = abs(log(size / device.memory.capacity_bytes))
-        main = not wanted.isdisjoint(device.names)
-        return (any(map(_chip, wanted & names)), len(wanted & names), -len(names - wanted), main, -away)
-
-    near = [
-        device
-        for device in list_hardware()
-        if device.vendor != "cpu" and chips & {_chip(word) for name in device.names for word in _tokens(name)} - {""}
-    ]
-    if not near:
-        raise InputError(f"no known device is near to {echo(gpu)}: name the most similar one with --like")
-    return max(near, key=nearness).name
-
-
-def _tokens(text: str) -> set[str]:
-    """The words of a name in lower case; `SXM4` is `sxm`."""
-    return {re.sub(r"^sxm[0-9]$", "sxm", word) for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
-
-
-def _chip(token: str) -> str:
-    """What names a chip in a word, such as `a10` in `a10g` and `4090`; empty for a word that names none."""
-    match = re.fullmatch(r"([a-z]{0,3}[0-9]{1,4})[a-z]?", token)
-    return match[1] if match and not re.fullmatch(r"[0-9]{1,3}[a-z]?|hbm[0-9][a-z]?", token) else ""
-
-
 class _Fitter:
     """The device as fitted so far, and what was fitted on what."""
 
@@ -201,7 +125,7 @@ class _Fitter:
         self.machine = machine(self.records)
         self.fitted: dict[str, str] = {}
         self.hw = self._stated(replace(base, aliases=(), evidence=(), borrowed={}, variants=()))
-        self.groups = _groups(self.records, self.hw)
+        self.groups = gpu_groups(self.records, self.hw)
 
     def _stated(self, hw: Hardware) -> Hardware:
         """`hw` with the SMs and sizes that the machine's record states."""
@@ -230,16 +154,16 @@ class _Fitter:
     def floors(self) -> None:
         """The shortest kernels. In a stream they may wait for the host: then the base's ratio of both floors holds."""
         launch = self.hw.launch
-        kernels = of_kind(self.records, "floor", *_MEMORY_KINDS)
-        graph = [1e-6 * record["graph_us"] for record in kernels if _is_time(record.get("graph_us"))]
+        kernels = of_kind(self.records, "floor", *MEMORY_KINDS)
+        graph = [1e-6 * record["graph_us"] for record in kernels if is_time(record.get("graph_us"))]
         if len(graph) >= LEAST_RECORDS or (graph and of_kind(self.records, "floor")):
             shortest = _shortest(graph)
             found_s = float(np.median(shortest))
             stream = [
                 1e-6 * record["stream_us"]
                 for record in kernels
-                if all(_is_time(record.get(name)) for name in ("stream_us", "graph_us"))
-                and 1e-6 * record["graph_us"] <= _HOST_BOUND * found_s
+                if all(is_time(record.get(name)) for name in ("stream_us", "graph_us"))
+                and 1e-6 * record["graph_us"] <= HOST_BOUND * found_s
             ]
             ratio_s = launch.stream_floor_s / launch.graph_floor_s * found_s
             # what waits for the host still bounds the floor from above
@@ -252,7 +176,7 @@ class _Fitter:
         costs: dict[str, Any] = {}
         for name, ops in _HOST_OPS.items():
             times = [record["issue_us"] for record in of_kind(self.records, "host") if record.get("op") in ops]
-            if times := [time for time in times if _is_time(time)]:
+            if times := [time for time in times if is_time(time)]:
                 costs[name] = 1e-6 * float(np.median(times))
                 self._note(f"host.{name.removesuffix('_s')}", len(times), "ops issued to an idle stream")
         if costs and isinstance(cpu := self.machine.get("cpu_model") or self.machine.get("cpu"), str):
@@ -267,10 +191,10 @@ class _Fitter:
         """
         copies = self._of("copy")
         self._fit(copies, [*self._kind("copy"), *self._shared()])
-        groups: list[_Group] = []
+        groups: list[Group] = []
         free = self._shared()
-        for kind in dict.fromkeys(_MEMORY_KINDS.values()):
-            own = self._of(*(name for name, timed_as in _MEMORY_KINDS.items() if timed_as == kind and name != "copy"))
+        for kind in dict.fromkeys(MEMORY_KINDS.values()):
+            own = self._of(*(name for name, timed_as in MEMORY_KINDS.items() if timed_as == kind and name != "copy"))
             if kind == "copy" and _count(own) < LEAST_RECORDS:
                 own = copies
             if _count(own) >= LEAST_RECORDS:
@@ -284,7 +208,7 @@ class _Fitter:
                 self._note(f"model.memory.{name}", count, "memory-bound kernels")
 
     def _kind(self, kind: str) -> list[_Free]:
-        names = (*_KIND, "column_s") if kind in _REDUCTIONS else _KIND
+        names = (*_KIND, "column_s") if kind in REDUCTIONS else _KIND
         return self._free(("model", "memory", "kinds", kind), names)
 
     def _shared(self) -> list[_Free]:
@@ -310,7 +234,7 @@ class _Fitter:
 
     def attention(self) -> None:
         """Flash attention, then the other kernel's rate; where there is no flash kernel, the other one's constants."""
-        groups = self._of(*(f"attention {phase}" for phase in _PHASES.values()))
+        groups = self._of(*(f"attention {phase}" for phase in PHASES.values()))
         flash = [g for g in groups if g.kind != "attention masked" and self.hw.has_flash_attention(g.dtype)]
         slow = [group for group in groups if group not in flash]
         free = self._free(("model", "attention", HEAD_DIMS[0]), _ATTENTION)
@@ -320,7 +244,7 @@ class _Fitter:
         if has_flash and (count := self._fit(slow, self._free(("model",), ("masked_attention",)))):
             self._note("model.masked_attention", count, "attention with a mask or in fp32")
 
-    def _of(self, *kinds: str) -> list[_Group]:
+    def _of(self, *kinds: str) -> list[Group]:
         return [group for group in self.groups if group.kind in kinds]
 
     def _free(self, path: tuple[str, ...], names: Iterable[str], low: float = 0.0, high: float = np.inf) -> list[_Free]:
@@ -340,7 +264,7 @@ class _Fitter:
             free.append(_Free((*path, name), base, 1.0, min(0.0, log(bottom / base)), max(0.0, log(top / base))))
         return free
 
-    def _fit(self, groups: Sequence[_Group], free: Sequence[_Free]) -> int:
+    def _fit(self, groups: Sequence[Group], free: Sequence[_Free]) -> int:
         """Move the `free` constants of the device to what fits the groups best. Returns the number of records.
 
         With fewer than `LEAST_RECORDS` nothing moves, and it returns 0.
@@ -382,7 +306,7 @@ class _Fitter:
         return count
 
 
-def _count(groups: Iterable[_Group]) -> int:
+def _count(groups: Iterable[Group]) -> int:
     return sum(len(group.measured_s) for group in groups)
 
 
@@ -399,10 +323,6 @@ def _put(node: Any, path: Sequence[str], value: Any) -> Any:
     key, *rest = path
     inner = _put(_get(node, (key,)) if rest else None, rest, value)
     return {**node, key: inner} if isinstance(node, Mapping) else replace(node, **{key: inner})
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and 0 < value < float("inf")
 
 
 def _shortest(times: Sequence[float]) -> list[float]:
@@ -427,90 +347,3 @@ def _at(tree: Any, path: str) -> Any:
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
-
-
-def _groups(records: Iterable[Measurement], hw: Hardware) -> tuple[_Group, ...]:
-    """The kernels among the records that `hw` can time, by kind and dtype."""
-    found: dict[tuple[str, str], list[Measurement]] = {}
-    for record in of_kind(records, *_FORMS):
-        kind, dtype = record["kind"], record.get("dtype")
-        if dtype not in hw.compute.peak_flop_per_s or _waits_for_host(record):
-            continue
-        if kind == "sdpa":
-            phase = _PHASES.get(record.get("mask", ""))
-            if phase is None or _sizes([record], "head_dim")[0][0] > SMALL_HEAD:
-                continue
-            kind = f"attention {phase}"
-        found.setdefault((kind, dtype), []).append(record)
-    return tuple(_group(kind, dtype, same) for (kind, dtype), same in sorted(found.items()))
-
-
-def _group(kind: str, dtype: str, records: Sequence[Measurement]) -> _Group:
-    in_graph = np.array([_is_time(record.get("graph_us")) for record in records])
-    form = _FORMS[records[0]["kind"]](records)
-    return _Group(kind, dtype, np.array([seconds(record) for record in records]), in_graph, form)
-
-
-def _waits_for_host(record: Measurement) -> bool:
-    if _is_time(record.get("graph_us")) or _is_time(record.get("device_us")):
-        return False
-    issue_us = record.get("issue_us")
-    return isinstance(issue_us, int | float) and 1e6 * seconds(record) < _HOST_BOUND * issue_us
-
-
-def _sizes(records: Sequence[Measurement], *names: str) -> tuple[Array, ...]:
-    """Sizes of records, an array of floats for each name. Raises InputError for one that is no whole number."""
-    for record in records:
-        for name in names:
-            if not isinstance(record.get(name), int) or record[name] < 0:
-                raise InputError(f"measurement of kind {plain(record['kind'])}: expected a whole number {name}")
-    return tuple(np.array([float(record[name]) for record in records]) for name in names)
-
-
-def _product_form(records: Sequence[Measurement]) -> Form:
-    """Products whose (k, n) operand is cold: weights are rotated over copies larger than L2."""
-    dtype, batched = records[0]["dtype"], records[0]["kind"] == "bmm"
-    m, n, k = _sizes(records, "m", "n", "k")
-    batch = _sizes(records, "batch")[0] if batched else np.ones(len(records))
-    size = ELEMENT_BYTES[dtype]
-    return lambda hw: gemm_terms(hw, dtype, batch, m, n, k, size, batched=batched).device_s
-
-
-def _attention_form(records: Sequence[Measurement]) -> Form:
-    """A call without a cache write."""
-    dtype, mask = records[0]["dtype"], records[0]["mask"]
-    batch, heads, head_dim, new = _sizes(records, "batch", "heads", "head_dim", "new_tokens")
-    cached = np.maximum(np.array([float(keys_of(record)) for record in records]) - new, 0.0)
-    size, causal, masked = ELEMENT_BYTES[dtype], mask == "causal", mask == "explicit"
-    return lambda hw: (
-        attention_terms(hw, dtype, batch, heads, head_dim, new, cached, size, causal=causal, masked=masked).device_s
-    )
-
-
-def _memory_form(records: Sequence[Measurement]) -> Form:
-    """A kernel that reads as much as it writes, and an addition twice as much."""
-    record_kind, size = records[0]["kind"], ELEMENT_BYTES[records[0]["dtype"]]
-    columns: Array = 1.0
-    if record_kind == "copy":
-        (elements,) = _sizes(records, "elements")
-    elif record_kind == "cat":
-        batch, heads, head_dim, new, cached = _sizes(
-            records, "batch", "heads", "head_dim", "new_tokens", "cached_tokens"
-        )
-        elements = batch * heads * head_dim * (new + cached)
-    else:
-        rows, columns = _sizes(records, "rows", "columns")
-        elements = rows * columns
-    kind = _MEMORY_KINDS[record_kind]
-    reads = np.array([2.0 if record.get("op") == "add" else 1.0 for record in records])
-    row = columns if kind in _REDUCTIONS else 1.0
-    return lambda hw: memory_terms(hw, kind, reads * elements * size, elements * size, size, row, 0.0).device_s
-
-
-_FORMS: dict[str, Callable[[Sequence[Measurement]], Form]] = {
-    "gemm": _product_form,
-    "bmm": _product_form,
-    "sdpa": _attention_form,
-    **dict.fromkeys(_MEMORY_KINDS, _memory_form),
-}
-"""A record's kind -> how records of it, of one dtype and one mask, are predicted."""

@@ -124,7 +124,8 @@ class Calibration:
     """When and how `gpt2cost calibrate` measured a machine, and how well the fit reproduces what it measured.
 
     `residuals`: kind of kernel -> median of |log(predicted / measured)|. `noise`: by how much two measurements of one
-    kernel differ, as a median.
+    kernel differ, as a median. `reference_s`: what a product took that is always the same, to tell the machine's speed
+    at another time from its speed then.
     """
 
     date: str
@@ -132,6 +133,7 @@ class Calibration:
     clock: str  # of the processor and its memory, and the threads or the power limit
     count: int = field(metadata=POSITIVE)  # kernels measured
     noise: float = field(metadata={"bound": "natural"})
+    reference_s: float | None = None
     residuals: dict[str, float]
 
 

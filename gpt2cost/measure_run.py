@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,17 +24,16 @@ from transformers.cache_utils import DynamicCache
 from gpt2cost.bench import Bench
 from gpt2cost.errors import InputError
 from gpt2cost.grid import Grid
-from gpt2cost.measurement_records import Measurement
+from gpt2cost.measurement_records import Measurement, trimmed_mean
 from gpt2cost.microbench import DTYPES, Run
 from gpt2cost.model import Model, load_model
 from gpt2cost.profiler_trace import Observed, read_trace
 from gpt2cost.settings import check_settings
 from gpt2cost.validation import profile_record
 
-ROUNDS = 4
-"""How often all cases are measured."""
-BUDGET_S = 0.2
-"""A case is timed for this long in a round, and at least three times."""
+BUDGET_S = 0.1
+"""A case is timed for this long in a round, and at least once. A machine's bad moments last for seconds, so that many
+short rounds tell more than a few long ones."""
 PROFILED = 5
 """Passes of which kernels are profiled."""
 MEMORY_SHARE = 0.4
@@ -209,12 +207,12 @@ def _captured(run: Run) -> Run:
 
 
 def measure_passes(
-    bench: Bench, cases: Sequence[PassCase], rounds: int = ROUNDS, budget_s: float = BUDGET_S, tell: Tell = print
+    bench: Bench, cases: Sequence[PassCase], rounds: int, budget_s: float = BUDGET_S, tell: Tell = print
 ) -> list[Measurement]:
     """A record of kind `pass` a case, timed in `rounds` rounds over all cases; one that cannot run has `error`.
 
-    `wall_us` is the median over rounds of their medians, `repeat` that of the even and of the odd rounds. Raises
-    `InputError` for an attention that is not installed.
+    `rounds_us` has each round's median, `reference_us` what the reference took after it, and `wall_us` is the
+    `trimmed_mean` of the rounds. Raises `InputError` for an attention that is not installed.
     """
     zoo = Zoo(bench)
     times: dict[PassCase, list[dict[str, Any]]] = defaultdict(list)
@@ -226,7 +224,8 @@ def measure_passes(
                     continue
                 tell(f"round {number + 1}/{rounds}, {index}/{len(cases)} {case.title}")
                 try:
-                    times[case].append(bench.sample(pass_run(zoo, case), budget_s))
+                    once = bench.sample(pass_run(zoo, case), budget_s, least=1)
+                    times[case].append(once | {"reference_us": bench.reference()["wall_us"]})
                 except (RuntimeError, NotImplementedError) as error:  # too large, say: a finding, not an end
                     errors[case] = _reason(error)
                     zoo.clear()
@@ -239,12 +238,12 @@ def measure_passes(
 
 def _times(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     medians = [one["wall_us"] for one in rounds]
-    halves = [statistics.median(half) for half in (medians[::2], medians[1::2]) if half]
     return {
-        "wall_us": statistics.median(medians),
+        "wall_us": trimmed_mean(medians),
         "wall_min_us": min(one["wall_min_us"] for one in rounds),
         "runs": sum(one["runs"] for one in rounds),
-        **({"repeat": halves} if len(halves) == 2 else {}),
+        "rounds_us": medians,
+        "reference_us": [one["reference_us"] for one in rounds],
     }
 
 

@@ -2,7 +2,7 @@
 
 One object a line, in files `*.jsonl` or `*.jsonl.gz`. `kind` says what it is: `machine` (versions, clocks, threads),
 `host` and `floor` (costs of issuing work), kernels (`gemm`, `bmm`, `sdpa`, `softmax`, `elementwise`, ...), `pass` (a
-whole forward pass) and `profile` (the ops of one). Times are in microseconds: `wall_us` is the median of synchronised
+whole forward pass) and `profile` (the ops of one). Times are in microseconds: `wall_us` is that of synchronised
 single runs, `stream_us` the mean of runs queued back to back, `graph_us` a CUDA-graph replay. A case that could not
 run has `error` instead.
 """
@@ -13,7 +13,7 @@ import gzip
 import json
 import statistics
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -73,7 +73,7 @@ def machine(records: Iterable[Measurement]) -> Measurement:
 
 def shape_of(record: Measurement) -> dict[str, Any]:
     """What a record says beside its times and which sweep it is of: the case that was measured."""
-    apart = ("runs", "sweep", "weight_copies", "repeat")
+    apart = ("runs", "sweep", "weight_copies")
     return {key: value for key, value in record.items() if not key.endswith("_us") and key not in apart}
 
 
@@ -85,32 +85,59 @@ def keys_of(record: Measurement) -> int:
 
 
 def repeat_difference(record: Measurement) -> float | None:
-    """By how much two halves of a measurement differ, the slower over the faster less one; None if it has no halves.
+    """By how much the even and the odd rounds of a measurement differ, the slower over the faster less one.
 
-    Raises `InputError` for halves that are no times.
+    None for a single round, or where no rounds are recorded. Raises `InputError` for rounds that are no times.
     """
-    halves = record.get("repeat")
-    if halves is None:
+    rounds = _times_of(record, "rounds_us")
+    if len(rounds) < 2:
         return None
-    if not isinstance(halves, list) or not halves or not all(_is_time(half) for half in halves):
-        raise InputError(f"measurement of kind {plain(record['kind'])}: repeat: expected a list of times above 0")
+    halves = trimmed_mean(rounds[::2]), trimmed_mean(rounds[1::2])
     return float(max(halves) / min(halves) - 1.0)
 
 
+def reference_seconds(records: Iterable[Measurement]) -> list[float]:
+    """What the reference product took: in records of its own, or beside passes."""
+    found: list[float] = []
+    for record in records:
+        if record["kind"] == "reference":
+            found.append(seconds(record))
+        found += [1e-6 * one for one in _times_of(record, "reference_us")]
+    return found
+
+
+def _times_of(record: Measurement, name: str) -> list[float]:
+    """A list of times in a record; empty where it has none. Raises `InputError` for what is no such list."""
+    times = record.get(name, [])
+    if not isinstance(times, list) or not all(is_time(one) for one in times):
+        raise InputError(f"measurement of kind {plain(record['kind'])}: {name}: expected a list of times above 0")
+    return times
+
+
+def trimmed_mean(times: Sequence[float]) -> float:
+    """The mean without the fastest and the slowest fifth.
+
+    Outliers hardly move it. Where a machine has two speeds it is steadier than a median, and like the kernels' times,
+    but unlike their medians, it adds up to that of a pass.
+    """
+    cut = len(times) // 5
+    return statistics.fmean(sorted(times)[cut : len(times) - cut])
+
+
 def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
-    """One record a case, with the medians of its times over the sweeps."""
+    """One record a case, with the trimmed means of its times over the sweeps."""
     cases: dict[str, list[Measurement]] = {}
     for record in records:
         cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record)
-    return [{**found[0], **_median_times(found)} for found in cases.values()]
+    return [{**found[0], **_times(found)} for found in cases.values()]
 
 
-def _median_times(records: list[Measurement]) -> dict[str, float]:
+def _times(records: list[Measurement]) -> dict[str, float]:
     names = [name for name in records[0] if name.endswith("_us")]
     return {
-        name: statistics.median(r[name] for r in records if _is_time(r.get(name)))
+        name: trimmed_mean([r[name] for r in records if is_time(r.get(name))])
         for name in names
-        if _is_time(records[0][name])
+        if is_time(records[0][name])
     }
 
 
@@ -154,7 +181,8 @@ def check_kernels(records: Iterable[Measurement]) -> None:
             seconds(record)
 
 
-def _is_time(value: object) -> bool:
+def is_time(value: object) -> bool:
+    """Whether a value of a record is a time: a number above 0, not infinite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
@@ -165,6 +193,6 @@ def seconds(record: Measurement) -> float:
     """
     for name in ("graph_us", "device_us", "stream_us", "wall_us", "issue_us"):
         value = record.get(name)
-        if _is_time(value):
+        if is_time(value):
             return 1e-6 * float(value)  # type: ignore[arg-type]
     raise InputError(f"measurement of kind {plain(record['kind'])}: expected a time such as wall_us above 0")

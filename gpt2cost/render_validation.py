@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gpt2cost.page import Column, Page, first_fit, grid, scaled_column, text_column
 from gpt2cost.records import Record
 from gpt2cost.units import format_quantity
+from gpt2cost.validation import STEADY
 
 CHOICES = ("model", "dtype", "attn", "runtime", "use_cache")
 NAME_WIDTH = 40
@@ -17,13 +18,14 @@ def render_measured(page: Page, passes: Sequence[Record], ops: Sequence[Record])
     """Measured passes, then the ops of profiled ones."""
     if passes:
         figures = [
-            _seconds("median", "latency_s"),
+            _seconds("latency", "latency_s"),
             _seconds("least", "least_s"),
             Column("runs", lambda row: str(row["runs"])),
             Column("repeat", lambda row: _unsigned(row["repeat_difference"])),
         ]
         _varying_table(page, passes, [figures])
-        page.line("\nmedian, least: of all runs; repeat: by how much two halves of the measurement differ")
+        page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
+        page.line("repeat: by how much two halves of the measurement differ")
     for head in dict.fromkeys(_head(row) for row in ops):
         rows = [row for row in ops if _head(row) == head]
         page.line(f"\n{head}: {format_quantity(sum(row['measured_s'] for row in rows), 's')} in ops")
@@ -47,7 +49,9 @@ def render_validation(page: Page, document: Record, kernels: bool) -> None:
         layouts = [[*figures, *ranged, *ends], [*figures, *ends], [*figures, inside], figures]
         _varying_table(page, rows, layouts, f"on {document['hardware']}")
         page.line()
-        _summary(page, document["summary"])
+        _summary(page, document["summary"], document["steady_summary"])
+        if (slowdown := document["slowdown"]) is not None:
+            page.line(f"a reference product took {_signed(slowdown)} against the time of the calibration")
     for profile in document["profiles"]:
         page.line()
         _profile(page, profile, kernels)
@@ -56,16 +60,20 @@ def render_validation(page: Page, document: Record, kernels: bool) -> None:
     page.line("\nerror: predicted / measured - 1")
 
 
-def _summary(page: Page, summary: Record) -> None:
-    page.line(
-        f"{_counted(summary['count'], 'pass', 'passes')}: error {_unsigned(summary['median_absolute_error'])} median,"
-        f" {_unsigned(summary['mean_absolute_error'])} mean, {_unsigned(summary['worst_absolute_error'])} worst,"
-        f" {_signed(summary['signed_mean_error'])} signed"
-    )
+def _summary(page: Page, summary: Record, steady: Record | None) -> None:
+    page.line(f"{_counted(summary['count'], 'pass', 'passes')}: {_errors(summary)}")
     page.line(f"{100 * summary['inside_share']:.0f}% inside the predicted range")
     if summary["median_repeat"] is not None:
         median, worst = (_unsigned(summary[name]) for name in ("median_repeat", "worst_repeat"))
         page.line(f"two halves of a measurement differ by {median} median, {worst} worst")
+    if steady is not None:
+        passes = _counted(steady["count"], "pass", "passes")
+        page.line(f"{passes} whose halves differ by at most {100 * STEADY:.0f}%: {_errors(steady)}")
+
+
+def _errors(summary: Record) -> str:
+    median, mean, worst = (_unsigned(summary[f"{name}_absolute_error"]) for name in ("median", "mean", "worst"))
+    return f"error {median} median, {mean} mean, {worst} worst, {_signed(summary['signed_mean_error'])} signed"
 
 
 def _profile(page: Page, profile: Record, kernels: bool) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.hardware import Evidence, Hardware
-from gpt2cost.measurement_records import Measurement, repeat_difference
+from gpt2cost.measurement_records import Measurement, reference_seconds, repeat_difference, trimmed_mean
 from gpt2cost.model import Model, load_model
 from gpt2cost.passes import run_pass
 from gpt2cost.profiler_trace import Observed, observed_of_profile
@@ -28,6 +28,8 @@ from gpt2cost.units import format_quantity
 
 PASSES = {"pass": "", "pass_graph": "cuda-graph", "pass_compile": "compile"}
 """Kinds of records of whole passes -> the runtime that they are of; empty if the record says it, or it is eager."""
+STEADY = 0.05
+"""A measurement whose two halves differ by no more can be held against a prediction."""
 
 
 @dataclass(frozen=True)
@@ -128,31 +130,46 @@ class Summary:
 
 @dataclass(frozen=True)
 class Validation:
-    """All that was measured, scored. `skipped`: why a record could not be predicted -> how many records."""
+    """All that was measured, scored. `skipped`: why a record could not be predicted -> how many records.
+
+    `slowdown`: by how much longer a reference product took beside these passes than when the device was calibrated,
+    relative; None if unknown.
+    """
 
     hardware: Hardware
     passes: tuple[PassScore, ...]
     profiles: tuple[ProfileScore, ...]
     skipped: Mapping[str, int]
+    slowdown: float | None = None
 
     @property
     def summary(self) -> Summary | None:
-        """None without passes."""
-        if not self.passes:
-            return None
-        errors = [one.error for one in self.passes]
-        absolute = [abs(error) for error in errors]
-        repeats = [one.repeat for one in self.passes if one.repeat is not None]
-        return Summary(
-            count=len(errors),
-            median_absolute_error=statistics.median(absolute),
-            mean_absolute_error=statistics.fmean(absolute),
-            worst_absolute_error=max(absolute),
-            signed_mean_error=statistics.fmean(errors),
-            inside_share=sum(one.inside for one in self.passes) / len(errors),
-            median_repeat=statistics.median(repeats) if repeats else None,
-            worst_repeat=max(repeats) if repeats else None,
-        )
+        """Of all passes; None without any."""
+        return summary_of(self.passes)
+
+    @property
+    def steady_summary(self) -> Summary | None:
+        """Of the passes whose measurements repeat themselves within `STEADY`: the rest may be off by their noise."""
+        return summary_of([one for one in self.passes if one.repeat is not None and one.repeat <= STEADY])
+
+
+def summary_of(passes: Sequence[PassScore]) -> Summary | None:
+    """None without passes."""
+    if not passes:
+        return None
+    errors = [one.error for one in passes]
+    absolute = [abs(error) for error in errors]
+    repeats = [one.repeat for one in passes if one.repeat is not None]
+    return Summary(
+        count=len(errors),
+        median_absolute_error=statistics.median(absolute),
+        mean_absolute_error=statistics.fmean(absolute),
+        worst_absolute_error=max(absolute),
+        signed_mean_error=statistics.fmean(errors),
+        inside_share=sum(one.inside for one in passes) / len(errors),
+        median_repeat=statistics.median(repeats) if repeats else None,
+        worst_repeat=max(repeats) if repeats else None,
+    )
 
 
 def score(hw: Hardware, records: Iterable[Measurement]) -> Validation:
@@ -162,6 +179,7 @@ def score(hw: Hardware, records: Iterable[Measurement]) -> Validation:
     """
     passes: list[PassScore] = []
     profiles: list[ProfileScore] = []
+    references_s: list[float] = []
     skipped: Counter[str] = Counter()
     for record in records:
         if record["kind"] not in (*PASSES, "profile"):
@@ -177,6 +195,7 @@ def score(hw: Hardware, records: Iterable[Measurement]) -> Validation:
             continue
         if record["kind"] != "profile":
             passes.append(_score_pass(hw, record))
+            references_s += reference_seconds([record])
             continue
         model, recordings = load_model(record["model"]), observed_passes(record)
         try:
@@ -186,7 +205,12 @@ def score(hw: Hardware, records: Iterable[Measurement]) -> Validation:
     if not passes and not profiles:
         why = f": {next(iter(skipped))}" if skipped else "; expected records of kind pass or profile"
         raise InputError(f"{hw.name}: nothing to score{why}")
-    return Validation(hw, tuple(passes), tuple(profiles), dict(skipped))
+    return Validation(hw, tuple(passes), tuple(profiles), dict(skipped), _slowdown(hw, references_s))
+
+
+def _slowdown(hw: Hardware, references_s: Sequence[float]) -> float | None:
+    then_s = hw.calibration.reference_s if hw.calibration else None
+    return trimmed_mean(references_s) / then_s - 1.0 if references_s and then_s else None
 
 
 def _score_pass(hw: Hardware, record: Measurement) -> PassScore:

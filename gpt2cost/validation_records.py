@@ -77,11 +77,13 @@ def _op_rows(record: Measurement) -> list[Record]:
 
 def validation_record(validation: Validation) -> Record:
     """The whole validation as a JSON-ready object. Errors are predicted / measured - 1."""
-    summary = validation.summary
+    summary, steady = validation.summary, validation.steady_summary
     return {
         **envelope(),
         "hardware": validation.hardware.name,
         "summary": None if summary is None else dataclasses.asdict(summary),
+        "steady_summary": None if steady is None else dataclasses.asdict(steady),
+        "slowdown": validation.slowdown,
         "passes": pass_rows(validation.passes),
         "profiles": [profile_record(profile) for profile in validation.profiles],
         "skipped": dict(validation.skipped),

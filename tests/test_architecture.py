@@ -37,8 +37,8 @@ masks
 profiler_trace hardware_file table settings generation
 grid model gemm attention_time memory_bound cpu_time
 machine timeline fusion liveness
-single_kernel fit_gpu
-queue_run
+single_kernel gpu_forms cpu_forms base_device
+queue_run fit_gpu
 trace_match
 passes
 fit_cpu

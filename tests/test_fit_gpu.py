@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from gpt2cost.attention_time import attention_terms
+from gpt2cost.base_device import base_for
 from gpt2cost.errors import InputError
-from gpt2cost.fit_gpu import GpuFit, base_for, fit_gpu
+from gpt2cost.fit_gpu import GpuFit, fit_gpu
 from gpt2cost.gemm import gemm_terms
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware, validate_file
 from gpt2cost.hardware_file import hardware_tree, hardware_yaml

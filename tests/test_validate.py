@@ -26,7 +26,7 @@ from gpt2cost.data import data_dir
 from gpt2cost.grid import make_grid
 from gpt2cost.hardware import validate_file
 from gpt2cost.measure_run import PassCase, Zoo, config_of, measure_passes, pass_cases, pass_run, profile_passes
-from gpt2cost.measurement_records import Measurement
+from gpt2cost.measurement_records import Measurement, repeat_difference, trimmed_mean
 from gpt2cost.model import load_model
 from gpt2cost.profiler_trace import read_trace
 from gpt2cost.settings import Settings
@@ -52,7 +52,7 @@ SIZES = [(1, 1, 9), (2, 6, 0)]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few samples as there may be."""
     sample = Bench.sample
-    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0: sample(bench, run, 0.0))
+    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least))
 
 
 def no_words(_: str) -> None:
@@ -119,8 +119,8 @@ def test_a_measured_pass_says_what_was_run(tiny: str, passes: list[Measurement])
         assert (record["kind"], record["model"], record["dtype"]) == ("pass", tiny, "fp32")
         assert (record["runtime"], record["use_cache"]) == ("eager", True)
         assert 0 < record["wall_min_us"] <= record["wall_us"]
-        assert record["runs"] >= 2 * 3
-        assert len(record["repeat"]) == 2
+        assert record["runs"] >= len(record["rounds_us"]) == 2
+        assert min(record["rounds_us"]) <= record["wall_us"] <= max(record["rounds_us"])
 
 
 def test_a_pass_is_the_real_model_on_a_restored_cache(tiny: str) -> None:
@@ -146,7 +146,7 @@ def test_without_a_cache(tiny: str) -> None:
     grid = make_grid(model=tiny, gpu="cpu", dtype="fp32", use_cache=False)
     (record,) = measure_passes(Bench("cpu"), pass_cases(grid, [(1, 4, 0)], "cpu"), 1, 0.001, no_words)
     assert record["use_cache"] is False
-    assert "repeat" not in record
+    assert repeat_difference(record) is None
     with pytest.raises(InputError, match="cache: expected 0"):
         pass_cases(grid, [(1, 4, 8)], "cpu")
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_measured(tiny: str, changes: dict[str, str], size: tuple
 
 
 def test_a_case_that_fails_is_a_record(cases: list[PassCase], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr(Bench, "sample", fails)
@@ -218,16 +218,31 @@ def test_a_planted_error_is_found(changes: dict[str, Any]) -> None:
 
 def test_the_summary() -> None:
     factors = (1.0, 1.25, 0.8, 100.0)
-    records = [planted(factor=factor) | {"repeat": [100.0, 100 + i]} for i, factor in enumerate(factors)]
-    summary = score(load_hardware("a100"), records).summary
+    records = [planted(factor=factor) | {"rounds_us": [100.0, 100 + 2 * i]} for i, factor in enumerate(factors)]
+    scored = score(load_hardware("a100"), records)
+    summary, steady = scored.summary, scored.steady_summary
     assert summary is not None
     assert summary.count == 4
     assert summary.median_absolute_error == pytest.approx((0.2 + 0.25) / 2)
     assert summary.mean_absolute_error == pytest.approx((0 + 0.2 + 0.25 + 0.99) / 4)
     assert summary.worst_absolute_error == pytest.approx(0.99)
     assert summary.signed_mean_error == pytest.approx((0 - 0.2 + 0.25 - 0.99) / 4)
-    assert (summary.median_repeat, summary.worst_repeat) == pytest.approx((0.015, 0.03))
+    assert (summary.median_repeat, summary.worst_repeat) == pytest.approx((0.03, 0.06))
     assert 0.25 <= summary.inside_share <= 0.75
+    assert steady is not None  # the last one's halves differ by 6 %
+    assert (steady.count, steady.worst_absolute_error) == (3, pytest.approx(0.25))
+
+
+def test_outliers_do_not_move_a_measurement() -> None:
+    assert trimmed_mean([3.0]) == 3.0
+    assert trimmed_mean([1.0, 2.0]) == 1.5
+    assert trimmed_mean([5.0, 900.0, 4.0, 0.1, 6.0]) == 5.0
+    assert trimmed_mean([5.0] * 9 + [900.0]) == 5.0
+    record = {"kind": "pass", "rounds_us": [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]}
+    assert repeat_difference(record) == pytest.approx(1.0)
+    assert repeat_difference({"kind": "pass"}) is None
+    with pytest.raises(InputError, match="rounds_us: expected a list of times above 0"):
+        repeat_difference({"kind": "pass", "rounds_us": [1.0, "x"]})
 
 
 def test_what_the_device_cannot_do_is_counted() -> None:
@@ -347,7 +362,7 @@ def test_measure_in_every_format(tiny: str, format: str, kernels: bool) -> None:
 def test_tables_fit_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     names, runtimes = ("gpt2", "gpt2-medium"), ("eager", "compile")
-    records = [planted(name, attn=attn, runtime=runtime, seq=1, cache=512) | {"repeat": [1.0, 1.5]}
+    records = [planted(name, attn=attn, runtime=runtime, seq=1, cache=512) | {"rounds_us": [1.0, 1.5]}
                for name in names for runtime in runtimes for attn in ("sdpa", "eager")]  # fmt: skip
     result = run("validate", "--from", written(tmp_path / "runs", records), "--gpu", "a100")
     assert result.exception is None, result.output

@@ -1,0 +1,137 @@
+"""Kernels measured on a GPU, grouped by what shapes their time, and how the machine model predicts each group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from gpt2cost.attention_time import SMALL_HEAD, attention_terms
+from gpt2cost.errors import InputError, plain
+from gpt2cost.gemm import gemm_terms
+from gpt2cost.hardware import Hardware
+from gpt2cost.measurement_records import Measurement, is_time, keys_of, of_kind, seconds
+from gpt2cost.memory_bound import memory_terms
+from gpt2cost.settings import ELEMENT_BYTES
+from gpt2cost.terms import Array
+
+HOST_BOUND = 1.2
+"""A kernel in a stream whose time is below this many times its issue time measures the host."""
+REDUCTIONS = ("softmax", "layer_norm")
+"""Memory-bound kinds that work on rows."""
+
+MEMORY_KINDS = {
+    "copy": "copy", "elementwise": "elementwise", "softmax": "softmax", "layer_norm": "layer_norm",
+    "permuted_copy": "copy", "cat": "copy", "gather": "gather",
+}  # fmt: skip
+"""A record's kind -> which of the machine model's memory-bound kinds times it."""
+PHASES = {"causal": "prefill", "none": "decode", "explicit": "masked"}
+"""An sdpa record's mask -> what its group is called."""
+
+Form: TypeAlias = Callable[[Hardware], Array]
+"""Predicted seconds of a group's records, without the floor of a launch."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The records of one kind in one dtype. `in_graph`: which of them were timed as nodes of a CUDA graph."""
+
+    kind: str
+    dtype: str
+    measured_s: Array
+    in_graph: Array
+    form: Form
+
+    def errors(self, hw: Hardware) -> Array:
+        """log(predicted / measured) of each record."""
+        floor_s = np.where(self.in_graph, hw.launch.graph_floor_s, hw.launch.stream_floor_s)
+        return np.log(np.maximum(floor_s, self.form(hw)) / self.measured_s)
+
+
+def gpu_groups(records: Iterable[Measurement], hw: Hardware) -> tuple[Group, ...]:
+    """The kernels among the records that `hw` can time, by kind and dtype."""
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for record in of_kind(records, *_FORMS):
+        kind, dtype = record["kind"], record.get("dtype")
+        if dtype not in hw.compute.peak_flop_per_s or _waits_for_host(record):
+            continue
+        if kind == "sdpa":
+            phase = PHASES.get(record.get("mask", ""))
+            if phase is None or _sizes([record], "head_dim")[0][0] > SMALL_HEAD:
+                continue
+            kind = f"attention {phase}"
+        found.setdefault((kind, dtype), []).append(record)
+    return tuple(_group(kind, dtype, same) for (kind, dtype), same in sorted(found.items()))
+
+
+def _group(kind: str, dtype: str, records: Sequence[Measurement]) -> Group:
+    in_graph = np.array([is_time(record.get("graph_us")) for record in records])
+    form = _FORMS[records[0]["kind"]](records)
+    return Group(kind, dtype, np.array([seconds(record) for record in records]), in_graph, form)
+
+
+def _waits_for_host(record: Measurement) -> bool:
+    if is_time(record.get("graph_us")) or is_time(record.get("device_us")):
+        return False
+    issue_us = record.get("issue_us")
+    return isinstance(issue_us, int | float) and 1e6 * seconds(record) < HOST_BOUND * issue_us
+
+
+def _sizes(records: Sequence[Measurement], *names: str) -> tuple[Array, ...]:
+    """Sizes of records, an array of floats for each name. Raises InputError for one that is no whole number."""
+    for record in records:
+        for name in names:
+            if not isinstance(record.get(name), int) or record[name] < 0:
+                raise InputError(f"measurement of kind {plain(record['kind'])}: expected a whole number {name}")
+    return tuple(np.array([float(record[name]) for record in records]) for name in names)
+
+
+def _product_form(records: Sequence[Measurement]) -> Form:
+    """Products whose (k, n) operand is cold: weights are rotated over copies larger than L2."""
+    dtype, batched = records[0]["dtype"], records[0]["kind"] == "bmm"
+    m, n, k = _sizes(records, "m", "n", "k")
+    batch = _sizes(records, "batch")[0] if batched else np.ones(len(records))
+    size = ELEMENT_BYTES[dtype]
+    return lambda hw: gemm_terms(hw, dtype, batch, m, n, k, size, batched=batched).device_s
+
+
+def _attention_form(records: Sequence[Measurement]) -> Form:
+    """A call without a cache write."""
+    dtype, mask = records[0]["dtype"], records[0]["mask"]
+    batch, heads, head_dim, new = _sizes(records, "batch", "heads", "head_dim", "new_tokens")
+    cached = np.maximum(np.array([float(keys_of(record)) for record in records]) - new, 0.0)
+    size, causal, masked = ELEMENT_BYTES[dtype], mask == "causal", mask == "explicit"
+    return lambda hw: (
+        attention_terms(hw, dtype, batch, heads, head_dim, new, cached, size, causal=causal, masked=masked).device_s
+    )
+
+
+def _memory_form(records: Sequence[Measurement]) -> Form:
+    """A kernel that reads as much as it writes, and an addition twice as much."""
+    record_kind, size = records[0]["kind"], ELEMENT_BYTES[records[0]["dtype"]]
+    columns: Array = 1.0
+    if record_kind == "copy":
+        (elements,) = _sizes(records, "elements")
+    elif record_kind == "cat":
+        batch, heads, head_dim, new, cached = _sizes(
+            records, "batch", "heads", "head_dim", "new_tokens", "cached_tokens"
+        )
+        elements = batch * heads * head_dim * (new + cached)
+    else:
+        rows, columns = _sizes(records, "rows", "columns")
+        elements = rows * columns
+    kind = MEMORY_KINDS[record_kind]
+    reads = np.array([2.0 if record.get("op") == "add" else 1.0 for record in records])
+    row = columns if kind in REDUCTIONS else 1.0
+    return lambda hw: memory_terms(hw, kind, reads * elements * size, elements * size, size, row, 0.0).device_s
+
+
+_FORMS: dict[str, Callable[[Sequence[Measurement]], Form]] = {
+    "gemm": _product_form,
+    "bmm": _product_form,
+    "sdpa": _attention_form,
+    **dict.fromkeys(MEMORY_KINDS, _memory_form),
+}
+"""A record's kind -> how records of it, of one dtype and one mask, are predicted."""
