@@ -190,12 +190,14 @@ def measure(
     journal: Journal,
     groups: Callable[[bool], Iterable[list[Case]]],
     sweeps: int,
+    limit_s: float,
     tell: Callable[[str], None],
 ) -> None:
-    """Time all cases in `sweeps` sweeps, but what the journal has.
+    """Time all cases in `sweeps` sweeps, but what the journal has; after `limit_s` seconds only what has no time yet.
 
     `groups` gives the cases of the first sweep, or those of a later one. Each group ends with the reference.
     """
+    end = time.perf_counter() + limit_s
     pools: dict[str, Pool] = {}
 
     def pool(dtype: str) -> Pool:
@@ -210,7 +212,7 @@ def measure(
         records = [{**case.record, "sweep": sweep} for case in group]
         pairs = zip(group, records, strict=True)
         left = [(case, record) for case, record in pairs if _key(record) not in journal.done]
-        if not left:
+        if not left or (sweep > 0 and time.perf_counter() > end):
             continue
         tell(f"{done}/{len(plan)} {_title(left[0][1])}")
         reference = {"kind": "reference", "sweep": sweep, "group": number}

@@ -16,6 +16,8 @@ from gpt2cost.hardware import Calibration, Hardware, load_hardware
 from gpt2cost.measurement_records import (
     Measurement,
     check_kernels,
+    check_machines,
+    halves_difference,
     machine,
     of_all_sweeps,
     of_kind,
@@ -30,7 +32,7 @@ KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permu
 """Kinds of records that constants are fitted on."""
 
 BUSY = 0.2
-"""A reference product whose slow tenth takes this much longer than its median shows a busy or throttling machine."""
+"""A reference product whose slow tenth takes this much longer than its fast one shows a busy or throttling machine."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Calibrated:
     warnings: tuple[str, ...]
 
 
-def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | None = None) -> Calibrated:
+def calibrate(records: Sequence[Measurement], name: str, like: str | None = None) -> Calibrated:
     """Fit the machine that `records` were measured on.
 
     `like`: the shipped device whose constants a GPU starts from; by default the one that its name suggests. Raises
@@ -51,7 +53,9 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
     known = machine(records)
     if not known:
         raise InputError("calibrate: the measurements do not say which machine they are of: no line of kind 'machine'")
+    check_machines(of_kind(records, "machine"))
     check_kernels(records)
+    date = str(known.get("date", "unknown"))
     cases = of_all_sweeps(records)
     fitted: Mapping[str, str]
     if known.get("gpu"):
@@ -59,14 +63,15 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
         hardware, residuals, fitted = gpu.hardware, gpu.residuals, gpu.hardware.provenance | gpu.fitted
     else:
         cpu = fit_cpu(cases, name)
-        measured = f"measured on this machine, {date}"
         hardware, residuals = cpu.hardware, cpu.residuals
+        measured = f"measured on {hardware.description}, " + (f"{date}" if date != "unknown" else "date unknown")
         fitted = {
             "memory": f"{measured}: copies; capacity: the operating system",
             "compute.peak": f"{measured}: the fastest product of its dtype",
             "launch": f"{measured}: the smallest ops",
             "host": f"{measured}: single calls, scaled to a layer of a tiny model",
-            "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise",
+            "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise;"
+            " kept: fresh memory in a decode step of a small model",
         }
     if not residuals:
         raise InputError("calibrate: the measurements hold no kernels, such as lines of kind gemm")
@@ -76,7 +81,7 @@ def calibrate(records: Sequence[Measurement], name: str, date: str, like: str | 
             f"{key} {known[key]}" for key in ("torch", "transformers", "python", "cuda") if known.get(key)
         ),
         clock=_clock(known),
-        count=sum(1 for _ in of_kind(records, *KERNELS)),
+        count=len(of_kind(cases, *KERNELS)),
         noise=noise(records),
         reference_s=trimmed_mean(references) if (references := reference_seconds(records)) else None,
         residuals={each.kind: float(f"{each.median_error:.3g}") for each in residuals},
@@ -94,23 +99,22 @@ def _clock(known: Measurement) -> str:
     return f"{known.get('threads', 1)} threads of {known.get('cpus', 1)} processors{mhz}"
 
 
-def noise(records: Iterable[Measurement]) -> float:
-    """By how much two sweeps of one kernel differ, relative to the shorter, as a median; 0 after a single sweep."""
+def noise(records: Iterable[Measurement]) -> float | None:
+    """By how much the even and the odd sweeps of one kernel differ, as a median; None after a single sweep."""
     cases: dict[str, list[float]] = {}
     for record in of_kind(records, *KERNELS):
-        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(1e6 * seconds(record))
-    differences = [times[1] / times[0] for times in cases.values() if len(times) > 1]
-    spread = [max(ratio, 1.0 / ratio) - 1.0 for ratio in differences]
-    return float(f"{statistics.median(spread):.3g}") if spread else 0.0
+        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(seconds(record))
+    differences = [halves_difference(times) for times in cases.values() if len(times) > 1]
+    return float(f"{statistics.median(differences):.3g}") if differences else None
 
 
 def _warnings(records: Sequence[Measurement]) -> Iterable[str]:
     times = sorted(reference_seconds(records))
     if times:
-        slow_s, typical_s = times[int(0.9 * (len(times) - 1))], statistics.median(times)
-        if slow_s > (1 + BUSY) * typical_s:
-            typical, slow = (format_quantity(time_s, "s") for time_s in (typical_s, slow_s))
+        fast_s, slow_s = (times[round(share * (len(times) - 1))] for share in (0.1, 0.9))
+        if slow_s > (1 + BUSY) * fast_s:
+            fast, slow = (format_quantity(time_s, "s") for time_s in (fast_s, slow_s))
             yield (
-                f"a reference product took {typical}, but {slow} in the slow tenth of the run: the machine was busy or"
-                " throttling; calibrate again when it is quiet"
+                f"a reference product took {fast} in the fast tenth of the run, but {slow} in the slow tenth: the"
+                " machine was busy or throttling; calibrate again when it is quiet"
             )

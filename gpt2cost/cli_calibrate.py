@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+from collections import Counter
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpt2cost.errors import InputError
-from gpt2cost.measurement_records import Measurement
-from gpt2cost.options import FormatFlag, among, device_names
-from gpt2cost.output import Sink, check_writable, print_warnings, write_text
+from gpt2cost.grid import split_list
+from gpt2cost.options import DEVICES, MAX_THREADS, FormatFlag, among, device_names
+from gpt2cost.output import Sink, check_writable, print_warnings, tell, write_text
 from gpt2cost.settings import check_choice, check_size
 
-MAX_THREADS = 4096
+if TYPE_CHECKING:
+    from gpt2cost.bench import Journal
+
 QUICK_SWEEPS, SWEEPS = 6, 10
 """How often each case is measured, with all others in between."""
+QUICK_S, FULL_S = 90.0, 270.0
+"""Seconds after which no further sweep is begun: every case has been measured then, if fewer times."""
 BUSY_SHARE = 0.3
 """A load above this share of the processors disturbs."""
-DEVICES = ("cpu", "cuda", "mps")
 
 
 def calibrate(
@@ -66,18 +70,17 @@ def calibrate(
         raise InputError(f"calibrate: -o: expected a name that ends in .yaml, got {output.name!r}")
     check_writable(output)
     need_scipy("calibrate")
-    if from_ is None:
-        records = _measured(output.with_suffix(".jsonl"), device, quick, dtype, threads)
-    else:
-        records = read_records(from_)
-    found = fit(records, output.stem, date.today().isoformat(), like)
+    journal = _measured(output.with_suffix(".jsonl"), device, quick, dtype, threads) if from_ is None else None
+    found = fit(read_records(from_ or output.with_suffix(".jsonl")), output.stem, like)
     write_text(hardware_yaml(found.hardware), output)
+    if journal is not None:
+        journal.add([{"kind": "end", "complete": True}])  # stopped before this line, the same command only fits anew
     print_warnings(found.warnings)
     rows = [residual_record(each) for each in found.residuals]
     sink.listing("residuals", rows, lambda page: render_rows(page, rows))
 
 
-def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: int | None) -> list[Measurement]:
+def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: int | None) -> Journal:
     """Measure, or go on measuring: what is measured is in the file at `path` at once."""
     from gpt2cost.torch_extra import need_torch
 
@@ -89,7 +92,7 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
     from gpt2cost.bench import Bench, Journal, busy_share, measure
 
     on_cpu = device == "cpu"
-    chosen = (dtype or ("fp32" if on_cpu else "fp16,bf16,fp32")).split(",")
+    chosen = split_list("dtype", dtype or ("fp32" if on_cpu else "fp16,bf16,fp32"))
     dtypes = tuple(dict.fromkeys(["fp32", *chosen] if on_cpu else chosen))
     for each in dtypes:
         check_choice("dtype", each, tuple(microbench.DTYPES))
@@ -100,24 +103,24 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
         print_warnings(
             [f"the machine is busy: its load is {busy_share():.0%} of its processors; a quiet one fits better"]
         )
-    sizes, sweeps = microbench.chosen_sizes(on_cpu, quick), QUICK_SWEEPS if quick else SWEEPS
-    machine = bench.machine() | {"dtypes": list(dtypes), "sizes": dataclasses.asdict(sizes) | {"copy_exponents": None}}
+    sizes = microbench.chosen_sizes(on_cpu, quick)
+    sweeps, limit_s = (QUICK_SWEEPS, QUICK_S) if quick else (SWEEPS, FULL_S)
+    chosen_run = {"dtypes": list(dtypes), "sizes": dataclasses.asdict(sizes) | {"copy_exponents": None}}
+    machine = bench.machine() | chosen_run | {"date": date.today().isoformat()}
     journal = Journal(path, machine)
     if journal.set_aside is not None:
-        _tell(f"{path} is of a run that was complete or other than this one: kept as {journal.set_aside}")
+        tell(f"{path} is of a run that was complete or other than this one: kept as {journal.set_aside}")
     if len(journal.records) > 1:
-        _tell(f"goes on with {len(journal.records) - 1} measurements in {path}")
+        tell(f"goes on with {len(journal.records) - 1} measurements in {path}")
     try:
         with torch.no_grad():
-            measure(bench, journal, lambda first: microbench.groups(sizes, dtypes, on_cpu, first), sweeps, _tell)
+            groups = partial(microbench.groups, sizes, dtypes, on_cpu)
+            measure(bench, journal, groups, sweeps, limit_s, tell)
     except KeyboardInterrupt:
-        _tell(f"stopped; the same command goes on from {path}")
+        tell()
+        print_warnings([f"stopped; the same command goes on from {path}"])
         raise
-    journal.add([{"kind": "end", "complete": True}])
-    return [record for record in journal.records if "error" not in record]
-
-
-def _tell(text: str) -> None:
-    """Progress to stderr: on one line of a terminal, else a line each."""
-    end = "\x1b[K\r" if sys.stderr.isatty() else "\n"
-    print(text, end=end, file=sys.stderr, flush=True)
+    tell()
+    failed = Counter((r["kind"], r.get("dtype", ""), r["error"]) for r in journal.records if "error" in r)
+    print_warnings(f"{kind} {dtype}: {count} could not run: {error}" for (kind, dtype, error), count in failed.items())
+    return journal

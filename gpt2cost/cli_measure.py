@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,19 @@ import typer
 from gpt2cost import grid as grids
 from gpt2cost.errors import InputError, echo
 from gpt2cost.measurement_records import Measurement, of_kind
-from gpt2cost.options import AttnsFlag, FormatFlag, ModelsFlag, OutputFlag, RuntimesFlag, among, required, several
-from gpt2cost.output import Sink, check_writable, one_line, print_warnings, write_text
+from gpt2cost.options import (
+    DEVICES,
+    MAX_THREADS,
+    AttnsFlag,
+    FormatFlag,
+    ModelsFlag,
+    OutputFlag,
+    RuntimesFlag,
+    among,
+    required,
+    several,
+)
+from gpt2cost.output import Sink, check_writable, print_warnings, tell, write_text
 from gpt2cost.records import envelope
 from gpt2cost.render_validation import render_measured
 from gpt2cost.settings import check_choice, check_size
@@ -25,7 +35,6 @@ from gpt2cost.validation_records import measured_op_rows, measured_rows
 if TYPE_CHECKING:
     from gpt2cost.measure_run import PassCase
 
-DEVICES = ("cpu", "cuda", "mps")
 ROUNDS, MOST_ROUNDS = 8, 1000
 USUAL_SIZES = (
     (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
@@ -169,13 +178,14 @@ def run_cases(
     from gpt2cost.measure_run import measure_passes, profile_passes
 
     if threads is not None:
-        check_size("threads", threads, 1, 4096)
+        check_size("threads", threads, 1, MAX_THREADS)
     check_size("rounds", rounds, 1, MOST_ROUNDS)
     bench = Bench(device, threads)
     records: list[Measurement] = [{**bench.machine(), "date": datetime.date.today().isoformat()}]
-    records += measure_passes(bench, cases, rounds, tell=_tell)
+    records += measure_passes(bench, cases, rounds, tell=tell)
     if kernels:
-        records += profile_passes(bench, cases, tell=_tell)
+        records += profile_passes(bench, cases, tell=tell)
+    tell()
     failed = [record for record in records if "error" in record]
     print_warnings(
         f"{r['model']} {r['dtype']} {r['attn']} {r['runtime']} {r['batch']},{r['seq']},{r['cache']}: {r['error']}"
@@ -184,7 +194,3 @@ def run_cases(
     if not _fine(records, "pass"):
         raise InputError(f"measure: no pass could be run: {failed[0]['error']}")
     return records
-
-
-def _tell(line: str) -> None:
-    print(one_line(line), file=sys.stderr, flush=True)

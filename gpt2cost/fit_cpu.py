@@ -61,23 +61,28 @@ def fit_cpu(records: Sequence[Measurement], name: str) -> CpuFit:
 
     Raises `InputError` where what no file can do without was not measured: products and element-wise kernels.
     """
-    known, sweeps = machine(records), list(records)
-    products = of_kind(sweeps, "gemm", "bmm")
-    if not of_kind(sweeps, "gemm") or not of_kind(sweeps, "elementwise"):
+    known, cases = machine(records), _in_fp32(records)
+    if not of_kind(cases, "gemm") or not of_kind(cases, "elementwise"):
         raise InputError("calibrate: the measurements hold no products (gemm) or no element-wise kernels of a CPU")
-    if not any(record["dtype"] == "fp32" for record in of_kind(sweeps, "gemm")):
+    if not any(record["dtype"] == "fp32" for record in of_kind(cases, "gemm")):
         raise InputError("calibrate: the measurements hold no products (gemm) in fp32, which every CPU runs")
-    dtypes = [d for d in ELEMENT_BYTES if any(r["dtype"] == d for r in of_kind(sweeps, "gemm"))]
-    peaks = {dtype: max(_rate(r) for r in products if r["dtype"] == dtype) for dtype in dtypes}
-    start = _unfitted(known, name, sweeps, peaks)
-    start = _with_kinds(start, sweeps)
-    start = _with_products(start, sweeps, dtypes)
-    start = _with_kept(_with_host(start, sweeps), of_kind(sweeps, "cached_layers"))
-    groups = cpu_groups(sweeps)
+    dtypes = [d for d in ELEMENT_BYTES if any(r["dtype"] == d for r in of_kind(cases, "gemm"))]
+    cases = [r for r in cases if r["kind"] not in ("bmm", "sdpa") or r["dtype"] in dtypes]
+    peaks = {dtype: max(_rate(r) for r in of_kind(cases, "gemm", "bmm") if r["dtype"] == dtype) for dtype in dtypes}
+    start = _unfitted(known, name, cases, peaks)
+    start = _with_kinds(start, cases)
+    start = _with_products(start, cases, dtypes)
+    start = _with_kept(_with_host(start, cases), of_kind(cases, "cached_layers"))
+    groups = cpu_groups(cases)
     residuals = tuple(residual(kind, np.log(form(start) / measured)) for kind, (form, measured) in groups.items())
     worst = max(each.p90_error for each in residuals if each.kind.split()[0] in ("addmm", "mm"))
     model = replace(start.cpu_model, residual=float(f"{max(worst, 0.01):.3g}"))
     return CpuFit(replace(start, model=model), residuals)
+
+
+def _in_fp32(records: Sequence[Measurement]) -> list[Measurement]:
+    """The records without memory-bound kernels in other dtypes than fp32, which serve every dtype."""
+    return [r for r in records if r["kind"] not in ("elementwise", *KINDS) or r["dtype"] == "fp32"]
 
 
 def _rate(record: Measurement) -> float:
@@ -149,7 +154,10 @@ def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, 
     sizes = [size for size, _ in singles]
     limits = [*map(float, np.sqrt(np.multiply(sizes[1:], sizes[:-1]))), float(sizes[-1])]
     fresh_from = min(reversed(limits), key=wrong)
-    rate = 1.0 / statistics.median(time / size for size, time in extra if size >= fresh_from)
+    dear_s = statistics.median(time / size for size, time in extra if size >= fresh_from)
+    if dear_s <= 0:
+        return _NEVER, _NEVER, _NEVER
+    rate = 1.0 / dear_s
     many = [seconds(r) / (r["bytes"] * r["tensors"]) for r in found if r["bytes"] * (r["tensors"] - 1) > 1e8]
     kept = statistics.median(many) - 2.0 / bandwidth if many else 1.0 / rate
     return fresh_from, rate, 1.0 / max(kept, 1.0 / _NEVER)
@@ -205,7 +213,8 @@ def _with_products(hw: Hardware, records: list[Measurement], dtypes: list[str]) 
         model = replace(model, products={**model.products, dtype: products})
         attention = [r for r in of_kind(records, "sdpa") if r["dtype"] == dtype]
         plain = [r for r in attention if r["mask"] != "explicit"]
-        fused = curves["scores"]
+        # where attention was not measured: as two products of scores
+        fused = replace(curves["scores"], element_s=tuple(2.0 * one for one in curves["scores"].element_s))
         if plain:
 
             def put_attention(curve: ProductCurve, dtype: str = dtype, model: CpuConstants = model) -> Hardware:

@@ -123,16 +123,16 @@ class Evidence:
 class Calibration:
     """When and how `gpt2cost calibrate` measured a machine, and how well the fit reproduces what it measured.
 
-    `residuals`: kind of kernel -> median of |log(predicted / measured)|. `noise`: by how much two measurements of one
-    kernel differ, as a median. `reference_s`: what a product took that is always the same, to tell the machine's speed
-    at another time from its speed then.
+    `residuals`: kind of kernel -> median of |log(predicted / measured)|. `noise`: by how much two halves of
+    the measurements of one kernel differ, as a median; None if each was measured once. `reference_s`: what a product
+    took that is always the same, to tell the machine's speed at another time from its speed then.
     """
 
     date: str
     software: str  # versions
     clock: str  # of the processor and its memory, and the threads or the power limit
     count: int = field(metadata=POSITIVE)  # kernels measured
-    noise: float = field(metadata={"bound": "natural"})
+    noise: float | None = field(default=None, metadata={"bound": "natural"})
     reference_s: float | None = None
     residuals: dict[str, float]
 

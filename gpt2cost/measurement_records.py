@@ -90,10 +90,13 @@ def repeat_difference(record: Measurement) -> float | None:
     None for a single round, or where no rounds are recorded. Raises `InputError` for rounds that are no times.
     """
     rounds = _times_of(record, "rounds_us")
-    if len(rounds) < 2:
-        return None
-    halves = trimmed_mean(rounds[::2]), trimmed_mean(rounds[1::2])
-    return float(max(halves) / min(halves) - 1.0)
+    return halves_difference(rounds) if len(rounds) > 1 else None
+
+
+def halves_difference(times: Sequence[float]) -> float:
+    """By how much the even and the odd ones of at least two times differ, the slower over the faster less one."""
+    halves = trimmed_mean(times[::2]), trimmed_mean(times[1::2])
+    return max(halves) / min(halves) - 1.0
 
 
 def reference_seconds(records: Iterable[Measurement]) -> list[float]:
@@ -139,6 +142,38 @@ def _times(records: list[Measurement]) -> dict[str, float]:
         for name in names
         if is_time(records[0][name])
     }
+
+
+_NUMBERS = ("threads", "cpus", "sms", "memory_bytes", "l2_bytes", "mhz", "compute_capability")
+_NAMES = (
+    "device",
+    "gpu",
+    "cpu",
+    "cpu_model",
+    "cpu_capability",
+    "date",
+    "torch",
+    "transformers",
+    "python",
+    "nvidia_smi",
+)
+
+
+def check_machines(machines: Iterable[Measurement]) -> None:
+    """Raise `InputError` for what a record of a machine says wrongly, and for records of more than one machine."""
+    known: dict[str, object] = {}
+    for record in machines:
+        for name in (*_NUMBERS, *_NAMES):
+            value = record.get(name)
+            if value is None or value == "":
+                continue
+            if not (isinstance(value, str) if name in _NAMES else is_time(value)):
+                expected = "a name" if name in _NAMES else "a number above 0"
+                raise InputError(f"measurement of kind machine: {name}: expected {expected}, got {echo(value)}")
+            if name in ("gpu", "cpu_model", "threads") and known.setdefault(name, value) != value:
+                raise InputError(
+                    f"measurements of more than one machine: {name} is {echo(known[name])} and {echo(value)}"
+                )
 
 
 _TOKENS = ("batch", "heads", "head_dim", "new_tokens")

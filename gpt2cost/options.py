@@ -13,6 +13,10 @@ from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.hardware import Hardware, change_hardware, hardware_names, load_hardware
 from gpt2cost.model import Model, change_model, load_model, preset_names
 
+DEVICES = ("cpu", "cuda", "mps")
+"""What can be measured, by torch's names."""
+MAX_THREADS = 4096
+
 
 def model_names(incomplete: str) -> list[str]:
     """Shell completion of presets."""

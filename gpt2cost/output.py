@@ -89,6 +89,14 @@ def print_warnings(warnings: Iterable[str]) -> None:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
 
 
+def tell(progress: str = "") -> None:
+    """Progress to stderr: on one line of a terminal, which no text clears; else a line each."""
+    if sys.stderr.isatty():
+        print(f"{one_line(progress)}\x1b[K", end="\r", file=sys.stderr, flush=True)
+    elif progress:
+        print(one_line(progress), file=sys.stderr, flush=True)
+
+
 def one_line(message: str) -> str:
     """A message as one printable line, whatever names of the user's are in it."""
     line = " ".join(message.split())

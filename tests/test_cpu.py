@@ -194,7 +194,8 @@ def test_a_wrong_file_says_what_is_wrong(old: str, new: str, says: str, tmp_path
 def records_of(hw: Hardware, seed: int, rows: tuple[int, ...] = (1, 8, 64, 512)) -> list[dict[str, Any]]:
     """What a machine that is exactly `hw` would be measured to be, with noise and a few outliers."""
     rng = np.random.default_rng(seed)
-    found: list[dict[str, Any]] = [{"kind": "machine", "threads": 2, "cpu_model": "a CPU", "memory_bytes": 32 * 10**9}]
+    found: list[dict[str, Any]] = [{"kind": "machine", "threads": 2, "cpu_model": "a CPU", "memory_bytes": 32 * 10**9,
+                                    "date": "2026-01-01"}]  # fmt: skip
 
     def add(seconds: Any, **record: Any) -> None:
         noisy = float(seconds) * np.exp(0.03 * rng.standard_normal()) * (1.8 if rng.random() < 0.03 else 1.0)
@@ -257,13 +258,13 @@ def test_a_fit_finds_the_machine_that_was_measured() -> None:
 
 
 def test_calibrate_says_how_the_file_came_about() -> None:
-    found = calibrate(records_of(CPU, 2), "mine", "2026-01-01")
+    found = calibrate(records_of(CPU, 2), "mine")
     told = found.hardware.calibration
     assert told is not None
     assert told.date == "2026-01-01"
     assert set(told.residuals) >= {"addmm fp32", "mm fp32", "attention fp32", "tanh"}
     assert max(told.residuals.values()) < 0.1
-    assert found.hardware.provenance["model"].startswith("fitted to kernels measured on this machine")
+    assert found.hardware.provenance["model"].startswith("fitted to kernels measured on a CPU, 2 threads, 2026-01-01")
 
 
 def test_records_without_products_are_refused() -> None:
@@ -271,7 +272,7 @@ def test_records_without_products_are_refused() -> None:
     with pytest.raises(InputError, match="no products"):
         fit_cpu(lacking, "x")
     with pytest.raises(InputError, match="no line of kind 'machine'"):
-        calibrate([r for r in lacking if r["kind"] != "machine"], "x", "2026-01-01")
+        calibrate([r for r in lacking if r["kind"] != "machine"], "x")
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -403,7 +404,7 @@ def test_a_record_that_lacks_something_is_an_input_error(change: dict[str, Any],
     records = records_of(CPU, 4)
     wrong = [{**r, **change} if r["kind"] == change["kind"] else r for r in records]
     with pytest.raises(InputError, match=says):
-        calibrate(wrong, "x", "2026-01-01")
+        calibrate(wrong, "x")
 
 
 def test_scaling_the_constants_scales_the_times() -> None:

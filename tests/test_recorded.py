@@ -20,7 +20,7 @@ def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes() -> None:
     """No pass is in the fit. The bar holds where the measurement's own halves agree."""
     records = read_records(FOLDER / "kernels.jsonl.gz")
     assert not any(record["kind"] == "pass" for record in records)
-    found = calibrate(records, "epyc-7003-2c", "2026-11-24").hardware
+    found = calibrate(records, "epyc-7003-2c").hardware
     scored = score(found, read_records(FOLDER / "passes.jsonl.gz"))
     assert scored.summary.count == 32
     assert scored.summary.median_absolute_error <= 0.10
@@ -31,7 +31,7 @@ def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes() -> None:
 
 def test_the_recorded_file_is_the_fit_of_the_records() -> None:
     shipped = load_hardware(str(FOLDER / "epyc-7003-2c.yaml"))
-    found = calibrate(read_records(FOLDER / "kernels.jsonl.gz"), "epyc-7003-2c", "2026-11-24").hardware
+    found = calibrate(read_records(FOLDER / "kernels.jsonl.gz"), "epyc-7003-2c").hardware
     curves = (shipped.cpu_model.products["fp32"], found.cpu_model.products["fp32"])
     for name in ("addmm", "mm", "scores", "context"):
         one, other = (getattr(curve, name) for curve in curves)
