@@ -1,8 +1,8 @@
 """The check of `calibrate` on the machine at hand: fit it, then put passes that were not used beside predictions.
 
-    python benchmarks/calibrate.py [--full] [--keep FOLDER]
+    python benchmarks/calibrate.py [--quick] [--rounds N] [--keep FOLDER]
 
-Needs the extra `measure`. Takes some six minutes on two processors; prints the table and the figures of merit.
+Needs the extra `measure`. Takes some ten minutes on two processors; prints the table and the figures of merit.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ TARGET = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="calibrate with all sizes rather than --quick")
+    parser.add_argument("--quick", action="store_true", help="calibrate with --quick")
+    parser.add_argument("--rounds", default="8", help="how often all passes are measured")
     parser.add_argument("--keep", type=Path, help="a folder for the hardware file and the measurements")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         device = folder / "machine.yaml"
-        quick = [] if arguments.full else ["--quick"]
+        quick = ["--quick"] if arguments.quick else []
         gpt2cost("calibrate", "--device", "cpu", *quick, "-o", str(device))
-        gpt2cost(
-            "validate", "--gpu", str(device), "--model", "distilgpt2,gpt2", "--attn", "sdpa,eager", "--dtype", "fp32"
-        )
+        passes = ("--model", "distilgpt2,gpt2", "--attn", "sdpa,eager", "--dtype", "fp32")
+        gpt2cost("validate", "--gpu", str(device), *passes, "--rounds", arguments.rounds)
     print(TARGET)
 
 

@@ -7,6 +7,7 @@ measured is appended to a file of JSON lines at once: a run that was stopped goe
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -21,8 +22,8 @@ import torch
 
 from gpt2cost.errors import InputError
 from gpt2cost.measurement_records import Measurement, read_records, shape_of
-from gpt2cost.microbench import Case, Pool, Run
 from gpt2cost.output import write_text
+from gpt2cost.pool import WINDOWS, Case, Pool, Run
 
 SAMPLES = 3
 """Fewest samples of a kernel in one sweep."""
@@ -30,6 +31,10 @@ SAMPLE_S = 0.0005
 """A sample repeats a short case for this long."""
 CASE_S = 0.006
 """A kernel is sampled for this long, if that gives more than `SAMPLES`."""
+GRAPH_CALLS = 20
+"""Fewest calls in a CUDA graph."""
+COLD = 3
+"""Weights are cold where those of a graph exceed the L2 cache by this factor."""
 
 SAME_MACHINE = ("torch", "transformers", "device", "gpu", "cpu_model", "threads", "dtypes", "sizes")
 """What must not have changed for a stopped run to go on."""
@@ -108,13 +113,16 @@ class Bench:
         x, weight = self._operands
         return self.sample(lambda: x @ weight)
 
-    def graph_us(self, run: Run, inner: int = 20) -> float | None:
+    def graph_us(self, run: Run, weight_bytes: int = 0) -> float | None:
         """Microseconds of one call in a CUDA graph, whose own launch is subtracted: the host is not in it.
 
-        None where a call cannot be captured, or is lost in the noise.
+        A replay makes so many calls that the weights, `weight_bytes` a call, exceed the L2 cache. None where a call
+        cannot be captured, or is lost in the noise.
         """
+        l2_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
+        cold = math.ceil(COLD * l2_bytes / weight_bytes) if weight_bytes else 0
         try:
-            return self._graph_us(run, inner)
+            return self._graph_us(run, max(GRAPH_CALLS, min(cold, WINDOWS // 2)))
         except RuntimeError:
             self.sync()
             return None
@@ -228,7 +236,7 @@ def _timed(
             run = case.build(pool(record.get("dtype", "fp32")))
             times = bench.sample(run)
             if bench.device == "cuda" and record["kind"] != "host" and times["wall_us"] < 5000:
-                graph_us = bench.graph_us(run)
+                graph_us = bench.graph_us(run, case.weight_bytes)
                 times |= {} if graph_us is None else {"graph_us": graph_us}
             yield record | times
         except (RuntimeError, NotImplementedError) as error:  # what this device cannot run is a finding

@@ -90,12 +90,13 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
 
     from gpt2cost import microbench
     from gpt2cost.bench import Bench, Journal, busy_share, measure
+    from gpt2cost.pool import DTYPES
 
     on_cpu = device == "cpu"
     chosen = split_list("dtype", dtype or ("fp32" if on_cpu else "fp16,bf16,fp32"))
     dtypes = tuple(dict.fromkeys(["fp32", *chosen] if on_cpu else chosen))
     for each in dtypes:
-        check_choice("dtype", each, tuple(microbench.DTYPES))
+        check_choice("dtype", each, tuple(DTYPES))
     if threads is not None:
         check_size("threads", threads, 1, MAX_THREADS)
     bench = Bench(device, threads)

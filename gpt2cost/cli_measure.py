@@ -180,6 +180,8 @@ def run_cases(
     if threads is not None:
         check_size("threads", threads, 1, MAX_THREADS)
     check_size("rounds", rounds, 1, MOST_ROUNDS)
+    if kernels and device == "mps":
+        raise InputError("--kernels: torch.profiler sees no kernels on mps, only the host's ops")
     bench = Bench(device, threads)
     records: list[Measurement] = [{**bench.machine(), "date": datetime.date.today().isoformat()}]
     records += measure_passes(bench, cases, rounds, tell=tell)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ from gpt2cost.profiler_trace import read_trace, trace_sizes
 from gpt2cost.render_validation import render_validation
 from gpt2cost.settings import check_device, check_settings
 from gpt2cost.torch_extra import need_torch
-from gpt2cost.validation import Validation, score, score_trace, settings_of
+from gpt2cost.validation import PASSES, Validation, score, score_trace, settings_of
 from gpt2cost.validation_records import kernel_rows, pass_rows, validation_record
 
 VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
@@ -93,9 +94,15 @@ def validate(
         axes = [flag is not None for flag in (batch, seq, cache)]
         found = _traced(hw, trace, sizes, case is not None or all(axes), any(axes), choices, not no_use_cache)
     elif from_ is not None:
-        kinds = ("profile",) if kernels else ()
-        found = score(hw, _asked(read_records(from_), kinds, choices, sizes))
+        wanted = _Wanted.of(case, {**choices, "batch": batch, "seq": seq, "cache": cache}, no_use_cache)
+        records = [record for record in read_records(from_) if wanted.lets(record)]
+        if not records:
+            raise InputError(f"{plain(str(from_))}: no measured pass is what the flags ask for")
+        only_profiles = all(record["kind"] == "profile" for record in records)
+        found = score(hw, [r for r in records if kernels or only_profiles or r["kind"] != "profile"])
     else:
+        if threads is None and hw.vendor == device == "cpu":
+            threads = hw.compute.units  # as calibrated
         found = score(hw, _measured(hw, sizes, device, choices, no_use_cache, threads, rounds, kernels))
 
     if format in ("table", "json"):
@@ -125,23 +132,36 @@ def _measured(
     return [record for record in run_cases(cases, device, threads, rounds, kernels) if "error" not in record]
 
 
-def _asked(
-    records: Iterable[Measurement],
-    kinds: tuple[str, ...],
-    choices: dict[str, str | None],
-    sizes: Sequence[tuple[int, int, int]] | None,
-) -> list[Measurement]:
-    """The recorded passes, and records of `kinds`, that the flags let through."""
-    wanted = {name: set(grids.split_list(name, text)) for name, text in choices.items() if text is not None}
-    found = []
-    for record in records:
-        if record["kind"].startswith("pass") or record["kind"] in kinds:
-            settings = settings_of(record)
-            values = {"model": record["model"], **{n: getattr(settings, n) for n in ("dtype", "attn", "runtime")}}
-            size = (settings.batch_size, settings.seq_len, settings.cache_len)
-            if all(values[name] in allowed for name, allowed in wanted.items()) and size in (sizes or [size]):
-                found.append(record)
-    return found
+@dataclass(frozen=True)
+class _Wanted:
+    """Which recorded passes the flags ask for. `axes` holds the values of those that were given."""
+
+    cases: tuple[tuple[int, int, int], ...]
+    axes: Mapping[str, frozenset[object]]
+    uncached: bool
+
+    @classmethod
+    def of(cls, cases: Sequence[str] | None, given: Mapping[str, str | None], uncached: bool) -> _Wanted:
+        """Raises `InputError` for a flag's value that is wrong."""
+        grid = grids.make_grid(**{**given, "model": given["model"] or "gpt2", "gpu": "none"})
+        print_warnings(grid.notes)
+        axes = {name: frozenset(getattr(grid, name)) for name, text in given.items() if text is not None}
+        if "model" in axes:
+            axes["model"] = frozenset(load_model(name).name for name in grid.model)
+        return cls(tuple(chosen_sizes(None, None, None, cases) or ()), axes, uncached)
+
+    def lets(self, record: Measurement) -> bool:
+        """Whether a record is of a pass, or the profile of one, that is asked for."""
+        if record["kind"] not in (*PASSES, "profile"):
+            return False
+        settings = settings_of(record)
+        size = settings.batch_size, settings.seq_len, settings.cache_len
+        values: dict[str, object] = dict(zip(("batch", "seq", "cache"), size, strict=True))
+        values |= {name: getattr(settings, name) for name in ("dtype", "attn", "runtime")}
+        if "model" in self.axes:
+            values["model"] = load_model(record["model"]).name
+        fits = all(values[name] in allowed for name, allowed in self.axes.items())
+        return fits and (not self.cases or size in self.cases) and not (self.uncached and settings.use_cache)
 
 
 def _traced(
@@ -158,12 +178,19 @@ def _traced(
     observed = read_trace(path)
     if some and not complete:
         raise InputError("--batch, --seq, --cache: expected all three for a trace, or none for those that it recorded")
-    if sizes is None and (recorded := trace_sizes(path)) is not None:
+    recorded = trace_sizes(path)
+    if sizes is None and recorded is not None:
         sizes = [recorded]
     if sizes is None:
         raise InputError(f"{where}: no shapes were recorded; give --batch, --seq and --cache")
     if len(sizes) != 1:
         raise InputError(f"{where}: expected one size for a trace, got {len(sizes)}")
+    known = 3 if recorded and recorded[2] else 2  # a static cache leaves no trace of how full it is
+    if recorded is not None and recorded[:known] != sizes[0][:known]:
+        what = ", ".join(("batch", "seq", "cache")[:known])
+        raise InputError(f"{where}: its {what} are {recorded[:known]}, got {sizes[0][:known]}")
+    if hw.vendor != "cpu" and not any(one.kernels for one in observed):
+        print_warnings([f"{where}: no kernels of a device in it: its ops' times are the host's"])
     usual_dtype = "fp32" if hw.vendor == "cpu" else "fp16"
     usual = {"model": "", "dtype": usual_dtype, "attn": "sdpa", "runtime": "eager"}
     names = {name: choices[name] or text for name, text in usual.items()}

@@ -22,7 +22,7 @@ import numpy as np
 from gpt2cost.constants import HEAD_DIMS
 from gpt2cost.errors import InputError, plain
 from gpt2cost.fitting import FitResidual, residual
-from gpt2cost.gpu_forms import HOST_BOUND, MEMORY_KINDS, PHASES, REDUCTIONS, Group, gpu_groups
+from gpt2cost.gpu_forms import ATTENTION, HOST_BOUND, MEMORY_KINDS, REDUCTIONS, Group, gpu_groups
 from gpt2cost.hardware import DTYPES, Hardware
 from gpt2cost.hardware_file import hardware_tree
 from gpt2cost.measurement_records import Measurement, is_time, machine, of_kind
@@ -138,8 +138,11 @@ class _Fitter:
         l2 = float(stated.get("l2_bytes", hw.memory.l2_bytes))
         if units != hw.compute.units:
             self.fitted["compute.peak"] = f"that of {hw.name}, by the number of SMs"
+        capability = self.machine.get("compute_capability", hw.compute_capability)
         return replace(
             hw,
+            description=self._gpu() if "gpu" in self.machine else hw.description,
+            compute_capability=capability,
             compute=replace(hw.compute, units=units, peak_flop_per_s=peaks),
             memory=replace(hw.memory, capacity_bytes=capacity, l2_bytes=l2),
         )
@@ -234,7 +237,7 @@ class _Fitter:
 
     def attention(self) -> None:
         """Flash attention, then the other kernel's rate; where there is no flash kernel, the other one's constants."""
-        groups = self._of(*(f"attention {phase}" for phase in PHASES.values()))
+        groups = self._of(*ATTENTION)
         flash = [g for g in groups if g.kind != "attention masked" and self.hw.has_flash_attention(g.dtype)]
         slow = [group for group in groups if group not in flash]
         free = self._free(("model", "attention", HEAD_DIMS[0]), _ATTENTION)

@@ -27,8 +27,8 @@ MEMORY_KINDS = {
     "permuted_copy": "copy", "cat": "copy", "gather": "gather",
 }  # fmt: skip
 """A record's kind -> which of the machine model's memory-bound kinds times it."""
-PHASES = {"causal": "prefill", "none": "decode", "explicit": "masked"}
-"""An sdpa record's mask -> what its group is called."""
+ATTENTION = ("attention prefill", "attention decode", "attention chunk", "attention masked")
+"""What groups of sdpa records are called."""
 
 Form: TypeAlias = Callable[[Hardware], Array]
 """Predicted seconds of a group's records, without the floor of a launch."""
@@ -58,12 +58,18 @@ def gpu_groups(records: Iterable[Measurement], hw: Hardware) -> tuple[Group, ...
         if dtype not in hw.compute.peak_flop_per_s or _waits_for_host(record):
             continue
         if kind == "sdpa":
-            phase = PHASES.get(record.get("mask", ""))
-            if phase is None or _sizes([record], "head_dim")[0][0] > SMALL_HEAD:
+            if _sizes([record], "head_dim")[0][0] > SMALL_HEAD:
                 continue
-            kind = f"attention {phase}"
+            kind = _attention_kind(record)
         found.setdefault((kind, dtype), []).append(record)
     return tuple(_group(kind, dtype, same) for (kind, dtype), same in sorted(found.items()))
+
+
+def _attention_kind(record: Measurement) -> str:
+    """Which of `ATTENTION` a record is of. A chunk without a mask is what `flash_attention_2` runs."""
+    if record["mask"] == "none":
+        return "attention decode" if record["new_tokens"] == 1 else "attention chunk"
+    return "attention masked" if record["mask"] == "explicit" else "attention prefill"
 
 
 def _group(kind: str, dtype: str, records: Sequence[Measurement]) -> Group:

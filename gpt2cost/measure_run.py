@@ -25,8 +25,8 @@ from gpt2cost.bench import Bench
 from gpt2cost.errors import InputError
 from gpt2cost.grid import Grid
 from gpt2cost.measurement_records import Measurement, trimmed_mean
-from gpt2cost.microbench import DTYPES, Run
 from gpt2cost.model import Model, load_model
+from gpt2cost.pool import DTYPES, Run
 from gpt2cost.profiler_trace import Observed, read_trace
 from gpt2cost.settings import check_settings
 from gpt2cost.validation import profile_record

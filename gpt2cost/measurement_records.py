@@ -52,7 +52,7 @@ def _lines(file: Path) -> Iterator[Measurement]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):  # no newline after it: the writer was stopped here
                 return
             record = None

@@ -10,68 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-POOL_ELEMENTS, GPU_POOL_ELEMENTS = 125_000_000, 500_000_000
-"""On a CPU as many as gpt2's weights: of fewer, the last-level cache keeps a share that it does not keep in a pass.
-On a GPU enough for the largest operand, the probabilities of a batch of 32."""
-_DISTINCT = 1_000_000
-"""Random numbers that fill a pool, again and again: drawing all of them would take seconds."""
+from gpt2cost.pool import DTYPES, POOL_ELEMENTS, Case, Pool, Run
+
 VOCABULARY = 50257
-
-Run: TypeAlias = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Something to time: `build` gives the function to call, given the pool of its dtype."""
-
-    record: dict[str, Any]
-    build: Callable[[Pool], Run]
-
-
-class Pool:
-    """Random numbers on a device, handed out as windows that move on, so that consecutive ones do not overlap."""
-
-    def __init__(self, device: str, dtype: str) -> None:
-        self.device, self.dtype = device, dtype
-        elements = POOL_ELEMENTS if device == "cpu" else GPU_POOL_ELEMENTS
-        numbers = torch.randn(_DISTINCT, device=device).to(DTYPES[dtype])
-        self.data = numbers.repeat(elements // _DISTINCT)
-        self.at = 0
-
-    def take(self, *shape: int) -> Any:
-        size = 1
-        for length in shape:
-            size *= length
-        if size > len(self.data):
-            raise RuntimeError(f"an operand of {size} elements exceeds the pool")
-        if self.at + size > len(self.data):
-            self.at = 0
-        window = self.data[self.at : self.at + size].view(shape)
-        self.at += size
-        return window
-
-    def rotating(self, *shape: int, most: int = 256) -> Callable[[], Any]:
-        """A function that gives another window each time, as many as the pool holds."""
-        size = 1
-        for length in shape:
-            size *= length
-        copies = [self.data[i * size : (i + 1) * size].view(shape) for i in range(min(most, len(self.data) // size))]
-        if not copies:
-            raise RuntimeError(f"an operand of {size} elements exceeds the pool")
-        turn = 0
-
-        def following() -> Any:
-            nonlocal turn
-            turn = (turn + 1) % len(copies)
-            return copies[turn]
-
-        return following
 
 
 @dataclass(frozen=True)
@@ -100,12 +46,12 @@ CPU_FULL = Sizes(
     (0.8, 3.2, 12.8), range(12, 28),
 )  # fmt: skip
 GPU_QUICK = Sizes(
-    (1, 8, 32, 128, 512, 2048, 8192), (1, 8, 128, 1024), (768, 1600), (64, 256, 1024), (1, 8),
+    (1, 8, 32, 128, 512, 2048, 8192), (1, 8, 128, 1024), (768, 1600), (1, 64, 256, 1024), (1, 8),
     (1, 64, 1024, 8192), (), range(14, 28, 2),
 )  # fmt: skip
 GPU_FULL = Sizes(
     (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192), (1, 8, 64, 512, 2048, 4096),
-    (768, 1024, 1280, 1600), (64, 128, 256, 512, 1024), (1, 8, 32), (1, 8, 64, 512, 1024, 4096, 8192, 32768), (),
+    (768, 1024, 1280, 1600), (1, 64, 128, 256, 512, 1024), (1, 8, 32), (1, 8, 64, 512, 1024, 4096, 8192, 32768), (),
     range(14, 29),
 )  # fmt: skip
 
@@ -157,7 +103,8 @@ def _product(op: str, dtype: str, m: int, n: int, k: int) -> Case:
         weight = pool.rotating(n, k)
         return lambda: F.linear(x, weight())
 
-    return Case({"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k}, build)
+    record = {"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k}
+    return Case(record, build, weight_bytes=n * k * DTYPES[dtype].itemsize)
 
 
 def _attention(sizes: Sizes, dtype: str, on_cpu: bool) -> Iterator[list[Case]]:

@@ -21,7 +21,7 @@ from gpt2cost.measurement_records import Measurement, reference_seconds, repeat_
 from gpt2cost.model import Model, load_model
 from gpt2cost.passes import run_pass
 from gpt2cost.profiler_trace import Observed, observed_of_profile
-from gpt2cost.settings import Settings, check_device, check_settings
+from gpt2cost.settings import Settings, check_device, check_flag, check_settings
 from gpt2cost.trace_match import match
 from gpt2cost.uncertainty import Case, evidence_case, spread
 from gpt2cost.units import format_quantity
@@ -99,19 +99,23 @@ class ProfileScore:
 
     @property
     def kinds(self) -> list[KernelScore]:
-        """The same, summed up by kind of kernel; the kind that took longest first."""
+        """Those that are not missing, summed up by kind of kernel; the kind that took longest first."""
         found = []
-        for kind in dict.fromkeys(kernel.kind for kernel in self.kernels):
-            members = [kernel for kernel in self.kernels if kernel.kind == kind]
+        for kind in dict.fromkeys(kernel.kind for kernel in self._seen):
+            members = [kernel for kernel in self._seen if kernel.kind == kind]
             sums = (math.fsum(getattr(k, name) for k in members) for name in ("measured_s", "predicted_s"))
             found.append(KernelScore(kind, "", kind, sum(kernel.count for kernel in members), *sums))
         return sorted(found, key=lambda kind: -kind.measured_s)
 
     @property
     def total(self) -> KernelScore:
-        """All mapped kernels."""
-        sums = (math.fsum(getattr(k, name) for k in self.kernels) for name in ("measured_s", "predicted_s"))
-        return KernelScore("all", "", "", sum(kernel.count for kernel in self.kernels), *sums)
+        """All kernels that are not missing."""
+        sums = (math.fsum(getattr(k, name) for k in self._seen) for name in ("measured_s", "predicted_s"))
+        return KernelScore("all", "", "", sum(kernel.count for kernel in self._seen), *sums)
+
+    @property
+    def _seen(self) -> list[KernelScore]:
+        return [kernel for kernel in self.kernels if kernel.name not in self.missing]
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,10 @@ def settings_of(record: Measurement) -> Settings:
         sizes, choices = (record["batch"], record["seq"], record["cache"]), (record["dtype"], record["attn"])
         if not isinstance(record["model"], str):
             raise InputError(f"model: expected a name, got {echo(record['model'])}")
-        return check_settings(*sizes, *choices, runtime, "prefill", "all", record.get("use_cache", True))
+        if any(isinstance(size, list) for size in sizes):
+            raise InputError(f"batch, seq, cache: expected integers, got {echo(sizes)}")
+        use_cache = check_flag("use_cache", record.get("use_cache", True))
+        return check_settings(*sizes, *choices, runtime, "prefill", "all", use_cache)
     except KeyError as error:
         raise InputError(f"measurement of kind {record['kind']}: expected {error.args[0]!r}, which it lacks") from None
     except InputError as error:
@@ -338,6 +345,8 @@ def observed_passes(record: Measurement) -> list[list[Observed]]:
             found.append([])
             start_s = 0.0
             for op, us, kernels in ops:
+                if not isinstance(op, str) or not all(isinstance(name, str) for name in kernels) or not (op or kernels):
+                    raise ValueError
                 found[-1].append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
                 start_s += 1e-6 * us
         return found

@@ -85,7 +85,7 @@ def validation_record(validation: Validation) -> Record:
         "steady_summary": None if steady is None else dataclasses.asdict(steady),
         "slowdown": validation.slowdown,
         "passes": pass_rows(validation.passes),
-        "profiles": [profile_record(profile) for profile in validation.profiles],
+        "profiles": [profile_score_record(profile) for profile in validation.profiles],
         "skipped": dict(validation.skipped),
     }
 
@@ -115,7 +115,7 @@ def pass_rows(passes: Iterable[PassScore]) -> list[Record]:
     ]
 
 
-def profile_record(profile: ProfileScore) -> Record:
+def profile_score_record(profile: ProfileScore) -> Record:
     """A profiled pass: what was found of the table in it, and its kernels, by kind and one by one."""
     return {
         **_inputs(profile.model.name, profile.settings),

@@ -55,8 +55,8 @@ gpt2cost
 records
 accuracy_records validation_records fitting_records generate_records workload_records chrome_trace page export
 render render_accuracy render_generate render_sweep render_workloads render_validation sweep_text output
-microbench
-bench
+pool
+microbench bench
 measure_run
 options
 cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit cli_calibrate cli_measure

@@ -329,6 +329,29 @@ def test_a_killed_calibration_leaves_no_file_and_goes_on(tmp_path: Path) -> None
     assert validate_file(tmp_path / "mine.yaml")
 
 
+def test_stopped_before_its_end_calibrate_only_fits_anew(tmp_path: Path) -> None:
+    run("calibrate", "-o", "mine.yaml", cwd=tmp_path, **SMALL)
+    lines = (tmp_path / "mine.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "mine.jsonl").write_text("".join(lines[:-1]))
+    (tmp_path / "mine.yaml").unlink()
+    done = run("calibrate", "-o", "mine.yaml", cwd=tmp_path, **SMALL)
+    assert "goes on with" in done.stderr
+    assert "addmm fp32" not in done.stderr  # nothing is measured
+    assert (tmp_path / "mine.jsonl").read_text().splitlines(keepends=True) == lines
+    assert validate_file(tmp_path / "mine.yaml")
+
+
+def test_after_its_time_no_case_is_measured_a_second_time(tmp_path: Path) -> None:
+    from gpt2cost import microbench
+    from gpt2cost.bench import Bench, Journal, measure
+
+    bench = Bench("cpu")
+    journal = Journal(tmp_path / "a.jsonl", bench.machine())
+    groups = [[case] for case in microbench._host()[:3]]
+    measure(bench, journal, lambda first: groups, 4, 0.0, lambda text: None)
+    assert [(r["kind"], r["sweep"]) for r in journal.records[1:]] == 3 * [("host", 0), ("reference", 0)]
+
+
 def test_calibrate_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     for arguments, says in {
         ("-o", "x.txt"): "ends in .yaml",
@@ -369,9 +392,9 @@ def test_a_file_of_another_machine_is_kept_and_not_gone_on_with(tmp_path: Path) 
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("quick", [True, False])
 def test_every_operand_fits_into_the_pool(on_cpu: bool, quick: bool) -> None:
-    from gpt2cost import microbench
+    from gpt2cost import microbench, pool
 
-    elements = microbench.POOL_ELEMENTS if on_cpu else microbench.GPU_POOL_ELEMENTS
+    elements = pool.POOL_ELEMENTS if on_cpu else pool.GPU_POOL_ELEMENTS
     sizes = microbench.chosen_sizes(on_cpu, quick)
     count = 0
     for group in microbench.groups(sizes, ("fp32",), on_cpu, first=False):
@@ -405,6 +428,21 @@ def test_a_record_that_lacks_something_is_an_input_error(change: dict[str, Any],
     wrong = [{**r, **change} if r["kind"] == change["kind"] else r for r in records]
     with pytest.raises(InputError, match=says):
         calibrate(wrong, "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"threads": "two"}, "threads: expected a number above 0, got 'two'"),
+        ({"memory_bytes": "80 GB"}, "memory_bytes: expected a number"),
+        ({"cpu_model": 7}, "cpu_model: expected a name"),
+        ({"cpu_model": "another CPU"}, "more than one machine: cpu_model"),
+    ],
+)
+def test_a_machine_is_one_and_well_described(change: dict[str, Any], says: str) -> None:
+    first, *rest = records_of(CPU, 5)
+    with pytest.raises(InputError, match=says):
+        calibrate([first, {**first, **change}, *rest], "x")
 
 
 def test_scaling_the_constants_scales_the_times() -> None:

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gpt2cost.cli_measure import measure
 from gpt2cost.cli_validate import validate
 from gpt2cost.data import data_dir
 from gpt2cost.grid import make_grid
-from gpt2cost.hardware import validate_file
+from gpt2cost.hardware import Calibration, validate_file
 from gpt2cost.measure_run import PassCase, Zoo, config_of, measure_passes, pass_cases, pass_run, profile_passes
 from gpt2cost.measurement_records import Measurement, repeat_difference, trimmed_mean
 from gpt2cost.model import load_model
@@ -266,6 +267,7 @@ def test_what_the_device_cannot_do_is_counted() -> None:
         ({"wall_us": math.nan}, "wall_us: expected a time"),
         ({"model": 3}, "model: expected"),
         ({"model": "gpt3"}, "gpt3"),
+        ({"batch": [1, 2]}, "expected integers"),
     ],
 )
 def test_a_bad_record_is_named(change: dict[str, Any], expected: str) -> None:
@@ -274,6 +276,12 @@ def test_a_bad_record_is_named(change: dict[str, Any], expected: str) -> None:
     bad = {key: value for key, value in planted().items() if key not in change}
     with pytest.raises(InputError):
         score(load_hardware("a100"), [bad])
+
+
+@pytest.mark.parametrize("use_cache", [[], "false", 1])
+def test_use_cache_is_true_or_false(use_cache: object) -> None:
+    with pytest.raises(InputError, match="use_cache: expected True or False"):
+        score(load_hardware("a100"), [planted() | {"use_cache": use_cache}])
 
 
 def test_a_profile_is_scored_kernel_by_kernel(profiles: list[Measurement]) -> None:
@@ -314,7 +322,7 @@ def test_a_profile_without_a_pass_is_counted() -> None:
 
 def test_a_profile_of_another_form() -> None:
     record = {key: value for key, value in planted().items() if key != "wall_us"} | {"kind": "profile"}
-    for observed in (3, [[["add"]]], [[["add", "long", []]]]):
+    for observed in (3, [[["add"]]], [[["add", "long", []]]], [[["", 1.0, []]]], [[[[], 1.0, []]]]):
         with pytest.raises(InputError, match="kind profile"):
             score(load_hardware("a100"), [record | {"observed": observed}])
 
@@ -389,7 +397,7 @@ def test_recorded_campaigns(tmp_path: Path) -> None:
     assert [row["runtime"] for row in rows] == ["eager", "cuda-graph", "compile"]
     assert [row["error"] for row in rows] == pytest.approx([1 / 1.1 - 1] * 3)
     assert "skipped 1 record" in result.stderr
-    assert "nothing to score" in message(run("validate", "--from", folder, "--gpu", "a100", "--model", "gpt2-xl"))
+    assert "no measured pass" in message(run("validate", "--from", folder, "--gpu", "a100", "--model", "gpt2-xl"))
 
 
 @pytest.fixture(scope="module")
@@ -420,6 +428,52 @@ def test_a_trace_from_end_to_end(tiny: str, traces: dict[bool, Path]) -> None:
     result = run("validate", "--trace", traces[False], *given, "--case", "2,6,0")
     assert "100.0% of the time mapped, 2 passes recorded, all in the table's order" in result.stdout
     assert "transformer.h.mlp.c_fc" in result.stdout
+    assert "no kernels of a device in it" in result.stderr
+
+
+def test_recorded_passes_are_chosen_by_the_flags(tmp_path: Path) -> None:
+    records = [planted(), planted(batch=1), planted(seq=1, cache=512), planted("distilgpt2", attn="eager")]
+    folder = written(tmp_path / "runs", records)
+
+    def count(*flags: str) -> int:
+        result = run("validate", "--from", folder, "--gpu", "a100", "--format", "jsonl", *flags)
+        assert result.exception is None, result.output
+        return len(result.stdout.splitlines())
+
+    assert count() == 4
+    assert count("--batch", "8") == 3
+    assert count("--seq", "1") == 1
+    assert count("--model", "distilgpt2") == 1
+    assert count("--model", "gpt2", "--batch", "1,8", "--cache", "0") == 2
+    assert count("--case", "8,1,512", "--case", "1,128,0") == 2
+    for flags, says in {
+        ("--no-use-cache",): "no measured pass",
+        ("--batch", "64"): "no measured pass",
+        ("--dtype", "fp99"): "dtype",
+        ("--model", "gpt3"): "gpt3",
+    }.items():
+        assert says in message(run("validate", "--from", folder, "--gpu", "a100", *flags))
+
+
+def test_a_slower_machine_than_at_calibration_is_said(tmp_path: Path) -> None:
+    hw = load_hardware("a100")
+    calibration = Calibration(date="2026-01-02", software="", clock="", count=1, reference_s=1e-3, residuals={})
+    records = [planted() | {"rounds_us": [1.0, 1.0], "reference_us": [1200.0, 1300.0]}]
+    assert score(hw, records).slowdown is None
+    assert score(replace(hw, calibration=calibration), records).slowdown == pytest.approx(0.25)
+    with pytest.raises(InputError, match="reference_us: expected a list of times"):
+        score(hw, [planted() | {"reference_us": [0.0]}])
+
+
+def test_what_is_missing_in_a_trace_is_not_in_its_totals(tiny: str, profiles: list[Measurement]) -> None:
+    record = next(r for r in profiles if r["attn"] == "sdpa" and r["seq"] > 1)
+    cut = {**record, "observed": [[op for op in ops if op[0] != "addmm"] for ops in record["observed"]]}
+    (whole,), (some,) = (score(load_hardware("a100"), [r]).profiles for r in (record, cut))
+    products = [kernel for kernel in whole.kernels if kernel.op == "addmm"]
+    assert set(some.missing) == {kernel.name for kernel in products}
+    assert some.total.count == whole.total.count - sum(kernel.count for kernel in products)
+    lost_s = sum(kernel.predicted_s for kernel in products)
+    assert some.total.predicted_s == pytest.approx(whole.total.predicted_s - lost_s)
 
 
 def test_what_a_trace_needs(tiny: str, traces: dict[bool, Path], tmp_path: Path) -> None:
@@ -430,6 +484,8 @@ def test_what_a_trace_needs(tiny: str, traces: dict[bool, Path], tmp_path: Path)
     assert "expected one size" in message(run("validate", "--trace", traces[True], *given, *two))
     assert "--model is required" in message(run("validate", "--trace", traces[True], "--gpu", "a100"))
     assert "cannot read" in message(run("validate", "--trace", tmp_path / "none.json", *given))
+    other = ("--batch", "1", "--seq", "6", "--cache", "0")
+    assert "its batch, seq are (2, 6), got (1, 6)" in message(run("validate", "--trace", traces[True], *given, *other))
     both = ("--from", tmp_path, "--trace", traces[True])
     assert "expected one of them" in message(run("validate", *both, *given))
 
