@@ -128,12 +128,7 @@ class Bench:
             return None
 
     def _graph_us(self, run: Run, inner: int) -> float | None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
+        run_aside(run)
         best = []
         for count in (inner, 2 * inner):
             graph = torch.cuda.CUDAGraph()
@@ -150,6 +145,16 @@ class Bench:
                 times.append(time.perf_counter() - start)
             best.append(min(times))
         return 1e6 * (best[1] - best[0]) / inner if best[1] > best[0] else None
+
+
+def run_aside(run: Run) -> None:
+    """Run a few times on a stream of its own, as a capture in a CUDA graph wants it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
 
 
 class Journal:

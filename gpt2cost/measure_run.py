@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.cache_utils import DynamicCache
 
-from gpt2cost.bench import Bench
+from gpt2cost.bench import Bench, run_aside
 from gpt2cost.errors import InputError
 from gpt2cost.grid import Grid
 from gpt2cost.measurement_records import Measurement, trimmed_mean
@@ -187,12 +187,7 @@ def pass_run(zoo: Zoo, case: PassCase) -> Run:
 
 
 def _captured(run: Run) -> Run:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
+    run_aside(run)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()

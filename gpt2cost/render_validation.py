@@ -51,7 +51,7 @@ def render_validation(page: Page, document: Record, kernels: bool) -> None:
         page.line()
         _summary(page, document["summary"], document["steady_summary"])
         if (slowdown := document["slowdown"]) is not None:
-            page.line(f"a reference product took {_signed(slowdown)} against the time of the calibration")
+            page.line(f"time of a reference product, against the calibration: {_signed(slowdown)}")
     for profile in document["profiles"]:
         page.line()
         _profile(page, profile, kernels)

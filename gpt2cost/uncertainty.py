@@ -6,7 +6,8 @@ A device's spread comes from the best there is, in this order:
 * kernels: constants fitted on kernels measured on this device or its chip, with the residual of that fit.
 * borrowed: constants of another device. `gpt2cost accuracy --leave-one-out` predicts each device's measured passes with
   every other device's constants: in 16 bit nine in ten come within a factor of 1.4, in fp32 nearly all among devices
-  that power does not throttle; a device of the same architecture comes within 1.2.
+  that power does not throttle; a device of the same architecture comes within 1.2. A calibrated file's dtypes in which
+  no kernel was measured are borrowed too.
 
 Host time is a property of the machine around the device. The defaults hold for the CPU that the file states, within the
 20 % by which such machines differ; where a device's host-bound evidence says more, the spread covers it.
@@ -131,10 +132,12 @@ def _spread(hardware: Hardware, dtype: str) -> Spread:
     residuals = [math.log(c.row.latency_s / c.latency_s) for c in cases if c.row.dtype in family and not c.host_bound]
     factors = [case.host_factor for case in cases if case.host_factor is not None]
     residual = hardware.model.residual_of(dtype)
+    known = hardware.calibration
+    in_dtype = known is None or any(kind.endswith(f" {dtype}") for kind in known.residuals)
     basis: Basis
     if residuals:
         basis, width = "evidence", EVIDENCE_MARGIN * max(map(abs, residuals))
-    elif residual is not None and "model" not in hardware.borrowed:
+    elif residual is not None and "model" not in hardware.borrowed and in_dtype:
         basis, width = "kernels", residual
     else:
         donor = hardware.borrowed.get("model")

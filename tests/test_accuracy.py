@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from gpt2cost import InputError, kernel_latency, list_hardware, load_hardware, predict
 from gpt2cost.accuracy import EvidenceResult, additive_constant, leave_one_out, score_evidence, score_measurements
 from gpt2cost.accuracy_records import summaries
+from gpt2cost.hardware import Calibration, change_hardware
 from gpt2cost.uncertainty import spread
 
 GATE = Path(__file__).with_name("accuracy_gate.json")
@@ -86,6 +88,15 @@ def test_borrowed_constants_have_wider_ranges() -> None:
     assert spread(load_hardware("b200"), "fp16").basis == "borrowed"
     assert spread(load_hardware("b200"), "fp16").device_high > spread(load_hardware("h100"), "fp16").device_high
     assert spread(load_hardware("h100"), "fp32").basis == "evidence"
+
+
+def test_a_calibrated_file_is_sure_only_of_the_dtypes_that_were_measured() -> None:
+    run = Calibration(date="2026-01-02", software="", clock="", count=1, residuals={"gemm fp16": 0.05})
+    mine = replace(load_hardware("h100"), evidence=(), calibration=run)
+    assert spread(mine, "fp16").basis == "kernels"
+    assert spread(mine, "fp32").basis == "borrowed"
+    assert spread(mine, "fp32").device_high > 1.45
+    assert change_hardware(mine, {"memory.bandwidth": "1 TB/s"}).calibration is None
 
 
 def test_leave_one_out_never_uses_a_devices_own_constants() -> None:

@@ -18,6 +18,7 @@ from gpt2cost.base_device import base_for
 from gpt2cost.errors import InputError
 from gpt2cost.fit_gpu import GpuFit, fit_gpu
 from gpt2cost.gemm import gemm_terms
+from gpt2cost.gpu_forms import ATTENTION, gpu_groups
 from gpt2cost.hardware import Hardware, list_hardware, load_hardware, validate_file
 from gpt2cost.hardware_file import hardware_tree, hardware_yaml
 from gpt2cost.measurement_records import Measurement
@@ -244,6 +245,15 @@ def test_kernels_that_waited_for_the_host_are_left_out() -> None:
     waiting = {"kind": "gemm", "dtype": "fp16", "m": 1, "n": 768, "k": 768, "issue_us": 9.0, "stream_us": 9.5}
     fit = fit_gpu([waiting] * 9, load_hardware("h100"))
     assert fit.residuals == () and fit.fitted == {} and fit.hardware.model == load_hardware("h100").model
+
+
+def test_attention_is_grouped_by_what_a_pass_would_run() -> None:
+    sizes = {"kind": "sdpa", "dtype": "fp16", "batch": 1, "heads": 12, "head_dim": 64, "graph_us": 9.0}
+    masks = {"causal": (64, 0), "explicit": (64, 0), "none": (1, 64)}
+    records = [{**sizes, "mask": m, "new_tokens": new, "cached_tokens": old} for m, (new, old) in masks.items()]
+    records.append({**sizes, "mask": "none", "new_tokens": 64, "cached_tokens": 64, "kv_len": 128})
+    kinds = [group.kind for group in gpu_groups(records, load_hardware("h100"))]
+    assert sorted(kinds) == sorted(ATTENTION)
 
 
 @pytest.mark.parametrize(
