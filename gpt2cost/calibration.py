@@ -18,11 +18,11 @@ from gpt2cost.measurement_records import (
     check_kernels,
     check_machines,
     halves_difference,
+    is_time,
     machine,
     of_all_sweeps,
     of_kind,
     reference_seconds,
-    seconds,
     shape_of,
     trimmed_mean,
 )
@@ -103,7 +103,8 @@ def noise(records: Iterable[Measurement]) -> float | None:
     """By how much the even and the odd sweeps of one kernel differ, as a median; None after a single sweep."""
     cases: dict[str, list[float]] = {}
     for record in of_kind(records, *KERNELS):
-        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(seconds(record))
+        if is_time(record.get("wall_us")):
+            cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record["wall_us"])
     differences = [halves_difference(times) for times in cases.values() if len(times) > 1]
     return float(f"{statistics.median(differences):.3g}") if differences else None
 

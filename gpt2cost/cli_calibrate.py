@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 QUICK_SWEEPS, SWEEPS = 6, 10
 """How often each case is measured, with all others in between."""
 QUICK_S, FULL_S = 90.0, 270.0
-"""Seconds after which no further sweep is begun: every case has been measured then, if fewer times."""
+"""Seconds after which only what has no time yet is measured."""
 BUSY_SHARE = 0.3
 """A load above this share of the processors disturbs."""
 
@@ -74,7 +74,7 @@ def calibrate(
     found = fit(read_records(from_ or output.with_suffix(".jsonl")), output.stem, like)
     write_text(hardware_yaml(found.hardware), output)
     if journal is not None:
-        journal.add([{"kind": "end", "complete": True}])  # stopped before this line, the same command only fits anew
+        journal.add([{"kind": "end", "complete": True}])
     print_warnings(found.warnings)
     rows = [residual_record(each) for each in found.residuals]
     sink.listing("residuals", rows, lambda page: render_rows(page, rows))
@@ -115,13 +115,16 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
         tell(f"goes on with {len(journal.records) - 1} measurements in {path}")
     try:
         with torch.no_grad():
-            groups = partial(microbench.groups, sizes, dtypes, on_cpu)
-            measure(bench, journal, groups, sweeps, limit_s, tell)
+            if not any(record["kind"] == "measured" for record in journal.records):
+                groups = partial(microbench.groups, sizes, dtypes, on_cpu)
+                measure(bench, journal, groups, sweeps, limit_s, tell)
+                journal.add([{"kind": "measured"}])  # stopped from here on, the same command only fits anew
     except KeyboardInterrupt:
         tell()
         print_warnings([f"stopped; the same command goes on from {path}"])
         raise
     tell()
-    failed = Counter((r["kind"], r.get("dtype", ""), r["error"]) for r in journal.records if "error" in r)
+    lost = (r for r in journal.records if "error" in r and r["sweep"] == 0)
+    failed = Counter((r["kind"], r.get("dtype", ""), r["error"]) for r in lost)
     print_warnings(f"{kind} {dtype}: {count} could not run: {error}" for (kind, dtype, error), count in failed.items())
     return journal

@@ -48,6 +48,7 @@ from gpt2cost.torch_extra import need_torch
 from gpt2cost.validation import PASSES, Validation, score, score_trace, settings_of
 from gpt2cost.validation_records import kernel_rows, pass_rows, validation_record
 
+SIZES = ("batch", "seq", "cache")
 VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
 
 
@@ -88,7 +89,7 @@ def validate(
     if from_ is None and trace is None:
         need_torch("validate")
     sink, hw = Sink(format, output), chosen_device(gpu, hw_set)
-    sizes = chosen_sizes(batch, seq, cache, case)
+    sizes = chosen_sizes(batch, seq, cache, case) if from_ is None else None
     choices = {"model": model, "dtype": dtype, "attn": attn, "runtime": runtime}
     if trace is not None:
         axes = [flag is not None for flag in (batch, seq, cache)]
@@ -101,7 +102,7 @@ def validate(
         only_profiles = all(record["kind"] == "profile" for record in records)
         found = score(hw, [r for r in records if kernels or only_profiles or r["kind"] != "profile"])
     else:
-        if threads is None and hw.vendor == device == "cpu":
+        if threads is None and hw.vendor == device == "cpu" and hw.calibration is not None and not hw.changes:
             threads = hw.compute.units  # as calibrated
         found = score(hw, _measured(hw, sizes, device, choices, no_use_cache, threads, rounds, kernels))
 
@@ -156,12 +157,22 @@ class _Wanted:
             return False
         settings = settings_of(record)
         size = settings.batch_size, settings.seq_len, settings.cache_len
-        values: dict[str, object] = dict(zip(("batch", "seq", "cache"), size, strict=True))
+        values: dict[str, object] = dict(zip(SIZES, size, strict=True))
         values |= {name: getattr(settings, name) for name in ("dtype", "attn", "runtime")}
         if "model" in self.axes:
-            values["model"] = load_model(record["model"]).name
-        fits = all(values[name] in allowed for name, allowed in self.axes.items())
-        return fits and (not self.cases or size in self.cases) and not (self.uncached and settings.use_cache)
+            values["model"] = _name_of(record["model"])
+        chosen = all(values[name] in allowed for name, allowed in self.axes.items() if name not in SIZES)
+        given = [values[name] in self.axes[name] for name in SIZES if name in self.axes]
+        fits = size in self.cases or (all(given) if given else not self.cases)
+        return chosen and fits and not (self.uncached and settings.use_cache)
+
+
+def _name_of(model: str) -> str:
+    """A model's name; of one that is not at hand, what the record calls it."""
+    try:
+        return load_model(model).name
+    except InputError:
+        return model
 
 
 def _traced(
@@ -187,7 +198,7 @@ def _traced(
         raise InputError(f"{where}: expected one size for a trace, got {len(sizes)}")
     known = 3 if recorded and recorded[2] else 2  # a static cache leaves no trace of how full it is
     if recorded is not None and recorded[:known] != sizes[0][:known]:
-        what = ", ".join(("batch", "seq", "cache")[:known])
+        what = ", ".join(SIZES[:known])
         raise InputError(f"{where}: its {what} are {recorded[:known]}, got {sizes[0][:known]}")
     if hw.vendor != "cpu" and not any(one.kernels for one in observed):
         print_warnings([f"{where}: no kernels of a device in it: its ops' times are the host's"])

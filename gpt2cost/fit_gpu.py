@@ -138,7 +138,7 @@ class _Fitter:
         l2 = float(stated.get("l2_bytes", hw.memory.l2_bytes))
         if units != hw.compute.units:
             self.fitted["compute.peak"] = f"that of {hw.name}, by the number of SMs"
-        capability = self.machine.get("compute_capability", hw.compute_capability)
+        capability = self.machine.get("compute_capability") or hw.compute_capability
         return replace(
             hw,
             description=self._gpu() if "gpu" in self.machine else hw.description,

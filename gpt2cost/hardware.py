@@ -255,8 +255,7 @@ def change_hardware(device: Hardware, changes: Mapping[str, object]) -> Hardware
         changed = change(changed, path, tree, "hw-set")
     written = {path: str(value) for path, value in changes.items()}
     name = f"{device.name}[{','.join(f'{path}={value}' for path, value in written.items())}]"
-    measured: dict[str, Any] = {"evidence": (), "calibration": None}  # of the device as it is
-    return dataclasses.replace(changed, name=name, aliases=(), changes={**device.changes, **written}, **measured)
+    return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**device.changes, **written})
 
 
 def list_hardware() -> list[Hardware]:

@@ -136,15 +136,13 @@ def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
 
 
 def _times(records: list[Measurement]) -> dict[str, float]:
-    names = [name for name in records[0] if name.endswith("_us")]
-    return {
-        name: trimmed_mean([r[name] for r in records if is_time(r.get(name))])
-        for name in names
-        if is_time(records[0][name])
-    }
+    names = dict.fromkeys(name for record in records for name in record if name.endswith("_us"))
+    found = {name: [r[name] for r in records if is_time(r.get(name))] for name in names}
+    return {name: trimmed_mean(times) for name, times in found.items() if times}
 
 
-_NUMBERS = ("threads", "cpus", "sms", "memory_bytes", "l2_bytes", "mhz", "compute_capability")
+_COUNTS = ("threads", "cpus", "sms", "memory_bytes", "l2_bytes")
+_NUMBERS = (*_COUNTS, "mhz", "compute_capability")
 _NAMES = (
     "device",
     "gpu",
@@ -167,10 +165,11 @@ def check_machines(machines: Iterable[Measurement]) -> None:
             value = record.get(name)
             if value is None or value == "":
                 continue
-            if not (isinstance(value, str) if name in _NAMES else is_time(value)):
-                expected = "a name" if name in _NAMES else "a number above 0"
+            fits = isinstance(value, str) if name in _NAMES else is_time(value)
+            if not fits or (name in _COUNTS and not isinstance(value, int)):
+                expected = "a name" if name in _NAMES else f"a {'whole ' if name in _COUNTS else ''}number above 0"
                 raise InputError(f"measurement of kind machine: {name}: expected {expected}, got {echo(value)}")
-            if name in ("gpu", "cpu_model", "threads") and known.setdefault(name, value) != value:
+            if name in ("device", "gpu", "cpu_model", "threads") and known.setdefault(name, value) != value:
                 raise InputError(
                     f"measurements of more than one machine: {name} is {echo(known[name])} and {echo(value)}"
                 )
@@ -217,8 +216,8 @@ def check_kernels(records: Iterable[Measurement]) -> None:
 
 
 def is_time(value: object) -> bool:
-    """Whether a value of a record is a time: a number above 0, not infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    """Whether a value of a record is a time: a number above 0, and below what no measurement reaches."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
 
 
 def seconds(record: Measurement) -> float:

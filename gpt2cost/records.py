@@ -70,7 +70,7 @@ def model_record(model: Model) -> Record:
 def calibration(hardware: Hardware, dtype: str | None = None) -> str:
     """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or kernels were by
     `gpt2cost calibrate`; else `uncalibrated`."""
-    known = () if hardware.calibration is None else hardware.calibration.residuals
+    known = () if hardware.calibration is None or hardware.changes else hardware.calibration.residuals
     if dtype is None:
         measured = bool(hardware.evidence or known)
     else:

@@ -17,7 +17,7 @@ import yaml
 
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.hardware import Evidence, Hardware
-from gpt2cost.measurement_records import Measurement, reference_seconds, repeat_difference, trimmed_mean
+from gpt2cost.measurement_records import Measurement, is_time, reference_seconds, repeat_difference, trimmed_mean
 from gpt2cost.model import Model, load_model
 from gpt2cost.passes import run_pass
 from gpt2cost.profiler_trace import Observed, observed_of_profile
@@ -292,7 +292,7 @@ def as_evidence(record: Measurement, source: str) -> Evidence:
     settings = settings_of(record)
     name = "graph_us" if record["kind"] == "pass_graph" else "wall_us"
     value = record.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not is_time(value):
         raise InputError(f"measurement of kind {record['kind']}: {name}: expected a time above 0, got {echo(value)}")
     return Evidence(
         source=source,
@@ -305,7 +305,7 @@ def as_evidence(record: Measurement, source: str) -> Evidence:
         use_cache=settings.use_cache,
         runtime=settings.runtime,  # type: ignore[arg-type]
         phase="decode" if settings.seq_len == 1 and settings.cache_len else "prefill",
-        latency_s=1e-6 * value,
+        latency_s=1e-6 * float(value),  # type: ignore[arg-type]
     )
 
 
@@ -350,5 +350,5 @@ def observed_passes(record: Measurement) -> list[list[Observed]]:
                 found[-1].append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
                 start_s += 1e-6 * us
         return found
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError("measurement of kind profile: expected lists of [op, us, [kernels]] in 'observed'") from None

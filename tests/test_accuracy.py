@@ -16,6 +16,7 @@ from gpt2cost import InputError, kernel_latency, list_hardware, load_hardware, p
 from gpt2cost.accuracy import EvidenceResult, additive_constant, leave_one_out, score_evidence, score_measurements
 from gpt2cost.accuracy_records import summaries
 from gpt2cost.hardware import Calibration, change_hardware
+from gpt2cost.records import calibration
 from gpt2cost.uncertainty import spread
 
 GATE = Path(__file__).with_name("accuracy_gate.json")
@@ -96,7 +97,9 @@ def test_a_calibrated_file_is_sure_only_of_the_dtypes_that_were_measured() -> No
     assert spread(mine, "fp16").basis == "kernels"
     assert spread(mine, "fp32").basis == "borrowed"
     assert spread(mine, "fp32").device_high > 1.45
-    assert change_hardware(mine, {"memory.bandwidth": "1 TB/s"}).calibration is None
+    changed = change_hardware(mine, {"memory.bandwidth": "1 TB/s"})
+    assert spread(changed, "fp32").basis == "borrowed"
+    assert (calibration(mine, "fp16"), calibration(changed, "fp16")) == ("calibrated", "uncalibrated")
 
 
 def test_leave_one_out_never_uses_a_devices_own_constants() -> None:

@@ -433,8 +433,10 @@ def test_a_record_that_lacks_something_is_an_input_error(change: dict[str, Any],
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"threads": "two"}, "threads: expected a number above 0, got 'two'"),
-        ({"memory_bytes": "80 GB"}, "memory_bytes: expected a number"),
+        ({"threads": "two"}, "threads: expected a whole number above 0, got 'two'"),
+        ({"threads": 0.5}, "threads: expected a whole number"),
+        ({"memory_bytes": 10**400}, "memory_bytes: expected a whole number"),
+        ({"mhz": "fast"}, "mhz: expected a number above 0"),
         ({"cpu_model": 7}, "cpu_model: expected a name"),
         ({"cpu_model": "another CPU"}, "more than one machine: cpu_model"),
     ],

@@ -265,6 +265,7 @@ def test_what_the_device_cannot_do_is_counted() -> None:
         ({"attn": "none"}, "attn: expected"),
         ({"wall_us": -1.0}, "wall_us: expected a time"),
         ({"wall_us": math.nan}, "wall_us: expected a time"),
+        ({"wall_us": 10**400}, "wall_us: expected a time"),
         ({"model": 3}, "model: expected"),
         ({"model": "gpt3"}, "gpt3"),
         ({"batch": [1, 2]}, "expected integers"),
@@ -322,7 +323,14 @@ def test_a_profile_without_a_pass_is_counted() -> None:
 
 def test_a_profile_of_another_form() -> None:
     record = {key: value for key, value in planted().items() if key != "wall_us"} | {"kind": "profile"}
-    for observed in (3, [[["add"]]], [[["add", "long", []]]], [[["", 1.0, []]]], [[[[], 1.0, []]]]):
+    for observed in (
+        3,
+        [[["add"]]],
+        [[["add", "long", []]]],
+        [[["", 1.0, []]]],
+        [[["add", 10**400, []]]],
+        [[[[], 1.0, []]]],
+    ):
         with pytest.raises(InputError, match="kind profile"):
             score(load_hardware("a100"), [record | {"observed": observed}])
 
@@ -446,6 +454,7 @@ def test_recorded_passes_are_chosen_by_the_flags(tmp_path: Path) -> None:
     assert count("--model", "distilgpt2") == 1
     assert count("--model", "gpt2", "--batch", "1,8", "--cache", "0") == 2
     assert count("--case", "8,1,512", "--case", "1,128,0") == 2
+    assert count("--case", "8,1,512", "--batch", "1") == 2  # as when measuring: one more size
     for flags, says in {
         ("--no-use-cache",): "no measured pass",
         ("--batch", "64"): "no measured pass",
