@@ -64,7 +64,7 @@ def calibrate(records: Sequence[Measurement], name: str, like: str | None = None
     else:
         cpu = fit_cpu(cases, name)
         hardware, residuals = cpu.hardware, cpu.residuals
-        measured = f"measured on {hardware.description}, " + (f"{date}" if date != "unknown" else "date unknown")
+        measured = f"measured on {hardware.description}, {date if 'date' in known else 'date unknown'}"
         fitted = {
             "memory": f"{measured}: copies; capacity: the operating system",
             "compute.peak": f"{measured}: the fastest product of its dtype",

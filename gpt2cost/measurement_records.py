@@ -15,7 +15,7 @@ import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from gpt2cost.errors import InputError, echo, plain
 
@@ -215,7 +215,7 @@ def check_kernels(records: Iterable[Measurement]) -> None:
             seconds(record)
 
 
-def is_time(value: object) -> bool:
+def is_time(value: object) -> TypeGuard[int | float]:
     """Whether a value of a record is a time: a number above 0, and below what no measurement reaches."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
 
@@ -228,5 +228,5 @@ def seconds(record: Measurement) -> float:
     for name in ("graph_us", "device_us", "stream_us", "wall_us", "issue_us"):
         value = record.get(name)
         if is_time(value):
-            return 1e-6 * float(value)  # type: ignore[arg-type]
+            return 1e-6 * value
     raise InputError(f"measurement of kind {plain(record['kind'])}: expected a time such as wall_us above 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -43,9 +44,7 @@ class Pool:
         self.at = 0
 
     def take(self, *shape: int) -> Any:
-        size = 1
-        for length in shape:
-            size *= length
+        size = math.prod(shape)
         if size > len(self.data):
             raise RuntimeError(f"an operand of {size} elements exceeds the pool")
         if self.at + size > len(self.data):
@@ -56,9 +55,7 @@ class Pool:
 
     def rotating(self, *shape: int, most: int = WINDOWS) -> Callable[[], Any]:
         """A function that gives another window each time, as many as the pool holds."""
-        size = 1
-        for length in shape:
-            size *= length
+        size = math.prod(shape)
         copies = [self.data[i * size : (i + 1) * size].view(shape) for i in range(min(most, len(self.data) // size))]
         if not copies:
             raise RuntimeError(f"an operand of {size} elements exceeds the pool")

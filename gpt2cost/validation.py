@@ -100,22 +100,25 @@ class ProfileScore:
     @property
     def kinds(self) -> list[KernelScore]:
         """Those that are not missing, summed up by kind of kernel; the kind that took longest first."""
-        found = []
-        for kind in dict.fromkeys(kernel.kind for kernel in self._seen):
-            members = [kernel for kernel in self._seen if kernel.kind == kind]
-            sums = (math.fsum(getattr(k, name) for k in members) for name in ("measured_s", "predicted_s"))
-            found.append(KernelScore(kind, "", kind, sum(kernel.count for kernel in members), *sums))
-        return sorted(found, key=lambda kind: -kind.measured_s)
+        seen = self._seen
+        kinds = dict.fromkeys(kernel.kind for kernel in seen)
+        sums = [_summed(kind, kind, [kernel for kernel in seen if kernel.kind == kind]) for kind in kinds]
+        return sorted(sums, key=lambda kind: -kind.measured_s)
 
     @property
     def total(self) -> KernelScore:
         """All kernels that are not missing."""
-        sums = (math.fsum(getattr(k, name) for k in self._seen) for name in ("measured_s", "predicted_s"))
-        return KernelScore("all", "", "", sum(kernel.count for kernel in self._seen), *sums)
+        return _summed("all", "", self._seen)
 
     @property
     def _seen(self) -> list[KernelScore]:
         return [kernel for kernel in self.kernels if kernel.name not in self.missing]
+
+
+def _summed(name: str, kind: str, kernels: Sequence[KernelScore]) -> KernelScore:
+    """Several kernels as one."""
+    sums = (math.fsum(getattr(kernel, what) for kernel in kernels) for what in ("measured_s", "predicted_s"))
+    return KernelScore(name, "", kind, sum(kernel.count for kernel in kernels), *sums)
 
 
 @dataclass(frozen=True)
@@ -305,7 +308,7 @@ def as_evidence(record: Measurement, source: str) -> Evidence:
         use_cache=settings.use_cache,
         runtime=settings.runtime,  # type: ignore[arg-type]
         phase="decode" if settings.seq_len == 1 and settings.cache_len else "prefill",
-        latency_s=1e-6 * float(value),  # type: ignore[arg-type]
+        latency_s=1e-6 * value,
     )
 
 
