@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 from gpt2cost import predict
-from gpt2cost.grid import make_grid
-from gpt2cost.sweeps import block_rows, blocks, plan
+from gpt2cost.prediction.grid import make_grid
+from gpt2cost.prediction.sweep import block_rows, blocks, plan
 
 AXES = {
     "model": "distilgpt2,gpt2,gpt2-medium,gpt2-large,gpt2-xl",

@@ -8,30 +8,30 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpt2cost.device.catalog import change_hardware, list_hardware, load_hardware
+from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import Gpt2CostError, InputError
-from gpt2cost.hardware import Hardware, change_hardware, list_hardware, load_hardware
-from gpt2cost.model import Model, change_model, load_model
-from gpt2cost.predict import Prediction, predict
-from gpt2cost.single_kernel import KernelLatency, kernel_latency
+from gpt2cost.prediction.one_kernel import KernelLatency, kernel_latency
+from gpt2cost.prediction.predict import Prediction, predict
+from gpt2cost.table.config import Model, change_model, load_model
+from gpt2cost.version import __version__
 
 if TYPE_CHECKING:
-    from gpt2cost.capacity import fit
-    from gpt2cost.comparison import compare
-    from gpt2cost.generate_run import Generation, generate
-    from gpt2cost.sweeps import sweep
+    from gpt2cost.prediction.capacity import fit
+    from gpt2cost.prediction.compare import compare
+    from gpt2cost.prediction.generate import Generation, generate
+    from gpt2cost.prediction.sweep import sweep
 
 # Loaded when first asked for: a prediction does without them.
 _LATER = {
-    "Generation": "generate_run",
-    "compare": "comparison",
+    "Generation": "generate",
+    "compare": "compare",
     "fit": "capacity",
-    "generate": "generate_run",
-    "sweep": "sweeps",
+    "generate": "generate",
+    "sweep": "sweep",
 }
 
 __all__ = [
@@ -59,5 +59,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(import_module(f"gpt2cost.{_LATER[name]}"), name)
+        return getattr(import_module(f"gpt2cost.prediction.{_LATER[name]}"), name)
     raise AttributeError(f"module 'gpt2cost' has no attribute {name!r}")

@@ -1,3 +1,3 @@
-from gpt2cost.cli import main
+from gpt2cost.cli.app import main
 
 main()

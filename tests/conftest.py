@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client, which reads it once
+
+from collections.abc import Callable
+
 import pytest
+from helpers import Result
 from hypothesis import HealthCheck, settings
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client, which reads it once
+from gpt2cost.cli import app
 
 settings.register_profile(
     "gpt2cost",
@@ -24,3 +29,15 @@ settings.load_profile("gpt2cost")
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GPT2COST_HARDWARE_PATH", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONWARNINGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def gpt2cost(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The command line, called in this process."""
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        code = app.run(arguments)
+        return Result(code, *capsys.readouterr())
+
+    return call

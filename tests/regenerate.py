@@ -14,17 +14,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import test_accuracy
-import test_readme
+from gate import GATE, gate_figures
+from pages import PAGES, regenerated
 
-from gpt2cost.accuracy import score_evidence
-from gpt2cost.activations import ACTIVATIONS
-from gpt2cost.attention import TableOptions
-from gpt2cost.citations import LINES_FILE, Citation, cited, resolve
-from gpt2cost.generate_run import CACHE_TYPES
-from gpt2cost.generation import after, before, setup
-from gpt2cost.kernels import ATTENTION_IMPLEMENTATIONS
-from gpt2cost.table import cost_table
+from gpt2cost.measure.score import score_evidence
+from gpt2cost.prediction.generate import CACHE_TYPES
+from gpt2cost.table.activations import ACTIVATIONS
+from gpt2cost.table.citations import LINES_FILE, Citation, cited, resolve
+from gpt2cost.table.generate_loop import after, before, setup
+from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, TableOptions
 
 
 def transformers_folder() -> Path:
@@ -56,7 +55,7 @@ def citation_lines() -> dict[str, object]:
 
 if __name__ == "__main__":
     LINES_FILE.write_text(json.dumps(citation_lines(), indent=1) + "\n", "utf-8")
-    figures = test_accuracy.gate_figures(score_evidence())
-    test_accuracy.GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    for page in test_readme.PAGES:
-        page.write_text(test_readme.regenerated(page), "utf-8")
+    figures = gate_figures(score_evidence())
+    GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    for page in PAGES:
+        page.write_text(regenerated(page), "utf-8")

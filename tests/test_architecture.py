@@ -8,105 +8,38 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import regenerate
+from helpers import ROOT
 from transformers import GPT2Config
 
 import gpt2cost
-from gpt2cost.citations import LINES_FILE, Citation, resolve, transformers_version
-from gpt2cost.data import data_dir
-from gpt2cost.model import load_model
+from gpt2cost.files import data_dir
+from gpt2cost.table.citations import LINES_FILE, Citation, resolve, transformers_version
+from gpt2cost.table.config import load_model
 
 PACKAGE = Path(gpt2cost.__file__).parent
-ROOT = Path(__file__).parents[1]
 
-# Each module imports only from the lines above its own. `gpt2cost` is what the package's __init__ offers.
-FLOORS = """
-formula errors citations
-units data terms coercion torch_extra
-schema measurement_records fitting
-constants kernels
-cpu_constants
-hardware activations attention
-masks
-profiler_trace hardware_file table settings generation
-grid model gemm attention_time memory_bound cpu_time
-machine timeline fusion liveness
-single_kernel gpu_forms cpu_forms base_device
-queue_run fit_gpu
-trace_match
-passes
-fit_cpu
-calibration
-uncertainty
-validation
-predict accuracy turns
-plot_data
-plot
-explain generate_run sweeps search
-sweep_order comparison
-capacity
-gpt2cost
-records
-accuracy_records validation_records fitting_records generate_records workload_records chrome_trace page export
-render render_accuracy render_generate render_sweep render_workloads render_validation sweep_text output
-pool
-microbench bench
-measure_run
-options
-cli_generate cli_plot cli_trace cli_sweep cli_compare cli_fit cli_calibrate cli_measure
-cli_validate
-cli
-__main__
-"""
-FLOOR = {module: number for number, line in enumerate(FLOORS.strip().splitlines()) for module in line.split()}
-MODULES = sorted("gpt2cost" if path.stem == "__init__" else path.stem for path in PACKAGE.glob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def path_of(module: str) -> Path:
-    return PACKAGE / ("__init__.py" if module == "gpt2cost" else f"{module}.py")
+def test_imports_go_one_way() -> None:
+    """The contract of the wings, in pyproject.toml."""
+    done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The modules of the package that a module imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.rpartition(".")[2] for alias in node.names if alias.name.split(".")[0] == "gpt2cost")
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "imports are absolute"
-            package, _, module = (node.module or "").partition(".")
-            if package == "gpt2cost":
-                names = [alias.name for alias in node.names]
-                yield from [module] if module else (name if path_like(name) else "gpt2cost" for name in names)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    if path.stem != "__main__":
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
 
 
-def path_like(name: str) -> bool:
-    """Whether `from gpt2cost import name` gives a module. `predict` is the function there."""
-    return name in FLOOR and name not in gpt2cost.__all__
-
-
-def test_every_module_has_a_floor() -> None:
-    assert sorted(FLOOR) == MODULES
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down(module: str) -> None:
-    above = [other for other in imports(path_of(module)) if FLOOR[other] >= FLOOR[module]]
-    assert above == []
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_says_what_it_is(module: str) -> None:
-    if module != "__main__":
-        assert ast.get_docstring(ast.parse(path_of(module).read_text("utf-8")))
-
-
-@pytest.mark.parametrize("module", ["gpt2cost", "gpt2cost.formula"])
+@pytest.mark.parametrize("module", ["gpt2cost", "gpt2cost.table.formula"])
 def test_examples_in_docstrings(module: str) -> None:
     found = doctest.testmod(importlib.import_module(module))
     assert found.attempted > 1
@@ -148,7 +81,7 @@ def test_a_preset_is_what_gpt2config_makes_of_it(path: Path) -> None:
 
 def test_no_path_of_a_machine() -> None:
     """What a reader cannot follow: absolute paths of one machine, or what lies beside the repository."""
-    files = [*PACKAGE.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("hardware/*.yaml"), ROOT / "pyproject.toml"]
+    files = [*PACKAGE.rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("hardware/*.yaml"), ROOT / "pyproject.toml"]
     folders = "/" + "work/", "/" + "root/", "/" + "home/", ".." + "/shared"
     assert [path.name for path in files for folder in folders if folder in path.read_text("utf-8")] == []
 

@@ -9,7 +9,8 @@ import venv
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT
+
 CODE = "import gpt2cost, json; print(json.dumps([gpt2cost.__file__, len(gpt2cost.list_hardware())]))"
 
 

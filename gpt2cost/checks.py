@@ -1,0 +1,51 @@
+"""Checks of what the user gave: choices, flags, sizes. Each raises `InputError` with what would be right."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpt2cost.errors import InputError, echo, nearest
+
+Size: TypeAlias = Any
+"""An int, or a numpy array of integers."""
+
+
+MAX_SIZE = 10**9
+"""The largest batch, sequence or cache that is taken for real."""
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `InputError` unless `value` is one of `choices`."""
+    if value not in choices:
+        hint = nearest(value, choices) if isinstance(value, str) else ""
+        raise InputError(f"{name}: expected one of {', '.join(choices)}, got {echo(value)}{hint and '; ' + hint}")
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Raise `InputError` unless `value` is true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: expected True or False, got {echo(value)}")
+    return bool(value)
+
+
+def check_size(name: str, value: object, least: int, most: int = MAX_SIZE) -> Size:
+    """`value` as an int or an integer array, every element from `least` to `most`; `InputError` otherwise."""
+    wanted = f"{name}: expected an integer from {least} to {most}"
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if not least <= int(value) <= most:
+            raise InputError(f"{wanted}, got {echo(int(value))}")
+        return int(value)
+    if isinstance(value, np.ndarray | list | tuple):
+        try:
+            sizes = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            raise InputError(f"{wanted}, got {echo(value)}") from None
+        if sizes.size and np.issubdtype(sizes.dtype, np.integer):
+            if sizes.min() < least or sizes.max() > most:
+                raise InputError(f"{wanted}, got {sizes.min() if sizes.min() < least else sizes.max()}")
+            return sizes.astype(np.float64)
+    raise InputError(f"{wanted}, got {echo(value)}")

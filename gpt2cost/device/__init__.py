@@ -1,0 +1,1 @@
+"""Devices: where it runs, from hardware files to constants."""

@@ -1,0 +1,212 @@
+"""How a name finds its device: files read, sections borrowed, variants made, constants changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.schema import build, change
+from gpt2cost.errors import InputError, echo, nearest, plain
+from gpt2cost.files import data_dir, read_text
+from gpt2cost.yaml_text import read_yaml, yaml_value
+
+SHARED_SECTIONS = ("model", "host", "launch")
+"""Sections that a file may borrow from another device."""
+
+
+CHANGEABLE = ("memory", "compute", "launch", "host", "model")
+"""Sections whose constants `change_hardware` may set."""
+
+
+PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
+"""Environment variable with folders of the user's own hardware files, separated as in PATH."""
+
+
+def load_hardware(name_or_path: str) -> Hardware:
+    """The device of this name or alias (in any case), or of this file.
+
+    A path is what holds a separator, ends in .yaml or .yml, or exists as a file. A name is looked up in the folders of
+    $GPT2COST_HARDWARE_PATH and then among the shipped files. Files are parsed once while they stay unchanged.
+    Raises InputError for an unknown name, with the nearest ones, and for a file that is wrong.
+    """
+    if not isinstance(name_or_path, str):
+        raise InputError(f"hardware: expected a name or a path, got {echo(name_or_path)}")
+    if _is_path(name_or_path):
+        return validate_file(name_or_path)[0]
+    key = name_or_path.casefold()
+    for folder in _folders():
+        for path in _candidates(folder, key):
+            devices = validate_file(path)
+            if path.stem.casefold() == key:
+                return devices[0]
+            for device in devices:
+                if key in map(str.casefold, device.names):
+                    return device
+    hint = f", {nearest(name_or_path, hardware_names())}".rstrip(", ")
+    raise InputError(
+        f"unknown hardware {echo(name_or_path)}{hint} "
+        "(`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"
+    )
+
+
+def validate_file(path: str | Path) -> tuple[Hardware, ...]:
+    """The device of a file and then its variants. Raises InputError that lists what is wrong with the file."""
+    try:
+        stat = Path(path).stat()
+        stamp = (stat.st_mtime_ns, stat.st_size)
+    except (OSError, ValueError):
+        stamp = (0, 0)  # reading it says what is wrong
+    return _load_file(Path(path), stamp)
+
+
+def change_hardware(device: Hardware, changes: Mapping[str, object]) -> Hardware:
+    """`device` with constants set: `{"memory.bandwidth": "2 TB/s"}`, paths and values as its file has them.
+
+    The name says so, and the evidence goes: it was measured on the device as it is. Raises `InputError` for an unknown
+    path, with the nearest, and for a value that a file could not have there.
+    """
+    if not changes:
+        return device
+    changed = device
+    for path, value in changes.items():
+        if path.partition(".")[0] not in CHANGEABLE:
+            hint = nearest(path.partition(".")[0], CHANGEABLE) or f"known: {', '.join(CHANGEABLE)}"
+            raise InputError(f"hw-set: {plain(path)}: unknown key; {hint}")
+        tree = yaml_value(value, f"hw-set: {plain(path)}") if isinstance(value, str) else value
+        changed = change(changed, path, tree, "hw-set")
+    written = {path: str(value) for path, value in changes.items()}
+    name = f"{device.name}[{','.join(f'{path}={value}' for path, value in written.items())}]"
+    return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**device.changes, **written})
+
+
+def list_hardware() -> list[Hardware]:
+    """All devices, variants included, by name: the user's own and the shipped. A name found twice counts once."""
+    found: dict[str, Hardware] = {}
+    for folder in _folders():
+        for path in _files(folder):
+            for device in validate_file(path):
+                found.setdefault(device.name.casefold(), device)
+    return [found[key] for key in sorted(found, key=_natural_order)]
+
+
+def hardware_names() -> list[str]:
+    """All names and aliases that `load_hardware` knows, sorted. Of the user's own files only the file names."""
+    own = {path.stem for folder in _folders()[:-1] for path in _files(folder)}
+    shipped = {name for path in _files(_folders()[-1]) for device in validate_file(path) for name in device.names}
+    return sorted(own | shipped, key=_natural_order)
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Sorts l4 before l40s, and m1-max-24c before m1-max-32c."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def _is_path(text: str) -> bool:
+    if os.sep in text or (os.altsep and os.altsep in text) or text.lower().endswith((".yaml", ".yml")):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no possible file name
+        return False
+
+
+def _folders() -> list[Path]:
+    """Where names are looked up, in order; the shipped folder is last."""
+    own = os.environ.get(PATH_VARIABLE, "").split(os.pathsep)
+    return [Path(folder) for folder in own if folder] + [data_dir("hardware")]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The YAML files of a folder; none if there is no such folder."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
+    except OSError:
+        return []
+
+
+def _candidates(folder: Path, key: str) -> Iterator[Path]:
+    """Files of a folder that may hold the device `key`, the likeliest first, so that few are parsed.
+
+    First the file of that name, then those that mention it: on a line of aliases, then anywhere.
+    """
+    files = _files(folder)
+    yield from (path for path in files if path.stem.casefold() == key)
+    mention = re.compile(rf"(?<![\w-]){re.escape(key)}(?![\w-])")
+    elsewhere = []
+    for path in files:
+        lines = [line for line in read_text(path).casefold().splitlines() if mention.search(line)]
+        if any("aliases:" in line for line in lines):
+            yield path
+        elif lines:
+            elsewhere.append(path)
+    yield from elsewhere
+
+
+@lru_cache(maxsize=256)
+def _load_file(path: Path, stamp: tuple[int, int]) -> tuple[Hardware, ...]:
+    """See `validate_file`. `stamp` (time of change, size) tells a changed file from a cached one."""
+    where, tree = plain(str(path)), _read(path)
+    variants = tree.pop("variants", {})
+    if not isinstance(variants, dict) or not all(isinstance(name, str) for name in variants):
+        raise InputError(f"{where}: $.variants: expected a mapping from names to what differs, got {echo(variants)}")
+    devices = [_device(tree, where, tuple(variants))]
+    base = {key: value for key, value in tree.items() if key not in ("aliases", "evidence")}
+    for name, changes in variants.items():
+        here = f"{where}: variant {plain(name)}"
+        if not isinstance(changes, dict) or "name" in changes:
+            raise InputError(f"{here}: expected a mapping of what differs, without a name, got {echo(changes)}")
+        devices.append(_device({**_merge(base, changes), "name": name}, here, ()))
+    return tuple(devices)
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{plain(str(path))}: expected a mapping with name, vendor, memory, ..., got {echo(tree)}")
+    return dict(tree)
+
+
+@lru_cache
+def _read_shipped(path: Path) -> dict[Any, Any]:
+    """`_read`, once: several sections and files borrow from the same device."""
+    return _read(path)
+
+
+def _device(tree: dict[Any, Any], where: str, variants: tuple[str, ...]) -> Hardware:
+    sections = {key: _section(tree, key, where, ()) for key in SHARED_SECTIONS if key in tree}
+    borrowed = {key: tree[key]["like"] for key in sections if isinstance(tree[key], dict) and "like" in tree[key]}
+    device = build(Hardware, {**tree, **sections}, where)
+    return dataclasses.replace(device, borrowed=borrowed, variants=variants)
+
+
+def _section(tree: dict[Any, Any], key: str, where: str, trail: tuple[str, ...]) -> object:
+    """A section with `like` replaced by what it borrows. `trail`: the devices already followed."""
+    section = tree.get(key)
+    if not isinstance(section, dict) or "like" not in section:
+        return section
+    like, shipped = section["like"], {path.stem: path for path in _files(data_dir("hardware"))}
+    if not isinstance(like, str) or like not in shipped:
+        hint = f", {nearest(like, shipped)}".rstrip(", ") if isinstance(like, str) else ""
+        raise InputError(f"{where}: $.{key}.like: expected the name of a shipped device, got {echo(like)}{hint}")
+    if like in trail:
+        raise InputError(f"{where}: $.{key}.like: goes in a circle: {' -> '.join((*trail, like))}")
+    lent = _section(_read_shipped(shipped[like]), key, where, (*trail, like))
+    own = {name: value for name, value in section.items() if name != "like"}
+    return _merge(lent, own) if isinstance(lent, dict) else lent
+
+
+def _merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
+    """`base` with `changes` laid over it, mapping by mapping; neither is changed. `like: none` lays nothing under."""
+    if changes.get("like") == "none":
+        return {key: value for key, value in changes.items() if key != "like"}
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

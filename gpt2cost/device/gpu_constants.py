@@ -1,0 +1,175 @@
+"""The machine model's fitted constants, as a hardware file's `model` section holds them.
+
+Rates are fractions of the device's own peaks, so that a similar device can borrow them; seconds are seconds. What each
+constant means stands at the form that uses it: `timing/gpu_gemm.py`, `gpu_attention.py`, `gpu_memory.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+from gpt2cost.errors import InputError, echo
+
+_TILE = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
+
+
+POSITIVE = {"bound": "positive"}
+
+
+FRACTION = {"bound": "fraction"}
+
+
+NATURAL = {"bound": "natural"}
+
+
+MEMORY_KINDS = ("elementwise", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
+"""Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
+
+
+HEAD_DIMS = ("64", "128")
+"""The head sizes for which attention kernels are built; others use the nearest one's constants."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmConstants:
+    """Matrix products of one dtype. See `gemm.gemm_terms` for the form."""
+
+    tiles: tuple[str, ...]  # output tiles, as '128x256'
+    batched_tiles: tuple[str, ...] = ()  # the tiles that batched products use; none: all
+    splits: tuple[int, ...] = field(default=(1,), metadata=POSITIVE)  # how often K may be split
+    k_step: int = field(default=64, metadata=POSITIVE)  # K is padded to this
+    efficiency: float = field(metadata=POSITIVE)  # of an infinite tile; may pass 1 where `edge` brings it down
+    edge: float = field(default=0.0, metadata=NATURAL)  # operand load of a tile, in rows
+    prologue_k: float = field(default=0.0, metadata=NATURAL)  # prologue, in elements of K
+    step_s: float = 0.0  # least time of 64 elements of K in one tile
+    wave_power: float = field(
+        default=1.0, metadata=POSITIVE
+    )  # 0: whole waves only, 1: no quantisation beyond the first wave
+    overlap: float = field(default=4.0, metadata=POSITIVE)  # norm that joins compute, DRAM and L2 time
+    dram_efficiency: float = field(metadata=FRACTION)
+    activation_traffic: float = field(default=1.0, metadata=POSITIVE)  # DRAM traffic of activations over their size
+    l2_efficiency: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # of tile operands over L2's read bandwidth; none: not a limit
+    warm_l2: float = field(default=0.0, metadata=NATURAL)  # share of L2 that keeps re-read weights
+    launch_s: float
+    split_s: float = 0.0
+    split_rate: float = field(default=1.0, metadata=POSITIVE)  # of the split-K reduction over L2's bandwidth
+    epilogue_rate: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # at which an SM's results leave it, over its share of L2's bandwidth
+    droop: float = field(
+        default=0.0, metadata=NATURAL
+    )  # how much longer a kernel at full rate takes, where power lowers the clock
+    heat: float = field(
+        default=0.0, metadata=NATURAL
+    )  # how much longer a kernel takes that runs for much longer than heat_time
+    heat_time_s: float = 1.0
+    gemv_s: float | None = None  # a matrix-vector kernel of its own, if there is one: launch
+    gemv_dram_efficiency: float = field(default=1.0, metadata=FRACTION)
+    gemv_k_s: float = 0.0  # and time per element of K
+    pass_clock: float = field(default=1.0, metadata=POSITIVE)  # rate in a whole pass over that of isolated products
+    residual: float | None = field(default=None, metadata=POSITIVE)  # of the fit: 95th percentile of |log(error)|
+
+    def __post_init__(self) -> None:
+        for tile in (*self.tiles, *self.batched_tiles):
+            if not _TILE.fullmatch(tile):
+                raise InputError(f"expected tiles such as '128x256', got {echo(tile)}")
+        if not self.tiles or not self.splits:
+            raise InputError("expected at least one entry in tiles and in splits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConstants:
+    """Fused attention of one head size. See `attention_time.attention_terms` for the form."""
+
+    q_tile: int = field(metadata=POSITIVE)  # queries of a thread block
+    kv_block: int = field(metadata=POSITIVE)  # keys of an inner step
+    launch_s: float
+    multi_token_s: float = 0.0  # extra for more than one new token
+    multi_block_s: float = 0.0  # extra for more than one block of keys
+    block_s: float  # of a thread block beside its inner loop
+    stream_bytes_per_s: float  # at which one thread block reads keys and values
+    efficiency: float = field(metadata=FRACTION)
+    tail: float = field(metadata=POSITIVE)  # weight of the longest thread block in the drain
+    dram_efficiency: float = field(metadata=FRACTION)
+    l2_efficiency: float = field(metadata=FRACTION)
+    resident_from: float = field(default=0.7, metadata=FRACTION)  # footprint over L2 from which residency fades
+    max_splits: int = field(default=1, metadata=POSITIVE)  # how many thread blocks share a head's keys
+    write_traffic: float = field(
+        default=0.0, metadata=NATURAL
+    )  # of a cache write in the same call, over its bytes; 0 where there is none
+    write_token_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindConstants:
+    """One kind of memory-bound kernel. See `memory_bound.memory_terms` for the form."""
+
+    dram_efficiency: float = field(metadata=FRACTION)
+    elements_per_s_per_unit: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # where arithmetic or indexing limits: output elements a second and SM
+    fill_s: float = 0.0  # to fill the machine with rows
+    column_s: float = 0.0  # serial latency of a column
+    long_row: int | None = field(default=None, metadata=POSITIVE)  # rows of more bytes than this are read twice
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConstants:
+    """Memory-bound kernels of a device."""
+
+    kinds: dict[str, KindConstants] = field(metadata={"keys": MEMORY_KINDS, "required": MEMORY_KINDS})
+    l2_copy_bytes_per_s: float  # bytes read and written in L2
+    write_weight: float = field(
+        default=1.1, metadata=POSITIVE
+    )  # a written byte costs as much DRAM time as this many read
+    resident_from: float = field(default=0.75, metadata=FRACTION)  # footprint over L2 where residency starts to fade
+    resident_to: float = field(default=1.0, metadata=FRACTION)  # and where it is gone
+    carry_over: float = field(
+        default=0.0, metadata=NATURAL
+    )  # share of L2 whose dirty lines are written after the kernel has ended
+
+    def __post_init__(self) -> None:
+        if self.resident_from >= self.resident_to:
+            raise InputError("expected resident_from below resident_to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConstants:
+    """The machine model of a device.
+
+    `gemm`: by dtype; tensor cores run tf32 and bf16 as they run fp16, each at its own peak, so that fp16's constants
+    serve where a dtype has none. `attention`: by head size. `masked_attention`: rate of the memory-efficient attention
+    kernel, which an explicit mask or fp32 needs, over the flash kernel's.
+    """
+
+    gemm: dict[str, GemmConstants] = field(metadata={"keys": ("fp32", "tf32", "fp16", "bf16"), "required": ("fp32",)})
+    attention: dict[str, AttentionConstants] = field(metadata={"keys": HEAD_DIMS, "required": HEAD_DIMS})
+    memory: MemoryConstants
+    masked_attention: float = field(default=1.0, metadata=FRACTION)
+
+    def has_products(self, dtype: str) -> bool:
+        """Whether matrix products in a dtype can be timed."""
+        return dtype in self.gemm or "fp16" in self.gemm
+
+    def products(self, dtype: str) -> GemmConstants:
+        """The constants of a dtype's products; fp16's serve for the other dtypes of the tensor cores."""
+        return self.gemm.get(dtype) or self.gemm["fp16"]
+
+    def residual_of(self, dtype: str) -> float | None:
+        """The spread of the errors of a dtype's products, in the logarithm."""
+        return self.products(dtype).residual
+
+    def without_launch(self) -> MachineConstants:
+        """The same machine, if starting a kernel cost nothing."""
+        gemm = {
+            dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0)
+            for dtype, c in self.gemm.items()
+        }
+        attention = {
+            size: replace(c, launch_s=0.0, multi_token_s=0.0, multi_block_s=0.0, block_s=0.0)
+            for size, c in self.attention.items()
+        }
+        return replace(self, gemm=gemm, attention=attention)

@@ -1,0 +1,186 @@
+"""A device: YAML to a frozen `Hardware` in SI units, and how a name finds its file.
+
+One file a device, in the shipped folder or in the user's own. Two rules keep constants in one place:
+
+* A section `model`, `host` or `launch` may be borrowed whole from a shipped device, with overrides beside it:
+  `model: {like: a100-sxm-80gb, masked_attention: 0.4}`. `Hardware.borrowed` records it. Mappings inside are laid over
+  the borrowed ones key by key, unless they say `like: none`.
+* A file may hold `variants`, a mapping from a variant's name to what differs from the file's own device. A variant does
+  not inherit aliases or evidence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gpt2cost.device.cpu_constants import CpuConstants
+from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
+from gpt2cost.errors import InputError, echo
+from gpt2cost.table.options import KERNEL_VARIANTS
+
+
+@dataclass(frozen=True)
+class Memory:
+    """DRAM and last-level cache. Rates are peaks; `l2_bandwidth` is that of reads, measured where known."""
+
+    capacity_bytes: float
+    bandwidth_bytes_per_s: float
+    l2_bytes: float
+    l2_bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Compute:
+    """`units`: SMs or GPU cores. `peak`: dtype -> dense rate, fp32 accumulation; what is absent is not supported."""
+
+    units: int = field(metadata=POSITIVE)
+    peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Shortest time of one kernel on a busy device: back to back in a stream, and as a node of a CUDA graph."""
+
+    stream_floor_s: float
+    graph_floor_s: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """Host time of one thing in eager mode, on the CPU that `cpu` states.
+
+    `synchronous`: the host runs the kernels itself, as a CPU does: no queue, and every cost adds up.
+    `op`: an op that launches a kernel. `module`: the call of a linear or layer-norm module. `view`: a view-type op.
+    `dropout`: a dropout module in eval mode. `launch_latency`: from issue to the kernel's start. `sync`: one wait for
+    the device. `graph_replay`: one CUDA-graph replay. `compiled_op`: a kernel in compiled code.
+    """
+
+    cpu: str
+    op_s: float
+    module_s: float
+    view_s: float
+    call_s: float
+    launch_latency_s: float
+    sync_s: float
+    graph_replay_s: float
+    compiled_op_s: float
+    synchronous: bool = False
+
+    def scaled(self, factor: float) -> Host:
+        """A host that takes `factor` times as long for everything."""
+        seconds = (field.name for field in dataclasses.fields(self) if field.name.endswith("_s"))
+        return dataclasses.replace(self, **{name: factor * getattr(self, name) for name in seconds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A measured latency that this device's predictions are judged by.
+
+    `kernels` names kernel variants where the measured code differs from ours, such as `{scale: div, mask: where}`.
+    """
+
+    source: str
+    model: str
+    batch: int = field(metadata=POSITIVE)
+    seq: int = field(metadata=POSITIVE)
+    cache: int = field(default=0, metadata={"bound": "natural"})
+    dtype: Literal["fp32", "tf32", "fp16", "bf16"]
+    attn: Literal["sdpa", "eager", "flash_attention_2"]
+    use_cache: bool = True
+    runtime: Literal["eager", "compile", "cuda-graph"] = "eager"
+    phase: Literal["prefill", "decode"] = "prefill"
+    latency_s: float
+    kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, op in self.kernels.items():
+            if op not in KERNEL_VARIANTS[name]:
+                raise InputError(f"kernels.{name}: expected one of {', '.join(KERNEL_VARIANTS[name])}, got {echo(op)}")
+        if not self.use_cache and self.cache:
+            raise InputError("cache: expected 0 where use_cache is false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """When and how `gpt2cost calibrate` measured a machine, and how well the fit reproduces what it measured.
+
+    `residuals`: kind of kernel -> median of |log(predicted / measured)|. `noise`: by how much two halves of
+    the measurements of one kernel differ, as a median; None if each was measured once. `reference_s`: what a product
+    took that is always the same, to tell the machine's speed at another time from its speed then.
+    """
+
+    date: str
+    software: str  # versions
+    clock: str  # of the processor and its memory, and the threads or the power limit
+    count: int = field(metadata=POSITIVE)  # kernels measured
+    noise: float | None = field(default=None, metadata={"bound": "natural"})
+    reference_s: float | None = None
+    residuals: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """One device. All quantities in SI units; FLOP rates count one fused multiply-add as 2.
+
+    `provenance`: path of a constant or section -> where it comes from. `borrowed`: section -> the device it was taken
+    from. `variants`: names of the other devices in this file. `changes`: path -> what `change_hardware` set it to.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    description: str = ""
+    vendor: Literal["nvidia", "apple", "cpu"]
+    architecture: str
+    compute_capability: float | None = field(default=None, metadata=POSITIVE)
+    memory: Memory
+    compute: Compute
+    launch: Launch
+    host: Host
+    model: MachineConstants | CpuConstants
+    calibration: Calibration | None = None
+    evidence: tuple[Evidence, ...] = ()
+    provenance: dict[str, str]
+    borrowed: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
+    variants: tuple[str, ...] = field(default=(), metadata={"derived": True})
+    changes: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
+
+    def __post_init__(self) -> None:
+        if not all(name.strip() for name in self.names):
+            raise InputError("name and aliases must not be empty")
+        if self.vendor == "nvidia" and self.compute_capability is None:
+            raise InputError("an nvidia device needs compute_capability, such as 8.0")
+        for row in self.evidence:
+            if row.dtype not in self.compute.peak_flop_per_s:
+                raise InputError(f"evidence in {row.dtype}, for which compute.peak has no rate")
+            if row.attn == "flash_attention_2" and not self.has_flash_attention(row.dtype):
+                raise InputError(f"evidence with flash_attention_2 in {row.dtype}, which the device cannot run")
+        is_cpu = self.vendor == "cpu"
+        if isinstance(self.model, CpuConstants) != is_cpu or self.host.synchronous != is_cpu:
+            raise InputError("vendor: cpu goes with a CPU's model (products, kinds, ...) and host.synchronous: true")
+        if lacking := [dtype for dtype in self.compute.peak_flop_per_s if not self.model.has_products(dtype)]:
+            raise InputError(f"model has no products in {', '.join(lacking)}, for which compute.peak has a rate")
+
+    @property
+    def gpu_model(self) -> MachineConstants:
+        """The constants of a GPU."""
+        assert isinstance(self.model, MachineConstants)
+        return self.model
+
+    @property
+    def cpu_model(self) -> CpuConstants:
+        """The constants of a CPU."""
+        assert isinstance(self.model, CpuConstants)
+        return self.model
+
+    def has_flash_attention(self, dtype: str) -> bool:
+        """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
+        return dtype in ("fp16", "bf16") and (self.compute_capability or 0) >= 8
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The canonical name and the aliases."""
+        return (self.name, *self.aliases)

@@ -1,0 +1,110 @@
+"""Where the shipped data lies, the careful reading of small text files, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from gpt2cost.errors import InputError, plain
+
+SIZE_LIMIT = 1_000_000
+"""Largest hardware or config file that is read, in bytes; real ones have a few thousand."""
+
+
+def data_dir(kind: Literal["hardware", "configs"]) -> Path:
+    """The folder of the shipped hardware files or model configs."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "data" / kind
+    return shipped if shipped.is_dir() else package.parent / kind
+
+
+def read_text(path: Path) -> str:
+    """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text."""
+    where = plain(str(path))
+    try:
+        if path.is_fifo() or path.is_char_device():  # a read might never end
+            raise InputError(f"{where}: expected a regular file")
+        with path.open("rb") as file:
+            raw = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise InputError(f"{where}: cannot read this file: {error.strerror or error}") from None
+    except ValueError:  # a NUL or a lone surrogate in the name
+        raise InputError(f"{where}: not a possible file name") from None
+    if len(raw) > SIZE_LIMIT:
+        raise InputError(f"{where}: larger than {SIZE_LIMIT // 1_000_000} MB, so it is not such a file")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text (byte {error.start}); is it a binary file?") from None
+    if "\0" in text:
+        raise InputError(f"{where}: holds a NUL character; is it a binary file?")
+    return text
+
+
+class ClosedPipe(Exception):  # noqa: N818 (it is no error)
+    """Whoever reads stdout has seen enough. A class of its own, because typer makes a broken pipe exit with 1."""
+
+
+def check_writable(path: Path) -> None:
+    """Raise `InputError` unless a file can be made at `path`."""
+    try:
+        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+    if is_folder:
+        raise InputError(f"{path}: cannot write: it is a folder")
+    if not has_folder:
+        raise InputError(f"{path}: cannot write: no folder {path.parent}")
+    target = path if path.exists() else path.parent
+    if not os.access(target, os.W_OK):
+        raise InputError(f"{path}: cannot write: permission denied")
+
+
+def write_text(text: str, path: Path | None) -> None:
+    """Text to stdout, or to a file that appears whole or not at all."""
+    write_chunks((text,), path)
+
+
+def write_chunks(chunks: Iterable[str], path: Path | None) -> None:
+    """Pieces of text, as they come, to stdout or to a file that appears whole or not at all."""
+    if path is None:
+        try:
+            sys.stdout.writelines(chunks)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ClosedPipe from None
+        return
+    write_bytes((chunk.encode("utf-8") for chunk in chunks), path)
+
+
+def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
+    """Pieces of a file that appears whole or not at all. Raises `InputError` where it cannot be written."""
+    try:
+        if path.is_symlink() and path.is_file():  # the link stays one
+            path = path.resolve()
+        if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
+            with path.open("wb") as file:
+                file.writelines(chunks)
+            return
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(chunks)
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+            Path(name).chmod(mode)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""The real thing: timed, traced, and predictions scored by it."""

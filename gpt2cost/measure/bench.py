@@ -1,0 +1,258 @@
+"""Timing on the machine at hand, against its noise: warm-up, medians, and a reference that shows drift. Needs torch.
+
+Cases are timed in several sweeps over all of them, so that a slow minute touches every case and not one kind. What is
+measured is appended to a file of JSON lines at once: a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2cost.errors import InputError
+from gpt2cost.measure.journal import Journal, _key
+from gpt2cost.measure.pool import WINDOWS, Case, Pool, Run
+from gpt2cost.measure.records import Measurement
+
+SAMPLES = 3
+"""Fewest samples of a kernel in one sweep."""
+
+
+SAMPLE_S = 0.0005
+"""A sample repeats a short case for this long."""
+
+
+CASE_S = 0.006
+"""A kernel is sampled for this long, if that gives more than `SAMPLES`."""
+
+
+GRAPH_CALLS = 20
+"""Fewest calls in a CUDA graph."""
+
+
+COLD = 3
+"""Weights are cold where those of a graph exceed the L2 cache by this factor."""
+
+
+class Bench:
+    """One device. `device` is `cpu`, `cuda` or `mps`; raises `InputError` where torch cannot use it."""
+
+    def __init__(self, device: str, threads: int | None = None) -> None:
+        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not available[device]:
+            usable = ", ".join(name for name, there in available.items() if there)
+            raise InputError(f"device: torch finds no {device} on this machine; it has {usable}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = device
+        self._operands = torch.randn(256, 768, device=device), torch.randn(768, 768, device=device)
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    def sync(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        elif self.device == "mps":
+            torch.mps.synchronize()
+
+    def machine(self) -> dict[str, Any]:
+        """What is known of the machine: versions, processor, clocks, threads."""
+        record: dict[str, Any] = {
+            "kind": "machine", "device": self.device,
+            "torch": torch.__version__, "transformers": version("transformers"), "python": platform.python_version(),
+            "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
+            "cpu_model": _cpu_model(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "memory_bytes": _memory_bytes(), "mhz": _mhz(),
+        }  # fmt: skip
+        if self.device == "mps":
+            record["gpu"] = _cpu_model()  # the GPU of the same chip
+        if self.device == "cuda":
+            p = torch.cuda.get_device_properties(0)
+            record |= {
+                "gpu": p.name, "sms": p.multi_processor_count, "memory_bytes": p.total_memory,
+                "l2_bytes": getattr(p, "L2_cache_size", None), "cuda": torch.version.cuda,
+                "compute_capability": float(f"{p.major}.{p.minor}"), "nvidia_smi": _nvidia_smi(),
+            }  # fmt: skip
+        return record
+
+    def sample(self, run: Run, budget_s: float = CASE_S, least: int = SAMPLES) -> dict[str, Any]:
+        """Times of one case, in microseconds: the median of synchronised samples, and the host's part.
+
+        After a warm-up it is sampled for `budget_s`, and `least` times at least.
+        """
+        self.sync()
+        start = time.perf_counter()
+        run()
+        self.sync()
+        once = time.perf_counter() - start
+        inner = max(1, min(1000, int(SAMPLE_S / max(once, 1e-7))))
+        samples: list[float] = []
+        issues: list[float] = []
+        begin = time.perf_counter()
+        while len(samples) < least or time.perf_counter() - begin < budget_s:
+            start = time.perf_counter()
+            for _ in range(inner):
+                run()
+            issued = time.perf_counter()
+            self.sync()
+            samples.append((time.perf_counter() - start) / inner)
+            issues.append((issued - start) / inner)
+        times = {"wall_us": 1e6 * statistics.median(samples), "wall_min_us": 1e6 * min(samples), "runs": len(samples)}
+        if self.device != "cpu":
+            times |= {"issue_us": 1e6 * statistics.median(issues), "stream_us": times["wall_us"]}
+        return times
+
+    def reference(self) -> dict[str, Any]:
+        """Times of a product that is always the same: where they differ, it is the machine."""
+        x, weight = self._operands
+        return self.sample(lambda: x @ weight)
+
+    def graph_us(self, run: Run, weight_bytes: int = 0) -> float | None:
+        """Microseconds of one call in a CUDA graph, whose own launch is subtracted: the host is not in it.
+
+        A replay makes so many calls that the weights, `weight_bytes` a call, exceed the L2 cache. None where a call
+        cannot be captured, or is lost in the noise.
+        """
+        l2_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
+        cold = math.ceil(COLD * l2_bytes / weight_bytes) if weight_bytes else 0
+        try:
+            return self._graph_us(run, max(GRAPH_CALLS, min(cold, WINDOWS // 2)))
+        except RuntimeError:
+            self.sync()
+            return None
+
+    def _graph_us(self, run: Run, inner: int) -> float | None:
+        run_aside(run)
+        best = []
+        for count in (inner, 2 * inner):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(count):
+                    run()
+            graph.replay()
+            self.sync()
+            times = []
+            for _ in range(7):
+                start = time.perf_counter()
+                graph.replay()
+                self.sync()
+                times.append(time.perf_counter() - start)
+            best.append(min(times))
+        return 1e6 * (best[1] - best[0]) / inner if best[1] > best[0] else None
+
+
+def run_aside(run: Run) -> None:
+    """Run a few times on a stream of its own, as a capture in a CUDA graph wants it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+
+
+def measure(
+    bench: Bench,
+    journal: Journal,
+    groups: Callable[[bool], Iterable[list[Case]]],
+    sweeps: int,
+    limit_s: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Time all cases in `sweeps` sweeps, but what the journal has; after `limit_s` seconds only what has no time yet.
+
+    `groups` gives the cases of the first sweep, or those of a later one. Each group ends with the reference.
+    """
+    end = time.perf_counter() + limit_s
+    pools: dict[str, Pool] = {}
+
+    def pool(dtype: str) -> Pool:
+        if dtype not in pools:
+            if bench.device == "cpu" and len(pools) > 1:
+                pools.clear()
+            pools[dtype] = Pool(bench.device, dtype)
+        return pools[dtype]
+
+    plan = [(sweep, number, group) for sweep in range(sweeps) for number, group in enumerate(groups(sweep == 0))]
+    for done, (sweep, number, group) in enumerate(plan, 1):
+        records = [{**case.record, "sweep": sweep} for case in group]
+        pairs = zip(group, records, strict=True)
+        left = [(case, record) for case, record in pairs if _key(record) not in journal.done]
+        if not left or (sweep > 0 and time.perf_counter() > end):
+            continue
+        tell(f"{done}/{len(plan)} {_title(left[0][1])}")
+        reference = {"kind": "reference", "sweep": sweep, "group": number}
+        journal.add(_timed(bench, left, pool))
+        journal.add([reference | bench.reference()])
+
+
+def _timed(
+    bench: Bench, cases: Sequence[tuple[Case, dict[str, Any]]], pool: Callable[[str], Pool]
+) -> Iterator[dict[str, Any]]:
+    for case, record in cases:
+        try:
+            run = case.build(pool(record.get("dtype", "fp32")))
+            times = bench.sample(run)
+            if bench.device == "cuda" and record["kind"] != "host" and times["wall_us"] < 5000:
+                graph_us = bench.graph_us(run, case.weight_bytes)
+                times |= {} if graph_us is None else {"graph_us": graph_us}
+            yield record | times
+        except (RuntimeError, NotImplementedError) as error:  # what this device cannot run is a finding
+            yield record | {"error": f"{type(error).__name__}: {error}"[:200]}
+
+
+def _title(record: Measurement) -> str:
+    words = (record["kind"], record.get("op", ""), record.get("dtype", ""))
+    return " ".join(filter(None, words))
+
+
+def busy_share() -> float:
+    """The load of the last minute over the processors."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def _mhz() -> float | None:
+    """The clock of the first processor now."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        return float(next(line.partition(":")[2] for line in lines if line.startswith("cpu MHz")))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 16 * 10**9
+
+
+def _nvidia_smi() -> str:
+    query = "clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,driver_version"
+    return _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader").partition("\n")[0]
+
+
+def _output(*command: str) -> str:
+    """What a command prints; nothing where there is no such command."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,55 @@
+"""The file that measurements are appended to, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpt2cost.errors import InputError
+from gpt2cost.files import write_text
+from gpt2cost.measure.records import Measurement, read_records, shape_of
+
+SAME_MACHINE = ("torch", "transformers", "device", "gpu", "cpu_model", "threads", "dtypes", "sizes")
+"""What must not have changed for a stopped run to go on."""
+
+
+class Journal:
+    """The file that measurements are appended to, a line each.
+
+    A file that cannot be gone on with, being complete or of another machine, is kept as `set_aside`.
+    """
+
+    def __init__(self, path: Path, machine: Measurement) -> None:
+        self.path = path
+        machine = json.loads(json.dumps(machine))  # as it is when read back
+        earlier = self._earlier(machine)
+        self.done = {_key(record) for record in earlier}
+        self.records: list[Measurement] = [*earlier] if earlier else [machine]
+        self.set_aside = None if earlier or not path.is_file() else path.with_name(f"{path.name}.bak")
+        if self.set_aside is not None:
+            path.replace(self.set_aside)
+        write_text("".join(json.dumps(record) + "\n" for record in self.records), path)
+
+    def _earlier(self, machine: Measurement) -> list[Measurement]:
+        """What a run that was stopped has measured on this machine as it is now; nothing if it was complete."""
+        if not self.path.is_file():
+            return []
+        try:
+            records = read_records(self.path)
+        except InputError:
+            return []
+        same = records[0]["kind"] == "machine" and all(records[0].get(k) == machine.get(k) for k in SAME_MACHINE)
+        return records if same and records[-1]["kind"] != "end" else []
+
+    def add(self, records: Iterable[Measurement]) -> None:
+        """Append lines, all at once."""
+        new = list(records)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in new)
+        self.records += new
+        self.done |= {_key(record) for record in new}
+
+
+def _key(record: Measurement) -> str:
+    return json.dumps(shape_of(record) | {"sweep": record.get("sweep")}, sort_keys=True)

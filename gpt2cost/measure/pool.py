@@ -1,0 +1,76 @@
+"""Operands of the kernels that are measured, and what a measurement is made of. Needs torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+POOL_ELEMENTS, GPU_POOL_ELEMENTS = 125_000_000, 500_000_000
+"""On a CPU as many as gpt2's weights: of fewer, the last-level cache keeps a share that it does not keep in a pass.
+On a GPU enough for the largest operand, the probabilities of a batch of 32."""
+
+
+WINDOWS = 256
+"""Over how many windows weights rotate at most."""
+
+
+_DISTINCT = 1_000_000
+"""Random numbers that fill a pool, again and again: drawing all of them would take seconds."""
+
+
+Run: TypeAlias = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to time: `build` gives the function to call, given the pool of its dtype.
+
+    Each call reads another `weight_bytes` of weights: a device has to make enough calls to find them cold.
+    """
+
+    record: dict[str, Any]
+    build: Callable[[Pool], Run]
+    weight_bytes: int = 0
+
+
+class Pool:
+    """Random numbers on a device, handed out as windows that move on, so that consecutive ones do not overlap."""
+
+    def __init__(self, device: str, dtype: str) -> None:
+        self.device, self.dtype = device, dtype
+        elements = POOL_ELEMENTS if device == "cpu" else GPU_POOL_ELEMENTS
+        numbers = torch.randn(_DISTINCT, device=device).to(DTYPES[dtype])
+        self.data = numbers.repeat(elements // _DISTINCT)
+        self.at = 0
+
+    def take(self, *shape: int) -> Any:
+        size = math.prod(shape)
+        if size > len(self.data):
+            raise RuntimeError(f"an operand of {size} elements exceeds the pool")
+        if self.at + size > len(self.data):
+            self.at = 0
+        window = self.data[self.at : self.at + size].view(shape)
+        self.at += size
+        return window
+
+    def rotating(self, *shape: int, most: int = WINDOWS) -> Callable[[], Any]:
+        """A function that gives another window each time, as many as the pool holds."""
+        size = math.prod(shape)
+        copies = [self.data[i * size : (i + 1) * size].view(shape) for i in range(min(most, len(self.data) // size))]
+        if not copies:
+            raise RuntimeError(f"an operand of {size} elements exceeds the pool")
+        turn = 0
+
+        def following() -> Any:
+            nonlocal turn
+            turn = (turn + 1) % len(copies)
+            return copies[turn]
+
+        return following

@@ -1,0 +1,151 @@
+"""A predicted run in Chrome's trace-event format, laid out as torch.profiler exports it.
+
+The format: "Trace Event Format" of the Chromium project. `X` is a slice with `ts` and `dur` in microseconds, `M` names
+a track, `s` and `f` are the two ends of an arrow from a launch to its kernel. Perfetto and chrome://tracing open it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gpt2cost.output.prediction import prediction_record
+from gpt2cost.output.record import FLOPS_CONVENTION, Record
+from gpt2cost.prediction.one_pass import Pass, run_pass
+from gpt2cost.prediction.predict import Prediction
+from gpt2cost.table.kernel import Kernel
+from gpt2cost.timing.kernel import bound_of
+from gpt2cost.timing.queue_steps import FINAL_SYNC, GRAPH_LAUNCH, Slice, run_queue
+
+HOST = {"pid": 1, "tid": 1}
+
+
+DEVICE = {"pid": 0, "tid": 7}
+"""torch.profiler shows a device by its number, and CUDA's default stream as 7."""
+
+
+DIGITS = 6
+"""Of microseconds: a picosecond, so that what follows one another never overlaps and nothing is lost."""
+
+
+def chrome_trace(prediction: Prediction) -> Record:
+    """The passes of a single-point prediction, one after the other, as one JSON document."""
+    events, start_s = list(_track_names(prediction)), 0.0
+    launches = 0
+    for phase in prediction.phases:
+        settings, hw = prediction.settings, prediction.hardware
+        one = run_pass(prediction.model, hw, settings, phase.seq_len, phase.cache_len)
+        slices = list(run_queue(one.rows, one.launch_s, one.symbols, hw.host, settings.runtime))
+        end_s = slices[-1].end_s
+        sizes = f"{settings.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+        notes = {"latency_s": end_s, "sizes": sizes}
+        events.append(_slice(HOST, "user_annotation", phase.phase, start_s, start_s + end_s, notes))
+        events += _module_events(slices, start_s)
+        events += _events(one, slices, prediction, start_s, launches)
+        start_s += end_s
+        launches += len(slices)
+    head = prediction_record(prediction)
+    return {
+        "schemaVersion": 1,
+        "deviceProperties": [{"id": 0, "name": prediction.hardware.name}],
+        "displayTimeUnit": "ms",
+        "traceName": f"gpt2cost: {prediction.model.name} on {prediction.hardware.name}",
+        "gpt2cost": {
+            "predicted": True,
+            "flops_convention": FLOPS_CONVENTION,
+            **{key: head[key] for key in ("gpt2cost_version", "model", "hardware", "settings", "warnings")},
+        },
+        "traceEvents": events,
+    }
+
+
+def _track_names(prediction: Prediction) -> Iterator[Record]:
+    def named(what: str, track: dict[str, int], **args: Any) -> Record:
+        return {"ph": "M", "ts": 0, "name": what, **track, "args": args}
+
+    yield named("process_name", HOST, name="python")
+    yield named("process_labels", HOST, labels="CPU (predicted)")
+    yield named("process_sort_index", HOST, sort_index=0)
+    yield named("thread_name", HOST, name="thread 1 (python)")
+    yield named("process_name", DEVICE, name=prediction.hardware.name)
+    yield named("process_labels", DEVICE, labels="GPU 0 (predicted)")
+    yield named("process_sort_index", DEVICE, sort_index=1)
+    yield named("thread_name", DEVICE, name="stream 7")
+
+
+def _microseconds(seconds: float) -> float:
+    return round(seconds * 1e6, DIGITS)
+
+
+def _slice(
+    track: dict[str, int], category: str, name: str, start_s: float, end_s: float, args: dict[str, Any]
+) -> Record:
+    start, end = _microseconds(start_s), _microseconds(end_s)
+    return {
+        "ph": "X", "cat": category, "name": name, **track, "ts": start, "dur": round(end - start, DIGITS), "args": args,
+    }  # fmt: skip
+
+
+def _module_events(slices: Iterable[Slice], offset_s: float) -> Iterator[Record]:
+    """A slice for each call of a module on the host track: from its first step to its last, nested as the modules."""
+    open_: list[tuple[str, float]] = []
+    end_s = 0.0
+
+    def closed(depth: int) -> Iterator[Record]:
+        while len(open_) > depth:
+            path = ".".join(name for name, _ in open_)
+            _, start_s = open_.pop()
+            if path != "transformer.h":
+                args = {"module": path}
+                yield _slice(HOST, "python_function", f"nn.Module: {path}", offset_s + start_s, offset_s + end_s, args)
+
+    for one in slices:
+        if one.track == "device":
+            continue
+        names = one.module.split(".") if one.module else []
+        shared = 0
+        while shared < min(len(names), len(open_)) and open_[shared][0] == names[shared]:
+            shared += 1
+        yield from closed(shared)
+        open_ += [(name, one.start_s) for name in names[shared:]]
+        end_s = one.end_s
+    yield from closed(0)
+
+
+def _events(
+    one: Pass, slices: Iterable[Slice], prediction: Prediction, offset_s: float, launches: int
+) -> Iterator[Record]:
+    terms = {id(cost.row): cost for cost in one.kernels}
+    issued: dict[int, Slice] = {}
+    for piece in slices:
+        start_s, end_s = offset_s + piece.start_s, offset_s + piece.end_s
+        if piece.track == "host":
+            if piece.launch is not None:
+                issued[piece.launch] = piece
+            is_call = piece.name in (GRAPH_LAUNCH, FINAL_SYNC)
+            numbers = {} if piece.launch is None else {"External id": launches + piece.launch}
+            yield _slice(HOST, "cuda_runtime" if is_call else "cpu_op", piece.name, start_s, end_s, numbers)
+            if numbers and not is_call:  # the op's whole time: what of it is the launch, the model does not say
+                linked = {**numbers, "correlation": numbers["External id"]}
+                yield _slice(HOST, "cuda_runtime", "cudaLaunchKernel", start_s, end_s, linked)
+            continue
+        assert piece.row is not None
+        assert piece.launch is not None
+        kernel, number = piece.row.step, launches + piece.launch
+        assert isinstance(kernel, Kernel)
+        cost = terms[id(piece.row)]
+        args = {
+            "device": DEVICE["pid"], "stream": DEVICE["tid"], "correlation": number, "External id": number,
+            "module": piece.module, "op": kernel.op, "kind": kernel.kind,
+            "flops": kernel.flops.evaluate(one.symbols),
+            "read_bytes": kernel.reads.evaluate(one.symbols), "write_bytes": kernel.writes.evaluate(one.symbols),
+            "bound": str(bound_of(cost.terms)),
+            "flops_formula": str(kernel.flops), "read_formula": str(kernel.reads), "write_formula": str(kernel.writes),
+            "source": str(kernel.source),
+        }  # fmt: skip
+        yield _slice(DEVICE, "kernel", piece.name, start_s, end_s, args)
+        cause = issued.get(piece.launch, issued.get(0))
+        assert cause is not None
+        arrow = {"cat": "ac2g", "name": "ac2g", "id": number}
+        yield {"ph": "s", **arrow, **HOST, "ts": _microseconds(offset_s + cause.start_s)}
+        yield {"ph": "f", **arrow, **DEVICE, "ts": _microseconds(start_s), "bp": "e"}

@@ -1,0 +1,70 @@
+"""Records to JSON, JSON lines, CSV and Markdown: plain text, never wrapped, never coloured."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gpt2cost.output.record import Record
+
+FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+
+
+def to_json(document: Any) -> str:
+    """One document, indented."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def to_jsonl(records: Iterable[Record]) -> str:
+    """One object a line."""
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+
+
+def to_csv(records: Iterable[Record]) -> str:
+    """A header line and one line a record; a list in a cell is joined with spaces, and nothing is an empty cell."""
+    rows = list(records)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=_columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def to_markdown(records: Iterable[Record]) -> str:
+    """A pipe table; numbers are aligned right."""
+    rows = list(records)
+    columns = _columns(rows)
+    numeric = {name for name in columns if rows and all(isinstance(row.get(name), int | float) for row in rows)}
+    lines = [
+        columns,
+        ["---:" if name in numeric else "---" for name in columns],
+        *([markdown_cell(row.get(name)) for name in columns] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _columns(rows: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _cell(value: Any) -> Any:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case dict() | [dict(), *_]:
+            return json.dumps(value)
+        case list() | tuple():
+            return " ".join(map(str, value))
+        case _:
+            return value
+
+
+def markdown_cell(value: Any) -> str:
+    """A cell of a pipe table."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(_cell(value))
+    return text.replace("|", "\\|").replace("*", "\\*")

@@ -1,0 +1,272 @@
+"""What the pictures show, as plain numbers in SI units: no drawing here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2cost.checks import check_choice
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError, echo
+from gpt2cost.prediction.grid import make_grid
+from gpt2cost.prediction.one_pass import run_pass
+from gpt2cost.prediction.predict import Phase, Prediction, predict
+from gpt2cost.table.config import Model
+from gpt2cost.table.kernel import Kernel, Kind
+from gpt2cost.timing.queue_steps import Slice, run_queue
+
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+AXES = {"batch": "batch size (sequences)", "seq": "new tokens a sequence", "cache": "cached tokens a sequence"}
+
+
+QUANTITIES = ("latency", "throughput")
+
+
+MOST_POINTS = 100_000
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A kernel of a pass: FLOP/B, attained FLOP/s, its share of the pass's device time."""
+
+    name: str
+    kind: str
+    phase: str
+    intensity: float
+    flop_per_s: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A device's roofs and the kernels below them. `peaks`: label -> FLOP/s; `bandwidths`: label -> B/s."""
+
+    title: str
+    subtitle: str
+    peaks: dict[str, float]
+    bandwidths: dict[str, float]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Seconds of each kernel kind at each size, and what the pass takes beyond them: waiting for the host."""
+
+    title: str
+    subtitle: str
+    axis: str
+    sizes: NDArray[np.int64]
+    kinds: dict[str, Floats]
+    waiting: Floats
+
+
+@dataclass(frozen=True)
+class Line:
+    """One device: the quantity at each size, with its range."""
+
+    label: str
+    values: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over a swept size. `limit`: the size from which on the model has no more positions, if any."""
+
+    title: str
+    subtitle: str
+    axis: str
+    quantity: str
+    sizes: NDArray[np.int64]
+    lines: tuple[Line, ...]
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A pass on the host queue and the device stream; `zoom` is one layer's span in seconds."""
+
+    title: str
+    subtitle: str
+    slices: tuple[Slice, ...]
+    latency_s: float
+    zoom: tuple[float, float]
+    layer: str
+
+
+def _settings_text(prediction: Prediction) -> str:
+    s = prediction.settings
+    cached = "" if s.use_cache else ", no KV cache"
+    return f"{s.dtype}, {s.attn} attention, {s.runtime} runtime{cached}, logits of {s.logits} positions"
+
+
+def _sizes_text(batch: Any, phase: Phase) -> str:
+    return f"{phase.phase} of {batch} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+
+
+def roofline(prediction: Prediction) -> Roofline:
+    """Each kernel that computes, of every phase of a single-point prediction."""
+    hw, settings = prediction.hardware, prediction.settings
+    points = [
+        Point(
+            cost.row.path.removeprefix("transformer."),
+            cost.kernel.kind,
+            phase.phase,
+            cost.flops / (cost.read_bytes + cost.write_bytes),
+            cost.flops / cost.device_s,
+            cost.device_s / phase.totals.device_s,
+        )
+        for phase in prediction.phases
+        for cost in phase.kernels
+        if cost.flops
+    ]
+    peaks = {f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((settings.dtype, "fp32"))}
+    return Roofline(
+        title=f"Roofline of {prediction.model.name} on {hw.name}: predicted kernels",
+        subtitle=f"{'; '.join(_sizes_text(settings.batch_size, p) for p in prediction.phases)}\n"
+        f"{_settings_text(prediction)}",
+        peaks=peaks,
+        bandwidths={
+            "L2 bandwidth": hw.memory.l2_bandwidth_bytes_per_s,
+            "DRAM bandwidth": hw.memory.bandwidth_bytes_per_s,
+        },
+        points=tuple(points),
+    )
+
+
+def swept(sizes: dict[str, object]) -> tuple[str, NDArray[np.int64], dict[str, Any]]:
+    """The one of batch, seq and cache that has several values, those values, and the sizes as `predict` takes them.
+
+    `sizes` are values, lists or text such as `1,2,8`, `1-64*2`, `128-1024+128`. Raises `InputError` unless exactly one
+    has several.
+    """
+    grid = make_grid(model="gpt2", gpu="a100", **sizes)
+    axes: dict[str, NDArray[np.int64]] = {name: np.unique(getattr(grid, name)) for name in AXES}
+    several = [name for name, values in axes.items() if len(values) > 1]
+    if len(several) != 1:
+        raise InputError(
+            f"exactly one of {', '.join(AXES)} must have several values, such as 1-64*2 or 128-1024+128; got"
+            f" {' and '.join(several) or 'none'}"
+        )
+    if len(axes[several[0]]) > MOST_POINTS:
+        raise InputError(f"{several[0]}: a picture takes at most {MOST_POINTS} values, got {len(axes[several[0]])}")
+    given = {name: values if name in several else int(values[0]) for name, values in axes.items()}
+    return several[0], axes[several[0]], given
+
+
+def breakdown(
+    model: Model, hw: Hardware, sizes: dict[str, object], phase: str = "prefill", **settings: Any
+) -> Breakdown:
+    """Device time by kernel kind over the one size in `sizes` that has several values.
+
+    `settings` as `predict` takes them: dtype, attn, runtime, logits, use_cache. Raises `InputError` for bad input.
+    """
+    axis, values, given = swept(sizes)
+    prediction, found = _phase(model, hw, given, phase, settings)
+    shape = values.shape
+    kinds: dict[str, Floats] = {}
+    for kind in KINDS:
+        costs = [cost for cost in found.kernels if cost.kernel.kind == kind]
+        if costs and np.any(total := np.broadcast_to(sum(cost.device_s for cost in costs), shape)):
+            kinds[kind] = np.asarray(total, np.float64)
+    latency = np.broadcast_to(found.totals.latency_s, shape)
+    return Breakdown(
+        title=f"Where the time of {model.name} goes on {hw.name}: predicted {phase}",
+        subtitle=f"{_fixed(axis, given, phase)}\n{_settings_text(prediction)}",
+        axis=axis,
+        sizes=values,
+        kinds=kinds,
+        waiting=np.asarray(latency - sum(kinds.values())),
+    )
+
+
+def curve(
+    model: Model,
+    devices: Sequence[Hardware],
+    sizes: dict[str, object],
+    phase: str = "decode",
+    quantity: str = "latency",
+    **settings: Any,
+) -> Curve:
+    """Latency in seconds, or throughput in tokens/s of the batch, of several devices over the swept size."""
+    check_choice("quantity", quantity, QUANTITIES)
+    axis, values, given = swept(sizes)
+    lines, prediction, found = [], None, None
+    for hw in devices:
+        prediction, found = _phase(model, hw, given, phase, settings)
+        totals = found.totals
+        seconds = (totals.latency_s, totals.latency_low_s, totals.latency_high_s)
+        if quantity == "throughput":
+            tokens = found.batch_size * np.asarray(found.seq_len)
+            seconds = (tokens / seconds[0], tokens / seconds[2], tokens / seconds[1])
+        lines.append(Line(hw.name, *(np.asarray(np.broadcast_to(one, values.shape), np.float64) for one in seconds)))
+    if prediction is None or found is None:
+        raise InputError("gpu: expected at least one device")
+    beyond = values[np.broadcast_to(np.asarray(found.kv_len) > model.n_positions, values.shape)]
+    what = "latency" if quantity == "latency" else "throughput"
+    return Curve(
+        title=f"Predicted {phase} {what} of {model.name}",
+        subtitle=f"{_fixed(axis, given, phase)}\n{_settings_text(prediction)}; bands: range of the prediction",
+        axis=axis,
+        quantity=quantity,
+        sizes=values,
+        lines=tuple(lines),
+        limit=int(beyond[0]) if len(beyond) else None,
+    )
+
+
+def _phase(
+    model: Model, hw: Hardware, given: dict[str, Any], phase: str, settings: dict[str, Any]
+) -> tuple[Prediction, Phase]:
+    check_choice("phase", phase, ("prefill", "decode"))
+    prediction = predict(model, hw, **given, phase=phase, **settings)
+    if len(prediction.phases) != 1 or prediction.phases[0].phase != phase:
+        raise InputError(f"phase: a step of one token on a cache is a decode step, got {echo(phase)}")
+    return prediction, prediction.phases[0]
+
+
+def _fixed(axis: str, given: dict[str, Any], phase: str) -> str:
+    """The sizes that are not swept."""
+    batch, seq, cache = ("the swept" if name == axis else str(given[name]) for name in AXES)
+    sequences = "" if axis == "batch" else f"batch {batch}; "
+    if phase == "prefill":
+        parts = {"seq": f"{seq} new tokens", "cache": f"{cache} cached tokens"}
+        return sequences + ", ".join(text for name, text in parts.items() if name != axis)
+    if axis == "batch":
+        return f"one new token a sequence on {given['seq'] + given['cache']} cached tokens"
+    if axis == "cache" and given["seq"] == 1:
+        return f"{sequences}one new token a sequence"
+    return f"{sequences}one new token a sequence, after {seq} new on {cache} cached tokens"
+
+
+def timeline(prediction: Prediction) -> Timeline:
+    """The first phase of a single-point prediction, and the middle one of its layers to look at closely."""
+    phase, hw, settings = prediction.phases[0], prediction.hardware, prediction.settings
+    one = run_pass(prediction.model, hw, settings, phase.seq_len, phase.cache_len)
+    slices = tuple(run_queue(one.rows, one.launch_s, one.symbols, hw.host, settings.runtime))
+    layer = f"transformer.h.{prediction.model.n_layer // 2}"
+    inside = [piece for piece in slices if f"{piece.module}.".startswith(f"{layer}.")]
+    zoom = (min(piece.start_s for piece in inside), max(piece.end_s for piece in inside))
+    return Timeline(
+        title=f"Timeline of {prediction.model.name} on {hw.name}: predicted {phase.phase}",
+        subtitle=f"{_sizes_text(settings.batch_size, phase)}\n{_settings_text(prediction)}",
+        slices=slices,
+        latency_s=slices[-1].end_s,
+        zoom=zoom,
+        layer=layer,
+    )
+
+
+def kind_of(piece: Slice) -> str:
+    """The kernel kind of a slice; `host` for what launches none."""
+    return piece.row.step.kind if piece.row is not None and isinstance(piece.row.step, Kernel) else "host"

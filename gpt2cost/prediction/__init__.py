@@ -1,0 +1,1 @@
+"""Predictions: one pass, sweeps, comparisons, capacities, generation."""

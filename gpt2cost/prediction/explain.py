@@ -1,0 +1,121 @@
+"""What bounds a pass and what would help: the terms of the slowest kernels, and the pass under changed hardware."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from gpt2cost.device.cpu_constants import CpuConstants
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.prediction.one_pass import KernelCost, run_pass
+from gpt2cost.prediction.predict import Phase, Prediction
+from gpt2cost.table.kernel import FusedAttention, Gemm
+from gpt2cost.timing.kernel import engine
+from gpt2cost.timing.queue import host_cost
+
+
+@dataclass(frozen=True)
+class KernelExplanation:
+    """Where a kernel's time goes, in seconds over its `count` launches.
+
+    The terms are what each resource alone would take, so they overlap and need not sum to `device_s`.
+    `speed_of_light_s` is the longer of FLOPs / peak and bytes / bandwidth, L2's where a launch's operands fit into it;
+    `gap` is `device_s` over it.
+    """
+
+    name: str
+    count: int
+    device_s: float
+    compute_s: float
+    wave_s: float
+    memory_s: float
+    launch_s: float
+    host_s: float
+    speed_of_light_s: float
+    gap: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The pass's latency if one thing were better, and how much faster that is."""
+
+    change: str
+    latency_s: float
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The slowest kernels of a phase, and what would help the whole."""
+
+    slowest: tuple[KernelExplanation, ...]
+    sensitivity: tuple[Sensitivity, ...]
+
+
+def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
+    """Explain one phase of a single-point prediction by its `top` slowest kernels."""
+    slowest = sorted(phase.kernels, key=lambda cost: -float(cost.device_s))[:top]
+    return Explanation(
+        tuple(_kernel(prediction, cost) for cost in slowest),
+        tuple(_sensitivity(prediction, phase, change, hw) for change, hw in _changes(prediction.hardware)),
+    )
+
+
+def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
+    hw, settings, terms = prediction.hardware, prediction.settings, cost.terms
+    moved = cost.read_bytes + cost.write_bytes
+    in_l2 = moved <= cost.count * hw.memory.l2_bytes
+    light_s = moved / (hw.memory.l2_bandwidth_bytes_per_s if in_l2 else hw.memory.bandwidth_bytes_per_s)
+    if isinstance(cost.kernel.shape, Gemm | FusedAttention):
+        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[engine(cost.kernel, settings.dtype)])
+    total = {name: float(cost.count * getattr(terms, name)) for name in ("compute_s", "wave_s", "memory_s", "launch_s")}
+    return KernelExplanation(
+        name=cost.row.path,
+        count=cost.count,
+        device_s=cost.device_s,
+        **total,
+        host_s=cost.count * host_cost(cost.kernel, hw.host, settings.runtime),
+        speed_of_light_s=light_s,
+        gap=cost.device_s / light_s if light_s else float("inf"),
+    )
+
+
+def _changes(hw: Hardware) -> list[tuple[str, Hardware]]:
+    no_launch = dataclasses.replace(
+        hw,
+        host=hw.host.scaled(0.0),
+        launch=dataclasses.replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+        model=hw.model.without_launch(),
+    )
+    peaks = {dtype: 2 * peak for dtype, peak in hw.compute.peak_flop_per_s.items()}
+    arithmetic = dataclasses.replace(hw, compute=dataclasses.replace(hw.compute, peak_flop_per_s=peaks))
+    if isinstance(hw.model, CpuConstants):
+        rates = [
+            ("2x as fast products", dataclasses.replace(arithmetic, model=hw.model.scaled_products(element=0.5))),
+            ("2x as fast everything else", dataclasses.replace(hw, model=hw.model.scaled_memory(0.5))),
+        ]
+    else:
+        rates = [("2x memory bandwidth", _twice_the_bandwidth(hw)), ("2x FLOP/s", arithmetic)]
+    return [*rates, ("no launch cost", no_launch)]
+
+
+def _twice_the_bandwidth(hw: Hardware) -> Hardware:
+    memory, constants = hw.memory, hw.gpu_model.memory
+    return dataclasses.replace(
+        hw,
+        memory=dataclasses.replace(
+            memory,
+            bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s,
+            l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
+        ),
+        model=dataclasses.replace(
+            hw.gpu_model,
+            memory=dataclasses.replace(constants, l2_copy_bytes_per_s=2 * constants.l2_copy_bytes_per_s),
+        ),
+    )
+
+
+def _sensitivity(prediction: Prediction, phase: Phase, change: str, hw: Hardware) -> Sensitivity:
+    better = run_pass(prediction.model, hw, prediction.settings, phase.seq_len, phase.cache_len)
+    latency_s = float(better.times.latency_s)
+    return Sensitivity(change, latency_s, phase.totals.latency_s / latency_s)

@@ -1,0 +1,187 @@
+"""One kernel on its own, by its shape: FLOPs, bytes, latency and bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from gpt2cost.checks import check_choice, check_flag, check_size
+from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.dtypes import ELEMENT_BYTES
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError, nearest
+from gpt2cost.prediction.settings import check_device
+from gpt2cost.timing import cpu as cpu_time
+from gpt2cost.timing.gpu_attention import attention_terms
+from gpt2cost.timing.gpu_gemm import gemm_terms
+from gpt2cost.timing.gpu_memory import memory_terms
+from gpt2cost.timing.kernel import at_least, bound_of
+from gpt2cost.timing.terms import Array, Terms
+
+MAX_ELEMENTS = 10**15
+"""The largest size of a kernel's shape that is taken for real."""
+
+
+@dataclass(frozen=True)
+class KernelLatency:
+    """One kernel on its own. `device_s` is its time in a busy stream: its launch overhead, but no host time.
+
+    FLOPs and bytes are exact integers where the shape is of integers.
+    """
+
+    kind: str
+    hardware: str
+    dtype: str
+    shape: dict[str, Any]
+    flops: Array
+    read_bytes: Array
+    write_bytes: Array
+    device_s: Array
+    bound: Any
+    terms: Terms
+
+
+def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape: Any) -> KernelLatency:
+    """Predict one kernel by its shape.
+
+    `gemm` and `bmm` take `m`, `n`, `k` (and `batch`); `attention` takes `batch`, `heads`, `head_dim`, `new_tokens`,
+    `cached_tokens`, `causal`, `write_cache`; `softmax` and `layer_norm` take `rows`, `columns`; `elementwise` and
+    `copy` take `elements` (and `inputs`, the number of tensors read). Shapes are integers or integer arrays, which
+    broadcast.
+
+    Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
+    a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself.
+
+    A product's (k, n) operand is re-read after six times its size, as where a layer's weights are; what exceeds L2 by
+    then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
+    """
+    check_choice("kind", kind, tuple(_KINDS))
+    hardware = gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    check_choice("dtype", dtype, tuple(ELEMENT_BYTES))
+    check_device(hardware, dtype, "sdpa")
+    sizes = _shape(kind, shape)
+    real = {name: float(value) if type(value) is int else value for name, value in sizes.items()}
+    flops, read, write = _KINDS[kind].counts(ELEMENT_BYTES[dtype], sizes)
+    terms = at_least(hardware.launch.stream_floor_s, _KINDS[kind].terms(hardware, dtype, ELEMENT_BYTES[dtype], real))
+    return KernelLatency(kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms)
+
+
+Shape: TypeAlias = dict[str, Any]
+
+
+Counts: TypeAlias = tuple[Array, Array, Array]
+"""FLOPs, bytes read, bytes written."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind's parameters with the defaults of the optional ones, what it counts, and how it is timed."""
+
+    required: tuple[str, ...]
+    optional: dict[str, int | bool]
+    counts: Callable[[int, Shape], Counts]
+    terms: Callable[[Hardware, str, int, Shape], Terms]
+
+
+def _shape(kind: str, given: Shape) -> Shape:
+    known = _KINDS[kind]
+    names = (*known.required, *known.optional)
+    for name in given:
+        if name not in names:
+            raise InputError(f"{name}: {kind} takes {', '.join(names)}; {nearest(name, names)}".rstrip("; "))
+    if missing := [name for name in known.required if name not in given]:
+        raise InputError(f"{', '.join(missing)}: missing; {kind} takes {', '.join(names)}")
+    sizes = {**known.optional, **given}
+    return {
+        name: check_flag(name, value)
+        if isinstance(known.optional.get(name), bool)
+        else check_size(name, value, 0 if name == "cached_tokens" else 1, MAX_ELEMENTS)
+        for name, value in sizes.items()
+    }
+
+
+def _product_counts(size: int, s: Shape) -> Counts:
+    batch, m, n, k = s["batch"], s["m"], s["n"], s["k"]
+    return 2 * batch * m * n * k, batch * (m * k + k * n) * size, batch * m * n * size
+
+
+def _gemm_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+    if hw.vendor == "cpu":
+        return cpu_time.product_terms(hw, dtype, "addmm", s["batch"], s["m"], s["n"], s["k"], size)
+    reuse = 6.0 * s["batch"] * s["k"] * s["n"] * size
+    return gemm_terms(hw, dtype, s["batch"], s["m"], s["n"], s["k"], size, reuse_bytes=reuse)
+
+
+def _bmm_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+    if hw.vendor == "cpu":
+        return cpu_time.product_terms(hw, dtype, "scores", s["batch"], s["m"], s["n"], s["k"], size)
+    return gemm_terms(hw, dtype, s["batch"], s["m"], s["n"], s["k"], size, batched=True)
+
+
+def _attention_counts(size: int, s: Shape) -> Counts:
+    width, new, cached = s["batch"] * s["heads"] * s["head_dim"], s["new_tokens"], s["cached_tokens"]
+    written = width * new * (3 if s["write_cache"] else 1)
+    return 4 * width * new * (new + cached), width * (3 * new + 2 * cached) * size, written * size
+
+
+def _attention_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+    if hw.vendor == "cpu":
+        pairs, new = s["batch"] * s["heads"], s["new_tokens"]
+        return cpu_time.attention_terms(hw, dtype, pairs, s["head_dim"], new, s["cached_tokens"], size)
+    return attention_terms(
+        hw, dtype, s["batch"], s["heads"], s["head_dim"], s["new_tokens"], s["cached_tokens"], size,
+        causal=s["causal"], write_cache=s["write_cache"],
+    )  # fmt: skip
+
+
+def _memory_terms(hw: Hardware, kind: str, read: Array, write: Array, size: int, columns: Array) -> Terms:
+    if hw.vendor == "cpu":
+        return cpu_time.memory_terms(hw, kind, read, write, size)
+    return memory_terms(hw, kind, read, write, size, columns, hw.launch.stream_floor_s)
+
+
+def _of_rows(kind: str, flops: int) -> _Kind:
+    """A reduction over the columns of each row, `flops` an element."""
+
+    def counts(size: int, s: Shape) -> Counts:
+        elements = s["rows"] * s["columns"]
+        return flops * elements, elements * size, elements * size
+
+    def terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+        _, read, write = counts(size, s)
+        return _memory_terms(hw, kind, read, write, size, s["columns"])
+
+    return _Kind(("rows", "columns"), {}, counts, terms)
+
+
+def _of_elements(kind: str, flops: int) -> _Kind:
+    """A kernel that reads `inputs` tensors and writes one, `flops` an element."""
+
+    def counts(size: int, s: Shape) -> Counts:
+        return flops * s["elements"], s["inputs"] * s["elements"] * size, s["elements"] * size
+
+    def terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
+        _, read, write = counts(size, s)
+        return _memory_terms(hw, kind, read, write, size, 1.0)
+
+    return _Kind(("elements",), {"inputs": 1}, counts, terms)
+
+
+_KINDS: dict[str, _Kind] = {
+    "gemm": _Kind(("m", "n", "k"), {"batch": 1}, _product_counts, _gemm_terms),
+    "bmm": _Kind(("m", "n", "k"), {"batch": 1}, _product_counts, _bmm_terms),
+    "attention": _Kind(
+        ("heads", "head_dim", "new_tokens"),
+        {"batch": 1, "cached_tokens": 0, "causal": True, "write_cache": True},
+        _attention_counts,
+        _attention_terms,
+    ),
+    "elementwise": _of_elements("elementwise", 1),
+    "softmax": _of_rows("softmax", 5),
+    "layer_norm": _of_rows("layer_norm", 8),
+    "copy": _of_elements("copy", 0),
+}
+
+
+KERNEL_KINDS = tuple(_KINDS)

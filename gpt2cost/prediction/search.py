@@ -1,0 +1,51 @@
+"""Search over a size on a model that takes arrays: powers of two, then bisection of every interval at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpt2cost.prediction.grid import Sizes
+
+
+def powers_of_two(least: int, most: int) -> Sizes:
+    """`least`, the powers of two between, and `most`."""
+    powers = [1 << power for power in range(most.bit_length())]
+    return np.unique([least, *(power for power in powers if least < power < most), most])
+
+
+def largest_where(holds: Callable[[Sizes], Any], least: int, most: int) -> int:
+    """The largest size from `least` to `most` at which `holds`, which once false stays false; `least - 1` if none."""
+    sizes = powers_of_two(least, most)
+    while True:
+        truth = np.asarray(holds(sizes))
+        if np.all(truth):
+            return int(sizes[-1])
+        first_false = int(np.argmin(truth))
+        if first_false == 0:
+            return int(sizes[0]) - 1
+        low, high = int(sizes[first_false - 1]), int(sizes[first_false])
+        if high - low == 1:
+            return low
+        sizes = np.unique(np.linspace(low, high, 33).astype(np.int64))
+
+
+def sign_changes(sign: Callable[[Sizes], Any], least: int, most: int) -> list[tuple[int, int]]:
+    """Where `sign` (of -1, 0, 1) turns from one side to the other: (size, sign from there on), in order.
+
+    Two changes between neighbouring powers of two cancel and go unseen.
+    """
+    if most <= least:
+        return []
+    sizes = powers_of_two(least, most)
+    signs = np.asarray(sign(sizes))
+    sizes, signs = sizes[signs != 0], signs[signs != 0]
+    turns = np.flatnonzero(signs[1:] != signs[:-1])
+    low, high, before = sizes[turns], sizes[turns + 1], signs[turns]
+    while len(turns) and np.any(high - low > 1):
+        middle = (low + high) // 2
+        unchanged = (np.asarray(sign(middle)) == before) & (high - low > 1)
+        low, high = np.where(unchanged, middle, low), np.where(unchanged | (high - low <= 1), high, middle)
+    return [(int(size), -int(side)) for size, side in zip(high, before, strict=True)]

@@ -1,0 +1,1 @@
+"""The cost table: what runs, as lists of kernels with exact formulas."""

@@ -1,0 +1,279 @@
+"""GPT2Attention and its KV cache: one list of kernels for each attention implementation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpt2cost.table.citations import Citation, cite
+from gpt2cost.table.formula import ALWAYS, Condition, Formula
+from gpt2cost.table.kernel import (
+    Free,
+    FusedAttention,
+    Gemm,
+    Kernel,
+    Module,
+    Tensor,
+    addmm,
+    copy,
+    fill,
+    output,
+    pointwise,
+    reduction,
+    tensor,
+)
+from gpt2cost.table.options import KERNEL_VARIANTS, TableOptions
+from gpt2cost.table.symbols import B, C, D, H, S, T, a, b8, f32, hd, i64
+
+PROBABILITIES = tensor("probabilities", B, H, T, S)
+"""What the softmax of eager attention makes; GPT2Block's variables keep it alive to the block's end."""
+
+
+@dataclass(frozen=True)
+class QKV:
+    """What GPT2Attention passes to its attention function. `cached`: keys and values come from the cache's cat."""
+
+    qkv: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    cached: bool
+
+    def copied(self) -> tuple[Tensor, Tensor]:
+        """Query and key as the product of the scores reads them."""
+        return Tensor("query.copy", self.query.bytes), self.key if self.cached else Tensor("key.copy", self.key.bytes)
+
+
+# Query, key and value are strided views of c_attn's output. A reshape to (B*H, ...) has to copy them unless one of
+# the two dimensions is 1; the output's (B, T, H, hd) has to be copied from (B, H, T, hd) unless T or H is 1.
+SPLIT_HEADS_COPY = (B > 1) & (H > 1)
+
+
+MERGE_HEADS_COPY = (T > 1) & (H > 1)
+
+
+def context(
+    probabilities: Tensor, x: QKV, source: Citation, variables: tuple[Tensor, ...] = ()
+) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """probabilities @ value, and the heads merged: the end of both eager attention functions.
+
+    `variables` are what the function's local variables keep alive until it returns.
+    """
+    heads = tensor("context", B, T, D)
+    merged = tensor("merged", B, T, D)
+    merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
+    value = x.value if x.cached else Tensor("value.copy", x.value.bytes)
+    value_copy = () if x.cached else (copy("clone_value", "clone", x.value, value, source, SPLIT_HEADS_COPY),)
+    kernels = (
+        Free("views", "view", 4),
+        *value_copy,
+        Kernel(
+            "context", "bmm", "bmm", (probabilities, value), (heads,), 2 * B * H * T * S * hd, source,
+            shape=Gemm(B * H, T, hd, S),
+        ),
+        Free("views", "view", 2, keeps=variables),
+        copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
+        Free("views", "view", 1),
+    )  # fmt: skip
+    return kernels, merged
+
+
+def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """`eager_attention_forward`: scores, scaling, mask, softmax and context as separate kernels."""
+    src = "eager_attention_forward"
+    scores = [*(tensor(name, B, H, T, S) for name in ("scores", "scaled", "masked")), PROBABILITIES]
+    scores_source = cite(src, "attn_weights = torch.matmul(query, key.transpose(-1, -2)) * scaling")
+    query, key = x.copied()
+    key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
+    group = "scores"
+    mask_source = cite(src, "attn_weights + attention_mask")
+    scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
+    scaled_from = (scores[0],) if variants["scale"] == "mul" else (scores[0], scalar)
+    masked_from = (scores[1], mask) if variants["mask"] == "add" else (boolean, scores[1], scalar)
+    softmax = Kernel(
+        "softmax", "_softmax", "reduction", (scores[2],), (scores[3],), 5 * B * H * T * S,
+        cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
+    )  # fmt: skip
+    tail, merged = context(scores[3], x, cite(src, "attn_output = torch.matmul(attn_weights, value)"))
+    return (
+        Free("views", "view", 2),
+        copy("clone_query", "clone", x.query, query, scores_source, SPLIT_HEADS_COPY),
+        Free("views", "view", 2),
+        *key_copy,
+        Kernel(
+            "scores", "bmm", "bmm", (query, key), (scores[0],), 2 * B * H * T * S * hd, scores_source,
+            shape=Gemm(B * H, T, S, hd),
+        ),
+        Free("views", "view", 1),
+        pointwise("scale", variants["scale"], scaled_from, scores[1], scores_source, fusion_group=group),
+        pointwise("mask", variants["mask"], masked_from, scores[2], mask_source, fusion_group=group),
+        softmax,
+        *tail,
+    ), merged  # fmt: skip
+
+
+def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """`_upcast_and_reordered_attn`: the scores in float32, scaled inside the product."""
+    src = "GPT2Attention._upcast_and_reordered_attn"
+    reshape, upcast = cite(src, "query.reshape(-1, q_seq_len, dk)"), cite(src, "torch.baddbmm(")
+    half = a < f32
+    query32, key32 = (tensor(f"{t}.float32", B, n, D, element=f32) for t, n in (("query", T), ("key", S)))
+    scores, masked, soft = (tensor(n, B, H, T, S, element=f32) for n in ("scores", "masked", "softmax"))
+    group = "scores"
+    query, key = x.copied()
+    key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
+    mask_source = cite(src, "attn_weights + attention_mask")
+    product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
+    tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
+    return (
+        copy("clone_query", "clone", x.query, query, reshape, SPLIT_HEADS_COPY),
+        Free("views", "view", 3),
+        *key_copy,
+        copy("upcast_query", "_to_copy", query, query32, upcast, half),
+        copy("upcast_key", "_to_copy", key, key32, upcast, half),
+        Kernel(
+            "scores", "baddbmm", "bmm", (query32, key32), (scores,), 2 * B * H * T * S * hd, upcast,
+            shape=Gemm(B * H, T, S, hd),
+        ),
+        Free("views", "view", 1),
+        pointwise(
+            "mask", "add", (scores, mask), masked, mask_source, element=f32, fusion_group=group,
+        ),
+        Kernel(
+            "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,
+            cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
+        ),
+        copy("downcast", "_to_copy", soft, PROBABILITIES, cite(src, "attn_weights.type(value.dtype)"), half),
+        Free("attn_dropout", "call"),
+        *tail,
+    ), merged  # fmt: skip
+
+
+def fused_attention(
+    op: str, x: QKV, source: Citation, mask: Tensor | None, when: Condition, keys: Formula = S
+) -> tuple[Kernel, Tensor]:
+    """One kernel for scores, softmax and context over `keys` keys; its output needs no copy to merge the heads."""
+    merged = tensor("merged", B, T, D)
+    inputs = (x.query, x.key, x.value) + ((mask,) if mask else ())
+    shape = FusedAttention(B, H, hd, T, keys, masked=mask is not None)
+    name = op + ("_masked" if mask else "")
+    return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
+
+
+def sdpa_mask(options: TableOptions) -> Condition:
+    """Where sdpa needs a mask tensor: its own causal rule holds for a prefill, and a single query needs none.
+
+    Padding always needs one, a compiled pass without a cache gets one, and so does a static cache that is longer than
+    what has been written to it.
+    """
+    if options.padded or options.traced:
+        return ALWAYS
+    return (T < 2) | (C > 0) if options.cache_type == "static" else (T > 1) & (C > 0)
+
+
+def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer."""
+    source = cite(
+        "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
+    )
+    zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
+    bias = tensor("float_mask", B, T, S)
+    when = sdpa_mask(options)
+    written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
+    key, value = (tensor(name, B, written, D) for name in ("key", "value"))
+    cut = QKV(x.qkv, x.query, key, value, cached=x.cached)
+    plain, merged = fused_attention("scaled_dot_product_attention", cut, source, None, ~when, written)
+    masked, _ = fused_attention("scaled_dot_product_attention", x, source, bias, when)
+    return (
+        fill("minus_infinity", "scalar_tensor", infinity, source, when, "mask"),
+        fill("zero", "scalar_tensor", zero, source, when, "mask"),
+        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="mask"),
+        Free("views", "view", 1, when),
+        plain,
+        masked,
+        Free("views", "view", 3),
+    ), merged
+
+
+def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """`flash_attention_forward`: at batch 1, first a test for packed sequences, which waits for the device."""
+    source = cite("_flash_attention_forward", "out = flash_fn(query_states", file="modeling_flash_attention_utils.py")
+    src, file = "_is_packed_sequence", "modeling_flash_attention_utils.py"
+    arange = cite(src, "torch.arange(position_ids.shape[1]", file=file)
+    test = cite(src, "(increasing_position_sequences - position_ids).abs().sum().bool()", file=file)
+    when = (B < 2) & (T > 1)
+    ids = {name: Tensor(f"packed.{name}", T * i64) for name in ("arange", "add", "sub", "abs")}
+    first, total, packed = Tensor("packed.min", i64), Tensor("packed.sum", i64), Tensor("packed.bool", b8)
+
+    def step(name: str, inputs: tuple[Tensor, ...], citation: Citation) -> Kernel:
+        return pointwise(f"packed_{name}", name, inputs, ids[name], citation, element=i64, when=when)
+
+    kernel, merged = fused_attention("flash_attn_func", x, source, None, ALWAYS)
+    return (
+        Free("views", "view", 3),
+        fill("packed_arange", "arange", ids["arange"], arange, when),
+        reduction("packed_min", "min", positions, first, T, arange, when),
+        step("add", (ids["arange"], first), arange),
+        step("sub", (ids["add"], positions), test),
+        step("abs", (ids["sub"],), test),
+        reduction("packed_sum", "sum", ids["abs"], total, T, test, when),
+        copy("packed_bool", "_to_copy", total, packed, test, when),
+        Free("packed_sync", "sync", 1, when),
+        kernel,
+        Free("views", "view", 2),
+    ), merged
+
+
+def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], options: TableOptions) -> tuple[Kernel, ...]:
+    """`Cache.update` of one layer: a dynamic cache is concatenated anew, a static one gets the new rows written in."""
+    file = "cache_utils.py"
+    if not options.use_cache:
+        return ()
+    if options.cache_type == "dynamic":
+        past = (tensor(f"past_{name}", B, C, D) for name in ("key", "value"))
+        sources = (cite("DynamicLayer.update", f"self.{name} = torch.cat(", file=file) for name in ("keys", "values"))
+        return tuple(
+            copy(name, "cat", (old, rows), out, source)
+            for name, old, rows, out, source in zip(("cat_key", "cat_value"), past, new, full, sources, strict=True)
+        )
+    src, first = "StaticLayer.update", C < 1
+    arange, position, length = Tensor("cache_arange", T * i64), Tensor("cache_position", T * i64), Tensor("length", i64)
+    index = cite(src, "cache_position = torch.arange(", file=file)
+    made = (cite("StaticLayer.lazy_initialization", f"self.{n} = torch.zeros(", file=file) for n in ("keys", "values"))
+    write = (cite(src, f"self.{name}.index_copy_(", file=file) for name in ("keys", "values"))
+    written = (tensor(f"{name}_rows", B, T, D) for name in ("key", "value"))
+    return (
+        *(fill(n, "zeros", t, c, first) for n, t, c in zip(("zeros_key", "zeros_value"), full, made, strict=True)),
+        fill("cache_arange", "arange", arange, index),
+        pointwise("cache_position", "add", (arange, length), position, index, element=i64),
+        pointwise(
+            "cache_length", "add_", (length,), length, cite(src, "self.cumulative_length.add_(", file=file), element=i64
+        ),
+        *(
+            copy(name, "index_copy_", (position, rows), out, source)
+            for name, rows, out, source in zip(("write_key", "write_value"), new, written, write, strict=True)
+        ),
+    )
+
+
+def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
+    """GPT2Attention."""
+    src = "GPT2Attention.forward"
+    c_attn = addmm(x, 3 * D, D, "attn.c_attn", cite(src, "self.c_attn(hidden_states).split"))
+    query, new_key, new_value = (tensor(f"new_{name}", B, T, D) for name in ("query", "key", "value"))
+    key, value = (tensor(name, B, S, D) for name in ("key", "value"))
+    x_qkv = QKV(output(c_attn), query, key, value, cached=options.use_cache)
+    cache = cache_update((new_key, new_value), (key, value), options)
+    match options.attn:
+        case "eager" if options.reorder_and_upcast_attn:
+            kernels, merged = upcast_attention(x_qkv, mask)
+        case "eager":
+            ops = {name: today for name, (today, _) in KERNEL_VARIANTS.items()} | dict(options.variants)
+            kernels, merged = eager_attention(x_qkv, mask, ops)
+        case "sdpa":
+            kernels, merged = sdpa_attention(x_qkv, mask, options)
+        case "flash_attention_2":
+            kernels, merged = flash_attention(x_qkv, positions)
+    c_proj = addmm(merged, D, D, "attn.c_proj", cite(src, "self.c_proj(attn_output)"))
+    dropout = Free("resid_dropout", "call", keeps=(output(c_attn),))
+    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, c_proj, dropout)
+    return Module("attn", "GPT2Attention", children), output(c_proj)

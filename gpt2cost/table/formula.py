@@ -1,0 +1,186 @@
+"""Exact polynomials with integer coefficients, the language in which the cost table is written.
+
+A formula is built by ordinary arithmetic on symbols, `2 * B * T * D`, and has three uses: evaluate it (Python integers
+stay exact; numpy arrays broadcast), print it as plain Python that a script can evaluate, and compare it (`==` is
+algebraic identity). A `Condition` says at which sizes a kernel is launched at all.
+
+    >>> batch, seq = symbol("batch_size"), symbol("seq_len")
+    >>> flops = 2 * batch * seq * (seq + 1)
+    >>> str(flops)
+    '2*batch_size*seq_len**2 + 2*batch_size*seq_len'
+    >>> flops.evaluate({"batch_size": 8, "seq_len": 512})
+    4202496
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any, TypeAlias
+
+Monomial: TypeAlias = tuple[tuple[str, int], ...]
+"""Symbols with their powers, sorted by name; `()` is the constant monomial."""
+
+
+Value: TypeAlias = Any
+"""A Python int, a float, or a numpy array of them."""
+
+
+class Formula:
+    """A polynomial over named symbols. Immutable and hashable."""
+
+    __slots__ = ("__dict__", "terms")
+
+    terms: Mapping[Monomial, int]
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        self.terms = {monomial: factor for monomial, factor in sorted(terms.items()) if factor}
+
+    def __add__(self, other: Formula | int) -> Formula:
+        total = dict(self.terms)
+        for monomial, factor in formula(other).terms.items():
+            total[monomial] = total.get(monomial, 0) + factor
+        return Formula(total)
+
+    def __mul__(self, other: Formula | int) -> Formula:
+        product: dict[Monomial, int] = {}
+        for left, left_factor in self.terms.items():
+            for right, right_factor in formula(other).terms.items():
+                powers = dict(left)
+                for name, power in right:
+                    powers[name] = powers.get(name, 0) + power
+                monomial = tuple(sorted(powers.items()))
+                product[monomial] = product.get(monomial, 0) + left_factor * right_factor
+        return Formula(product)
+
+    def __neg__(self) -> Formula:
+        return self * -1
+
+    def __sub__(self, other: Formula | int) -> Formula:
+        return self + formula(other) * -1
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Formula | int) and self.terms == formula(other).terms
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.terms.items()))
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def __gt__(self, other: Formula | int) -> Condition:
+        return Condition((((self, ">", formula(other)),),))
+
+    def __lt__(self, other: Formula | int) -> Condition:
+        return Condition((((self, "<", formula(other)),),))
+
+    def evaluate(self, values: Mapping[str, Value]) -> Value:
+        """The formula's value where each symbol has the value given. Integers give an exact integer.
+
+        Raises `KeyError` for a symbol without a value.
+        """
+        total: Value = 0
+        for monomial, factor in self.terms.items():
+            total = total + reduce(operator.mul, (values[name] ** power for name, power in monomial), factor)
+        return total
+
+    @cached_property
+    def symbols(self) -> frozenset[str]:
+        """The names that the formula depends on."""
+        return frozenset(name for monomial in self.terms for name, _ in monomial)
+
+    def degree(self, names: frozenset[str] | set[str]) -> set[int]:
+        """The degrees in `names`, taken together, of the formula's monomials: `{1}` for a formula in bytes."""
+        return {sum(power for name, power in monomial if name in names) for monomial in self.terms}
+
+    def __str__(self) -> str:
+        return " + ".join(self._printed_terms()).replace("+ -", "- ") or "0"
+
+    def _printed_terms(self) -> Iterator[str]:
+        by_degree = sorted(self.terms.items(), key=lambda term: -sum(power for _, power in term[0]))
+        for monomial, factor in by_degree:
+            factors = [
+                name if power == 1 else f"{name}**{power}" for name, power in sorted(monomial, key=_reading_order)
+            ]
+            if not factors or factor not in (1, -1):
+                factors.insert(0, str(factor))
+            yield ("-" if factors[0] != str(factor) and factor == -1 else "") + "*".join(factors)
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+def formula(value: Formula | int) -> Formula:
+    """`value` as a formula."""
+    return value if isinstance(value, Formula) else Formula({(): value})
+
+
+_order: dict[str, int] = {}
+
+
+def symbol(name: str) -> Formula:
+    """The formula that is just `name`. Symbols print in the order of their first creation."""
+    _order.setdefault(name, len(_order))
+    return Formula({((name, 1),): 1})
+
+
+def _reading_order(factor: tuple[str, int]) -> int:
+    return _order[factor[0]]
+
+
+Comparison: TypeAlias = tuple[Formula, str, Formula]
+
+
+_COMPARE: dict[str, Callable[[Value, Value], Value]] = {">": operator.gt, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Comparisons of integer formulas, joined by `&`, `|` and `~`: any of several conjunctions.
+
+    `ALWAYS` is the empty conjunction.
+    """
+
+    any_of: tuple[tuple[Comparison, ...], ...]
+
+    def __and__(self, other: Condition) -> Condition:
+        pairs = [tuple(dict.fromkeys(left + right)) for left in self.any_of for right in other.any_of]
+        return Condition(tuple(dict.fromkeys(pairs)))
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition(tuple(dict.fromkeys(self.any_of + other.any_of)))
+
+    def __invert__(self) -> Condition:
+        def opposite(left: Formula, sign: str, right: Formula) -> Condition:
+            return left < right + 1 if sign == ">" else left > right - 1
+
+        conjunctions = [reduce(operator.or_, (opposite(*c) for c in conjunction), NEVER) for conjunction in self.any_of]
+        return reduce(operator.and_, conjunctions, ALWAYS)
+
+    def evaluate(self, values: Mapping[str, Value]) -> Value:
+        """True or False, or an array of them where the sizes are arrays."""
+
+        def holds(left: Formula, sign: str, right: Formula) -> Value:
+            return _COMPARE[sign](left.evaluate(values), right.evaluate(values))
+
+        conjunctions = (reduce(operator.and_, (holds(*c) for c in conjunction), True) for conjunction in self.any_of)
+        return reduce(operator.or_, conjunctions, False)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a condition has no truth value before its symbols have values: call evaluate()")
+
+    def __str__(self) -> str:
+        def conjunction(comparisons: tuple[Comparison, ...]) -> str:
+            return " and ".join(f"{left} {sign} {right}" for left, sign, right in comparisons)
+
+        return " or ".join(map(conjunction, self.any_of))
+
+
+ALWAYS = Condition(((),))
+
+
+NEVER = Condition(())

@@ -1,0 +1,262 @@
+"""What `generate` runs around the forward passes: kernels, host steps and waits, in the order in which they run.
+
+Read it beside `transformers/generation/utils.py`: `generate` prepares once (`setup`), and then each turn of `_sample`'s
+loop prepares the inputs (`before`), calls the model, and chooses the next token and whether to stop (`after`). Python
+that touches no tensor is counted as calls. An end-of-sequence token is configured, as in all GPT-2 checkpoints.
+
+Sizes: `cache_len + seq_len` is the number of tokens before the new one; `seq_len` what the forward pass takes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from gpt2cost.table.citations import Citation, cite
+from gpt2cost.table.formula import ALWAYS, Formula, formula
+from gpt2cost.table.kernel import Free, Kernel, Row, Tensor, copy, fill, pointwise, reduction, tensor
+from gpt2cost.table.masks import causal_mask
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import B, C, T, V, a, b8, f32, i64
+
+FILE, CLASS = "generation/utils.py", "GenerationMixin"
+
+
+P = C + T  # tokens of a sequence so far
+
+
+INPUT_IDS, POSITIONS, MASK = (
+    Tensor(name, B * P * i64) for name in ("all_input_ids", "all_position_ids", "attention_mask")
+)
+
+
+UNFINISHED, TOKENS = Tensor("unfinished", B * i64), Tensor("next_tokens", B * i64)
+
+
+def _utils(function: str, fragment: str) -> Citation:
+    return cite(f"{CLASS}.{function}", fragment, file=FILE)
+
+
+def _asked(x: Tensor, elements: Formula | int, op: str, source: Citation) -> tuple[Kernel | Free, ...]:
+    """`any` or `all` of booleans, and the host waits for the answer."""
+    answer = Tensor(f"{x.name}_answer", b8)
+    return reduction(answer.name, op, x, answer, formula(elements), source), Free(f"{x.name}_sync", "sync")
+
+
+@lru_cache
+def setup(batch_above_one: bool) -> tuple[Row, ...]:
+    """Once a call of `generate`: special tokens checked, positions counted from the mask, a mask of ones dropped."""
+    special = "_prepare_special_tokens"
+    isin, negative = _utils(special, "torch.isin(eos_token_tensor"), _utils(special, "(eos_token_tensor < 0).any()")
+    eos, pad = Tensor("eos_token_id", i64), Tensor("pad_token_id", i64)
+    found, below = Tensor("eos_is_pad", b8), Tensor("eos_below_0", b8)
+    last, padded_right = Tensor("last_column", B * i64), Tensor("right_padding", B * b8)
+    right = _utils("generate", "has_right_padding = torch.any(attention_mask[:, -1] == 0).item()")
+    count = _utils("_prepare_position_ids_for_generation", "attention_mask.long().cumsum(-1) - 1")
+    fill_in = _utils("_prepare_position_ids_for_generation", "position_ids.masked_fill(attention_mask == 0, 0)")
+    all_ones = _utils("generate", '(model_kwargs["attention_mask"] == 1).all()')
+    ids = _utils("_get_logits_processor", "not (encoder_input_ids < 0).any()")
+    summed, minus_one, zeros, ones, low = (
+        Tensor(name, B * P * element)
+        for name, element in (("cumsum", i64), ("minus_1", i64), ("is_0", b8), ("is_1", b8), ("ids_below_0", b8))
+    )
+    steps: list[Kernel | Free] = [
+        Free("generate", "call", 8),  # generate, its configuration, cache, processors and criteria
+        Free("views", "view", 3),
+        Kernel("eos_is_pad", "isin", "elementwise", (eos, pad), (found,), formula(1), isin),
+        *_asked(found, 1, "any", isin),
+        pointwise("eos_below_0", "lt", (eos,), below, negative, element=b8),
+        *_asked(below, 1, "any", negative),
+    ]
+    if batch_above_one:
+        steps += [
+            Free("views", "view", 1),
+            pointwise("right_padding", "eq", (last,), padded_right, right, element=b8),
+            *_asked(padded_right, B, "any", right),
+        ]
+    steps += [
+        reduction("cumsum", "cumsum", MASK, summed, B * P, count),
+        pointwise("minus_1", "sub", (summed,), minus_one, count, element=i64),
+        pointwise("is_0", "eq", (MASK,), zeros, fill_in, element=b8),
+        pointwise("positions", "masked_fill", (minus_one, zeros), POSITIONS, fill_in, element=i64),
+        pointwise("is_1", "eq", (MASK,), ones, all_ones, element=b8),
+        *_asked(ones, B * P, "all", all_ones),
+        pointwise("ids_below_0", "lt", (INPUT_IDS,), low, ids, element=b8),
+        *_asked(low, B * P, "any", ids),
+        fill("unfinished", "ones", UNFINISHED, _utils("_sample", "unfinished_sequences = torch.ones(")),
+    ]
+    return _rows("generate.setup", steps)
+
+
+@lru_cache
+def before(options: TableOptions) -> tuple[Row, ...]:
+    """`prepare_inputs_for_generation`: the new ids and positions, and the mask of a static cache."""
+    src = "prepare_inputs_for_generation"
+    steps: list[Kernel | Free] = [Free("prepare_inputs", "call", 2)]
+    ids, positions = Tensor("input_ids", B * T * i64), Tensor("position_ids", B * T * i64)
+    if options.use_cache:
+        steps.append(Free("slice_ids", "view", 1))
+    steps.append(copy("input_ids", "clone", ids, ids, _utils(src, "model_inputs[input_ids_key] = input_ids.clone(")))
+    if options.use_cache:
+        source = _utils(src, "model_input = model_input[..., -sequence_length:].clone(")
+        steps += [
+            Free("slice_positions", "view", 1, C > 0),
+            copy("position_ids", "clone", positions, positions, source, C > 0),
+        ]
+    if options.cache_type == "static":
+        steps += [Free("empty", "view", 1), *causal_mask(options)[0]]
+    return _rows("generate", steps)
+
+
+@lru_cache
+def after(options: TableOptions, sample: bool) -> tuple[Row, ...]:
+    """The end of a turn of `_sample`: positions and mask extended, the next token chosen, the wait for the answer."""
+    return _rows("generate", [*_extended(options.padded), *_chosen(sample), *_stopping()])
+
+
+def _extended(padded: bool) -> list[Kernel | Free]:
+    """`_update_model_kwargs_for_generation`."""
+    src = "_update_model_kwargs_for_generation"
+    one = _utils(src, "torch.arange(num_new_tokens")
+    grow = _utils(src, "next_position_ids = torch.cat([position_ids")
+    first, longer = Tensor("next_arange", i64), Tensor("longer_positions", B * (P + 1) * i64)
+    last, plus, following = (Tensor(name, B * i64) for name in ("last_position", "plus_last", "next_position"))
+    steps: list[Kernel | Free] = [
+        Free("update_kwargs", "call"),
+        fill("arange", "arange", first, one),
+        Free("views", "view", 2),
+        pointwise("plus_last", "add", (first, last), plus, one, element=i64),
+        pointwise("plus_1", "add", (plus,), following, one, element=i64),
+        copy("cat_positions", "cat", (POSITIONS, following), longer, grow),
+    ]
+    if padded:
+        source = _utils(src, "[attention_mask, attention_mask.new_ones(")
+        ones, mask = Tensor("new_mask", B * i64), Tensor("longer_mask", B * (P + 1) * i64)
+        steps += [
+            fill("new_mask", "new_ones", ones, source),
+            copy("cat_mask", "cat", (MASK, ones), mask, source),
+        ]
+    return steps
+
+
+def _chosen(sample: bool) -> list[Kernel | Free]:
+    """The last logits in float32, and the token: the largest, or one drawn from the 50 largest (the default top_k)."""
+    logits, scores = Tensor("logits", B * V * a), tensor("next_token_logits", B, V, element=f32)
+    steps: list[Kernel | Free] = [
+        Free("select", "view", 1),
+        copy("logits_float32", "_to_copy", logits, scores, _utils("_sample", "outputs.logits[:, -1].to(copy=True")),
+        Free("logits_processor", "call"),
+    ]
+    if not sample:
+        source = _utils("_sample", "next_tokens = torch.argmax(")
+        return [*steps, reduction("argmax", "argmax", scores, TOKENS, B * V, source)]
+    top = cite("TopKLogitsWarper.__call__", "torch.topk(scores, top_k)", file="logits_process.py")
+    drop = cite("TopKLogitsWarper.__call__", "scores.masked_fill(", file="logits_process.py")
+    softmax, draw = (
+        _utils("_sample", "nn.functional.softmax(next_token_scores"),
+        _utils("_sample", "torch.multinomial("),
+    )
+    largest = Tensor("top_k", B * K * (f32 + i64))
+    threshold, dropped = Tensor("threshold", B * f32), Tensor("dropped", B * V * b8)
+    kept, probabilities = (tensor(name, B, V, element=f32) for name in ("filtered", "probabilities"))
+    return [
+        *steps,
+        Kernel("topk", "topk", "reduction", (scores,), (largest,), B * V, top),
+        Free("top_k", "view", 2),
+        pointwise("below_top_k", "lt", (scores, threshold), dropped, top, element=b8),
+        pointwise("masked_fill", "masked_fill", (scores, dropped), kept, drop, element=f32),
+        Kernel(
+            "softmax", "_softmax", "reduction", (kept,), (probabilities,), 5 * B * V, softmax, columns=V,
+        ),
+        *_multinomial(probabilities, draw),
+        Free("squeeze", "view", 1),
+    ]  # fmt: skip
+
+
+K = formula(50)
+"""GenerationConfig's default top_k (generation/configuration_utils.py)."""
+
+
+def _multinomial(p: Tensor, source: Citation) -> list[Kernel | Free]:
+    """`torch.multinomial` of one sample: checks whose assertions stay on the device, and an exponential race.
+
+    As in ATen/native/Distributions.cpp of torch 2.13; its profiler lists these ops below `aten::multinomial`.
+    """
+    low, high, total = Tensor("p_min", f32), Tensor("p_max", f32), Tensor("p_sum", B * f32)
+    at_least, finite, valid, is_zero, any_zero, none = (
+        Tensor(name, size * b8)
+        for name, size in (
+            ("ge_0", formula(1)), ("is_finite", formula(1)), ("valid", formula(1)), ("sum_is_0", B),
+            ("any_sum_0", formula(1)), ("no_sum_0", formula(1)),
+        )
+    )  # fmt: skip
+    race, drawn = tensor("race", B, V, element=f32), tensor("quotient", B, V, element=f32)
+
+    def step(name: str, inputs: tuple[Tensor, ...], out: Tensor) -> Kernel:
+        return pointwise(f"multinomial.{name}", name, inputs, out, source, element=b8)
+
+    def checked(x: Tensor) -> Kernel:
+        return Kernel("multinomial.assert_" + x.name, "_assert_async", "elementwise", (x,), (), formula(0), source)
+
+    return [
+        Kernel("multinomial.aminmax", "aminmax", "reduction", (p,), (low, high), 2 * B * V, source),
+        step("ge", (low,), at_least),
+        step("lt", (high,), finite),
+        step("bitwise_and", (at_least, finite), valid),
+        checked(valid),
+        reduction("multinomial.sum", "sum", p, total, B * V, source),
+        step("eq", (total,), is_zero),
+        reduction("multinomial.any", "any", is_zero, any_zero, B, source),
+        step("bitwise_not", (any_zero,), none),
+        checked(none),
+        fill("multinomial.exponential", "exponential_", race, source),
+        pointwise("multinomial.div", "div_", (p, race), drawn, source, element=f32),
+        reduction("multinomial.argmax", "argmax", drawn, TOKENS, B * V, source),
+    ]
+
+
+def _stopping() -> list[Kernel | Free]:
+    """Padding for finished sequences, the ids concatenated, the criteria, and the host's wait for their answer."""
+    pad = _utils("_sample", "next_tokens = next_tokens * unfinished_sequences")
+    kept, over, padding, tokens = (Tensor(name, B * i64) for name in ("kept", "over", "padding_id", "tokens"))
+    start = cite("StoppingCriteriaList.__call__", "is_done = torch.full(", file="stopping_criteria.py")
+    length = cite("MaxLengthCriteria.__call__", "return torch.full(", file="stopping_criteria.py")
+    join = cite("StoppingCriteriaList.__call__", "is_done | criteria(", file="stopping_criteria.py")
+    end = cite("EosTokenCriteria.__call__", "torch.isin(", file="stopping_criteria.py")
+    still = _utils("_sample", "unfinished_sequences & ~stopping_criteria(")
+    stop = cite("StopCheck.__call__", "bool(unfinished_sequences.max() == 0)", file=FILE)
+    done = [Tensor(f"done_{number}", B * b8) for number in range(7)]
+    one, eos = Tensor("pad_token_id", i64), Tensor("eos_token_id", i64)
+    most, answer = Tensor("unfinished_max", i64), Tensor("stop", b8)
+
+    def numbers(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
+        return pointwise(name, op, inputs, out, source, element=i64)
+
+    return [
+        numbers("kept", "mul", (TOKENS, UNFINISHED), kept, pad),
+        numbers("over", "rsub", (UNFINISHED,), over, pad),
+        numbers("padding_id", "mul", (one, over), padding, pad),
+        numbers("tokens", "add", (kept, padding), tokens, pad),
+        Free("unsqueeze", "view", 1),
+        copy(
+            "cat_ids", "cat", (INPUT_IDS, tokens), Tensor("longer_ids", B * (P + 1) * i64),
+            _utils("_sample", "input_ids = torch.cat("),
+        ),
+        Free("stopping_criteria", "call", 3),
+        fill("not_done", "full", done[0], start),
+        fill("too_long", "full", done[1], length),
+        pointwise("or_too_long", "bitwise_or", (done[0], done[1]), done[2], join, element=b8),
+        Free("slice", "view", 1),
+        Kernel("is_eos", "isin", "elementwise", (tokens, eos), (done[3],), B, end),
+        reduction("any_eos", "any", done[3], done[4], B, end),
+        pointwise("or_eos", "bitwise_or", (done[2], done[4]), done[5], join, element=b8),
+        pointwise("not_stopped", "bitwise_not", (done[5],), done[6], still, element=b8),
+        numbers("unfinished", "bitwise_and", (UNFINISHED, done[6]), Tensor("now_unfinished", B * i64), still),
+        Free("stop_check", "call"),
+        reduction("max", "max", UNFINISHED, most, B, stop),
+        pointwise("stop", "eq", (most,), answer, stop, element=b8),
+        Free("stop_check_sync", "sync", 1, ALWAYS, keeps=(Tensor("logits", B * V * a),)),
+    ]  # fmt: skip
+
+
+def _rows(module: str, steps: list[Kernel | Free]) -> tuple[Row, ...]:
+    return tuple(Row(module, step, formula(1)) for step in steps)

@@ -1,0 +1,141 @@
+"""The cost table: the kernels of GPT-2's forward pass, as HuggingFace transformers 5.x runs it.
+
+Read it beside `transformers/models/gpt2/modeling_gpt2.py`: the modules nest, and the kernels follow one another, as
+there. Everything here is inert data and exact polynomial arithmetic. What takes seconds, and how many, is the machine
+model's affair.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from gpt2cost.table.activations import act
+from gpt2cost.table.attention import PROBABILITIES, attention
+from gpt2cost.table.citations import cite
+from gpt2cost.table.formula import Formula, formula, symbol
+from gpt2cost.table.kernel import (
+    Free,
+    Gemm,
+    Kernel,
+    Module,
+    Tensor,
+    addmm,
+    fill,
+    gather,
+    layer_norm,
+    output,
+    pointwise,
+    tensor,
+    weight,
+)
+from gpt2cost.table.masks import causal_mask, packed_sequence
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import B, D, F, L, T, V, a, i64
+
+
+def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
+    """GPT2MLP."""
+    src = "GPT2MLP.forward"
+    c_fc = addmm(x, F, D, "mlp.c_fc", cite(src, "self.c_fc(hidden_states)"))
+    activated, y = act(options.activation_function, output(c_fc))
+    c_proj = addmm(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"))
+    return Module("mlp", "GPT2MLP", (Free("mlp", "call"), c_fc, activated, c_proj, Free("dropout", "call"))), output(
+        c_proj
+    )
+
+
+def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
+    """GPT2Block. The residuals are the block's input and the sum after attention, not the normalised ones."""
+    src = "GPT2Block.forward"
+    ln_1 = layer_norm("ln_1", x, cite(src, "self.ln_1(hidden_states)"))
+    attn, attn_output = attention(output(ln_1), mask, positions, options)
+    middle, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
+    add_1 = cite(src, "hidden_states = attn_output + residual")
+    ln_2 = layer_norm("ln_2", middle, cite(src, "self.ln_2(hidden_states)"))
+    feed_forward, mlp_output = mlp(output(ln_2), options)
+    add_2 = cite(src, "hidden_states = residual + feed_forward_hidden_states")
+    children = (
+        Free("block", "call"),
+        ln_1,
+        attn,
+        pointwise("attn_residual", "add", (attn_output, x), middle, add_1, fusion_group="norm"),
+        Free("hidden_states", "view", 0, keeps=(output(ln_1),)),
+        ln_2,
+        feed_forward,
+        pointwise("mlp_residual", "add", (middle, mlp_output), y, add_2, fusion_group="norm"),
+        Free("locals", "view", 0, keeps=(x, attn_output, output(ln_2), PROBABILITIES)),
+    )
+    return Module("h", "GPT2Block", children, count=L), y
+
+
+def transformer(options: TableOptions) -> tuple[Module, Tensor]:
+    """GPT2Model."""
+    src = "GPT2Model.forward"
+    ids, arange = Tensor("input_ids", B * T * i64), Tensor("arange", T * i64)
+    rows = B if options.in_generate else formula(1)  # of positions
+    positions = Tensor("position_ids", rows * T * i64)
+    arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
+    token, position, x = (
+        Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T), ("hidden_states", B * T))
+    )
+    mask_steps, mask = causal_mask(options)
+    if options.in_generate and options.cache_type == "static":
+        mask_steps = ()  # prepare_inputs_for_generation has made it: see generation.py
+    packed = not options.use_cache and not options.padded
+    h, y = block(x, mask, positions, options)
+    group = "norm"
+    children = (
+        Free("transformer", "call"),
+        Free("views", "view", 1),
+        Module("wte", "Embedding", (gather(B * T, ids, token, cite(src, "self.wte(input_ids)"), group),)),
+        *(() if options.in_generate else (
+            fill("arange", "arange", arange, arange_source, fusion_group=group),
+            pointwise("position_ids", "add", (arange,), positions, arange_source, element=i64, fusion_group=group),
+            Free("views", "view", 1),
+        )),
+        Module("wpe", "Embedding", (gather(rows * T, positions, position, wpe, group),)),
+        pointwise(
+            "add", "add", (token, position), x, cite(src, "hidden_states = inputs_embeds + position_embeds"),
+            fusion_group=group,
+        ),
+        *(packed_sequence(positions, rows) if packed else ()),
+        *mask_steps,
+        Free("drop", "call"),
+        h,
+        layer_norm("ln_f", y, cite(src, "self.ln_f(hidden_states)")),
+        Free("views", "view", 1, keeps=(token, position, positions, mask)),
+    )  # fmt: skip
+    normed = Tensor("ln_f", B * T * D * a)
+    return Module("transformer", "GPT2Model", children), normed
+
+
+@lru_cache(maxsize=64)
+def cost_table(options: TableOptions = TableOptions()) -> Module:
+    """GPT2LMHeadModel: the whole table for one way of running the model.
+
+    Raises `InputError` for an activation function that is not modelled.
+    """
+    body, x = transformer(options)
+    rows = B if options.logits == "last" else B * T
+    kept = Tensor(x.name, rows * D * a)
+    lm_head = Kernel(
+        name="",
+        op="mm",
+        kind="gemm",
+        inputs=(kept, weight("lm_head.weight", D * V)),
+        outputs=(Tensor("logits", rows * V * a),),
+        flops=2 * rows * V * D,
+        source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states)"),
+        shape=Gemm(formula(1), rows, V, D),
+        in_module=True,
+    )
+    head = Module("lm_head", "Linear", (lm_head,))
+    return Module("", "GPT2LMHeadModel", (Free("model", "call"), body, Free("slice", "view", 1), head))
+
+
+def parameter_count(tied: bool = True) -> Formula:
+    """The model's parameters. Tied embeddings are counted once."""
+    positions = symbol("n_positions")
+    layer_norms = 2 * D
+    layer = 2 * layer_norms + (D + 1) * 3 * D + (D + 1) * D + (D + 1) * F + (F + 1) * D
+    return V * D + positions * D + L * layer + layer_norms + (0 if tied else V * D)

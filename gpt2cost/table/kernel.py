@@ -1,0 +1,246 @@
+"""What a kernel is: inert records, and the kinds that the cost table is made of.
+
+A kernel names the tensors that it reads and writes; its bytes are theirs, so that a fusion of kernels can be derived
+(what comes from outside is read, what leaves is written), and so can the memory that is live at any moment. A kernel
+that is launched only at some sizes carries the condition in `when`.
+
+Conventions: a product of (m, k) and (k, n) has 2*m*n*k FLOPs, fused attention those of its two products over the full
+square; softmax has 5 and layer norm 8 FLOPs an element, other arithmetic 1 an output element (a reduction: an input
+element); copies, casts, gathers and fills have none. An operand is read or written once; a dimension of stride 0
+counts once; a gather reads the rows that it copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from gpt2cost.table.citations import Citation
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
+from gpt2cost.table.symbols import B, D, T, a, f32, w
+
+Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise", "copy", "gather", "fill"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An operand: its name and its stored bytes (a dimension of stride 0 counts once)."""
+
+    name: str
+    bytes: Formula
+    is_weight: bool = False
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """`batch` products of (m, k) and (k, n)."""
+
+    batch: Formula
+    m: Formula
+    n: Formula
+    k: Formula
+
+
+@dataclass(frozen=True)
+class FusedAttention:
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries a head over `kv_len` keys, causal."""
+
+    batch: Formula
+    heads: Formula
+    head_dim: Formula
+    new_tokens: Formula
+    kv_len: Formula
+    masked: bool  # an explicit mask tensor rather than the kernel's own causal rule
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel launch: what it stands for, what it moves and computes. Formulas are per launch."""
+
+    name: str
+    op: str
+    kind: Kind
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    flops: Formula
+    source: Citation
+    when: Condition = ALWAYS
+    shape: Gemm | FusedAttention | None = None  # what the machine model needs beyond bytes
+    columns: Formula | None = None  # the length of the rows that a softmax or a layer norm reduces
+    fusion_group: str = ""  # a compiler merges neighbours of one group; "" stays alone
+    in_module: bool = False  # launched by an nn.Module's own call (Conv1D, Linear, LayerNorm, Embedding)
+
+    @cached_property
+    def reads(self) -> Formula:
+        """Bytes read."""
+        return sum((tensor.bytes for tensor in self.inputs), formula(0))
+
+    @cached_property
+    def writes(self) -> Formula:
+        """Bytes written."""
+        return sum((tensor.bytes for tensor in self.outputs), formula(0))
+
+
+@dataclass(frozen=True)
+class Free:
+    """Work that launches no kernel, written down so that free is never a silent zero. It may cost host time.
+
+    `view`: an op that returns a view; `call`: the call of an nn.Module that computes nothing itself (dropout in
+    inference, a container); `sync`: the host waits for the device. `keeps` names tensors that stay alive until here.
+    """
+
+    name: str
+    op: Literal["view", "call", "sync"]
+    count: int = 1
+    when: Condition = ALWAYS
+    keeps: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the HuggingFace model, `count` equal copies of it one after the other."""
+
+    name: str
+    cls: str
+    children: tuple[Module | Kernel | Free, ...]
+    count: Formula = field(default_factory=lambda: formula(1))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel or a free step, the dotted path of the module that it belongs to, and how often it comes."""
+
+    module: str
+    step: Kernel | Free
+    count: Formula
+
+    @property
+    def path(self) -> str:
+        """The step's address. The one kernel of a leaf module bears the module's own: `transformer.h.attn.c_attn`."""
+        return ".".join(filter(None, (self.module, self.step.name)))
+
+
+def walk(module: Module, prefix: str = "", count: Formula | None = None) -> Iterator[Row]:
+    """All steps of `module` in the order in which they run; a repeated module is walked once."""
+    count = module.count if count is None else count * module.count
+    path = ".".join(filter(None, (prefix, module.name)))
+    for child in module.children:
+        if isinstance(child, Module):
+            yield from walk(child, path, count)
+        else:
+            yield Row(path, child, count)
+
+
+def tensor(name: str, *dims: Formula, element: Formula = a) -> Tensor:
+    """A tensor that a kernel makes: the product of its dimensions, `element` bytes each."""
+    size = formula(1)
+    for dim in dims:
+        size = size * dim
+    return Tensor(name, size * element)
+
+
+def weight(name: str, elements: Formula) -> Tensor:
+    return Tensor(name, elements * w, is_weight=True)
+
+
+def elements(tensor: Tensor, element: Formula = a) -> Formula:
+    """The number of elements of a tensor whose elements take `element` bytes: the byte symbol divided out."""
+    (unit,) = element.symbols
+    return Formula({tuple(f for f in monomial if f[0] != unit): c for monomial, c in tensor.bytes.terms.items()})
+
+
+def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
+    """A Conv1D: (B*T, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter."""
+    m = B * T
+    y = tensor(path, B, T, n)
+    kernel = Kernel(
+        name="",
+        op="addmm",
+        kind="gemm",
+        inputs=(x, weight(f"{path}.weight", k * n), weight(f"{path}.bias", n)),
+        outputs=(y,),
+        flops=2 * m * n * k,
+        source=source,
+        shape=Gemm(formula(1), m, n, k),
+        in_module=True,
+    )
+    return Module(path.rpartition(".")[2], "Conv1D", (kernel,))
+
+
+def output(module: Module) -> Tensor:
+    """The tensor that a one-kernel module returns."""
+    (kernel,) = module.children
+    assert isinstance(kernel, Kernel)
+    return kernel.outputs[0]
+
+
+def layer_norm(name: str, x: Tensor, source: Citation) -> Module:
+    """LayerNorm over hidden_size: also writes each row's mean and reciprocal deviation, in float32."""
+    statistics = tuple(Tensor(f"{name}.{stat}", B * T * f32) for stat in ("mean", "rstd"))
+    kernel = Kernel(
+        name="",
+        op="native_layer_norm",
+        kind="reduction",
+        inputs=(x, weight(f"{name}.weight", D), weight(f"{name}.bias", D)),
+        outputs=(Tensor(name, B * T * D * a), *statistics),
+        flops=8 * B * T * D,
+        source=source,
+        columns=D,
+        fusion_group="norm",
+        in_module=True,
+    )
+    return Module(name, "LayerNorm", (kernel,))
+
+
+def pointwise(
+    name: str,
+    op: str,
+    inputs: tuple[Tensor, ...],
+    out: Tensor,
+    source: Citation,
+    *,
+    element: Formula = a,
+    when: Condition = ALWAYS,
+    fusion_group: str = "",
+) -> Kernel:
+    """Element-wise arithmetic: one FLOP an output element."""
+    return Kernel(
+        name, op, "elementwise", inputs, (out,), elements(out, element), source, when, fusion_group=fusion_group
+    )
+
+
+def copy(
+    name: str, op: str, x: Tensor | tuple[Tensor, ...], out: Tensor, source: Citation, when: Condition = ALWAYS
+) -> Kernel:
+    """A copy, a cast or a concatenation: no FLOPs."""
+    inputs = x if isinstance(x, tuple) else (x,)
+    return Kernel(name, op, "copy", inputs, (out,), formula(0), source, when)
+
+
+def fill(name: str, op: str, out: Tensor, source: Citation, when: Condition = ALWAYS, fusion_group: str = "") -> Kernel:
+    return Kernel(name, op, "fill", (), (out,), formula(0), source, when, fusion_group=fusion_group)
+
+
+def reduction(
+    name: str, op: str, x: Tensor, out: Tensor, flops: Formula, source: Citation, when: Condition = ALWAYS
+) -> Kernel:
+    """A reduction or a scan other than softmax and layer norm: one FLOP an input element."""
+    return Kernel(name, op, "reduction", (x,), (out,), flops, source, when)
+
+
+def gather(rows: Formula, index: Tensor, out: Tensor, source: Citation, fusion_group: str) -> Kernel:
+    """An Embedding: reads the indices and the rows that it copies."""
+    table_rows = Tensor(f"{out.name}.weight[rows]", rows * D * w, is_weight=True)
+    return Kernel(
+        "",
+        "embedding",
+        "gather",
+        (index, table_rows),
+        (out,),
+        formula(0),
+        source,
+        fusion_group=fusion_group,
+        in_module=True,
+    )

@@ -1,0 +1,157 @@
+"""Attention masks as transformers builds them: the causal mask, padding in it, and the test for packed sequences."""
+
+from __future__ import annotations
+
+from gpt2cost.table.attention import sdpa_mask
+from gpt2cost.table.citations import cite
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
+from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, fill, pointwise, reduction, tensor
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import B, C, S, T, a, b8, i64
+
+FILE, GROUP = "masking_utils.py", "mask"
+
+
+def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """`create_causal_mask`: a boolean (T, S) mask; eager attention makes it a float one of each batch entry.
+
+    With padding the mask is (B, T, S), and sdpa first asks, with a host sync, whether there is any padding.
+    """
+    when = sdpa_mask(options) if options.attn == "sdpa" else ALWAYS
+    mask = Tensor("causal_mask", T * S * b8)
+    if options.attn == "flash_attention_2":
+        return (), mask
+    src = "sdpa_mask"
+    sizes = {"batch": B, "head": formula(1), "q": T, "kv": S}
+    aranges = {n: cite(src, f"{n}_arange = torch.arange(", file=FILE) for n in sizes}
+    index = {name: Tensor(f"{name}_arange", size * i64) for name, size in sizes.items()}
+    offset = {name: Tensor(f"{name}_offset", sizes[name] * i64) for name in ("q", "kv")}
+
+    def arange(name: str) -> Kernel:
+        return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when, GROUP)
+
+    def add(name: str, extra: tuple[Tensor, ...] = (), where: Condition = ALWAYS, suffix: str = "") -> Kernel:
+        kernel, inputs = f"causal_mask.{name}_offset{suffix}", (index[name], *extra)
+        condition = when & where
+        return pointwise(
+            kernel, "add", inputs, offset[name], aranges[name], element=i64, when=condition, fusion_group=GROUP
+        )
+
+    # The offset of the queries is a number, but a tensor on the device once a static cache has been written to.
+    length = (Tensor("length", i64),)
+    add_q = (add("q", length, C > 0, "_static"), add("q", (), C < 1)) if options.cache_type == "static" else (add("q"),)
+    compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
+    le = pointwise(
+        "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=GROUP
+    )
+    padding, padded = _padding(options, index["batch"], offset["kv"], mask, le) if options.padded else ((), mask)
+    steps: tuple[Kernel | Free, ...] = (
+        *(_padding_test(options) if options.padded else ()),
+        arange("batch"), arange("head"), arange("q"), *add_q, arange("kv"), add("kv"),
+        Free("causal_mask.unsqueeze", "view", 12, when), *(padding or (le,)),
+        Free("causal_mask.expand", "view", 1, when),
+    )  # fmt: skip
+    if options.attn == "sdpa":
+        if options.cache_type == "static" and options.in_generate and not options.padded:
+            whole = Tensor("causal_mask.contiguous", B * T * S * b8)
+            source = cite(
+                "GenerationMixin.prepare_inputs_for_generation",
+                "attention_mask = attention_mask.contiguous()",
+                file="generation/utils.py",
+            )
+            return (*steps, copy("causal_mask.contiguous", "clone", mask, whole, source, when & (B > 1))), whole
+        return steps, padded
+    where = cite("eager_mask", "torch.where(mask", file=FILE)
+    zero, least = Tensor("causal_mask.zero", a), Tensor("causal_mask.min_dtype", a)
+    float_mask = tensor("causal_mask.float", B, T, S)
+    steps += (
+        fill("causal_mask.zeros", "zeros", zero, where, fusion_group=GROUP),
+        fill("causal_mask.min_dtype", "scalar_tensor", least, where, fusion_group=GROUP),
+        pointwise("causal_mask.where", "where", (padded, zero, least), float_mask, where, fusion_group=GROUP),
+    )
+    return steps, float_mask
+
+
+def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
+    """The 2-D mask as booleans, as long as a static cache; in sdpa, two questions whether all of it is ones."""
+    given, known = Tensor("attention_mask", B * (C + T) * i64), Tensor("padding.bool", B * (C + T) * b8)
+    to_bool = cite("_preprocess_mask_arguments", "attention_mask = attention_mask.to(", file=FILE)
+    steps: tuple[Kernel | Free, ...] = (copy("padding.bool", "_to_copy", given, known, to_bool),)
+    static, longest = options.cache_type == "static", Tensor("padding", B * S * b8)
+    if static:
+        pad = cite("prepare_padding_mask", "torch.nn.functional.pad(attention_mask", file=FILE)
+        steps += (copy("padding.pad", "constant_pad_nd", known, longest, pad, C + T < S),)
+    if options.attn != "sdpa":
+        return steps
+    asked = T > 1 if static else ALWAYS
+    no_more_keys = S < T + 1
+    first = asked & (no_more_keys if static else (T < 2) | no_more_keys)
+    steps += _all_ones("padding.all", longest, B * S, first, "or fast_all(padding_mask)):")
+    return steps + _all_ones(
+        "padding.new", Tensor("padding", B * T * b8), B * T, asked & (C < 1), "(fast_all(padding_mask[:, :q_length])"
+    )
+
+
+def _all_ones(name: str, mask: Tensor, size: Formula, when: Condition, fragment: str) -> tuple[Kernel | Free, ...]:
+    """`fast_all`: a sum, a comparison, and the answer goes to the host."""
+    count, answer = Tensor(f"{name}_sum", i64), Tensor(name, b8)
+    source = cite("_ignore_causal_mask_sdpa", fragment, file=FILE)
+    return (
+        reduction(f"{name}_sum", "sum", mask, count, size, source, when),
+        pointwise(f"{name}_eq", "eq", (count,), answer, source, element=b8, when=when),
+        Free(f"{name}_sync", "sync", 1, when),
+    )
+
+
+def _padding(
+    options: TableOptions, batch: Tensor, keys: Tensor, mask: Tensor, le: Kernel
+) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """`and_masks` of the causal rule and the padding: (B, T, S) booleans."""
+    join = cite("and_masks", "result = result & mask(", file=FILE)
+    one, causal = Tensor("padding.one", b8), Tensor("padding.causal", T * S * b8)
+    rows, both = Tensor("padding.rows", B * S * b8), Tensor("causal_mask.padded", B * T * S * b8)
+    look_up = cite("padding_mask_function", "return padding_mask[batch_idx, kv_idx]", file=FILE)
+    ones = cite("and_masks", "result = q_idx.new_ones(", file=FILE)
+    steps = (
+        fill("padding.one", "new_ones", one, ones, fusion_group=GROUP),
+        le,
+        pointwise("padding.causal", "bitwise_and", (one, mask), causal, join, element=b8, fusion_group=GROUP),
+        copy("padding.rows", "index", (Tensor("padding", B * S * b8), batch, keys), rows, look_up),
+        pointwise("padding.and", "bitwise_and", (causal, rows), both, join, element=b8, fusion_group=GROUP),
+    )
+    return steps, both
+
+
+def packed_sequence(positions: Tensor, rows: Formula) -> tuple[Kernel | Free, ...]:
+    """`find_packed_sequence_indices`: without a cache, do the positions restart? The answer goes to the host.
+
+    `rows`: how many rows of positions there are, B or 1.
+    """
+    src, file = "find_packed_sequence_indices", "masking_utils.py"
+    first_source = cite(src, "first_dummy_value = position_ids[:, :1] - 1", file=file)
+    diff_source = cite(src, "torch.diff(position_ids", file=file)
+    cumsum_source = cite(src, "(position_diff != 1).cumsum(-1)", file=file)
+    test_source = cite(src, "(packed_sequence_mask[:, -1] == 0).all()", file=file)
+    first, prepended = Tensor("packed.first", B * i64), Tensor("packed.cat", B * (T + 1) * i64)
+    diff, restart = Tensor("packed.diff", B * T * i64), Tensor("packed.ne", B * T * b8)
+    sequence, is_one, answer = (
+        Tensor("packed.cumsum", B * T * i64),
+        Tensor("packed.eq", B * b8),
+        Tensor("packed.all", b8),
+    )
+    first_position, last = Tensor("position_ids[:1]", rows * i64), Tensor("packed.cumsum[-1]", B * i64)
+    left, right = (Tensor(f"packed.cat[{part}]", B * T * i64) for part in ("1:", ":-1"))
+    name = "packed_sequence.{}".format
+    return (
+        Free(name("views"), "view", 2),
+        pointwise(name("first_minus_1"), "sub", (first_position,), first, first_source, element=i64),
+        copy(name("prepend"), "cat", (first, positions), prepended, diff_source),
+        Free(name("views"), "view", 2),
+        pointwise(name("diff"), "sub", (left, right), diff, diff_source, element=i64),
+        pointwise(name("ne"), "ne", (diff,), restart, cumsum_source, element=b8),
+        reduction(name("cumsum"), "cumsum", restart, sequence, B * T, cumsum_source),
+        Free(name("views"), "view", 1),
+        pointwise(name("eq"), "eq", (last,), is_one, test_source, element=b8),
+        reduction(name("all"), "all", is_one, answer, B, test_source),
+        Free(name("sync"), "sync"),
+    )

@@ -1,0 +1,33 @@
+"""What changes the list of kernels, beyond sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What changes the list of kernels, beyond sizes. Names and values as in `GPT2Config` and `from_pretrained`."""
+
+    attn: Attn = "sdpa"
+    activation_function: str = "gelu_new"
+    reorder_and_upcast_attn: bool = False
+    use_cache: bool = True
+    logits: Literal["all", "last"] = "all"
+    variants: tuple[tuple[str, str], ...] = ()  # kernels that an older transformers ran otherwise: KERNEL_VARIANTS
+    traced: bool = False  # by torch.compile, without a cache: the test for packed sequences needs values, so it masks
+    padded: bool = False  # an attention mask with padding is passed
+    cache_type: Literal["dynamic", "static"] = "dynamic"  # static: kv_len is the length of the whole cache
+    in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
+
+
+Attn: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
+
+
+ATTENTION_IMPLEMENTATIONS: tuple[Attn, ...] = ("eager", "sdpa", "flash_attention_2")
+
+
+KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}
+"""Eager attention's kernels by the op of transformers 5.x and that of 4.38, which some measurements were made with: it
+divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask."""

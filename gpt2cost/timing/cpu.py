@@ -1,0 +1,144 @@
+"""Seconds of one kernel on a CPU, whose threads run it while the interpreter waits.
+
+    product    launch + batch * (start + k n * element(m)),   element(m): straight lines between measured rows
+    attention  launch + batch heads * (start + head_dim * keys * element(new tokens))
+    other      launch + max(min(elements * one thread's, fork + elements * all threads'), DRAM bytes / DRAM rate)
+    all        + fresh output / rate at which the system hands out memory
+
+A library packs the weights of a product before it multiplies, has kernels of its own for one row and for few, and
+rounds rows up to its registers: that is what the curve holds. All forms grow with every size. Nothing is faster than
+the fastest product measured, nor than DRAM once its bytes exceed the last-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.timing.terms import Array, Terms, residency
+
+_RESIDENT_FROM = 0.5
+"""Footprint over the last-level cache where residency starts to fade: the cache is shared with what came before."""
+
+
+_SLOW_FUNCTIONS = ("tanh", "gelu", "silu", "sigmoid", "erf", "mish", "elu", "selu", "celu", "softplus", "sqrt")
+"""Element-wise ops that evaluate a function; they cost what `tanh` does unless they have a rate of their own."""
+
+
+def element_seconds(curve: ProductCurve, m: Array) -> Array:
+    """Seconds of an element of the (k, n) operand of a product with `m` rows."""
+    rows, seconds = np.array(curve.rows, float), np.array(curve.element_s)
+    if len(rows) == 1:
+        return seconds[0] * np.maximum(m / rows[0], 1.0)
+    slope = max((seconds[-1] - seconds[-2]) / (rows[-1] - rows[-2]), 0.0)
+    return np.interp(m, rows, seconds) + slope * np.maximum(m - rows[-1], 0.0)
+
+
+def product_terms(
+    hw: Hardware, dtype: str, name: str, batch: Array, m: Array, n: Array, k: Array, element_bytes: float
+) -> Terms:
+    """`batch` products of (m, k) and (k, n) of one of the fields of `CpuProducts`; sizes as floats or arrays."""
+    c = hw.cpu_model
+    curve: ProductCurve = getattr(c.products[dtype], name)
+    core_s = batch * (curve.start_s + k * n * element_seconds(curve, m))
+    compute_s = 2.0 * batch * m * n * k / hw.compute.peak_flop_per_s[dtype]
+    moved = batch * (m * k + k * n + m * n) * element_bytes
+    fresh_s = fresh_seconds(c, batch * m * n * element_bytes)
+    return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, fresh_s)
+
+
+def attention_terms(
+    hw: Hardware,
+    dtype: str,
+    pairs: Array,
+    head_dim: Array,
+    new_tokens: Array,
+    cached_tokens: Array,
+    element_bytes: float,
+    *,
+    masked: bool = False,
+) -> Terms:
+    """Fused attention of `pairs` = batch * heads: `new_tokens` queries each over `cached_tokens + new_tokens` keys.
+
+    Blocks of keys are so long that the causal rule saves little: every query is taken to meet every key.
+    """
+    c = hw.cpu_model
+    curve = c.attention[dtype]
+    kv_len = cached_tokens + new_tokens
+    slow = 1.0 / c.masked_attention if masked else 1.0
+    core_s = pairs * (curve.start_s + head_dim * kv_len * element_seconds(curve, new_tokens) * slow)
+    compute_s = 4.0 * pairs * head_dim * new_tokens * kv_len / hw.compute.peak_flop_per_s[dtype]
+    moved = pairs * head_dim * element_bytes * 2 * (new_tokens + kv_len)
+    return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, 0.0)
+
+
+def memory_terms(
+    hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float, kept: Array = 1.0
+) -> Terms:
+    """A kernel of one of `CPU_KINDS`. `kept`: how many outputs like this one a pass holds until its end."""
+    c = hw.cpu_model
+    rate = c.kinds.get(kind) or c.kinds["elementwise"]
+    elements = write_bytes / element_bytes
+    work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
+    fresh_s = fresh_seconds(c, write_bytes, kept)
+    nothing = 0.0 * elements
+    terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s)
+    return Terms(terms.device_s, nothing, terms.device_s - rate.launch_s, nothing, rate.launch_s)
+
+
+def _terms(hw: Hardware, launch_s: float, core_s: Array, compute_s: Array, moved_bytes: Array, fresh_s: Array) -> Terms:
+    memory_s = (1.0 - residency(moved_bytes, hw.memory.l2_bytes, _RESIDENT_FROM)) * (
+        moved_bytes / hw.memory.bandwidth_bytes_per_s
+    )
+    waiting_s = np.maximum(core_s - np.maximum(compute_s, memory_s), 0.0)
+    total_s = launch_s + np.maximum(core_s, memory_s) + fresh_s
+    return Terms(total_s, compute_s, memory_s + fresh_s, waiting_s, launch_s)
+
+
+def fresh_seconds(c: CpuConstants, output_bytes: Array, kept: Array = 1.0) -> Array:
+    """What the operating system takes to hand out the memory of an output of which a pass keeps `kept`."""
+    alone = np.clip(output_bytes / c.fresh_from_bytes - 1.0, 0.0, 1.0) / c.fresh_bytes_per_s
+    together = np.clip(kept * output_bytes / c.fresh_from_bytes - 1.0, 0.0, 1.0) / c.kept_bytes_per_s
+    return output_bytes * np.where(np.asarray(kept) > 1, np.maximum(alone, together), alone)
+
+
+def cpu_kernel_terms(
+    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, element_bytes: float
+) -> Terms:
+    """The terms of one launch of `kernel` at the sizes in `values`, in a pass."""
+    match kernel.shape:
+        case Gemm(batch, m, n, k):
+            count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
+            return product_terms(hw, dtype, product_name(kernel), count, rows, columns, depth, element_bytes)
+        case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
+            new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
+            pairs, width = batch.evaluate(values) * heads.evaluate(values), head_dim.evaluate(values)
+            return attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
+    read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
+    kept = 2.0 * values["num_layers"] if kernel.op == "cat" and kernel.inputs[0].name.startswith("past") else 1.0
+    return memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, kept)
+
+
+def product_name(kernel: Kernel) -> str:
+    """Which of the fields of `CpuProducts` times a kernel."""
+    return kernel.op if kernel.op in ("addmm", "mm") else "context" if kernel.name == "context" else "scores"
+
+
+def cpu_kind(c: CpuConstants, kernel: Kernel) -> str:
+    """Which of `CPU_KINDS` times `kernel`; of a fusion, the slowest."""
+    kinds = {_kind_of(op, kernel.kind) for op in kernel.op.split("+")}
+    known = [kind for kind in kinds if kind in c.kinds]
+    return max(known, key=lambda kind: c.kinds[kind].element_s) if known else "elementwise"
+
+
+def _kind_of(op: str, kind: str) -> str:
+    names = {"_softmax": "softmax", "native_layer_norm": "layer_norm", "cat": "cat", "where": "where", "gelu": "gelu"}
+    if op in names:
+        return names[op]
+    if op in _SLOW_FUNCTIONS:
+        return "tanh"
+    return kind if kind in ("copy", "gather", "fill") else "elementwise"

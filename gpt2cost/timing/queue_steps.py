@@ -1,0 +1,89 @@
+"""One pass, step by step: when the host issues each kernel and when the device runs it, all layers unrolled.
+
+`timeline` has the same rules as one product of matrices, without the times in between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from gpt2cost.device.hardware import Host
+from gpt2cost.table.kernel import Free, Kernel, Row
+from gpt2cost.timing.queue import host_cost
+
+GRAPH_LAUNCH = "cudaGraphLaunch"
+
+
+FINAL_SYNC = "cudaDeviceSynchronize"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Something that takes time on one track, in seconds from the start of the pass.
+
+    `row` is the step of the cost table, None for the launch of a graph and the last wait. `launch` numbers the
+    kernels: a host slice and the device slice that it issues have the same; all kernels of a graph have 0's.
+    """
+
+    track: Literal["host", "device"]
+    name: str
+    module: str
+    start_s: float
+    end_s: float
+    row: Row | None
+    launch: int | None = None
+
+
+def unrolled(rows: Iterable[Row], values: Mapping[str, Any]) -> Iterator[tuple[Row, str]]:
+    """Each step that runs, in order, with its module's path: that of the third layer begins with `transformer.h.2`."""
+    for count_formula, section in groupby(rows, key=lambda row: row.count):
+        steps = [row for row in section if row.step.when.evaluate(values)]
+        count = int(count_formula.evaluate(values))
+        for layer in range(count):
+            for row in steps:
+                numbered = re.sub(r"\bh\b", f"h.{layer}", row.module, count=1) if count_formula != 1 else row.module
+                yield row, numbered
+
+
+def run_queue(
+    rows: Iterable[Row], launch_s: Iterable[float], values: Mapping[str, Any], host: Host, runtime: str
+) -> Iterator[Slice]:
+    """The slices of a pass at one point, in the order of issue; steps that take no time are left out.
+
+    `launch_s` are the device seconds of one launch of each row. The last slice is the host's wait for the device, at
+    whose end the pass is over.
+    """
+    rows = tuple(rows)
+    seconds = {id(row): float(one) for row, one in zip(rows, launch_s, strict=True)}
+    host_s, device_s, launches = 0.0, 0.0, 0
+    graph = runtime == "cuda-graph"
+    if graph:
+        host_s = host.graph_replay_s
+        yield Slice("host", GRAPH_LAUNCH, "", 0.0, host_s, None, 0)
+    for row, module in unrolled(rows, values):
+        start_s, cost_s = host_s, host_cost(row.step, host, runtime)
+        if isinstance(row.step, Free):
+            waits = row.step.op == "sync" and runtime == "eager"
+            host_s = (max(host_s, device_s) if waits else host_s) + cost_s
+            if host_s > start_s:
+                yield Slice("host", row.step.name, module, start_s, host_s, row)
+            continue
+        host_s += cost_s
+        if host_s > start_s:
+            yield Slice("host", _op(row.step), module, start_s, host_s, row, launches)
+        begins_s = max(device_s, host_s + (0.0 if graph or host.synchronous else host.launch_latency_s))
+        device_s = begins_s + seconds[id(row)]
+        if host.synchronous:
+            host_s = device_s
+        path = ".".join(filter(None, (module, row.step.name)))
+        yield Slice("device", path, module, begins_s, device_s, row, launches)
+        launches += 1
+    yield Slice("host", FINAL_SYNC, "", host_s, max(host_s, device_s) + host.sync_s, None)
+
+
+def _op(kernel: Kernel) -> str:
+    return "+".join(f"aten::{op}" for op in kernel.op.split("+"))

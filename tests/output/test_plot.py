@@ -1,0 +1,215 @@
+"""Pictures: what the axes say and show is what `predict` says; how it looks has been looked at."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpt2cost
+from gpt2cost.cli import app as cli
+from gpt2cost.errors import InputError
+from gpt2cost.output.plot_data import breakdown, curve, roofline, swept, timeline
+
+pytest.importorskip("matplotlib")
+
+from gpt2cost.output.plot import BARS, KIND_COLOURS, LINE_COLOURS, draw, rendered
+
+MODEL, A100, T4 = gpt2cost.load_model("distilgpt2"), gpt2cost.load_hardware("a100"), gpt2cost.load_hardware("t4")
+SIZES: dict[str, object] = {"batch": "1-64*2", "seq": 32, "cache": 0}
+FLAGS: dict[str, list[str]] = {
+    "roofline": ["--gpu", "a100", "--batch", "2"],
+    "breakdown": ["--gpu", "a100", "--batch", "1-64*2"],
+    "curve": ["--gpu", "a100,t4", "--batch", "1-64*2"],
+    "timeline": ["--gpu", "a100", "--seq", "16"],
+}
+MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+def texts(figure: Any) -> str:
+    return "\n".join(text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize("format", MAGIC)
+@pytest.mark.parametrize("kind", FLAGS)
+def test_every_kind_in_every_format(kind: str, format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"picture.{format}"
+    assert cli.run(["plot", kind, "--model", "distilgpt2", *FLAGS[kind], "-o", str(path)]) == 0
+    assert capsys.readouterr() == ("", "")
+    first = path.read_bytes()
+    assert first.startswith(MAGIC[format])
+    assert list(tmp_path.iterdir()) == [path]
+    assert cli.run(["plot", kind, "--model", "distilgpt2", *FLAGS[kind], "-o", str(path)]) == 0
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("quantity", ["latency", "throughput"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
+    figure = draw(curve(MODEL, [A100, T4], SIZES, phase, quantity, dtype="fp16"))
+    (axes,) = figure.axes
+    unit = "tokens/s" if quantity == "throughput" else "ms"
+    assert f"({unit})" in axes.get_ylabel()
+    assert axes.get_xlabel() == "batch size (sequences)"
+    scale = 1.0 if quantity == "throughput" else 1e-3
+    for line, device in zip(axes.get_lines(), ("a100", "t4"), strict=True):
+        assert list(line.get_xdata()) == [1, 2, 4, 8, 16, 32, 64]
+        for batch, value in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            totals = gpt2cost.predict("distilgpt2", device, int(batch), 32, phase=phase).phases[0].totals
+            expected = totals.tokens_per_s if quantity == "throughput" else totals.latency_s
+            assert value * scale == pytest.approx(expected, rel=1e-12)
+    bands = [collection.get_paths()[0].get_extents() for collection in axes.collections]
+    for band, line in zip(bands, axes.get_lines(), strict=True):
+        assert band.y0 <= min(line.get_ydata())
+        assert band.y1 >= max(line.get_ydata())
+    said = texts(figure)
+    for word in ("distilgpt2", phase, "fp16", "sdpa attention", "eager runtime", "Predicted"):
+        assert word in said
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [A100.name, T4.name]
+
+
+def test_a_curve_marks_the_end_of_the_positions() -> None:
+    sizes: dict[str, object] = {"cache": "900-1200+50", "seq": 1}
+    (axes,) = draw(curve(MODEL, [A100], sizes)).axes
+    assert list(axes.get_lines()[1].get_xdata()) == [1050, 1050]
+    (axes,) = draw(curve(MODEL, [A100], SIZES)).axes
+    assert len(axes.get_lines()) == 1
+
+
+@pytest.mark.parametrize("sizes", [SIZES, {"seq": f"16-{16 * (BARS + 9)}+16"}], ids=["bars", "areas"])
+def test_a_breakdown_adds_up_to_the_latency(sizes: dict[str, object]) -> None:
+    data = breakdown(MODEL, A100, sizes)
+    axis, values, given = swept(sizes)
+    total = sum(data.kinds.values()) + data.waiting
+    totals = gpt2cost.predict("distilgpt2", "a100", **given, phase="prefill").phases[0].totals
+    assert total == pytest.approx(totals.latency_s, rel=1e-12)
+    assert sum(data.kinds.values()) == pytest.approx(totals.device_s, rel=1e-12)
+    assert np.all(data.waiting >= 0)
+    figure = draw(data)
+    upper, lower = figure.axes
+    assert upper.get_ylabel() == "time of the pass (ms)"
+    assert lower.get_ylabel() == "share of the pass (%)"
+    if axis == "batch":
+        tops = {round(float(p.get_x()), 6): float(p.get_y() + p.get_height()) for p in upper.patches}
+        assert sorted(tops.values()) == pytest.approx(sorted(1e3 * total), rel=1e-9)
+        assert [tick.get_text() for tick in lower.get_xticklabels()] == [str(value) for value in values]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(legend[1:]) == set(data.kinds)
+
+
+def test_a_roofline_shows_every_kernel_that_matters() -> None:
+    prediction = gpt2cost.predict("distilgpt2", "a100", 8, 128)
+    data = roofline(prediction)
+    figure = draw(data)
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("arithmetic intensity (FLOP/B)", "attained rate (FLOP/s)")
+    spots = {(round(x, 9), round(y)) for collection in axes.collections for x, y in collection.get_offsets()}
+    shown = 0
+    for phase in prediction.phases:
+        for cost in phase.kernels:
+            if cost.flops and cost.device_s / phase.totals.device_s >= 0.005:
+                intensity = cost.flops / (cost.read_bytes + cost.write_bytes)
+                assert (round(intensity, 9), round(cost.flops / cost.device_s)) in spots
+                shown += 1
+    assert shown > 20
+    flat = {float(line.get_ydata()[0]) for line in axes.get_lines() if len(set(line.get_ydata())) == 1}
+    assert flat == {A100.compute.peak_flop_per_s["fp16"], A100.compute.peak_flop_per_s["fp32"]}
+    slopes = {
+        round(line.get_ydata()[0] / line.get_xdata()[0]) for line in axes.get_lines() if len(set(line.get_ydata())) > 1
+    }
+    assert slopes == {round(A100.memory.bandwidth_bytes_per_s), round(A100.memory.l2_bandwidth_bytes_per_s)}
+    assert "lm_head" in texts(figure)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph"])
+def test_a_timeline_shows_every_launch(runtime: str) -> None:
+    prediction = gpt2cost.predict("distilgpt2", "a100", 2, 64, runtime=runtime, phase="prefill")
+    data = timeline(prediction)
+    assert data.latency_s == pytest.approx(prediction.phases[0].totals.latency_s, rel=1e-9)
+    figure = draw(data)
+    whole, close = figure.axes
+    device, host = whole.collections
+    assert len(device.get_paths()) == prediction.phases[0].totals.launches
+    assert host.get_paths()
+    scale = {"(ms)": 1e-3, "(us)": 1e-6}[whole.get_xlabel()[-4:]]
+    assert whole.get_xlim()[1] * scale == pytest.approx(data.latency_s)
+    assert "transformer.h.3" in close.get_title(loc="left")
+    assert any("mlp.c_fc" in text.get_text() for text in close.texts)
+
+
+def test_nothing_leaves_the_picture() -> None:
+    """Titles, names and legends stay inside, and the legends off the data."""
+    pictures = [
+        roofline(gpt2cost.predict("gpt2-xl", "a100-pcie-40gb", 8, 128, attn="flash_attention_2")),
+        breakdown(MODEL, A100, SIZES, attn="eager"),
+        curve(MODEL, [A100, T4, gpt2cost.load_hardware("h200")], SIZES),
+        timeline(gpt2cost.predict("gpt2-xl", "a100", 2, 64, attn="eager", phase="prefill")),
+    ]
+    for data in pictures:
+        figure = draw(data)
+        rendered(figure, "png")
+        box = figure.bbox
+        for artist in [*figure.texts, *figure.legends, *(axes.xaxis.label for axes in figure.axes)]:
+            extents = artist.get_window_extent()
+            assert box.x0 - 1 <= extents.x0, artist
+            assert extents.x1 <= box.x1 + 1, artist
+            assert box.y0 - 1 <= extents.y0, artist
+            assert extents.y1 <= box.y1 + 1, artist
+        for legend in figure.legends:
+            assert not any(axes.bbox.overlaps(legend.get_window_extent()) for axes in figure.axes)
+
+
+def test_colours_differ() -> None:
+    assert len(set(KIND_COLOURS.values())) == len(KIND_COLOURS)
+    assert len(set(LINE_COLOURS)) == len(LINE_COLOURS)
+
+
+# ---------------------------------------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"batch": "1,2", "seq": "1,2"}, {"batch": "4-1"}, {"batch": "x"}, {"batch": "0,1"}]
+)
+def test_sizes_that_are_no_sweep(sizes: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        swept(sizes)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.run(["plot", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = ["curve", "--model", "distilgpt2", "--gpu", "a100"]
+    picture = ["-o", str(tmp_path / "x.png")]
+    assert "-o is required" in refused([*good, "--batch", "1,2"], capsys)
+    assert ".png, .svg, .pdf" in refused([*good, "--batch", "1,2", "-o", str(tmp_path / "x.gif")], capsys)
+    assert "no folder" in refused([*good, "--batch", "1,2", "-o", str(tmp_path / "none" / "x.png")], capsys)
+    assert "exactly one" in refused([*good, *picture], capsys)
+    assert "quantity" in refused([*good, "--batch", "1,2", "--quantity", "speed", *picture], capsys)
+    assert "phase" in refused([*good, "--batch", "1,2", "--phase", "both", *picture], capsys)
+    assert "unknown hardware" in refused([*good[:-1], "a100,a1000", "--batch", "1,2", *picture], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_there_is_a_hint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **keys: Any) -> Any:
+        if name == "matplotlib":
+            raise ImportError(name)
+        return real(name, *rest, **keys)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    flags = ["roofline", "--model", "distilgpt2", "--gpu", "a100", "-o", str(tmp_path / "x.png")]
+    assert "pip install 'gpt2cost[plot]'" in refused(flags, capsys)

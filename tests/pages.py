@@ -1,0 +1,37 @@
+"""README and docs/ as tests read them: their blocks of output, and what each block's command prints now.
+
+The markers are comments, `<!-- output of: gpt2cost models -->`; the width is 100 columns unless the marker says
+`<!-- output at 80 columns of: ... -->`. `python tests/regenerate.py` writes the blocks anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import ROOT
+
+README = ROOT / "README.md"
+BLOCK = re.compile(
+    r"(<!-- output(?: at (?P<width>\d+) columns)? of: (?P<command>.+?) -->\n```\w*\n)(?P<text>.*?)(?=```)", re.S
+)
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = [(page, block) for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
+
+
+def output(command: str, width: str | None) -> str:
+    """What a shell prints for `command`, warnings included."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+    environment |= {"COLUMNS": width or "100", "NO_COLOR": "1"}
+    shell = f'gpt2cost() {{ "{sys.executable}" -m gpt2cost "$@" 2>&1; }}; {command}'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def regenerated(page: Path) -> str:
+    """A page with every block's output as it is now."""
+    return BLOCK.sub(lambda block: block[1] + output(block["command"], block["width"]), page.read_text("utf-8"))

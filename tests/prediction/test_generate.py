@@ -1,0 +1,331 @@
+"""`generate`: its kernels against a dispatch trace of the real loop, and its times against single passes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from helpers import tiny, unrolled
+from transformers import GPT2LMHeadModel
+
+import gpt2cost
+from gpt2cost.cli import app as cli
+from gpt2cost.output.formats import FORMATS
+from gpt2cost.prediction.one_pass import Pass, run_rows
+from gpt2cost.prediction.settings import Settings
+from gpt2cost.prediction.turns import Turns
+from gpt2cost.table.config import load_model
+from gpt2cost.table.generate_loop import after, before, setup
+from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.kernel import Free, Gemm, Kernel, Row, walk
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import CONSTANT_BYTES
+from gpt2cost.timing.queue import host_cost
+from gpt2cost.timing.queue_steps import unrolled as unrolled_rows
+
+CASES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "one sequence": {"batch": 1},
+    "one token": {"new": 1},
+    "prompt of one": {"prompt": 1},
+    "sample": {"sample": True},
+    "padded": {"padded": True},
+    "padded, one sequence": {"padded": True, "batch": 1},
+    "static": {"cache_type": "static"},
+    "static, prompt of one": {"cache_type": "static", "prompt": 1},
+    "static, one sequence": {"cache_type": "static", "batch": 1},
+    "static and padded": {"cache_type": "static", "padded": True},
+    "static and padded, one token": {"cache_type": "static", "padded": True, "new": 1},
+    "no cache": {"use_cache": False},
+    "no cache, padded": {"use_cache": False, "padded": True},
+}
+
+
+def real_trace(
+    attn: str, batch: int, prompt: int, new: int, sample: bool, padded: bool, cache_type: str, use_cache: bool
+) -> oracle.Trace:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config := tiny(vocab_size=60)).eval()
+    model.config._attn_implementation = attn
+    ids = torch.randint(1, config.vocab_size - 1, (batch, prompt))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[0, 0] = 0
+    options = {"cache_implementation": "static"} if cache_type == "static" else {}
+    with torch.no_grad(), oracle.Trace(model) as record:
+        record.answer = None
+        model.generate(
+            ids, attention_mask=mask, min_new_tokens=None, max_new_tokens=new, do_sample=sample, use_cache=use_cache,
+            eos_token_id=config.vocab_size - 1, pad_token_id=0, **options,
+        )  # fmt: skip
+    return record
+
+
+def expected(
+    attn: str, batch: int, prompt: int, new: int, sample: bool, padded: bool, cache_type: str, use_cache: bool
+) -> Iterator[tuple[str, Kernel | Free, dict[str, int]]]:
+    """The steps of our tables, each with the sizes at which it runs."""
+    model = load_model(tiny(vocab_size=60))
+    options = TableOptions(
+        attn, "gelu_new", False, use_cache, "last",  # type: ignore[arg-type]
+        padded=padded, cache_type=cache_type, in_generate=True,  # type: ignore[arg-type]
+    )  # fmt: skip
+    forward = list(unrolled(list(walk(cost_table(options))), model.n_layer))
+    for step in range(new):
+        seq, cache = (prompt, 0) if step == 0 else (1, prompt + step - 1) if use_cache else (prompt + step, 0)
+        keys = prompt + new - 1 if cache_type == "static" else seq + cache
+        sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": keys}
+        sizes |= {**model.symbols(), **CONSTANT_BYTES, "w_bytes": 4, "a_bytes": 4}
+
+        def plain(rows: tuple[Row, ...]) -> list[tuple[str, Kernel | Free]]:
+            return [("", row.step) for row in rows]
+
+        first = plain(setup(batch > 1)) if step == 0 else []
+        for module, one in [*first, *plain(before(options)), *forward, *plain(after(options, sample))]:
+            if one.when.evaluate(sizes):
+                yield module, one, sizes
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernels_are_those_of_the_real_loop(case: str, attn: str) -> None:
+    arguments = {
+        "attn": attn, "batch": 2, "prompt": 4, "new": 3, "sample": False, "padded": False, "cache_type": "dynamic",
+        "use_cache": True, **CASES[case],
+    }  # fmt: skip
+    trace, steps = real_trace(**arguments), list(expected(**arguments))
+    # What torch.multinomial launches inside is one op to a dispatch trace.
+    steps = [s for s in steps if not re.match(r"multinomial\.(?!aminmax)", s[1].name)]
+    kernels = [(module, step, sizes) for module, step, sizes in steps if isinstance(step, Kernel)]
+
+    def op(name: str) -> str:
+        return "attention" if "attention" in name else "multinomial" if name == "aminmax" else name
+
+    assert [(m, op(k.op)) for m, k, _ in kernels] == [(launch.module, op(launch.op)) for launch in trace.launches]
+    for (module, kernel, sizes), launch in zip(kernels, trace.launches, strict=True):
+        where = f"{module} {kernel.name} {launch}"
+        if launch.op == "multinomial":  # aminmax, the first kernel in it, stands for it here
+            continue
+        assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
+        assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        if isinstance(kernel.shape, Gemm):
+            assert kernel.flops.evaluate(sizes) == launch.flops, where
+    assert sum(step.count for _, step, _ in steps if isinstance(step, Free) and step.op == "sync") == trace.syncs
+
+
+# ---------------------------------------------------------------------------------------------- times
+
+RUNS: list[dict[str, Any]] = [
+    {},
+    {"batch": 64, "dtype": "fp32"},
+    {"attn": "eager"},
+    {"attn": "flash_attention_2"},
+    {"runtime": "compile"},
+    {"runtime": "cuda-graph", "batch": 4},
+    {"use_cache": False},
+    {"sample": True},
+    {"new_tokens": 1},
+    {"new_tokens": 2},
+    {"prompt": 1},
+]
+MASKED: list[dict[str, Any]] = [
+    {"padded": True},
+    {"cache_type": "static"},
+    {"cache_type": "static", "padded": True, "sample": True, "batch": 3},
+    {"cache_type": "static", "attn": "eager", "batch": 16},
+    {"padded": True, "use_cache": False},
+]
+
+
+def run(**keys: Any) -> gpt2cost.Generation:
+    return gpt2cost.generate(**{"model": "distilgpt2", "gpu": "a100", "prompt": 40, "new_tokens": 6, **keys})
+
+
+@pytest.mark.parametrize("keys", RUNS, ids=str)
+def test_it_is_the_sum_of_its_passes_and_of_what_generate_adds(keys: dict[str, Any]) -> None:
+    found = run(**keys)
+    s = found.settings
+    common = {
+        "model": "distilgpt2", "gpu": "a100", "batch": s.batch_size, "dtype": s.dtype, "attn": s.attn,
+        "runtime": s.runtime, "logits": "last", "use_cache": s.use_cache,
+    }  # fmt: skip
+    sizes = [(s.prompt, 0)] + [
+        (1, s.prompt + token) if s.use_cache else (s.prompt + token + 1, 0) for token in range(s.new_tokens - 1)
+    ]
+    passes = [
+        gpt2cost.predict(**common, seq=seq, cache=cache, phase="decode" if seq == 1 and cache else "prefill")
+        for seq, cache in sizes
+    ]
+    latencies = [prediction.phases[0].totals.latency_s for prediction in passes]
+    assert [float(found.first.pass_s), *found.rest.pass_s] == pytest.approx(latencies, rel=1e-12)
+    added = float(found.first.generate_s) + float(np.sum(found.rest.generate_s))
+    assert found.total_s == pytest.approx(sum(latencies) + added, rel=1e-12)
+    assert found.total_s == pytest.approx(found.ttft_s + float(np.sum(found.rest.latency_s)), rel=1e-15)
+    assert np.all(np.asarray([found.first.generate_s, *found.rest.generate_s]) > 0)
+
+
+@pytest.mark.parametrize("keys", [*RUNS, *MASKED], ids=str)
+def test_each_turn_is_one_run_through_the_queue(keys: dict[str, Any]) -> None:
+    """Step by step, with the tables' rows in a row: the loop is eager, and the pass runs as it is told to."""
+    found = run(**keys)
+    s, hw = found.settings, found.hardware
+    turns = Turns(found.model, hw, s)
+    for number, latency_s in enumerate([float(found.first.latency_s), *found.rest.latency_s]):
+        seq, cache = (s.prompt, 0) if number == 0 else turns.sizes(number)
+        values = turns.values(seq, cache)
+        settings = Settings(s.batch_size, seq, cache, s.dtype, s.attn, s.runtime, "last", s.use_cache)
+        host_s, device_s = 0.0, 0.0
+        for rows, runtime in turns.parts(first=number == 0):
+            one = run_rows(rows, values, hw, replace(settings, runtime=runtime))
+            if runtime == "cuda-graph":
+                host_s += hw.host.graph_replay_s
+            for row, launch_s in zip_unrolled(one):
+                cost_s = host_cost(row.step, hw.host, runtime)
+                if isinstance(row.step, Kernel):
+                    host_s += cost_s
+                    waited = host_s + (0.0 if runtime == "cuda-graph" else hw.host.launch_latency_s)
+                    device_s = max(device_s, waited) + float(launch_s)
+                else:
+                    waits = row.step.op == "sync" and runtime == "eager"
+                    host_s = (max(host_s, device_s) if waits else host_s) + cost_s
+        assert latency_s == pytest.approx(max(host_s, device_s), rel=1e-12)
+
+
+def zip_unrolled(one: Pass) -> Iterator[tuple[Row, float]]:
+    seconds = {id(row): launch_s for row, launch_s in zip(one.rows, one.launch_s, strict=True)}
+    return ((row, seconds[id(row)]) for row, _ in unrolled_rows(one.rows, one.symbols))
+
+
+@pytest.mark.parametrize("keys", [*RUNS, *MASKED], ids=str)
+@pytest.mark.parametrize("gpu", ["a100", "t4"])
+def test_the_curve_is_monotone(keys: dict[str, Any], gpu: str) -> None:
+    if gpu == "t4" and keys.get("attn") == "flash_attention_2":
+        pytest.skip("no such kernel on that device")
+    found = run(**{**keys, "gpu": gpu, "new_tokens": 300 if keys.get("new_tokens", 9) > 2 else 2, "batch": 8})
+    seconds = found.rest.latency_s
+    if found.settings.cache_type == "static" and found.settings.padded:
+        seconds = seconds[:-1]  # the last mask is as long as the cache, and need not be padded: one kernel less
+    assert np.all(np.diff(seconds) >= -1e-9 * seconds[1:])
+    prompt, new = found.settings.prompt, found.settings.new_tokens
+    assert found.positions.tolist() == list(range(prompt + 1, prompt + new))
+
+
+def test_edges() -> None:
+    one = run(new_tokens=1)
+    assert one.tpot_s == {"first": None, "mean": None, "last": None}
+    assert one.total_s == one.ttft_s
+    assert [stretch.phase for stretch in one.stretches] == ["prefill"]
+    two = run(new_tokens=2)
+    assert two.tpot_s["first"] == two.tpot_s["last"] == pytest.approx(two.total_s - two.ttft_s)
+    assert run(prompt=1).positions[0] == 2
+
+
+def test_blocks_of_tokens_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(new_tokens=50)
+    monkeypatch.setattr(importlib.import_module("gpt2cost.prediction.turns"), "BLOCK", 7)
+    blocks = run(new_tokens=50)
+    assert blocks.rest.latency_s.tolist() == whole.rest.latency_s.tolist()
+    assert blocks.stretches == whole.stretches
+
+
+def test_what_costs_more() -> None:
+    """The directions that a reader expects."""
+    plain = run(new_tokens=64)
+    assert run(new_tokens=64, sample=True).total_s > plain.total_s
+    assert run(new_tokens=64, padded=True).total_s > plain.total_s
+    long = {"prompt": 512, "new_tokens": 64, "batch": 32}
+    assert run(**long, use_cache=False).total_s > 5 * run(**long).total_s
+    assert run(**long, cache_type="static").peak_bytes != run(**long).peak_bytes
+    assert plain.peak_bytes > plain.model.parameters * 2
+
+
+def test_peak_memory_of_a_single_pass_is_predicts() -> None:
+    """But for the position embeddings, which `generate` looks up for each sequence."""
+    found = run(prompt=512, batch=8, new_tokens=1)
+    memory = gpt2cost.predict("distilgpt2", "a100", 8, 512, logits="last", phase="prefill").memory
+    positions = 8 * 512 * 768 * 2
+    assert memory.total_bytes < found.peak_bytes < memory.total_bytes + positions
+
+
+def test_stretches_cover_the_run() -> None:
+    found = run(model="gpt2-xl", gpu="h100", prompt=512, new_tokens=20000)
+    assert sum(stretch.tokens for stretch in found.stretches) == 20000
+    assert sum(stretch.latency_s for stretch in found.stretches) == pytest.approx(found.total_s, rel=1e-12)
+    assert [stretch.bound for stretch in found.stretches[1:]] == ["host", "memory"]
+    assert found.stretches[1].last_position + 1 == found.stretches[2].first_position
+    assert "exceeds n_positions 1024" in found.warnings[0]
+
+
+def test_cost() -> None:
+    found = run(price_per_hour=2.5)
+    seconds_a_million = 1e6 / found.tokens_per_s
+    assert found.cost_per_million_tokens == pytest.approx(2.5 * seconds_a_million / 3600)
+    assert run().cost_per_million_tokens is None
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+FLAGS = ["generate", "--model", "distilgpt2", "--gpu", "a100", "--prompt", "40", "--new-tokens", "12"]
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*FLAGS, "--format", "json", "--batch", "2", "--price-per-hour", "3"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    curve = document["curve"]
+    assert [point["position"] for point in curve] == list(range(41, 52))
+    assert document["total_s"] == pytest.approx(document["ttft_s"] + sum(point["latency_s"] for point in curve))
+    assert document["total_s"] == pytest.approx(document["passes_s"] + document["generate_s"])
+    assert document["tokens_per_s"] == pytest.approx(2 * document["tokens_per_s_per_request"])
+    assert document["tpot_s"]["mean"] == pytest.approx(sum(point["latency_s"] for point in curve) / 11)
+    assert document["total_low_s"] < document["total_s"] < document["total_high_s"]
+    steps = {step["name"]: step for step in document["loop"]}
+    assert steps["generate.argmax"]["source"].startswith("generation/utils.py:")
+    assert steps["generate.stop_check_sync"]["op"] == "sync"
+    assert document["settings"]["cache_type"] == "dynamic"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("new", ["1", "30"])
+def test_every_format(format: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*FLAGS[:-1], new, "--format", format]
+    assert cli.run(flags) == 0
+    text = capsys.readouterr().out
+    assert text
+    path = tmp_path / "out"
+    assert cli.run([*flags, "-o", str(path)]) == 0
+    assert path.read_text("utf-8") == text
+    if format in ("csv", "jsonl"):
+        assert len(text.splitlines()) == int(new) + (format == "csv")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--prompt", "0"], "prompt"),
+        (["--new-tokens", "0"], "new_tokens"),
+        (["--new-tokens", "1000001"], "at most 1000000"),
+        (["--cache-type", "statik"], "static"),
+        (["--cache-type", "static", "--no-use-cache"], "use_cache"),
+        (["--padded", "--attn", "flash_attention_2"], "padded"),
+        (["--cache-type", "static", "--attn", "flash_attention_2"], "cache_type"),
+        (["--price-per-hour", "-1"], "price_per_hour"),
+        (["--price-per-hour", "nan"], "price_per_hour"),
+        (["--prompt", "2000", "--strict"], "n_positions"),
+    ],
+)
+def test_bad_input_is_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*FLAGS, *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err

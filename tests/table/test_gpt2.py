@@ -1,0 +1,210 @@
+"""The cost table against the real model: a dispatch trace of `GPT2LMHeadModel` on the meta device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from helpers import DTYPES, POINTS, tiny, unrolled, values
+from transformers import GPT2Config
+
+from gpt2cost.table.activations import ACTIVATIONS
+from gpt2cost.table.config import load_model
+from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, walk
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import BYTE_SYMBOLS
+
+FUSED = {"scaled_dot_product_attention", "flash_attn_func"}
+
+
+def assert_table_equals_trace(
+    config: GPT2Config,
+    attn: str,
+    dtype: str,
+    batch: int,
+    seq: int,
+    cache: int,
+    use_cache: bool = True,
+    logits: str = "all",
+    padded: bool = False,
+) -> None:
+    trace = oracle.trace(config, attn, DTYPES[dtype], batch, seq, cache, use_cache, int(logits == "last"), padded)
+    model = load_model(config)
+    options = TableOptions(
+        attn,  # type: ignore[arg-type]
+        config.activation_function,
+        config.reorder_and_upcast_attn,
+        use_cache,
+        logits,  # type: ignore[arg-type]
+        padded=padded,
+    )
+    sizes = values(model, dtype, batch, seq, cache)
+    steps = unrolled(list(walk(cost_table(options))), model.n_layer)
+    launched = [(module, step) for module, step in steps if step.when.evaluate(sizes)]
+    kernels = [(module, step) for module, step in launched if isinstance(step, Kernel)]
+    ops = [(launch.module, launch.op) for launch in trace.launches]
+    assert [(module, "attention" if k.op in FUSED else k.op) for module, k in kernels] == [
+        (module, "attention" if "attention" in op else op) for module, op in ops
+    ]
+    for (module, kernel), launch in zip(kernels, trace.launches, strict=True):
+        where = f"{module} {kernel.name} {kernel.op}"
+        assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
+        assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        if isinstance(kernel.shape, Gemm | FusedAttention):
+            assert kernel.flops.evaluate(sizes) == launch.flops, where
+        if isinstance(kernel.shape, Gemm):
+            shape = tuple(
+                dim.evaluate(sizes) for dim in (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
+            )
+            assert shape == launch.gemm, where
+        else:
+            assert launch.gemm is None, where
+    assert sum(step.count for _, step in launched if isinstance(step, Free) and step.op == "sync") == trace.syncs
+
+
+ODD = {
+    "n_inner": {"n_inner": 100, "n_head": 4},
+    "relu": {"activation_function": "relu", "tie_word_embeddings": False},
+    "upcast": {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+    "one head": {"n_head": 1, "n_positions": 3000, "vocab_size": 50300, "scale_attn_weights": False},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])
+def test_presets(name: str, attn: str, dtype: str) -> None:
+    model = load_model(name)
+    config = GPT2Config(n_layer=model.n_layer, n_head=model.n_head, n_embd=model.n_embd)
+    for point in POINTS:
+        assert_table_equals_trace(config, attn, dtype, *point)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_configs(odd: str, attn: str, dtype: str) -> None:
+    if attn == "flash_attention_2" and dtype == "fp32":
+        pytest.skip("flash_attention_2 has no fp32 kernel")
+    for point in POINTS:
+        assert_table_equals_trace(tiny(**ODD[odd]), attn, dtype, *point)
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("upcast", [False, True])
+def test_every_corner_of_the_sizes(attn: str, upcast: bool) -> None:
+    """Where a dimension is 1 or the cache is empty, PyTorch drops copies and masks: the conditions must agree."""
+    for heads in (1, 3):
+        config = tiny(n_layer=1, n_head=heads, reorder_and_upcast_attn=upcast)
+        for batch in (1, 2):
+            for seq in (1, 2, 5):
+                for cache in (0, 1, 4):
+                    assert_table_equals_trace(config, attn, "fp16", batch, seq, cache)
+                assert_table_equals_trace(config, attn, "fp16", batch, seq, 0, use_cache=False)
+                dtype = "fp16" if attn == "flash_attention_2" else "fp32"
+                assert_table_equals_trace(config, attn, dtype, batch, seq, 0, use_cache=False, logits="last")
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_a_cache(attn: str, dtype: str) -> None:
+    for batch, seq in ((8, 512), (1, 40), (3, 17)):
+        assert_table_equals_trace(GPT2Config(n_layer=3), attn, dtype, batch, seq, 0, use_cache=False)
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("upcast", [False, True])
+def test_padded(attn: str, upcast: bool) -> None:
+    """An attention mask with padding in it: the masked path everywhere."""
+    config = tiny(n_layer=2, reorder_and_upcast_attn=upcast)
+    for batch in (1, 2):
+        for seq in (1, 5):
+            for cache in (0, 4):
+                assert_table_equals_trace(config, attn, "fp16", batch, seq, cache, padded=True)
+            assert_table_equals_trace(config, attn, "fp32", batch, seq, 0, use_cache=False, padded=True)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str) -> None:
+    for dtype in DTYPES:
+        assert_table_equals_trace(tiny(n_layer=1, activation_function=name), "sdpa", dtype, 2, 5, 0)
+
+
+def all_rows() -> Iterator[Row]:
+    for attn in ("eager", "sdpa", "flash_attention_2"):
+        for upcast in (False, True):
+            for use_cache in (False, True):
+                yield from walk(cost_table(TableOptions(attn, "gelu_new", upcast, use_cache)))  # type: ignore[arg-type]
+
+
+def test_bytes_are_bytes_and_flops_are_flops() -> None:
+    """Grading: every byte monomial has one element size in it, every FLOP monomial none."""
+    for row in all_rows():
+        if isinstance(row.step, Kernel):
+            for tensor in row.step.inputs + row.step.outputs:
+                assert tensor.bytes.degree(BYTE_SYMBOLS) <= {1}, (row.path, tensor)
+            assert row.step.flops.degree(BYTE_SYMBOLS) <= {0}, row.path
+
+
+@functools.cache
+def module_classes() -> set[str]:
+    return {type(module).__name__ for module in oracle.build(tiny(), "sdpa", torch.float32).modules()}
+
+
+def test_every_module_class_is_in_the_table_or_free() -> None:
+    free = {"Dropout", "ModuleList"}
+    names = {"NewGELUActivation": "Activation"}
+
+    def classes(module: Any) -> Iterator[str]:
+        yield module.cls
+        for child in module.children:
+            if hasattr(child, "cls"):
+                yield from classes(child)
+
+    assert {names.get(name, name) for name in module_classes() - free} == set(classes(cost_table()))
+
+
+def test_names_are_unique() -> None:
+    for attn in ("eager", "sdpa", "flash_attention_2"):
+        paths = [row.path for row in walk(cost_table(TableOptions(attn))) if isinstance(row.step, Kernel)]  # type: ignore[arg-type]
+        assert len(paths) == len(set(paths))
+
+
+def test_nanogpt_published_forward_flops() -> None:
+    """nanoGPT's transformer_sizing notebook: 291,648,307,200 matmul FLOPs for gpt2 at 1 x 1024."""
+    model = load_model("gpt2")
+    sizes = values(model, "fp16", 1, 1024, 0)
+    products = [row for row in walk(cost_table()) if isinstance(row.step, Kernel) and row.step.shape]
+    total = sum(
+        row.step.flops.evaluate(sizes) * row.count.evaluate(sizes)
+        for row in products
+        if row.step.when.evaluate(sizes)  # type: ignore[union-attr]
+    )
+    assert total == 291_648_307_200
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("distilgpt2", 81_912_576),
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+    ],
+)
+def test_parameters_of_the_checkpoints(name: str, parameters: int) -> None:
+    assert load_model(name).parameters == parameters
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_parameters_of_the_real_model(odd: str) -> None:
+    config = tiny(**ODD[odd])
+    model = oracle.build(config, "sdpa", torch.float32)
+    model.tie_weights()
+    assert load_model(config).parameters == sum(p.numel() for p in model.parameters())
