@@ -35,7 +35,7 @@ from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
 from gpt2cost.errors import InputError
 from gpt2cost.measure.records import Measurement, machine, of_kind, seconds
 from gpt2cost.prediction.one_pass import run_pass
-from gpt2cost.prediction.settings import Settings
+from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import model_from_config
 from gpt2cost.timing.terms import Array
 
@@ -325,5 +325,5 @@ def _with_kept(hw: Hardware, records: list[Measurement]) -> Hardware:
 def _layers_s(hw: Hardware, record: Measurement) -> float:
     """Predicted seconds of a step of a small model."""
     model = model_from_config(record, "layers", "layers")
-    settings = Settings(record["batch"], 1, record["cache"], "fp32", record["attn"], "eager", "all", True)
-    return float(run_pass(model, hw, settings, 1, record["cache"]).times.latency_s)
+    sizes = Sizes(record["batch"], 1, record["cache"])
+    return float(run_pass(model, hw, How("fp32", record["attn"]), sizes).times.latency_s)

@@ -28,13 +28,15 @@ PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
 
 
-def load_hardware(name_or_path: str) -> Hardware:
+def load_hardware(name_or_path: str | Hardware) -> Hardware:
     """The device of this name or alias (in any case), or of this file.
 
     A path is what holds a separator, ends in .yaml or .yml, or exists as a file. A name is looked up in the folders of
     $GPT2COST_HARDWARE_PATH and then among the shipped files. Files are parsed once while they stay unchanged.
     Raises InputError for an unknown name, with the nearest ones, and for a file that is wrong.
     """
+    if isinstance(name_or_path, Hardware):
+        return name_or_path
     if not isinstance(name_or_path, str):
         raise InputError(f"hardware: expected a name or a path, got {echo(name_or_path)}")
     if _is_path(name_or_path):

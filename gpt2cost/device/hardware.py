@@ -91,7 +91,6 @@ class Evidence:
     attn: Literal["sdpa", "eager", "flash_attention_2"]
     use_cache: bool = True
     runtime: Literal["eager", "compile", "cuda-graph"] = "eager"
-    phase: Literal["prefill", "decode"] = "prefill"
     latency_s: float
     kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
     note: str = ""
@@ -179,6 +178,9 @@ class Hardware:
     def has_flash_attention(self, dtype: str) -> bool:
         """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
         return dtype in ("fp16", "bf16") and (self.compute_capability or 0) >= 8
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @property
     def names(self) -> tuple[str, ...]:

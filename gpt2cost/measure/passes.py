@@ -7,6 +7,7 @@ beside each other, say how well the machine repeats itself.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections import defaultdict
@@ -25,10 +26,10 @@ from gpt2cost.errors import InputError
 from gpt2cost.measure.bench import Bench, run_aside
 from gpt2cost.measure.pool import DTYPES, Run
 from gpt2cost.measure.records import Measurement, trimmed_mean
-from gpt2cost.measure.score import profile_record
+from gpt2cost.measure.torch_trace import profile_record
 from gpt2cost.measure.torch_trace import Observed, read_trace
 from gpt2cost.prediction.grid import Grid
-from gpt2cost.prediction.settings import check_settings
+from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, load_model
 
 BUDGET_S = 0.1
@@ -56,18 +57,22 @@ class PassCase:
     """A pass to measure. `model` is what `load_model` takes."""
 
     model: str
-    dtype: str
-    attn: str
-    runtime: str
-    use_cache: bool
-    batch: int
-    seq: int
-    cache: int
+    how: How
+    sizes: Sizes
 
     @property
     def title(self) -> str:
-        sizes = f"{self.batch}x{self.seq}" + (f"+{self.cache}" if self.cache else "")
-        return f"{self.model} {self.dtype} {self.attn} {self.runtime} {sizes}"
+        how, sizes = self.how, self.sizes
+        cached = f"+{sizes.cache_len}" if sizes.cache_len else ""
+        return f"{self.model} {how.dtype} {how.attn} {how.runtime} {sizes.batch_size}x{sizes.seq_len}{cached}"
+
+    def record(self) -> dict[str, Any]:
+        """What a measurement says of the pass."""
+        how, sizes = self.how, self.sizes
+        return {
+            "model": self.model, "dtype": how.dtype, "attn": how.attn, "runtime": how.runtime,
+            "use_cache": how.use_cache, "batch": sizes.batch_size, "seq": sizes.seq_len, "cache": sizes.cache_len,
+        }  # fmt: skip
 
 
 def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]], device: str) -> list[PassCase]:
@@ -77,19 +82,19 @@ def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]], device: str) -
     """
     chosen = list(sizes)
     cases = []
-    for model in grid.model:
-        loaded = load_model(model)
-        use_cache = grid.use_cache and loaded.use_cache
-        for dtype, attn, runtime in ((d, a, r) for d in grid.dtype for a in grid.attn for r in grid.runtime):
+    for name in grid.model:
+        model = load_model(name)
+        for dtype, attn, runtime in itertools.product(grid.dtype, grid.attn, grid.runtime):
             _check_runs(device, dtype, attn, runtime)
-            for batch, seq, cache in chosen:
-                check_settings(batch, seq, cache, dtype, attn, runtime, "prefill", "all", use_cache)
-                if seq + cache > loaded.n_positions:
+            how = check_how(dtype, attn, runtime, "all", grid.use_cache).on(model)
+            for size in chosen:
+                checked = check_sizes(*size, how.use_cache)
+                if checked.kv_len > model.n_positions:
                     raise InputError(
-                        f"seq + cache: expected at most n_positions, {loaded.n_positions} of {loaded.name}, got"
-                        f" {seq} + {cache}"
+                        f"seq + cache: expected at most n_positions, {model.n_positions} of {model.name}, got"
+                        f" {checked.seq_len} + {checked.cache_len}"
                     )
-                cases.append(PassCase(model, dtype, attn, runtime, use_cache, batch, seq, cache))
+                cases.append(PassCase(name, how, checked))
     return cases
 
 
@@ -113,22 +118,22 @@ class Zoo:
 
     def model(self, case: PassCase) -> Any:
         """The model of a case, with its attention. Raises `InputError` where that is not installed."""
-        key = (case.model, case.dtype)
+        key = (case.model, case.how.dtype)
         if key not in self._held:
             loaded = load_model(case.model)
-            if self._bytes(loaded, case.dtype) + self._bytes_held() > MEMORY_SHARE * self.memory_bytes:
+            if self._bytes(loaded, case.how.dtype) + self._bytes_held() > MEMORY_SHARE * self.memory_bytes:
                 self.clear()
-            self._held[key] = self._build(loaded, case.dtype)
+            self._held[key] = self._build(loaded, case.how.dtype)
         model = self._held[key]
         try:
-            model.set_attn_implementation(case.attn)
+            model.set_attn_implementation(case.how.attn)
         except (ImportError, ValueError) as error:
-            raise InputError(f"attn: {case.attn} cannot run here: {str(error).splitlines()[0][:200]}") from None
+            raise InputError(f"attn: {case.how.attn} cannot run here: {str(error).splitlines()[0][:200]}") from None
         return model
 
     def compiled(self, case: PassCase) -> Any:
         """The same, through torch.compile."""
-        model, key = self.model(case), (case.model, case.dtype, case.attn)
+        model, key = self.model(case), (case.model, case.how.dtype, case.how.attn)
         if key not in self._compiled:
             torch._dynamo.config.recompile_limit = RECOMPILATIONS
             torch._dynamo.config.accumulated_recompile_limit = 8 * RECOMPILATIONS
@@ -170,15 +175,17 @@ def pass_run(zoo: Zoo, case: PassCase) -> Run:
     """A function that runs one pass of a case. What is cached is random, and restored every time."""
     model = zoo.model(case)
     config, device = model.config, zoo.bench.device
-    ids = torch.randint(0, config.vocab_size, (case.batch, case.seq), device=device)
-    call = zoo.compiled(case) if case.runtime == "compile" else model
-    if not case.cache:
+    ids = torch.randint(0, config.vocab_size, (case.sizes.batch_size, case.sizes.seq_len), device=device)
+    call = zoo.compiled(case) if case.how.runtime == "compile" else model
+    if not case.sizes.cache_len:
 
         def run() -> object:
-            return call(ids, use_cache=case.use_cache)
+            return call(ids, use_cache=case.how.use_cache)
     else:
-        shape = (case.batch, config.n_head, case.cache, config.n_embd // config.n_head)
-        kept = [torch.randn(2, *shape, device=device).to(DTYPES[case.dtype]).unbind() for _ in range(config.n_layer)]
+        shape = (case.sizes.batch_size, config.n_head, case.sizes.cache_len, config.n_embd // config.n_head)
+        kept = [
+            torch.randn(2, *shape, device=device).to(DTYPES[case.how.dtype]).unbind() for _ in range(config.n_layer)
+        ]
         past = DynamicCache(config=config)
         for layer, (keys, values) in enumerate(kept):
             past.update(keys, values, layer)
@@ -188,9 +195,9 @@ def pass_run(zoo: Zoo, case: PassCase) -> Run:
                 layer.keys, layer.values = keys, values
             return call(ids, past_key_values=past, use_cache=True)
 
-    if case.runtime == "compile":
+    if case.how.runtime == "compile":
         run()  # the compiler may turn to a second version once it has seen a cache
-    return _captured(run) if case.runtime == "cuda-graph" else run
+    return _captured(run) if case.how.runtime == "cuda-graph" else run
 
 
 def _captured(run: Run) -> Run:
@@ -232,8 +239,7 @@ def measure_passes(
                     errors[case] = _reason(error)
                     zoo.clear()
     return [
-        {"kind": "pass", **dataclasses.asdict(case)}
-        | ({"error": errors[case]} if case in errors else _times(times[case]))
+        {"kind": "pass", **case.record()} | ({"error": errors[case]} if case in errors else _times(times[case]))
         for case in cases
     ]
 
@@ -288,7 +294,7 @@ def profile_passes(
     records: list[Measurement] = []
     for index, case in enumerate(cases, 1):
         tell(f"profile {index}/{len(cases)} {case.title}")
-        head = dataclasses.asdict(case)
+        head = case.record()
         try:
             records.append(profile_record(head, profile_pass(bench, zoo, case, passes)))
         except (RuntimeError, NotImplementedError) as error:

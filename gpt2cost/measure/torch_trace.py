@@ -119,6 +119,31 @@ def observed_of_profile(record: Measurement) -> list[Observed]:
         raise InputError("measurement of kind profile: expected 'ops' and 'kernel_names' as measured") from None
 
 
+def profile_record(head: Mapping[str, Any], passes: Iterable[Sequence[Observed]]) -> dict[str, Any]:
+    """A `profile` measurement: what was run, and [op, us, [kernel names]] of every op of every recorded pass."""
+    written = [[[one.op, round(1e6 * one.seconds, 3), list(one.kernels)] for one in each] for each in passes]
+    return {"kind": "profile", **head, "observed": written}
+
+
+def observed_passes(record: Measurement) -> list[list[Observed]]:
+    """The recordings of a `profile` measurement, ours or a flat one. Raises `InputError` for another form."""
+    if "observed" not in record:
+        return [observed_of_profile(record)]
+    try:
+        found: list[list[Observed]] = []
+        for ops in record["observed"]:
+            found.append([])
+            start_s = 0.0
+            for op, us, kernels in ops:
+                if not isinstance(op, str) or not all(isinstance(name, str) for name in kernels) or not (op or kernels):
+                    raise ValueError
+                found[-1].append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
+                start_s += 1e-6 * us
+        return found
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("measurement of kind profile: expected lists of [op, us, [kernels]] in 'observed'") from None
+
+
 # ------------------------------------------------------------------------------------------------ ops
 
 

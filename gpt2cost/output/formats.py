@@ -1,11 +1,11 @@
-"""Records to JSON, JSON lines, CSV and Markdown: plain text, never wrapped, never coloured."""
+"""Rows and documents to JSON, JSON lines, CSV and Markdown: plain text, never wrapped, never coloured."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt2cost.output.record import Record
@@ -19,12 +19,12 @@ def to_json(document: Any) -> str:
 
 
 def to_jsonl(records: Iterable[Record]) -> str:
-    """One object a line."""
+    """One object per line."""
     return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
 def to_csv(records: Iterable[Record]) -> str:
-    """A header line and one line a record; a list in a cell is joined with spaces, and nothing is an empty cell."""
+    """A header line and one line per record; a list in a cell is joined with spaces, and nothing is an empty cell."""
     rows = list(records)
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=_columns(rows), lineterminator="\n")
@@ -44,6 +44,17 @@ def to_markdown(records: Iterable[Record]) -> str:
         *([markdown_cell(row.get(name)) for name in columns] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def figures(values: Mapping[str, Any]) -> list[Record]:
+    """A record as rows, one per figure that it has."""
+    return [{"figure": name, "value": value} for name, value in values.items() if value is not None]
+
+
+def sections(parts: Mapping[str, Iterable[Record]]) -> str:
+    """Several tables in Markdown, each below its title; without those that have no rows."""
+    tables = {title: list(rows) for title, rows in parts.items()}
+    return "\n".join(f"## {title}\n\n{to_markdown(rows)}" for title, rows in tables.items() if rows)
 
 
 def _columns(rows: Sequence[Record]) -> list[str]:

@@ -1,97 +1,119 @@
-"""`Prediction` to plain rows: the only list of output fields. Everything that prints a figure takes it from here.
+"""A prediction as rows, as a document, as text and as Markdown: the only list of its output fields.
 
-Keys carry their unit (`_s`, `_bytes`, `_per_s`); values are SI. A row's figures are totals over its `count` launches,
-so rows sum to the totals, and its formulas, evaluated with the phase's `symbols`, give the figures.
+A row's figures are totals over its `count` launches, so rows sum to the totals, and its formulas, evaluated with the
+phase's `symbols`, give the figures.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
-from gpt2cost.device.hardware import Hardware
-from gpt2cost.output.catalog import model_record
-from gpt2cost.output.page import Column, Page, first_fit, grid, scaled_column, short_number, text_column
-from gpt2cost.output.record import FLOPS_CONVENTION, Record, calibration, envelope
-from gpt2cost.prediction.explain import explain
+from gpt2cost.output.formats import figures, to_markdown
+from gpt2cost.output.page import Page, table_of
+from gpt2cost.output.record import (
+    FLOPS_CONVENTION,
+    MODEL,
+    Field,
+    Record,
+    View,
+    attribute,
+    calibration,
+    envelope,
+    hardware_head,
+    how_record,
+    record_of,
+    sizes_record,
+    what_if,
+)
+from gpt2cost.prediction.explain import Explanation, KernelExplanation, explain
 from gpt2cost.prediction.one_pass import KernelCost
-from gpt2cost.prediction.predict import Phase, Prediction
-from gpt2cost.prediction.ranges import spread
+from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.units import format_quantity, scale_for
 
 GROUPS = ("kernel", "module", "layer")
+"""What a row of a pass may be."""
 
 
-# ---------------------------------------------------------------------------------------------- predictions
+@dataclass(frozen=True)
+class CostRow:
+    """One row of a pass: a kernel, or the kernels of a module or of a layer together."""
+
+    name: str
+    costs: tuple[KernelCost, ...]
+    pass_device_s: float
+
+    def sum(self, name: str) -> Any:
+        """A figure of the kernels, summed."""
+        return sum(getattr(cost, name) for cost in self.costs)
+
+    @property
+    def cost(self) -> KernelCost:
+        """The first kernel: the only one of a row that is a kernel."""
+        return self.costs[0]
+
+    @property
+    def kind(self) -> str:
+        """The kind of its kernels, `mixed` where they are of several."""
+        return self.cost.kernel.kind if len({cost.kernel.kind for cost in self.costs}) == 1 else "mixed"
+
+    @property
+    def bound(self) -> Any:
+        """What bounds the slowest of its kernels."""
+        return max(self.costs, key=lambda cost: float(cost.device_s)).bound
+
+    def formula(self, name: str) -> str:
+        """The formula of a kernel's figure over all its launches."""
+        return str(getattr(self.cost.kernel, name) * self.cost.row.count)
 
 
-def prediction_record(prediction: Prediction, group: str = "kernel", explained: bool = False) -> Record:
-    """The whole prediction of a single point as a JSON-ready object; `explained` adds each phase's explanation."""
-    return {
-        **envelope(),
-        "flops_convention": FLOPS_CONVENTION,
-        "transformers_version": transformers_version(),
-        "model": model_record(prediction.model),
-        "hardware": _hardware_head(prediction.hardware, prediction.settings.dtype),
-        "settings": _settings_record(prediction),
-        "phases": [_phase_record(prediction, phase, group, explained) for phase in prediction.phases],
-        "memory": dataclasses.asdict(prediction.memory),
-        "what_if": {"model": dict(prediction.model.changes), "hardware": prediction.hardware.changes},
-        "warnings": list(prediction.warnings),
-    }
+def _sum(key: str, header: str, unit: str, name: str = "") -> Field[CostRow]:
+    return Field(key, header, unit, lambda row: row.sum(name or key))
 
 
-def _settings_record(prediction: Prediction) -> Record:
-    settings = dataclasses.asdict(prediction.settings)
-    del settings["variants"]
-    return settings
+NAME: Field[CostRow] = Field("name", "kernel", "", lambda row: row.name)
+SHORT_NAME: Field[CostRow] = Field("name", "kernel", "", lambda row: row.name.removeprefix("transformer."))
+COUNT, FLOPS, DEVICE_S = _sum("count", "count", ""), _sum("flops", "", "FLOP"), _sum("device_s", "", "s")
+READ, WRITTEN = _sum("read_bytes", "read", "B"), _sum("write_bytes", "written", "B")
+MOVED = _sum("moved_bytes", "", "B")
+SHARE: Field[CostRow] = Field("share", "share", "%", lambda row: row.sum("device_s") / row.pass_device_s)
+BOUND = attribute("bound", "bound")
+INTENSITY: Field[CostRow] = Field(
+    "arithmetic_intensity", "FLOP/B", ".", lambda row: row.sum("flops") / (row.sum("moved_bytes") or 1)
+)
+SOURCE: Field[CostRow] = Field("source", "source", "", lambda row: str(row.cost.kernel.source))
+
+COST: tuple[Field[CostRow], ...] = (
+    NAME,
+    Field("op", "", "", lambda row: row.cost.kernel.op if len(row.costs) == 1 else None),
+    attribute("kind"),
+    COUNT, FLOPS, READ, WRITTEN, DEVICE_S, SHARE, BOUND, INTENSITY,
+)  # fmt: skip
+"""The fields of every row."""
+FORMULAS: tuple[Field[CostRow], ...] = (
+    Field("flops_formula", "", "", lambda row: row.formula("flops")),
+    Field("read_formula", "", "", lambda row: row.formula("reads")),
+    Field("write_formula", "", "", lambda row: row.formula("writes")),
+    SOURCE,
+)
+"""And of a row that is a kernel."""
 
 
-def _hardware_head(hardware: Hardware, dtype: str) -> Record:
-    return {
-        "name": hardware.name,
-        "vendor": hardware.vendor,
-        "architecture": hardware.architecture,
-        "calibration": calibration(hardware, dtype),
-        "range_basis": spread(hardware, dtype).basis,
-        "borrowed": dict(hardware.borrowed),
-    }
-
-
-def _phase_record(prediction: Prediction, phase: Phase, group: str, explained: bool) -> Record:
-    explanation = dataclasses.asdict(explain(prediction, phase)) if explained else {}
-    return {
-        "phase": phase.phase,
-        "seq_len": phase.seq_len,
-        "cache_len": phase.cache_len,
-        "kv_len": phase.kv_len,
-        "totals": dataclasses.asdict(phase.totals),
-        "symbols": dict(phase.symbols),
-        "kernels": list(cost_records(phase, group)),
-        **({"explanation": explanation} if explained else {}),
-    }
-
-
-def cost_records(phase: Phase, group: str = "kernel") -> Iterator[Record]:
-    """One record a kernel, or a module, or a layer (a direct part of the model), in the order in which they run."""
+def cost_rows(phase: Phase, group: str = "kernel") -> list[CostRow]:
+    """The rows of a pass in the order in which they run: a kernel, a module's own kernels, or a whole layer each."""
+    device_s = phase.totals.device_s
     if group == "kernel":
-        for cost in phase.kernels:
-            yield _cost_record(phase, cost.row.path, [cost]) | _formulas(cost)
-        return
-    parts = {"module": _module_of, "layer": _layer_of}[group]
-    for name, costs in _gathered(phase.kernels, parts):
-        yield _cost_record(phase, name, costs)
-
-
-def _gathered(costs: Iterable[KernelCost], key: Any) -> Iterator[tuple[str, list[KernelCost]]]:
-    """Costs by `key`, in the order of first appearance."""
+        return [CostRow(cost.row.path, (cost,), device_s) for cost in phase.kernels]
+    key: Callable[[KernelCost], str] = {"module": _module_of, "layer": _layer_of}[group]
     groups: dict[str, list[KernelCost]] = {}
-    for name, run in groupby(costs, key=key):
+    for name, run in groupby(phase.kernels, key=key):
         groups.setdefault(name, []).extend(run)
-    yield from groups.items()
+    return [CostRow(_group_name(name, groups), tuple(costs), device_s) for name, costs in groups.items()]
 
 
 def _module_of(cost: KernelCost) -> str:
@@ -99,50 +121,37 @@ def _module_of(cost: KernelCost) -> str:
 
 
 def _layer_of(cost: KernelCost) -> str:
-    parts = cost.row.module.split(".")
-    return ".".join(parts[:2])
+    return ".".join(cost.row.module.split(".")[:2])
 
 
-def _cost_record(phase: Phase, name: str, costs: list[KernelCost]) -> Record:
-    kernels = [cost.kernel for cost in costs]
-    flops, reads, writes, device_s, launches = (
-        sum(getattr(cost, field) for cost in costs)
-        for field in ("flops", "read_bytes", "write_bytes", "device_s", "count")
-    )
-    slowest = max(costs, key=lambda cost: float(cost.device_s))
-    moved = reads + writes
-    return {
-        "name": name,
-        "op": kernels[0].op if len(costs) == 1 else None,
-        "kind": kernels[0].kind if len({kernel.kind for kernel in kernels}) == 1 else "mixed",
-        "count": launches,
-        "flops": flops,
-        "read_bytes": reads,
-        "write_bytes": writes,
-        "device_s": device_s,
-        "share": device_s / phase.totals.device_s,
-        "bound": slowest.bound,
-        "arithmetic_intensity": flops / moved if moved else 0.0,
+def _group_name(name: str, names: Iterable[str]) -> str:
+    """A group's name; that of a module beside whose row there are rows of its parts says that it holds the rest."""
+    return f"{name} (own)" if any(other.startswith(f"{name}.") for other in names) else name
+
+
+def cost_records(phase: Phase, group: str = "kernel") -> list[Record]:
+    """The rows of a pass as records."""
+    fields = (*COST, *FORMULAS) if group == "kernel" else COST
+    return [record_of(fields, row) for row in cost_rows(phase, group)]
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
+    """One flat row per kernel and phase, with every input and the phase's main results, for CSV and JSON lines."""
+    inputs = {
+        "model": prediction.model.name,
+        "gpu": prediction.hardware.name,
+        **sizes_record(prediction.sizes),
+        **how_record(prediction.how),
+        "transformers_version": transformers_version(),
     }
-
-
-def _formulas(cost: KernelCost) -> Record:
-    kernel = cost.kernel
-    return {
-        "flops_formula": str(kernel.flops * cost.row.count),
-        "read_formula": str(kernel.reads * cost.row.count),
-        "write_formula": str(kernel.writes * cost.row.count),
-        "source": str(kernel.source),
-    }
-
-
-def flat_records(prediction: Prediction, group: str = "kernel") -> Iterator[Record]:
-    """One flat row a kernel and phase, every input and the phase's main results echoed: for CSV and JSON lines."""
-    settings = _settings_record(prediction)
-    inputs = {"model": prediction.model.name, "gpu": prediction.hardware.name}
-    inputs |= {f"input_{name}" if name.endswith("_len") else name: value for name, value in settings.items()}
     for phase in prediction.phases:
-        sizes = {"phase": phase.phase, "seq_len": phase.seq_len, "cache_len": phase.cache_len, "kv_len": phase.kv_len}
+        own = {
+            "phase": phase.phase, "phase_seq_len": phase.seq_len, "phase_cache_len": phase.cache_len,
+            "kv_len": phase.kv_len,
+        }  # fmt: skip
         totals = phase.totals
         results = {
             "pass_latency_s": totals.latency_s,
@@ -151,105 +160,194 @@ def flat_records(prediction: Prediction, group: str = "kernel") -> Iterator[Reco
             "pass_bound": totals.bound,
         }
         for record in cost_records(phase, group):
-            yield {**inputs, **sizes, **record, **results}
+            yield {**inputs, **own, **record, **results}
 
 
-# ---------------------------------------------------------------------------------------------- predict
+def _document(prediction: Prediction, group: str, explained: bool) -> Record:
+    return {
+        **envelope(),
+        "model": record_of(MODEL, prediction.model),
+        "hardware": hardware_head(prediction.hardware, prediction.how.dtype),
+        "settings": {**sizes_record(prediction.sizes), **how_record(prediction.how)},
+        "phases": [
+            _phase_document(phase, group) | (_explanation_document(prediction, phase) if explained else {})
+            for phase in prediction.phases
+        ],
+        "memory": dataclasses.asdict(prediction.memory),
+        **what_if(prediction.model, prediction.hardware),
+        "warnings": list(prediction.warnings),
+    }
 
 
-def render_prediction(page: Page, document: Record) -> None:
-    """A prediction: the settings, a table a phase, and a summary to act on."""
-    model, hardware, settings = document["model"], document["hardware"], document["settings"]
-    cached = "" if settings["use_cache"] else ", no KV cache"
-    page.line(
-        f"{model['name']} ({format_quantity(model['parameters'], '')} parameters) on {hardware['name']}",
-        f", {settings['dtype']}, {settings['attn']} attention, {settings['runtime']} runtime{cached}",
-        f"; logits of {settings['logits']} positions; {document['flops_convention']}",
+def _phase_document(phase: Phase, group: str = "kernel") -> Record:
+    return {
+        "phase": phase.phase,
+        "seq_len": phase.seq_len,
+        "cache_len": phase.cache_len,
+        "kv_len": phase.kv_len,
+        "totals": dataclasses.asdict(phase.totals),
+        "symbols": dict(phase.symbols),
+        "kernels": cost_records(phase, group),
+    }
+
+
+def _explanation_document(prediction: Prediction, phase: Phase) -> Record:
+    return {"explanation": dataclasses.asdict(explain(prediction, phase))}
+
+
+def _markdown(prediction: Prediction, group: str, explained: bool) -> str:
+    parts = []
+    for phase in prediction.phases:
+        totals = to_markdown(figures(dataclasses.asdict(phase.totals)))
+        parts.append(f"## {phase.phase}\n\n{to_markdown(cost_records(phase, group))}\n{totals}")
+        if explained:
+            for name, rows in _explanation_document(prediction, phase)["explanation"].items():
+                parts.append(f"### {phase.phase}: {name}\n\n{to_markdown(rows)}")
+    return "\n".join([*parts, f"## memory\n\n{to_markdown(figures(dataclasses.asdict(prediction.memory)))}"])
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> None:
+    """The settings, a table per phase, and a summary to act on."""
+    page.line(f"{_heading(prediction)}; {FLOPS_CONVENTION}")
+    page.line(_memory_line(prediction.memory))
+    layouts = [
+        [table_of(layout, cost_rows(phase, group)) for layout in _layouts(group)] for phase in prediction.phases
+    ]
+    fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
+    for phase, tables in zip(prediction.phases, layouts, strict=True):
+        page.line(f"\n{_phase_heading(phase)}\n", style="bold")
+        page.table(tables[fits])
+        if explained:
+            _explanation(page, explain(prediction, phase))
+    page.line()
+    for phase in prediction.phases:
+        page.line(_phase_line(phase, calibration(prediction.hardware, prediction.how.dtype)))
+    if fits < 2 and group == "kernel":
+        page.line(f"source: lines of transformers {transformers_version()}")
+
+
+def _heading(prediction: Prediction) -> str:
+    model, how = prediction.model, prediction.how
+    cached = "" if how.use_cache else ", no KV cache"
+    return (
+        f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {prediction.hardware.name},"
+        f" {how.dtype}, {how.attn} attention, {how.runtime} runtime{cached}; logits of {how.logits} positions"
     )
-    page.line(_memory_summary(document["memory"]))
-    pairs = [
-        (phase, [grid(columns, phase["kernels"]) for columns in _cost_layouts(phase["kernels"])])
-        for phase in document["phases"]
-    ]
-    fits = max(first_fit(layouts, page.width) for _, layouts in pairs)  # one for all phases
-    for phase, layouts in pairs:
-        totals = phase["totals"]
-        sizes = f"{settings['batch_size']} x {phase['seq_len']} new tokens on {phase['cache_len']} cached"
-        page.line(f"\n{phase['phase']}: {sizes}, {totals['launches']} launches\n", style="bold")
-        page.table(layouts[fits])
-        if "explanation" in phase:
-            _render_explanation(page, phase["explanation"])
-    page.line()
-    for phase in document["phases"]:
-        page.line(_phase_summary(phase, hardware["calibration"]))
 
 
-def _render_explanation(page: Page, explanation: Record) -> None:
-    slowest, sensitivity = explanation["slowest"], explanation["sensitivity"]
-    divisor, unit = scale_for([float(record["device_s"]) for record in slowest], "s")
-
-    def seconds(label: str, key: str) -> Column:
-        return Column(label, lambda record: short_number(float(record[key]) / divisor))
-
-    columns = [
-        Column("slowest kernels", lambda record: record["name"].removeprefix("transformer."), "left"),
-        seconds("total", "device_s"),
-        seconds("least", "speed_of_light_s"),
-        Column("gap", lambda record: f"{short_number(record['gap'])}x"),
-        seconds("compute", "compute_s"),
-        seconds("waves", "wave_s"),
-        seconds("memory", "memory_s"),
-        seconds("launch", "launch_s"),
-        seconds("host", "host_s"),
-    ]
-    page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
-    page.table(grid(columns, slowest))
-    page.line()
-    for change in sensitivity:
-        faster = f"{change['speedup']:.2f}x as fast" if change["speedup"] >= 1.005 else "no faster"
-        page.line(f"with {change['change']}: {format_quantity(change['latency_s'], 's')}, {faster}")
+def _phase_heading(phase: Phase) -> str:
+    sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+    return f"{phase.phase}: {sizes}, {phase.totals.launches} launches"
 
 
-def _cost_layouts(records: list[Record]) -> list[list[Column]]:
-    """The columns of a cost table, the fullest layout first."""
-    name = Column("kernel", lambda record: record["name"].removeprefix("transformer."), "left")
-    share = Column("share", lambda record: f"{100 * record['share']:.1f}%")
-    head = [name, Column("count", lambda record: f"{record['count']}"), scaled_column("", "FLOP", records, "flops")]
-    tail = [scaled_column("", "s", records, "device_s"), share, text_column("bound", "bound")]
-    intensity = Column("FLOP/B", lambda record: short_number(record["arithmetic_intensity"]))
-    apart = [scaled_column("read", "B", records, "read_bytes"), scaled_column("written", "B", records, "write_bytes")]
-    moved = scaled_column("", "B", records, lambda record: record["read_bytes"] + record["write_bytes"])
-    source = [text_column("source", "source")] if records and "source" in records[0] else []
+def _layouts(group: str) -> list[tuple[Field[CostRow], ...]]:
+    """The columns of a pass, the fullest layout first."""
+    head, tail = (SHORT_NAME, COUNT, FLOPS), (DEVICE_S, SHARE, BOUND)
+    source = (SOURCE,) if group == "kernel" else ()
     return [
-        [*head, *apart, intensity, *tail, *source],
-        [*head, moved, *tail, *source],
-        [*head, moved, *tail],
+        (*head, READ, WRITTEN, INTENSITY, *tail, *source),
+        (*head, MOVED, *tail, *source),
+        (*head, MOVED, *tail),
     ]
 
 
-def _phase_summary(phase: Record, calibration: str) -> str:
-    totals = phase["totals"]
-    low, high = (format_quantity(totals[f"latency_{end}_s"], "s") for end in ("low", "high"))
-    slowest = max(phase["kernels"], key=lambda record: float(record["device_s"]))
-    name = slowest["name"].removeprefix("transformer.")
-    busy = min(1.0, totals["device_s"] / totals["latency_s"])
+def _phase_line(phase: Phase, trust: str) -> str:
+    totals = phase.totals
+    low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
+    slowest = max(cost_rows(phase), key=lambda row: float(row.sum("device_s")))
+    slow = f"{SHARE.get(slowest):.0%} of it in {SHORT_NAME.get(slowest)}"
+    busy = min(1.0, totals.device_s / totals.latency_s)
     advice = {
         "host": f"the GPU is busy {busy:.0%} of the time; a larger batch or cuda-graph uses it",
-        "compute": f"{totals['flops_utilization']:.0%} of peak FLOP/s; {slowest['share']:.0%} of it in {name}",
-        "memory": f"{totals['bandwidth_utilization']:.0%} of peak bandwidth; {slowest['share']:.0%} of it in {name}",
-        "launch": f"{totals['launches']} short kernels; fusing them (compile) or a larger batch helps",
-    }[totals["bound"]]
+        "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
+        "memory": f"{totals.bandwidth_utilization:.0%} of peak bandwidth; {slow}",
+        "launch": f"{totals.launches} short kernels; fusing them (compile) or a larger batch helps",
+    }[totals.bound]
     return (
-        f"{phase['phase']}: {format_quantity(totals['latency_s'], 's')} ({low} to {high}, {calibration}),"
-        f" {format_quantity(totals['tokens_per_s'], '')} tokens/s, {totals['bound']}-bound: {advice}"
+        f"{phase.phase}: {format_quantity(totals.latency_s, 's')} ({low} to {high}, {trust}),"
+        f" {format_quantity(totals.tokens_per_s, '')} tokens/s, {totals.bound}-bound: {advice}"
     )
 
 
-def _memory_summary(memory: Record) -> str:
-    parts = {name: format_quantity(memory[f"{name}_bytes"], "B") for name in ("weights", "kv_cache", "activations")}
-    fits = "fits" if memory["fits"] else "does NOT fit"
-    total, capacity = (format_quantity(memory[f"{name}_bytes"], "B") for name in ("total", "capacity"))
-    return (
-        f"memory: {total} of {capacity}, {fits} (weights {parts['weights']}, KV cache {parts['kv_cache']},"
-        f" activations {parts['activations']})"
+def _memory_line(memory: MemoryUse) -> str:
+    weights, cache, live, total, capacity = (
+        format_quantity(value, "B")
+        for value in (
+            memory.weights_bytes, memory.kv_cache_bytes, memory.activations_bytes, memory.total_bytes,
+            memory.capacity_bytes,
+        )
+    )  # fmt: skip
+    fits = "fits" if memory.fits else "does NOT fit"
+    return f"memory: {total} of {capacity}, {fits} (weights {weights}, KV cache {cache}, activations {live})"
+
+
+def _explanation(page: Page, explanation: Explanation) -> None:
+    seconds = ("total device_s", "least speed_of_light_s", "compute compute_s", "waves wave_s", "memory memory_s")
+    divisor, unit = scale_for([float(kernel.device_s) for kernel in explanation.slowest], "s")
+
+    def column(header: str, key: str) -> Field[KernelExplanation]:
+        return Field(key, header, ".", lambda kernel: float(getattr(kernel, key)) / divisor)
+
+    name: Field[KernelExplanation] = Field(
+        "name", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer.")
     )
+    total, least, *terms = (column(*text.split()) for text in (*seconds, "launch launch_s", "host host_s"))
+    page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
+    page.fields(explanation.slowest, (name, total, least, attribute("gap", "gap", "x"), *terms))
+    page.line()
+    for change in explanation.sensitivity:
+        faster = f"{change.speedup:.2f}x as fast" if change.speedup >= 1.005 else "no faster"
+        page.line(f"with {change.change}: {format_quantity(change.latency_s, 's')}, {faster}")
+
+
+# ---------------------------------------------------------------------------------------------- views
+
+
+def prediction_view(group: str = "kernel", explained: bool = False) -> View[Prediction]:
+    """A prediction with rows of one of `GROUPS`; `explained` adds what bounds each phase and what would help."""
+    return View(
+        rows=lambda prediction: _rows(prediction, group),
+        document=partial(_document, group=group, explained=explained),
+        text=partial(_text, group=group, explained=explained),
+        summary=_summary,
+        markdown=partial(_markdown, group=group, explained=explained),
+    )
+
+
+def _summary(prediction: Prediction) -> tuple[str, ...]:
+    return f"<Prediction: {_heading(prediction)}", f" {_latencies(prediction.phases)}>"
+
+
+def _latencies(phases: Iterable[Phase]) -> str:
+    """What each phase takes; of a grid only its shape."""
+
+    def latency(phase: Phase) -> str:
+        seconds = phase.totals.latency_s
+        return format_quantity(seconds, "s") if isinstance(seconds, float) else f"a grid of {seconds.shape}"
+
+    return ", ".join(f"{phase.phase} {latency(phase)}" for phase in phases)
+
+
+def _phase_text(page: Page, phase: Phase) -> None:
+    page.line(f"{_phase_heading(phase)}\n", style="bold")
+    page.fields(cost_rows(phase), *_layouts("kernel"))
+
+
+PHASE: View[Phase] = View(
+    rows=cost_records,
+    document=_phase_document,
+    text=_phase_text,
+    summary=lambda phase: (
+        f"<Phase {_latencies([phase])}: batch_size {_shown(phase.batch_size)}, seq_len {_shown(phase.seq_len)}",
+        f" cache_len {_shown(phase.cache_len)}, {len(phase.kernels)} kernels>",
+    ),
+)
+
+VIEWS: dict[type, View[Any]] = {Prediction: prediction_view(), Phase: PHASE}
+
+
+def _shown(size: Any) -> str:
+    return str(size) if isinstance(size, int) else f"of shape {size.shape}"

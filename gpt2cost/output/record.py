@@ -1,33 +1,139 @@
-"""What every output shares: the envelope of a document, and its conventions."""
+"""What every output shares: fields, views, the envelope of a document, and its conventions."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.output.page import Page
 from gpt2cost.prediction.ranges import spread
+from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.table.citations import transformers_version
+from gpt2cost.table.config import Model
 from gpt2cost.version import __version__
 
-SCHEMA_VERSION = 1
-
-
+SCHEMA_VERSION = 2
+"""Rises where a key of a document changes its name or its meaning."""
 FLOPS_CONVENTION = "1 FMA = 2 FLOPs"
-
+NOTEBOOK_WIDTH = 160
+"""Columns of a page that a notebook shows."""
 
 Record: TypeAlias = dict[str, Any]
+"""A row, or a document: keys carry their unit (`_s`, `_bytes`, `_per_s`); values are SI."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Field(Generic[T]):
+    """One output field of the rows of type T: how its value is read, what machines call it, and what people see.
+
+    `unit` says how a table writes it: `s`, `B`, `FLOP`, `B/s`, `FLOP/s` with one prefix for the column, named in its
+    header (`own s`: each cell with its own); `%` a share, `+%` with its sign, `x` a ratio, `.` a number of four
+    characters, `,` a whole number in groups of three, empty as it is.
+    """
+
+    key: str
+    header: str
+    unit: str
+    get: Callable[[T], Any]
+
+
+def attribute(key: str, header: str = "", unit: str = "") -> Field[Any]:
+    """A field that is the attribute of its name; without a header, tables do not show it."""
+    return Field(key, header, unit, lambda item: getattr(item, key))
+
+
+def record_of(fields: Iterable[Field[T]], item: T) -> Record:
+    """One row: the fields' keys with their values."""
+    return {field.key: field.get(item) for field in fields}
+
+
+@dataclass(frozen=True)
+class View(Generic[T]):
+    """How results of one type are shown: as flat rows, as a JSON document, as text, in two lines, as Markdown.
+
+    Without `markdown` that is a table of the rows.
+    """
+
+    rows: Callable[[T], Iterable[Record]]
+    document: Callable[[T], Record]
+    text: Callable[[Page, T], None]
+    summary: Callable[[T], tuple[str, ...]]
+    markdown: Callable[[T], str] | None = None
+
+    def html(self, result: T) -> str:
+        """The text's tables and lines as HTML, for a notebook."""
+        page = Page(NOTEBOOK_WIDTH)
+        self.text(page, result)
+        return page.html()
 
 
 def envelope() -> Record:
-    """What every JSON document begins with."""
-    return {"schema_version": SCHEMA_VERSION, "gpt2cost_version": __version__}
+    """What every JSON document begins with. The source lines in it are those of `transformers_version`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "gpt2cost_version": __version__,
+        "transformers_version": transformers_version(),
+        "flops_convention": FLOPS_CONVENTION,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- what many share
+
+MODEL: tuple[Field[Model], ...] = (
+    attribute("name", "model"),
+    attribute("n_layer", "n_layer"),
+    attribute("n_head", "n_head"),
+    attribute("n_embd", "n_embd"),
+    attribute("n_inner"),
+    attribute("vocab_size", "vocab_size"),
+    attribute("n_positions", "n_positions"),
+    attribute("activation_function"),
+    attribute("tie_word_embeddings"),
+    attribute("reorder_and_upcast_attn"),
+    attribute("parameters", "parameters", ","),
+)
+"""A model's dimensions under GPT2Config's names, and its parameters."""
+
+
+def how_record(how: How) -> Record:
+    """How a model is run."""
+    return {name: getattr(how, name) for name in ("dtype", "attn", "runtime", "logits", "use_cache")}
+
+
+def sizes_record(sizes: Sizes) -> Record:
+    """The sizes asked for."""
+    return {name: getattr(sizes, name) for name in ("batch_size", "seq_len", "cache_len")}
+
+
+def what_if(model: Model, hardware: Hardware) -> Record:
+    """What was changed of a model and a device."""
+    return {"what_if": {"model": dict(model.changes), "hardware": dict(hardware.changes)}}
 
 
 def calibration(hardware: Hardware, dtype: str | None = None) -> str:
     """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or kernels were by
     `gpt2cost calibrate`; else `uncalibrated`."""
-    known = () if hardware.calibration is None or hardware.changes else hardware.calibration.residuals
+    residuals: Mapping[str, float] = {}
+    if hardware.calibration is not None and not hardware.changes:
+        residuals = hardware.calibration.residuals
     if dtype is None:
-        measured = bool(hardware.evidence or known)
+        measured = bool(hardware.evidence or residuals)
     else:
-        measured = spread(hardware, dtype).basis == "evidence" or any(kind.endswith(dtype) for kind in known)
+        measured = spread(hardware, dtype).basis == "evidence" or any(kind.endswith(dtype) for kind in residuals)
     return "calibrated" if measured else "uncalibrated"
+
+
+def hardware_head(hardware: Hardware, dtype: str) -> Record:
+    """The device of a prediction, and how far it can be trusted."""
+    return {
+        "name": hardware.name,
+        "vendor": hardware.vendor,
+        "architecture": hardware.architecture,
+        "calibration": calibration(hardware, dtype),
+        "range_basis": spread(hardware, dtype).basis,
+        "borrowed": dict(hardware.borrowed),
+    }

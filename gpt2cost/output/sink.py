@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 from gpt2cost.checks import check_choice
 from gpt2cost.files import check_writable, write_chunks, write_text
-from gpt2cost.output import formats as export
+from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Record, envelope
+from gpt2cost.output.record import Record, View, envelope
 
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
+
+T = TypeVar("T")
 
 
 class Sink:
@@ -25,57 +28,46 @@ class Sink:
     """
 
     def __init__(self, format: str, output: Path | None) -> None:
-        check_choice("format", format, export.FORMATS)
+        check_choice("format", format, FORMATS)
         self.format, self.output = format, output
         if output is not None:
             check_writable(output)
 
-    def document(
-        self, document: Record, render: Callable[[Page], None], markdown: Callable[[Record], str] | None = None
-    ) -> None:
-        """Write a document as JSON, as text for people, or as Markdown."""
-        if self.format == "table":
-            self.page(render)
-        elif self.format == "markdown" and markdown:
-            write_text(markdown(document), self.output)
-        else:
-            write_text(export.to_json(document), self.output)
+    def show(self, view: View[T], result: T) -> None:
+        """Write a result in the format that was asked for."""
+        match self.format:
+            case "table":
+                self.page(lambda page: view.text(page, result))
+            case "json":
+                write_text(to_json(view.document(result)), self.output)
+            case "markdown" if view.markdown is not None:
+                write_text(view.markdown(result), self.output)
+            case _:
+                self.rows(view.rows(result))
 
-    def rows(self, rows: Sequence[Record]) -> None:
+    def rows(self, rows: Iterable[Record]) -> None:
         """Write flat rows as JSON lines, CSV or Markdown."""
-        write = {"jsonl": export.to_jsonl, "csv": export.to_csv, "markdown": export.to_markdown}[self.format]
+        write = {"jsonl": to_jsonl, "csv": to_csv, "markdown": to_markdown}[self.format]
         write_text(write(rows), self.output)
 
     def stream(self, chunks: Iterable[str]) -> None:
         """Write text that is made piece by piece."""
         write_chunks(chunks, self.output)
 
-    def listing(self, name: str, rows: Sequence[Record], render: Callable[[Page], None]) -> None:
-        """Write a list of records: in JSON under `name`."""
-        if self.format in ("table", "json"):
-            self.document({**envelope(), name: list(rows)}, render)
-        else:
-            self.rows(rows)
-
-    def page(self, render: Callable[[Page], None]) -> None:
+    def page(self, write: Callable[[Page], None]) -> None:
         """Write text for people."""
         terminal = self.output is None and sys.stdout.isatty()
         page = Page(shutil.get_terminal_size((80 if terminal else PIPED_WIDTH, 24)).columns)
-        render(page)
+        write(page)
         if terminal:
-            _print_styled(page)
+            import_module("gpt2cost.output.terminal").print_styled(page)  # brings rich, which only a terminal needs
         else:
             write_text(page.plain(), self.output)
 
 
-def _print_styled(page: Page) -> None:
-    """Print on a terminal, with styles unless NO_COLOR or TERM=dumb say otherwise."""
-    from rich.console import Console  # only a terminal needs it
-    from rich.text import Text
-
-    console = Console(highlight=False, color_system=None if "NO_COLOR" in os.environ else "auto")
-    for text, style in page.lines:
-        console.print(Text(text, style="" if console.color_system is None else style))
+def listing(name: str, rows: Callable[[T], Sequence[Record]], text: Callable[[Page, T], None]) -> View[T]:
+    """The view of a list of things: in JSON, its rows under `name`."""
+    return View(rows, lambda items: {**envelope(), name: list(rows(items))}, text, lambda items: (name,))
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from gpt2cost.prediction.grid import Sizes, make_grid
+from gpt2cost.prediction.grid import Axis, make_grid
+from gpt2cost.prediction.one_pass import is_decode
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.search import powers_of_two, sign_changes
-from gpt2cost.prediction.settings import Settings, check_settings
-from gpt2cost.prediction.sweep import Combination, plan
+from gpt2cost.prediction.settings import Sizes, check_sizes
+from gpt2cost.prediction.sweep import Choice, plan
+from gpt2cost.result import Result
 
 MOST_BATCH = 1 << 16
 """Crossovers are looked for up to this batch."""
@@ -24,26 +26,11 @@ WAITING = "waiting"
 
 
 @dataclass(frozen=True)
-class Work:
-    """The sizes and settings that all candidates share."""
-
-    batch: int = 1
-    seq: int = 128
-    cache: int = 0
-    phase: str = "both"
-    logits: str = "all"
-    use_cache: bool = True
-
-    def settings(self, choice: Combination, **sizes: Any) -> Settings:
-        """Settings of a candidate; `sizes` may put an array in the place of a size."""
-        size = {"batch": self.batch, "seq": self.seq, "cache": self.cache, **sizes}
-        how = (choice.dtype, choice.attn, choice.runtime, self.phase, self.logits, self.use_cache)
-        return check_settings(size["batch"], size["seq"], size["cache"], *how)
-
-
-@dataclass(frozen=True)
 class Crossover:
-    """From `size` on `after` is the faster one, before it was `before`. `fits`: both fit their memory there."""
+    """From `size` on `after` is the faster one, before it was `before`. `fits`: both fit their memory there.
+
+    `axis` is the field of `Sizes` that grows.
+    """
 
     phase: str
     axis: str
@@ -53,27 +40,32 @@ class Crossover:
     fits: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A prediction with the label that tells it from the others."""
 
     label: str
-    choice: Combination
+    choice: Choice
     prediction: Prediction
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
     """What `compare` returns. The first candidate is what the others are measured against."""
 
-    work: Work
+    shown_by = "compare"
+
+    sizes: Sizes
+    phase: str
     candidates: tuple[Candidate, ...]
     crossovers: tuple[Crossover, ...]
+    warnings: tuple[str, ...]
 
 
 def compare(
     model: object,
     gpu: object,
+    *,
     batch: int = 1,
     seq: int = 128,
     cache: int = 0,
@@ -86,33 +78,40 @@ def compare(
 ) -> Comparison:
     """Predict the same work for every combination of `model`, `gpu`, `dtype`, `attn` and `runtime`, each one or a list.
 
-    Finds where their ranking changes, too. What a device cannot run is left out. Raises `InputError` for what is wrong.
+    Finds where their ranking changes, too. What a device cannot run is left out, with a warning. Raises `InputError`
+    for what is wrong.
     """
     axes = {"model": model, "gpu": gpu, "dtype": dtype, "attn": attn, "runtime": runtime}
     grid = make_grid(**axes, batch=batch, seq=seq, cache=cache, phase=phase, logits=logits, use_cache=use_cache)
-    return compare_choices(plan(grid)[0], Work(batch, seq, cache, phase, logits, use_cache))
+    choices, warnings = plan(grid)
+    return compare_choices(choices, check_sizes(batch, seq, cache, use_cache), phase, warnings)
 
 
-def compare_choices(choices: Sequence[Combination], work: Work) -> Comparison:
-    """Predict the work on each of `choices`, and find where their ranking changes with batch or sequence length.
-
-    Raises `InputError` where sizes are wrong.
-    """
-    labels = _labels(choices)
+def compare_choices(choices: Sequence[Choice], sizes: Sizes, phase: str, warnings: Iterable[str] = ()) -> Comparison:
+    """Predict the work on each of `choices`, and find where their ranking changes with batch or sequence length."""
     candidates = [
-        Candidate(label, choice, predict_run(choice.model, choice.gpu, work.settings(choice), work.phase))
-        for label, choice in zip(labels, choices, strict=True)
+        Candidate(label, choice, predict_run(choice.model, choice.hardware, choice.how, sizes, phase))
+        for label, choice in zip(_labels(choices), choices, strict=True)
     ]
-    found: list[Crossover] = []
-    for phase in candidates[0].prediction.phases:
-        for axis in ("batch", context_axis(work)):
-            found += _crossovers(candidates, work, phase.phase, axis)
-    return Comparison(work, tuple(candidates), tuple(found))
+    crossovers: list[Crossover] = []
+    for name in (own.phase for own in candidates[0].prediction.phases):
+        for axis in ("batch_size", context_axis(sizes)):
+            crossovers += _crossovers(candidates, sizes, phase, name, axis)
+    own_warnings = (
+        f"{candidate.label}: {warning}"
+        for candidate in candidates
+        for warning in candidate.prediction.warnings
+        if warning not in candidate.choice.model.notes
+    )
+    return Comparison(sizes, phase, tuple(candidates), tuple(crossovers), (*warnings, *own_warnings))
 
 
-def _labels(choices: Sequence[Combination]) -> list[str]:
+def _labels(choices: Sequence[Choice]) -> list[str]:
     """What tells the choices apart: the names that differ."""
-    names = [(each.model.name, each.gpu.name, each.dtype, each.attn, each.runtime) for each in choices]
+    names = [
+        (choice.model.name, choice.hardware.name, choice.how.dtype, choice.how.attn, choice.how.runtime)
+        for choice in choices
+    ]
     varying = [place for place in range(5) if len({name[place] for name in names}) > 1] or [1]
     return [" ".join(name[place] for place in varying) for name in names]
 
@@ -128,45 +127,44 @@ def seconds_by_kind(phase: Phase) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------- crossovers
 
 
-def context_axis(work: Work) -> str:
-    """The size by which the context grows: the cache where the pass is a single token, else the new tokens."""
-    return "cache" if work.seq == 1 and work.cache > 0 else "seq"
+def context_axis(sizes: Sizes) -> str:
+    """The size by which the context grows: the cache where the pass is a decode step, else the new tokens."""
+    return "cache_len" if is_decode(sizes) else "seq_len"
 
 
-def longest_context(work: Work, phase: str, positions: int) -> int:
+def longest_context(sizes: Sizes, phase: str, positions: int) -> int:
     """How far `context_axis` can grow before the phase passes the model's positions."""
-    if context_axis(work) == "cache":
+    if is_decode(sizes):
         return positions - 1
-    return positions - work.cache - (phase == "decode")
+    return positions - int(sizes.cache_len) - (phase == "decode")
 
 
-def _crossovers(candidates: Sequence[Candidate], work: Work, phase: str, axis: str) -> list[Crossover]:
-    positions = min(each.choice.model.n_positions for each in candidates)
-    most = MOST_BATCH if axis == "batch" else longest_context(work, phase, positions)
+def _crossovers(candidates: Sequence[Candidate], sizes: Sizes, asked: str, phase: str, axis: str) -> list[Crossover]:
+    """Crossovers of one phase along one size. `asked`: the phases that are asked for, whose memory must fit."""
+    positions = min(candidate.choice.model.n_positions for candidate in candidates)
+    most = MOST_BATCH if axis == "batch_size" else longest_context(sizes, phase, positions)
     if most < 2:
         return []
 
-    def run(candidate: Candidate, sizes: Sizes) -> Prediction:
-        choice = candidate.choice
-        return predict_run(choice.model, choice.gpu, work.settings(choice, **{axis: sizes}), work.phase)
+    def run(candidate: Candidate, axis_sizes: Axis, phase: str) -> Prediction:
+        choice, grown = candidate.choice, replace(sizes, **{axis: axis_sizes.astype(float)})
+        return predict_run(choice.model, choice.hardware, choice.how, grown, phase)
 
-    def latency(candidate: Candidate, sizes: Sizes) -> Any:
-        prediction = run(candidate, sizes)
-        found = [each for each in prediction.phases if each.phase == phase] or list(prediction.phases)
-        return np.broadcast_to(found[0].totals.latency_s, sizes.shape)
+    def latency(candidate: Candidate, axis_sizes: Axis) -> Any:
+        return np.broadcast_to(run(candidate, axis_sizes, phase).phases[0].totals.latency_s, axis_sizes.shape)
 
     coarse = powers_of_two(1, most)
-    known = {each.label: latency(each, coarse) for each in candidates}
-    found = []
-    for one, other in itertools.combinations(candidates, 2):
+    coarse_s = {candidate.label: latency(candidate, coarse) for candidate in candidates}
+    crossovers = []
+    for left, right in itertools.combinations(candidates, 2):
 
-        def sign(sizes: Sizes, one: Candidate = one, other: Candidate = other) -> Any:
-            if np.array_equal(sizes, coarse):
-                return np.sign(known[other.label] - known[one.label])
-            return np.sign(latency(other, sizes) - latency(one, sizes))
+        def sign(axis_sizes: Axis, left: Candidate = left, right: Candidate = right) -> Any:
+            if np.array_equal(axis_sizes, coarse):
+                return np.sign(coarse_s[right.label] - coarse_s[left.label])
+            return np.sign(latency(right, axis_sizes) - latency(left, axis_sizes))
 
         for size, side in sign_changes(sign, 1, most):
-            before, after = (other, one) if side > 0 else (one, other)
-            fits = all(np.all(run(each, np.array([size])).memory.fits) for each in (one, other))
-            found.append(Crossover(phase, axis, size, before.label, after.label, fits))
-    return sorted(found, key=lambda crossover: crossover.size)
+            before, after = (right, left) if side > 0 else (left, right)
+            fits = all(np.all(run(candidate, np.array([size]), asked).memory.fits) for candidate in (left, right))
+            crossovers.append(Crossover(phase, axis, size, before.label, after.label, fits))
+    return sorted(crossovers, key=lambda crossover: crossover.size)

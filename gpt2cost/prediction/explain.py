@@ -62,19 +62,19 @@ def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
 
 
 def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
-    hw, settings, terms = prediction.hardware, prediction.settings, cost.terms
-    moved = cost.read_bytes + cost.write_bytes
+    hw, how, terms = prediction.hardware, prediction.how, cost.terms
+    moved = cost.moved_bytes
     in_l2 = moved <= cost.count * hw.memory.l2_bytes
     light_s = moved / (hw.memory.l2_bandwidth_bytes_per_s if in_l2 else hw.memory.bandwidth_bytes_per_s)
     if isinstance(cost.kernel.shape, Gemm | FusedAttention):
-        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[engine(cost.kernel, settings.dtype)])
+        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[engine(cost.kernel, how.dtype)])
     total = {name: float(cost.count * getattr(terms, name)) for name in ("compute_s", "wave_s", "memory_s", "launch_s")}
     return KernelExplanation(
         name=cost.row.path,
         count=cost.count,
         device_s=cost.device_s,
         **total,
-        host_s=cost.count * host_cost(cost.kernel, hw.host, settings.runtime),
+        host_s=cost.count * host_cost(cost.kernel, hw.host, how.runtime),
         speed_of_light_s=light_s,
         gap=cost.device_s / light_s if light_s else float("inf"),
     )
@@ -116,6 +116,6 @@ def _twice_the_bandwidth(hw: Hardware) -> Hardware:
 
 
 def _sensitivity(prediction: Prediction, phase: Phase, change: str, hw: Hardware) -> Sensitivity:
-    better = run_pass(prediction.model, hw, prediction.settings, phase.seq_len, phase.cache_len)
+    better = run_pass(prediction.model, hw, prediction.how, phase.sizes)
     latency_s = float(better.times.latency_s)
     return Sensitivity(change, latency_s, phase.totals.latency_s / latency_s)

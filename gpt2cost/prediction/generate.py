@@ -20,8 +20,9 @@ from gpt2cost.checks import check_choice, check_size
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
-from gpt2cost.prediction.settings import check_device, check_settings
+from gpt2cost.prediction.settings import How, check_device, check_how
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
+from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.units import format_quantity
 
@@ -29,7 +30,7 @@ CACHE_TYPES = ("dynamic", "static")
 
 
 MAX_TOKENS = 10**6
-"""The most new tokens that are taken for real: the curve has a point a token."""
+"""The most new tokens; the curve has a point for each."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Stretch:
     latency_s: float
 
 
-@dataclass(frozen=True)
-class Generation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Generation(Result):
     """A whole run of `generate`. `first` is the turn of the first token; `rest` holds arrays over the later tokens.
 
     `positions`: how many tokens precede each of the later tokens, int64 of shape (new_tokens - 1,).
     """
+
+    shown_by = "generate"
 
     model: Model
     hardware: Hardware
@@ -71,20 +74,36 @@ class Generation:
     @property
     def total_s(self) -> float:
         """Seconds to the last token."""
-        return self.ttft_s + float(np.sum(self.rest.latency_s))
+        return self.summed("latency_s")
+
+    def summed(self, name: str) -> float:
+        """One of the seconds of a `Turn`, over all tokens."""
+        return float(getattr(self.first, name)) + float(np.sum(getattr(self.rest, name)))
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens a second, of the whole batch."""
+        """New tokens per second, of the whole batch."""
         return self.settings.batch_size * self.settings.new_tokens / self.total_s
 
     @property
-    def tpot_s(self) -> dict[str, float | None]:
-        """Seconds per output token after the first: of the `first` such token, the `mean`, the `last`."""
-        if not len(self.positions):
-            return {"first": None, "mean": None, "last": None}
-        seconds = self.rest.latency_s
-        return {"first": float(seconds[0]), "mean": float(np.mean(seconds)), "last": float(seconds[-1])}
+    def tpot_first_s(self) -> float | None:
+        """Seconds per output token: of the first after the prompt's own; None if there is none."""
+        return float(self.rest.latency_s[0]) if len(self.positions) else None
+
+    @property
+    def tpot_mean_s(self) -> float | None:
+        """Seconds per output token, the mean over all but the first."""
+        return float(np.mean(self.rest.latency_s)) if len(self.positions) else None
+
+    @property
+    def tpot_last_s(self) -> float | None:
+        """Seconds per output token: of the last."""
+        return float(self.rest.latency_s[-1]) if len(self.positions) else None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run fits the device's memory."""
+        return self.peak_bytes <= self.hardware.memory.capacity_bytes
 
     @property
     def cost_per_million_tokens(self) -> float | None:
@@ -95,42 +114,40 @@ class Generation:
 def generate(
     model: Any,
     gpu: str | Hardware,
-    prompt: int = 128,
+    *,
+    prompt_tokens: int = 128,
     new_tokens: int = 128,
     batch: int = 1,
     dtype: str = "fp16",
     attn: str = "sdpa",
     runtime: str = "eager",
-    *,
     sample: bool = False,
     use_cache: bool = True,
     cache_type: str = "dynamic",
     padded: bool = False,
     price_per_hour: float | None = None,
 ) -> Generation:
-    """Predict HuggingFace's `generate`: `new_tokens` tokens after `prompt` ones, for each of `batch` sequences.
+    """Predict HuggingFace's `generate`: `new_tokens` after prompts of `prompt_tokens`, for each of `batch` sequences.
 
     `sample` draws from the 50 likeliest tokens instead of taking the likeliest. `cache_type="static"` writes into a
     cache of the final length, and attends to all of it with a mask. `padded` passes a mask with padding, which every
     layer then reads. `runtime` holds for the forward passes; the loop around them is always eager Python.
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    loaded, hw = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
-    for name, value in (("batch", batch), ("prompt", prompt), ("new_tokens", new_tokens)):
+    loaded, hw = load_model(model), load_hardware(gpu)
+    for name, value in (("batch", batch), ("prompt_tokens", prompt_tokens), ("new_tokens", new_tokens)):
         check_size(name, value, 1)
         if not isinstance(value, int | np.integer):
             raise InputError(f"{name}: generate takes one size, got {echo(value)}")
     if new_tokens > MAX_TOKENS:
         raise InputError(f"new_tokens: expected at most {MAX_TOKENS}, got {new_tokens}")
-    use_cache = use_cache and loaded.use_cache
-    check_settings(batch, prompt, 0, dtype, attn, runtime, "both", "last", use_cache)
-    check_device(hw, dtype, attn, runtime)
-    _check_cache(cache_type, attn, use_cache, padded)
+    how = check_how(dtype, attn, runtime, "last", use_cache).on(loaded)
+    check_device(hw, how)
+    _check_cache(cache_type, how, padded)
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour > 0):
         raise InputError(f"price_per_hour: expected a positive number, got {price_per_hour}")
     kind: Literal["dynamic", "static"] = "static" if cache_type == "static" else "dynamic"
-    sizes = int(batch), int(prompt), int(new_tokens)
-    settings = GenerateSettings(*sizes, dtype, attn, runtime, sample, use_cache, kind, padded)
+    settings = GenerateSettings(int(batch), int(prompt_tokens), int(new_tokens), how, sample, kind, padded)
     turns = Turns(loaded, hw, settings)
     first, rest, peak = turns.first(), turns.rest(), turns.peak()
     return Generation(
@@ -138,9 +155,9 @@ def generate(
         hardware=hw,
         settings=settings,
         first=first,
-        positions=settings.prompt + np.arange(1, settings.new_tokens),
+        positions=settings.prompt_tokens + np.arange(1, settings.new_tokens),
         rest=rest,
-        stretches=tuple(_stretches(settings.prompt, first, rest)),
+        stretches=tuple(_stretches(settings.prompt_tokens, first, rest)),
         loop=tuple(turns.loop()),
         peak_bytes=peak,
         price_per_hour=price_per_hour,
@@ -148,23 +165,23 @@ def generate(
     )
 
 
-def _check_cache(cache_type: str, attn: str, use_cache: bool, padded: bool) -> None:
+def _check_cache(cache_type: str, how: How, padded: bool) -> None:
     check_choice("cache_type", cache_type, CACHE_TYPES)
-    if cache_type == "static" and not use_cache:
+    if cache_type == "static" and not how.use_cache:
         raise InputError("cache_type: static needs a cache, and use_cache is off")
     for name, given in (("cache_type static", cache_type == "static"), ("padded", padded)):
-        if given and attn == "flash_attention_2":
+        if given and how.attn == "flash_attention_2":
             raise InputError(f"{name}: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa")
 
 
 def _warnings(model: Model, hw: Hardware, s: GenerateSettings, peak: int) -> Iterator[str]:
-    longest = s.prompt + s.new_tokens - 1
+    longest = s.prompt_tokens + s.new_tokens - 1
     if longest > model.n_positions:
         yield (
             f"kv_len {longest} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"
             " the real model cannot run it"
         )
-    if s.cache_type == "static" and s.runtime == "eager":
+    if s.cache_type == "static" and s.how.runtime == "eager":
         yield (
             "generate compiles the steps on a static cache unless disable_compile is set, as assumed here;"
             " --runtime compile or cuda-graph predicts compiled passes"
@@ -174,11 +191,11 @@ def _warnings(model: Model, hw: Hardware, s: GenerateSettings, peak: int) -> Ite
         yield f"memory: {format_quantity(peak, 'B')} are needed, the device has {capacity}"
 
 
-def _stretches(prompt: int, first: Turn, rest: Turn) -> Iterator[Stretch]:
-    yield Stretch("prefill", prompt, prompt, 1, str(first.bound), float(first.latency_s))
+def _stretches(prompt_tokens: int, first: Turn, rest: Turn) -> Iterator[Stretch]:
+    yield Stretch("prefill", prompt_tokens, prompt_tokens, 1, str(first.bound), float(first.latency_s))
     start = 0
     for bound, run in groupby(rest.bound):
         count = len(list(run))
         seconds = float(np.sum(rest.latency_s[start : start + count]))
-        yield Stretch("decode", prompt + start + 1, prompt + start + count, count, str(bound), seconds)
+        yield Stretch("decode", prompt_tokens + start + 1, prompt_tokens + start + count, count, str(bound), seconds)
         start += count

@@ -20,19 +20,16 @@ import numpy as np
 from gpt2cost.checks import MAX_SIZE, check_choice
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.prediction.settings import LOGITS, PHASES, RUNTIMES
+from gpt2cost.prediction.settings import LEAST, LOGITS, PHASES, RUNTIMES
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.yaml_text import read_yaml
 
-Sizes: TypeAlias = np.ndarray
-"""Whole numbers: an axis."""
+Axis: TypeAlias = np.ndarray
+"""The values of one size: whole numbers, int64 of shape (values,)."""
 
 
 MAX_AXIS = 10_000_000
 """The most values that one axis may have: it is held in memory."""
-
-
-LEAST = {"batch": 1, "seq": 1, "cache": 0}
 
 
 CHOICES: dict[str, tuple[str, ...]] = {"dtype": DTYPES, "attn": ATTENTION_IMPLEMENTATIONS, "runtime": RUNTIMES}
@@ -47,9 +44,9 @@ class Grid:
 
     model: tuple[Any, ...]
     gpu: tuple[Any, ...]
-    batch: Sizes
-    seq: Sizes
-    cache: Sizes
+    batch: Axis
+    seq: Axis
+    cache: Axis
     dtype: tuple[str, ...]
     attn: tuple[str, ...]
     runtime: tuple[str, ...]
@@ -64,8 +61,13 @@ class Grid:
         return math.prod(map(len, (self.model, self.gpu, self.dtype, self.attn, self.runtime)))
 
     @property
+    def sizes(self) -> int:
+        """How many combinations of sizes there are."""
+        return len(self.batch) * len(self.seq) * len(self.cache)
+
+    @property
     def points(self) -> int:
-        return self.combinations * len(self.batch) * len(self.seq) * len(self.cache)
+        return self.combinations * self.sizes
 
 
 DEFAULTS: dict[str, Any] = {
@@ -169,7 +171,7 @@ def _unique(name: str, items: Iterable[Any], notes: list[str]) -> tuple[Any, ...
     return tuple(unique)
 
 
-def _sizes(name: str, value: object, least: int, notes: list[str]) -> Sizes:
+def _sizes(name: str, value: object, least: int, notes: list[str]) -> Axis:
     """The values of an axis, in the order given, each once."""
     parts = [_part(name, part, least) for part in split_list(name, value)]
     count = sum(map(len, parts))

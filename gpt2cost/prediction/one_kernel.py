@@ -11,7 +11,7 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
-from gpt2cost.prediction.settings import check_device
+from gpt2cost.prediction.settings import How, check_device
 from gpt2cost.timing import cpu as cpu_time
 from gpt2cost.timing.gpu_attention import attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
@@ -57,9 +57,9 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
     """
     check_choice("kind", kind, tuple(_KINDS))
-    hardware = gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    hardware = load_hardware(gpu)
     check_choice("dtype", dtype, tuple(ELEMENT_BYTES))
-    check_device(hardware, dtype, "sdpa")
+    check_device(hardware, How(dtype))
     sizes = _shape(kind, shape)
     real = {name: float(value) if type(value) is int else value for name, value in sizes.items()}
     flops, read, write = _KINDS[kind].counts(ELEMENT_BYTES[dtype], sizes)

@@ -6,7 +6,8 @@ grid they are float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,20 +16,25 @@ import numpy as np
 
 from gpt2cost.checks import Size
 from gpt2cost.device.dtypes import ELEMENT_BYTES
-from gpt2cost.device.hardware import Hardware
-from gpt2cost.prediction.settings import Number, Settings
+from gpt2cost.device.hardware import Hardware, Host
+from gpt2cost.prediction.settings import How, Number, Sizes
 from gpt2cost.table.config import Model
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, Row, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
-from gpt2cost.timing.kernel import bound_of, kernel_terms
+from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, index_of_largest, kernel_terms, largest
 from gpt2cost.timing.queue import PassTimes, pass_times
 from gpt2cost.timing.terms import Terms
 
 
-@dataclass(frozen=True)
+def is_decode(sizes: Sizes) -> Any:
+    """Whether the pass is a decode step, one new token on a cache: True or False, or an array of them."""
+    return (sizes.seq_len == 1) & (sizes.cache_len > 0)
+
+
+@dataclass(frozen=True, eq=False)
 class KernelCost:
     """One row of the table with numbers: totals over its `count` launches. `terms` are those of one launch."""
 
@@ -46,14 +52,19 @@ class KernelCost:
         return self.row.step
 
     @property
+    def moved_bytes(self) -> Number:
+        """Bytes read and written."""
+        return self.read_bytes + self.write_bytes
+
+    @property
     def bound(self) -> Any:
         """What most of the time goes to: `compute`, `memory` or `launch`."""
         return bound_of(self.terms)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pass:
-    """A forward pass of `seq_len` new tokens on top of `cache_len` cached ones.
+    """A forward pass as one runtime launches it, on a host.
 
     `symbols` are the values with which the row formulas evaluate to the rows' figures. `launch_s` are the device
     seconds of one launch of each row, free steps included (0). `kernels` leaves out what is not launched at a point.
@@ -64,11 +75,29 @@ class Pass:
     launch_s: tuple[Number, ...]
     kernels: tuple[KernelCost, ...]
     times: PassTimes
+    host: Host
+    runtime: str
 
-    def scaled(self, hw: Hardware, runtime: str, device: float, host: float) -> PassTimes:
-        """The pass's times if the device took `device` times as long for every kernel, the host `host` times."""
+    @property
+    def device_s(self) -> Number:
+        """Busy seconds of the device."""
+        return total(kernel.device_s for kernel in self.kernels)
+
+    def latency_at(self, device: float, host: float) -> Number:
+        """The pass's latency if the device took `device` times as long for every kernel, and the host `host` times."""
         launch_s = [device * seconds for seconds in self.launch_s]
-        return pass_times(self.rows, launch_s, self.symbols, hw.host.scaled(host), runtime)
+        return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
+
+
+def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
+    """What limits a pass: `host` where it issues longer than the device is busy, else what most kernel time goes to."""
+    bounds = [index_of_largest(bound_seconds(kernel.terms)) for kernel in kernels]
+    seconds = [
+        total(np.where(bound == number, kernel.device_s, 0.0) for bound, kernel in zip(bounds, kernels, strict=True))
+        for number in range(len(BOUNDS))
+    ]
+    waits_for_host = np.where(host_s > device_s, np.inf, 0.0)
+    return largest(("host", *BOUNDS), (waits_for_host, *seconds))
 
 
 @lru_cache(maxsize=128)
@@ -78,43 +107,35 @@ def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
     return tuple(fuse(rows) if runtime == "compile" else rows)
 
 
-def table_options(
-    model: Model,
-    attn: str,
-    logits: str,
-    use_cache: bool,
-    variants: tuple[tuple[str, str], ...] = (),
-    runtime: str = "eager",
-) -> TableOptions:
+def table_options(model: Model, how: How) -> TableOptions:
     """What selects the list of kernels, from the model's switches and the settings."""
     return TableOptions(
-        attn=attn,  # type: ignore[arg-type]
+        attn=how.attn,  # type: ignore[arg-type]
         activation_function=model.activation_function,
         reorder_and_upcast_attn=model.reorder_and_upcast_attn,
-        use_cache=use_cache,
-        logits=logits,  # type: ignore[arg-type]
-        variants=variants,
-        traced=runtime == "compile" and not use_cache,
+        use_cache=how.use_cache,
+        logits=how.logits,  # type: ignore[arg-type]
+        variants=how.variants,
+        traced=how.runtime == "compile" and not how.use_cache,
     )
 
 
-def symbol_values(model: Model, dtype: str, batch: Size, seq: Size, cache: Size) -> dict[str, Number]:
+def symbol_values(model: Model, dtype: str, sizes: Sizes) -> dict[str, Number]:
     """The values of every symbol of the cost table."""
-    size = ELEMENT_BYTES[dtype]
-    sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": cache + seq}
-    return {**sizes, **model.symbols(), "w_bytes": size, "a_bytes": size, **CONSTANT_BYTES}
+    element = ELEMENT_BYTES[dtype]
+    own = {"batch_size": sizes.batch_size, "seq_len": sizes.seq_len, "cache_len": sizes.cache_len}
+    return {
+        **own, "kv_len": sizes.kv_len, **model.symbols(), "w_bytes": element, "a_bytes": element, **CONSTANT_BYTES,
+    }  # fmt: skip
 
 
-def run_pass(model: Model, hw: Hardware, settings: Settings, seq: Size, cache: Size) -> Pass:
+def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Pass:
     """Evaluate the cost table and the machine model for one pass."""
-    options = table_options(
-        model, settings.attn, settings.logits, settings.use_cache, settings.variants, settings.runtime
-    )
-    values = symbol_values(model, settings.dtype, settings.batch_size, seq, cache)
-    return run_rows(table_rows(options, settings.runtime), values, hw, settings)
+    rows = table_rows(table_options(model, how), how.runtime)
+    return run_rows(rows, symbol_values(model, how.dtype, sizes), hw, how.dtype, how.runtime)
 
 
-def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, settings: Settings) -> Pass:
+def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, dtype: str, runtime: str) -> Pass:
     """Evaluate rows at the values of their symbols: a whole pass, or what runs around it."""
     real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
     is_point = all(isinstance(value, int) for value in exact.values())
@@ -123,25 +144,36 @@ def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, s
     for row in rows:
         launch_s.append(0.0)
         if isinstance(row.step, Kernel):
-            cost = _kernel_cost(row, row.step, exact, real, hw, settings)
-            launch_s[-1] = cost.terms.device_s
+            terms = kernel_terms(row.step, real, hw, dtype, runtime == "cuda-graph")
+            launch_s[-1] = terms.device_s
+            cost = _kernel_cost(row, row.step, exact, terms)
             if not is_point or cost.count:
                 kernels.append(cost)
-    times = pass_times(rows, launch_s, exact, hw.host, settings.runtime)
-    return Pass(exact, rows, tuple(launch_s), tuple(kernels), times)
+    times = pass_times(rows, launch_s, exact, hw.host, runtime)
+    return Pass(exact, rows, tuple(launch_s), tuple(kernels), times, hw.host, runtime)
 
 
-def _kernel_cost(
-    row: Row, kernel: Kernel, exact: Mapping[str, Number], real: Mapping[str, Number], hw: Hardware, settings: Settings
-) -> KernelCost:
+def _kernel_cost(row: Row, kernel: Kernel, exact: Mapping[str, Number], terms: Terms) -> KernelCost:
     count = row.count.evaluate(exact) * kernel.when.evaluate(exact)
-    terms = kernel_terms(kernel, real, hw, settings.dtype, settings.runtime == "cuda-graph")
     flops, reads, writes = (cost.evaluate(exact) for cost in (kernel.flops, kernel.reads, kernel.writes))
     return KernelCost(row, count, count * flops, count * reads, count * writes, plain(count * terms.device_s), terms)
 
 
+def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> Number:
+    """Keys and values of all layers."""
+    return 2 * model.n_layer * model.n_embd * ELEMENT_BYTES[dtype] * batch_size * kv_len
+
+
+def total(values: Iterable[Number]) -> Number:
+    """The sum of integers, floats or arrays. Arrays of one shape are added first, so that small shapes stay small."""
+    sums: dict[tuple[int, ...], Number] = {}
+    for value in values:
+        shape = np.shape(value)
+        sums[shape] = sums[shape] + value if shape in sums else value
+    return sum(sums[shape] for shape in sorted(sums, key=math.prod))
+
+
 def plain(value: Number) -> Number:
     """A numpy scalar as the Python number it is; arrays as they are."""
-    return (
-        value.item() if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim) else value
-    )
+    is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim)
+    return value.item() if is_scalar else value

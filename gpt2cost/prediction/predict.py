@@ -7,32 +7,44 @@ bytes are exact Python integers; on a grid they are float64.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from gpt2cost.checks import Size, check_flag
+from gpt2cost.checks import Size, check_choice
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.one_pass import KernelCost, Pass, plain, run_pass
-from gpt2cost.prediction.ranges import spread
-from gpt2cost.prediction.settings import Number, Settings, check_device, check_settings
+from gpt2cost.prediction.one_pass import (
+    KernelCost,
+    Pass,
+    bound_of_pass,
+    is_decode,
+    kv_cache_bytes,
+    plain,
+    run_pass,
+    total,
+)
+from gpt2cost.prediction.ranges import range_of
+from gpt2cost.prediction.settings import PHASES, How, Number, Sizes, check_device, check_how, check_sizes
+from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.table.liveness import peak_bytes
-from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest, largest
 from gpt2cost.units import format_quantity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Totals:
-    """A pass. Seconds, bytes and FLOPs; see the properties of `Phase` for what each means."""
+    """A pass, in seconds, bytes and FLOPs.
+
+    `device_s`: busy time of the device. `host_s`: time to issue the pass. `latency_s`: from an idle device to the end
+    of one synchronisation. `bound`: `host`, `compute`, `memory` or `launch`. `flops_utilization`: FLOPs of products
+    per second over the dtype's peak. `bandwidth_utilization`: operand bytes per second over the DRAM peak.
+    """
 
     launches: Number
     flops: Number
@@ -49,27 +61,50 @@ class Totals:
     bandwidth_utilization: Number
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One forward pass: `seq_len` new tokens on top of `cache_len` cached ones.
+@dataclass(frozen=True, eq=False, repr=False)
+class Phase(Result):
+    """One forward pass of a prediction. `phase` is `prefill` or `decode`."""
 
-    `symbols` are the values with which the row formulas evaluate to the rows' figures.
-    """
+    shown_by = "prediction"
 
     phase: str
-    batch_size: Size
-    seq_len: Size
-    cache_len: Size
-    kv_len: Size
-    symbols: Mapping[str, Number]
-    kernels: tuple[KernelCost, ...]
+    sizes: Sizes
+    pass_: Pass
     totals: Totals
     activations_bytes: Number
 
+    @property
+    def batch_size(self) -> Size:
+        return self.sizes.batch_size
 
-@dataclass(frozen=True)
+    @property
+    def seq_len(self) -> Size:
+        """New tokens per sequence in this pass."""
+        return self.sizes.seq_len
+
+    @property
+    def cache_len(self) -> Size:
+        """Tokens per sequence in the KV cache before this pass."""
+        return self.sizes.cache_len
+
+    @property
+    def kv_len(self) -> Size:
+        return self.sizes.kv_len
+
+    @property
+    def symbols(self) -> Mapping[str, Number]:
+        """The values with which the row formulas evaluate to the rows' figures."""
+        return self.pass_.symbols
+
+    @property
+    def kernels(self) -> tuple[KernelCost, ...]:
+        """The rows of the cost table that are launched, in order."""
+        return self.pass_.kernels
+
+
+@dataclass(frozen=True, eq=False)
 class MemoryUse:
-    """What the run holds at its fullest moment, in bytes, beside the device's capacity."""
+    """What the run holds at its fullest moment, in bytes, beside the device's capacity. The parts sum to the total."""
 
     weights_bytes: Number
     kv_cache_bytes: Number
@@ -79,21 +114,38 @@ class MemoryUse:
     fits: Any
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What `predict` returns."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Result):
+    """What `predict` returns. `sizes` are those asked for; each phase has its own."""
+
+    shown_by = "prediction"
 
     model: Model
     hardware: Hardware
-    settings: Settings
+    how: How
+    sizes: Sizes
     phases: tuple[Phase, ...]
     memory: MemoryUse
     warnings: tuple[str, ...]
+
+    @property
+    def prefill(self) -> Phase | None:
+        """The pass of `seq` new tokens; None where it was not asked for, or is itself a decode step."""
+        return self._phase("prefill")
+
+    @property
+    def decode(self) -> Phase | None:
+        """The single-token step; None where it was not asked for."""
+        return self._phase("decode")
+
+    def _phase(self, name: str) -> Phase | None:
+        return next((phase for phase in self.phases if phase.phase == name), None)
 
 
 def predict(
     model: object,
     gpu: str | Hardware,
+    *,
     batch: Size = 1,
     seq: Size = 128,
     cache: Size = 0,
@@ -113,115 +165,91 @@ def predict(
 
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    loaded, hardware = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
-    use_cache = check_flag("use_cache", use_cache)
-    settings = check_settings(batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache)
-    return predict_run(loaded, hardware, settings, phase)
+    how = check_how(dtype, attn, runtime, logits, use_cache)
+    sizes = check_sizes(batch, seq, cache, how.use_cache)
+    return predict_run(load_model(model), load_hardware(gpu), how, sizes, phase)
 
 
-def predict_run(model: Model, hardware: Hardware, settings: Settings, phase: str = "both") -> Prediction:
+def predict_run(model: Model, hardware: Hardware, how: How, sizes: Sizes, phase: str = "both") -> Prediction:
     """`predict` for settings that have been checked. Raises `InputError` where model or device cannot run them."""
-    if settings.use_cache and not model.use_cache:
-        settings = dataclasses.replace(settings, use_cache=False)
-        if np.any(np.asarray(settings.cache_len) != 0):
-            raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
-    check_device(hardware, settings.dtype, settings.attn, settings.runtime)
-    passes = _passes(phase, settings.seq_len, settings.cache_len, settings.use_cache)
-    phases = tuple(_phase(model, hardware, settings, *one) for one in passes)
-    memory = _memory(model, hardware, settings, phases)
-    return Prediction(model, hardware, settings, phases, memory, tuple(_warnings(model, phases, memory)))
+    check_choice("phase", phase, PHASES)
+    how = how.on(model)
+    if not how.use_cache and np.any(np.asarray(sizes.cache_len) != 0):
+        raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
+    check_device(hardware, how)
+    phases = tuple(_phase(model, hardware, how, *named) for named in passes_of(sizes, phase, how.use_cache))
+    memory = _memory(model, hardware, how, phases)
+    return Prediction(model, hardware, how, sizes, phases, memory, tuple(_warnings(model, phases, memory)))
 
 
 # ---------------------------------------------------------------------------------------------- one pass
 
 
-def _passes(phase: str, seq: Size, cache: Size, use_cache: bool) -> list[tuple[str, Size, Size]]:
-    """The forward passes to predict: (phase, seq_len, cache_len)."""
-    is_decode = (np.asarray(seq) == 1) & (np.asarray(cache) > 0)
-    if np.all(is_decode):
-        return [("decode", seq, cache)]
+def passes_of(sizes: Sizes, phase: str, use_cache: bool) -> list[tuple[str, Sizes]]:
+    """The forward passes that `phase` asks for, each with its name and sizes. A decode step is a pass of its own."""
+    decoding = is_decode(sizes)
+    if np.all(decoding):
+        return [("decode", sizes)]
     if not use_cache:
-        step = ("decode", seq + 1, cache)
-    elif np.any(is_decode):
-        step = ("decode", 1, np.where(is_decode, cache, cache + seq))
+        step = dataclasses.replace(sizes, seq_len=sizes.seq_len + 1)
     else:
-        step = ("decode", 1, cache + seq)
-    return [p for p in (("prefill", seq, cache), step) if phase in (p[0], "both")]
+        cached = np.where(decoding, sizes.cache_len, sizes.kv_len) if np.any(decoding) else sizes.kv_len
+        step = dataclasses.replace(sizes, seq_len=1, cache_len=cached)
+    return [named for named in (("prefill", sizes), ("decode", step)) if phase in (named[0], "both")]
 
 
-def _phase(model: Model, hw: Hardware, settings: Settings, phase: str, seq: Size, cache: Size) -> Phase:
-    one = run_pass(model, hw, settings, seq, cache)
-    totals = _totals(one, hw, settings, 1 if phase == "decode" else seq)
-    live = peak_bytes(one.rows, one.symbols, settings.use_cache)
-    return Phase(phase, settings.batch_size, seq, cache, cache + seq, one.symbols, one.kernels, totals, live)
+def _phase(model: Model, hw: Hardware, how: How, phase: str, sizes: Sizes) -> Phase:
+    pass_ = run_pass(model, hw, how, sizes)
+    tokens = 1 if phase == "decode" else sizes.seq_len  # without a KV cache a decode step runs more than it brings
+    live = peak_bytes(pass_.rows, pass_.symbols, how.use_cache)
+    return Phase(phase, sizes, pass_, _totals(pass_, hw, how, sizes.batch_size * tokens), live)
 
 
-def _totals(one: Pass, hw: Hardware, settings: Settings, tokens: Size) -> Totals:
-    """`tokens` are those that the pass brings a sequence: without a KV cache a decode step runs more."""
-    kernels, symbols = one.kernels, one.symbols
-    launches, flops, reads, writes, device_s = (
-        total(getattr(kernel, name) for kernel in kernels)
-        for name in ("count", "flops", "read_bytes", "write_bytes", "device_s")
+def _totals(pass_: Pass, hw: Hardware, how: How, tokens: Size) -> Totals:
+    """`tokens`: that the pass brings, of the whole batch."""
+    kernels = pass_.kernels
+    launches, flops, reads, writes = (
+        total(getattr(kernel, name) for kernel in kernels) for name in ("count", "flops", "read_bytes", "write_bytes")
     )
-    bounds = [index_of_largest(bound_seconds(kernel.terms)) for kernel in kernels]
-    seconds = [
-        total(np.where(bound == number, kernel.device_s, 0.0) for bound, kernel in zip(bounds, kernels, strict=True))
-        for number in range(len(BOUNDS))
-    ]
-    waits_for_host = np.where(one.times.host_s > device_s, np.inf, 0.0)
-    product_flops = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
-    latency_s = plain(one.times.latency_s)
-    known = spread(hw, settings.dtype)
-    low, high = (
-        plain(one.scaled(hw, settings.runtime, device, host).latency_s)
-        for device, host in ((known.device_low, known.host_low), (known.device_high, known.host_high))
-    )
+    products = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
+    device_s, host_s, latency_s = pass_.device_s, plain(pass_.times.host_s), plain(pass_.times.latency_s)
+    low_s, high_s = map(plain, range_of(pass_.latency_at, hw, how.dtype))
     return Totals(
         launches=launches,
         flops=flops,
         read_bytes=reads,
         write_bytes=writes,
         device_s=device_s,
-        host_s=plain(one.times.host_s),
+        host_s=host_s,
         latency_s=latency_s,
-        latency_low_s=low,
-        latency_high_s=high,
-        bound=largest(("host", *BOUNDS), (waits_for_host, *seconds)),
-        tokens_per_s=symbols["batch_size"] * tokens / latency_s,
-        flops_utilization=product_flops / (latency_s * hw.compute.peak_flop_per_s[settings.dtype]),
+        latency_low_s=low_s,
+        latency_high_s=high_s,
+        bound=bound_of_pass(kernels, host_s, device_s),
+        tokens_per_s=tokens / latency_s,
+        flops_utilization=products / (latency_s * hw.compute.peak_flop_per_s[how.dtype]),
         bandwidth_utilization=(reads + writes) / (latency_s * hw.memory.bandwidth_bytes_per_s),
     )
-
-
-def total(values: Iterable[Number]) -> Number:
-    """The sum of integers, floats or arrays. Arrays of one shape are added first, so that small shapes stay small."""
-    sums: dict[tuple[int, ...], Number] = {}
-    for value in values:
-        shape = np.shape(value)
-        sums[shape] = sums[shape] + value if shape in sums else value
-    return sum(sums[shape] for shape in sorted(sums, key=math.prod))
 
 
 # ---------------------------------------------------------------------------------------------- the whole run
 
 
-def _memory(model: Model, hw: Hardware, settings: Settings, phases: tuple[Phase, ...]) -> MemoryUse:
-    size = ELEMENT_BYTES[settings.dtype]
-    weights = model.parameters * size
-    totals, caches, activations = [], [], []
+def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> MemoryUse:
+    """Memory in the phase that needs most: a phase's cache and activations, beside the weights."""
+    weights = model.parameters * ELEMENT_BYTES[how.dtype]
+    cache: Number = 0
+    live: Number = 0
     for phase in phases:
-        rows = 2 * model.n_layer * model.n_embd * size * phase.batch_size * phase.kv_len
-        caches.append(rows if settings.use_cache else 0 * rows)
-        activations.append(phase.activations_bytes)
-        totals.append(weights + caches[-1] + activations[-1])
-    cache, live, total = (reduce(maximum, values) for values in (caches, activations, totals))
-    capacity = round(hw.memory.capacity_bytes)
-    return MemoryUse(weights, cache, live, total, capacity, total <= capacity)
+        own_cache = kv_cache_bytes(model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
+        fuller = own_cache + phase.activations_bytes > cache + live
+        cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
+    whole, capacity = weights + cache + live, round(hw.memory.capacity_bytes)
+    return MemoryUse(weights, cache, live, whole, capacity, whole <= capacity)
 
 
-def maximum(left: Number, right: Number) -> Number:
-    """The larger; exact where both are integers."""
-    return max(left, right) if isinstance(left, int) and isinstance(right, int) else np.maximum(left, right)
+def _where(condition: Any, yes: Number, no: Number) -> Number:
+    """`yes` where the condition holds, else `no`; exact at a single point."""
+    return np.where(condition, yes, no) if isinstance(condition, np.ndarray) else yes if condition else no
 
 
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:

@@ -15,15 +15,21 @@ Host time is a property of the machine around the device. The defaults hold for 
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
 
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.one_pass import Pass, run_pass
-from gpt2cost.prediction.settings import Settings
+from gpt2cost.prediction.settings import How, Number, Sizes
 from gpt2cost.table.config import Model, load_model
 
 Basis = Literal["evidence", "kernels", "borrowed"]
@@ -64,19 +70,44 @@ class Spread:
     basis: Basis
 
 
-def evidence_settings(row: Evidence) -> Settings:
-    """The settings under which a measured case was run."""
-    return Settings(
-        row.batch,
-        row.seq,
-        row.cache,
-        row.dtype,
-        row.attn,
-        row.runtime,
-        "all",
-        row.use_cache,
-        tuple(sorted(row.kernels.items())),
-    )
+def range_of(latency_at: Callable[[float, float], Number], hw: Hardware, dtype: str) -> tuple[Number, Number]:
+    """The least and the most seconds to expect of a prediction on `hw` in a dtype.
+
+    `latency_at` gives the latency if device and host took so many times as long as predicted.
+    """
+    factors = spread(hw, dtype)
+    return latency_at(factors.device_low, factors.host_low), latency_at(factors.device_high, factors.host_high)
+
+
+# ---------------------------------------------------------------------------------------------- evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A measured case beside its prediction: of all the passes that `pass_` holds, the one at `index`.
+
+    `host_factor`: where the host sets the pace, the factor on the host's constants at which the prediction meets the
+    measurement; None elsewhere.
+    """
+
+    row: Evidence
+    pass_: Pass
+    index: int
+    latency_s: float
+    host_factor: float | None
+
+    def of(self, values: Number) -> float:
+        """This case's one of the values of all passes."""
+        return float(values[self.index]) if np.ndim(values) else float(values)
+
+    def latency_at(self, device: float, host: float) -> float:
+        """See `Pass.latency_at`."""
+        return self.of(self.pass_.latency_at(device, host))
+
+
+def evidence_how(row: Evidence) -> How:
+    """How a measured case was run."""
+    return How(row.dtype, row.attn, row.runtime, "all", row.use_cache, tuple(sorted(row.kernels.items())))
 
 
 def evidence_model(hw: Hardware, row: Evidence) -> Model:
@@ -87,68 +118,76 @@ def evidence_model(hw: Hardware, row: Evidence) -> Model:
         raise InputError(f"{hw.name}: evidence: {error}") from None
 
 
-@dataclass(frozen=True)
-class Case:
-    """A measured case beside its prediction, the pass `one`. `host_factor`: where the host sets the pace, the factor on
-    the host's constants at which the prediction meets the measurement."""
-
-    row: Evidence
-    one: Pass
-    latency_s: float
-    device_s: float
-    host_bound: bool
-    host_factor: float | None
+def evidence_cases(hw: Hardware, rows: Iterable[Evidence]) -> list[Case]:
+    """Predict measured cases, in their order. Those of one model, run alike, are one pass over arrays of sizes."""
+    cases: dict[int, Case] = {}
+    numbered = sorted(enumerate(rows), key=lambda item: _key(item[1]))
+    for _, group in groupby(numbered, key=lambda item: _key(item[1])):
+        alike = list(group)
+        cases.update(zip((number for number, _ in alike), _cases(hw, [row for _, row in alike]), strict=True))
+    return [cases[number] for number in sorted(cases)]
 
 
-def evidence_case(hw: Hardware, row: Evidence) -> Case:
-    """Predict one measured case."""
-    settings = evidence_settings(row)
-    one = run_pass(evidence_model(hw, row), hw, settings, row.seq, row.cache)
-    device_s = float(sum(kernel.device_s for kernel in one.kernels))
-    host_bound = bool(one.times.host_s > device_s)
-    factor = _host_factor(one, hw, row) if host_bound or row.latency_s > 1.5 * one.times.latency_s else None
-    return Case(row, one, float(one.times.latency_s), device_s, factor is not None, factor)
+def _key(row: Evidence) -> tuple[Any, ...]:
+    """What the rows of one pass have in common."""
+    return row.model, *dataclasses.astuple(evidence_how(row))
 
 
-def _host_factor(one: Pass, hw: Hardware, row: Evidence) -> float:
-    """The factor on the host's constants at which the pass takes as long as was measured."""
-    factor, step = 1.0, 0.01
+def _cases(hw: Hardware, rows: list[Evidence]) -> list[Case]:
+    model, how = evidence_model(hw, rows[0]), evidence_how(rows[0])
+    sizes = Sizes(*(np.array([getattr(row, size) for row in rows], float) for size in ("batch", "seq", "cache")))
+    pass_ = run_pass(model, hw, how, sizes)
+    measured_s = np.array([row.latency_s for row in rows])
+    latency_s = np.broadcast_to(pass_.times.latency_s, measured_s.shape)
+    waits_for_host = np.broadcast_to(pass_.times.host_s > pass_.device_s, measured_s.shape)
+    blamed_on_host = waits_for_host | (measured_s > 1.5 * latency_s)
+    factors = _host_factors(pass_, measured_s) if np.any(blamed_on_host) else np.ones(len(rows))
+    return [
+        Case(row, pass_, i, float(latency_s[i]), float(factors[i]) if blamed_on_host[i] else None)
+        for i, row in enumerate(rows)
+    ]
+
+
+def _host_factors(pass_: Pass, measured_s: Any) -> Any:
+    """The factors on the host's constants at which passes take as long as was measured."""
+    factors, step = np.ones(len(measured_s)), 0.01
+
+    def latency_at(factors: Any) -> Any:
+        return np.broadcast_to(pass_.latency_at(1.0, factors), measured_s.shape)
+
+    moving = np.ones(len(measured_s), bool)
     for _ in range(20):  # latency is convex and piecewise linear in the factor: a few steps of Newton's method
-        latency_s, more_s = (float(one.scaled(hw, row.runtime, 1.0, x).latency_s) for x in (factor, factor + step))
+        latency_s, more_s = latency_at(factors), latency_at(factors + step)
         slope = (more_s - latency_s) / step
-        if slope <= 0 or abs(latency_s - row.latency_s) < 1e-4 * row.latency_s:
+        moving = moving & (slope > 0) & (np.abs(latency_s - measured_s) >= 1e-4 * measured_s)
+        if not np.any(moving):
             break
-        factor = max(factor + (row.latency_s - latency_s) / slope, 0.01)
-    return factor
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = np.where(moving, np.maximum(factors + (measured_s - latency_s) / slope, 0.01), factors)
+    return factors
 
 
-_spreads: dict[tuple[int, str], tuple[Hardware, Spread]] = {}
-
-
-def spread(hardware: Hardware, dtype: str) -> Spread:
-    """The spread of predictions on a device in a dtype. Computed once a device: it predicts the evidence."""
-    key = (id(hardware), dtype)  # the entry keeps the device alive, so its id stays its own
-    if key not in _spreads:
-        _spreads[key] = (hardware, _spread(hardware, dtype))
-    return _spreads[key][1]
-
-
-def _spread(hardware: Hardware, dtype: str) -> Spread:
+@lru_cache(maxsize=64)
+def spread(hw: Hardware, dtype: str) -> Spread:
+    """The spread of predictions on a device in a dtype. It predicts the evidence, so that it is kept for a while."""
     family = FP32_FAMILY if dtype in FP32_FAMILY else HALF_FAMILY
-    cases = [evidence_case(hardware, row) for row in hardware.evidence]
-    residuals = [math.log(c.row.latency_s / c.latency_s) for c in cases if c.row.dtype in family and not c.host_bound]
+    cases = evidence_cases(hw, hw.evidence)
     factors = [case.host_factor for case in cases if case.host_factor is not None]
-    residual = hardware.model.residual_of(dtype)
-    known = hardware.calibration
-    in_dtype = known is None or any(kind.endswith(f" {dtype}") for kind in known.residuals)
+    residuals = [
+        math.log(case.row.latency_s / case.latency_s)
+        for case in cases
+        if case.row.dtype in family and case.host_factor is None
+    ]
+    residual = hw.model.residual_of(dtype)
+    in_dtype = hw.calibration is None or any(kind.endswith(f" {dtype}") for kind in hw.calibration.residuals)
     basis: Basis
     if residuals:
         basis, width = "evidence", EVIDENCE_MARGIN * max(map(abs, residuals))
-    elif residual is not None and "model" not in hardware.borrowed and in_dtype:
+    elif residual is not None and "model" not in hw.borrowed and in_dtype:
         basis, width = "kernels", residual
     else:
-        donor = hardware.borrowed.get("model")
-        alike = donor is not None and load_hardware(donor).architecture == hardware.architecture
+        donor = hw.borrowed.get("model")
+        alike = donor is not None and load_hardware(donor).architecture == hw.architecture
         least = SAME_ARCHITECTURE_SPREAD if alike else BORROWED_SPREAD
         basis, width = "borrowed", max(least, residual or 0.0)
     factor = math.exp(max(width, LEAST_SPREAD))

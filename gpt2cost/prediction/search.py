@@ -7,32 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.prediction.grid import Sizes
+from gpt2cost.prediction.grid import Axis
 
 
-def powers_of_two(least: int, most: int) -> Sizes:
+def powers_of_two(least: int, most: int) -> Axis:
     """`least`, the powers of two between, and `most`."""
     powers = [1 << power for power in range(most.bit_length())]
     return np.unique([least, *(power for power in powers if least < power < most), most])
 
 
-def largest_where(holds: Callable[[Sizes], Any], least: int, most: int) -> int:
-    """The largest size from `least` to `most` at which `holds`, which once false stays false; `least - 1` if none."""
+def largest_where(holds: Callable[[Axis], Any], least: int, most: int) -> int:
+    """The largest size from `least` to `most` at which `holds`; `least - 1` if there is none.
+
+    It need not hold at every smaller size, but between two neighbouring powers of two it may turn false once at most.
+    """
     sizes = powers_of_two(least, most)
     while True:
-        truth = np.asarray(holds(sizes))
-        if np.all(truth):
-            return int(sizes[-1])
-        first_false = int(np.argmin(truth))
-        if first_false == 0:
+        holding = np.flatnonzero(holds(sizes))
+        if not len(holding):
             return int(sizes[0]) - 1
-        low, high = int(sizes[first_false - 1]), int(sizes[first_false])
-        if high - low == 1:
-            return low
-        sizes = np.unique(np.linspace(low, high, 33).astype(np.int64))
+        last = int(holding[-1])
+        if last == len(sizes) - 1 or sizes[last + 1] - sizes[last] == 1:
+            return int(sizes[last])
+        sizes = np.unique(np.linspace(sizes[last], sizes[last + 1], 33).astype(np.int64))
 
 
-def sign_changes(sign: Callable[[Sizes], Any], least: int, most: int) -> list[tuple[int, int]]:
+def sign_changes(sign: Callable[[Axis], Any], least: int, most: int) -> list[tuple[int, int]]:
     """Where `sign` (of -1, 0, 1) turns from one side to the other: (size, sign from there on), in order.
 
     Two changes between neighbouring powers of two cancel and go unseen.

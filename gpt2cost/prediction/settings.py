@@ -1,67 +1,82 @@
-"""How a model is run: the settings of a prediction, and the checks of what the user gave for them."""
+"""How a model is run: sizes and settings, and the checks of what the user gave for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.checks import Size, check_choice, check_size
+from gpt2cost.checks import Size, check_choice, check_flag, check_size
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.table.config import Model
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 
 Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
 
-
 RUNTIMES = ("eager", "compile", "cuda-graph")
-
-
 PHASES = ("prefill", "decode", "both")
-
-
 LOGITS = ("all", "last")
+SIZE_FIELDS = {"batch": "batch_size", "seq": "seq_len", "cache": "cache_len"}
+"""A size as a flag names it -> as a field."""
+LEAST = {"batch": 1, "seq": 1, "cache": 0}
+"""The smallest value of each size."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the model is run. Sizes as given: integers or arrays."""
+class Sizes:
+    """The sizes of one forward pass: integers, or integer-valued arrays that broadcast together.
 
-    batch_size: Size
-    seq_len: Size
-    cache_len: Size
-    dtype: str
-    attn: str
-    runtime: str
-    logits: str
-    use_cache: bool
-    variants: tuple[tuple[str, str], ...] = ()  # see kernels.KERNEL_VARIANTS
+    `seq_len` new tokens per sequence, on top of `cache_len` tokens that are already in the KV cache.
+    """
+
+    batch_size: Size = 1
+    seq_len: Size = 128
+    cache_len: Size = 0
+
+    @property
+    def kv_len(self) -> Size:
+        """Tokens per sequence that attention sees."""
+        return self.cache_len + self.seq_len
 
 
-def check_settings(
-    batch: object,
-    seq: object,
-    cache: object,
-    dtype: str,
-    attn: str,
-    runtime: str,
-    phase: str,
-    logits: str,
-    use_cache: bool,
-) -> Settings:
+@dataclass(frozen=True)
+class How:
+    """How the model is run. `variants`: kernels of an older transformers, see `table.options.KERNEL_VARIANTS`."""
+
+    dtype: str = "fp16"
+    attn: str = "sdpa"
+    runtime: str = "eager"
+    logits: str = "all"
+    use_cache: bool = True
+    variants: tuple[tuple[str, str], ...] = ()
+
+    def on(self, model: Model) -> How:
+        """How `model` is run: without a KV cache where its config says so."""
+        return self if model.use_cache else replace(self, use_cache=False)
+
+
+def check_how(
+    dtype: str = "fp16", attn: str = "sdpa", runtime: str = "eager", logits: str = "all", use_cache: bool = True
+) -> How:
     """The settings, every one checked. Raises `InputError` for the first that is wrong."""
-    for name, value, choices in (
-        ("dtype", dtype, DTYPES),
-        ("attn", attn, ATTENTION_IMPLEMENTATIONS),
-        ("runtime", runtime, RUNTIMES),
-        ("phase", phase, PHASES),
-        ("logits", logits, LOGITS),
-    ):
-        check_choice(name, value, choices)
-    sizes = check_size("batch", batch, 1), check_size("seq", seq, 1), check_size("cache", cache, 0)
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("attn", attn, ATTENTION_IMPLEMENTATIONS)
+    check_choice("runtime", runtime, RUNTIMES)
+    check_choice("logits", logits, LOGITS)
+    return How(dtype, attn, runtime, logits, check_flag("use_cache", use_cache))
+
+
+def check_sizes(batch: object, seq: object, cache: object, use_cache: bool = True) -> Sizes:
+    """The sizes as integers or float64 arrays. Raises `InputError` for the first that is wrong.
+
+    Without a KV cache nothing is cached, so that `cache` must be 0.
+    """
+    given = {"batch": batch, "seq": seq, "cache": cache}
+    sizes = [check_size(name, value, LEAST[name]) for name, value in given.items()]
     try:
         np.broadcast_shapes(*map(np.shape, sizes))
     except ValueError:
@@ -69,22 +84,22 @@ def check_settings(
         raise InputError(f"batch, seq, cache: expected arrays that broadcast, got shapes {shapes}") from None
     if not use_cache and np.any(np.asarray(sizes[2]) != 0):
         raise InputError("cache: expected 0 with use_cache off, because without a KV cache nothing is cached")
-    return Settings(*sizes, dtype, attn, runtime, logits, use_cache)
+    return Sizes(*sizes)
 
 
-def check_device(hardware: Hardware, dtype: str, attn: str, runtime: str = "eager") -> None:
+def check_device(hardware: Hardware, how: How) -> None:
     """Raise `InputError` where the device cannot run the dtype, the attention implementation or the runtime."""
-    if runtime == "cuda-graph" and hardware.vendor != "nvidia":
+    if how.runtime == "cuda-graph" and hardware.vendor != "nvidia":
         raise InputError(
             f"runtime: cuda-graph needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
         )
-    if dtype not in hardware.compute.peak_flop_per_s:
-        known = ", ".join(hardware.compute.peak_flop_per_s)
-        raise InputError(f"dtype: {hardware.name} has no {dtype}; it has {known}")
-    if attn == "flash_attention_2":
-        if dtype not in ("fp16", "bf16"):
-            raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {dtype}; sdpa runs in any dtype")
-        if not hardware.has_flash_attention(dtype):
+    if how.dtype not in hardware.compute.peak_flop_per_s:
+        dtypes = ", ".join(hardware.compute.peak_flop_per_s)
+        raise InputError(f"dtype: {hardware.name} has no {how.dtype}; it has {dtypes}")
+    if how.attn == "flash_attention_2":
+        if how.dtype not in ("fp16", "bf16"):
+            raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {how.dtype}; sdpa runs in any dtype")
+        if not hardware.has_flash_attention(how.dtype):
             raise InputError(
                 f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"
                 f" {hardware.name} is not; sdpa runs on any device"

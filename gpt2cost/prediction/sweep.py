@@ -7,7 +7,7 @@ until they are written: `host_s` of a block of (batch, seq, cache) may be an arr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,9 +16,11 @@ import numpy as np
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.grid import Grid, Sizes, make_grid
+from gpt2cost.prediction.grid import Axis, Grid, make_grid
+from gpt2cost.prediction.one_pass import is_decode
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
-from gpt2cost.prediction.settings import check_device, check_settings
+from gpt2cost.prediction.settings import How, check_device, check_sizes
+from gpt2cost.result import Result
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest
 
@@ -26,11 +28,14 @@ Column: TypeAlias = Any
 """A scalar, or an array that broadcasts to its block's shape."""
 
 
+EXACT = 2.0**53
+"""Up to here a float64 holds every integer."""
+
 BLOCK_ROWS = 1 << 15
 """Rows that are evaluated together: enough for numpy, and little memory."""
 
 
-INPUTS = ("model", "batch_size", "seq_len", "cache_len", "gpu", "dtype", "attn", "runtime")
+INPUTS = ("model", "batch_size", "seq_len", "cache_len", "gpu", "dtype", "attn", "runtime", "logits", "use_cache")
 
 
 COLUMNS = (
@@ -71,19 +76,57 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Combination:
+class Choice:
     """One choice of everything but sizes."""
 
     model: Model
-    gpu: Hardware
-    dtype: str
-    attn: str
-    runtime: str
+    hardware: Hardware
+    how: How
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Result):
+    """What `sweep` returns. To go through it gives the rows, made as they are asked for."""
+
+    shown_by = "sweep"
+
+    grid: Grid
+    choices: tuple[Choice, ...]
+    kernels: bool
+    only_fitting: bool
+    only_valid: bool
+    warnings: tuple[str, ...]
+
+    def blocks(self) -> Iterator[Block]:
+        """The rows, block by block, in constant memory."""
+        limit = BLOCK_ROWS // (64 if self.kernels else 1)
+        for choice in self.choices:
+            for part in _parts(self.grid, limit):
+                yield _block(choice, self, part)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(map(block_rows, self.blocks()))
+
+    @property
+    def points(self) -> int:
+        """How many points of the grid are evaluated."""
+        return self.grid.sizes * len(self.choices)
+
+    def columns(self) -> dict[str, Any]:
+        """All rows as one array per column, of shape (rows,), as pandas, polars and pyarrow take them."""
+        blocks = list(self.blocks())
+        return {name: np.concatenate([block.flat(name) for block in blocks]) for name in self.names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys of the rows."""
+        return KERNEL_COLUMNS if self.kernels else COLUMNS
 
 
 def sweep(
     model: object,
     gpu: object,
+    *,
     batch: object = 1,
     seq: object = 128,
     cache: object = 0,
@@ -93,29 +136,26 @@ def sweep(
     phase: str = "prefill",
     logits: str = "all",
     use_cache: bool = True,
-    *,
     kernels: bool = False,
     only_fitting: bool = False,
     only_valid: bool = False,
     model_changes: Mapping[str, Any] | None = None,
     hw_changes: Mapping[str, Any] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Predict every point of a grid: rows with the keys of `COLUMNS` (or `KERNEL_COLUMNS`), made as they are asked for.
+) -> Sweep:
+    """Predict every point of a grid: rows with the keys of `COLUMNS`, or of `KERNEL_COLUMNS` with `kernels`.
 
     Each of `model` ... `runtime` is one value, a list, or text such as `"1,2,8"`, `"1-64*2"` or `"128-1024+128"`.
     Seconds, bytes and FLOPs. The order is that of nested loops over model, gpu, dtype, attn, runtime, batch, seq and
-    cache; with phase `both` a point has two rows, or one where the pass is itself a decode step. A combination that the
-    device cannot run is left out. The grid is checked at the call; `InputError` for what is wrong in it, and where no
-    combination runs.
+    cache; with phase `both` a point has two rows, or one where the pass is itself a decode step. A choice that the
+    device cannot run is left out, with a warning. The grid is checked at the call; `InputError` for what is wrong in
+    it, and where nothing runs.
     """
     grid = make_grid(
         model=model, gpu=gpu, batch=batch, seq=seq, cache=cache, dtype=dtype, attn=attn, runtime=runtime, phase=phase,
         logits=logits, use_cache=use_cache,
     )  # fmt: skip
-    combinations, _ = plan(grid, model_changes, hw_changes)
-    return itertools.chain.from_iterable(
-        block_rows(block) for block in blocks(grid, combinations, kernels, only_fitting, only_valid)
-    )
+    choices, warnings = plan(grid, model_changes, hw_changes)
+    return Sweep(grid, tuple(choices), kernels, only_fitting, only_valid, tuple(warnings))
 
 
 def block_rows(block: Block) -> Iterator[dict[str, Any]]:
@@ -126,23 +166,24 @@ def block_rows(block: Block) -> Iterator[dict[str, Any]]:
 
 def plan(
     grid: Grid, model_changes: Mapping[str, Any] | None = None, hw_changes: Mapping[str, Any] | None = None
-) -> tuple[list[Combination], list[str]]:
-    """The combinations that run, and warnings. Raises `InputError` for what cannot be loaded, and where none runs."""
+) -> tuple[list[Choice], list[str]]:
+    """The choices that run, and warnings. Raises `InputError` for what cannot be loaded, and where none runs."""
     notes = list(grid.notes)
     models = _distinct("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
-    devices = (gpu if isinstance(gpu, Hardware) else load_hardware(gpu) for gpu in grid.gpu)
-    gpus = _distinct("gpu", (change_hardware(device, hw_changes or {}) for device in devices), notes)
-    sizes = _open(grid.batch, grid.seq, grid.cache)
-    check_settings(*sizes, "fp16", "sdpa", "eager", grid.phase, grid.logits, grid.use_cache)
+    devices = _distinct("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in grid.gpu), notes)
+    check_sizes(*_open(grid.batch, grid.seq, grid.cache), grid.use_cache)
     running, reasons, skipped = [], [], 0
-    for choice in itertools.product(models, gpus, grid.dtype, grid.attn, grid.runtime):
+    for model, hardware, dtype, attn, runtime in itertools.product(
+        models, devices, grid.dtype, grid.attn, grid.runtime
+    ):
+        choice = Choice(model, hardware, How(dtype, attn, runtime, grid.logits, grid.use_cache))
         try:
-            check_device(*choice[1:])
+            check_device(hardware, choice.how)
         except InputError as error:
             reasons.append(str(error))
             skipped += 1
         else:
-            running.append(Combination(*choice))
+            running.append(choice)
     if not running:
         raise InputError("; ".join(dict.fromkeys(reasons)))
     if skipped:
@@ -150,32 +191,18 @@ def plan(
     return running, [note for model in models for note in model.notes] + notes
 
 
-def _distinct(name: str, found: Iterable[Any], notes: list[str]) -> list[Any]:
+def _distinct(name: str, named: Iterable[Any], notes: list[str]) -> list[Any]:
     """Models or devices, each once: two names may be one's."""
     distinct: list[Any] = []
-    for each in found:
-        if each in distinct:
-            notes.append(f"{name}: {each.name} is given twice, under two names, and counts once")
+    for item in named:
+        if item in distinct:
+            notes.append(f"{name}: {item.name} is given twice, under two names, and counts once")
         else:
-            distinct.append(each)
+            distinct.append(item)
     return distinct
 
 
-def blocks(
-    grid: Grid,
-    combinations: Sequence[Combination],
-    kernels: bool = False,
-    only_fitting: bool = False,
-    only_valid: bool = False,
-) -> Iterator[Block]:
-    """The grid's rows, block by block."""
-    limit = BLOCK_ROWS // (64 if kernels else 1)
-    for choice in combinations:
-        for batch, seq, cache in _parts(grid, limit):
-            yield _block(choice, grid, (batch, seq, cache), kernels, only_fitting, only_valid)
-
-
-def _parts(grid: Grid, limit: int) -> Iterator[tuple[Sizes, Sizes, Sizes]]:
+def _parts(grid: Grid, limit: int) -> Iterator[tuple[Axis, Axis, Axis]]:
     """The sizes in parts of about `limit` points, in order: whole inner axes as long as they fit."""
     batch_step = max(1, limit // (len(grid.seq) * len(grid.cache)))
     seq_step = max(1, limit // len(grid.cache))
@@ -185,52 +212,44 @@ def _parts(grid: Grid, limit: int) -> Iterator[tuple[Sizes, Sizes, Sizes]]:
                 yield batch, seq, cache
 
 
-def _open(batch: Sizes, seq: Sizes, cache: Sizes) -> tuple[Sizes, Sizes, Sizes]:
+def _open(batch: Axis, seq: Axis, cache: Axis) -> tuple[Axis, Axis, Axis]:
     """The axes in shapes that broadcast to (batch, seq, cache)."""
     return batch[:, None, None], seq[:, None], cache
 
 
-def _slices(axis: Sizes, step: int) -> Iterator[Sizes]:
+def _slices(axis: Axis, step: int) -> Iterator[Axis]:
     return (axis[start : start + step] for start in range(0, len(axis), step))
 
 
-def _block(
-    choice: Combination,
-    grid: Grid,
-    sizes: tuple[Sizes, Sizes, Sizes],
-    kernels: bool,
-    only_fitting: bool,
-    only_valid: bool,
-) -> Block:
-    batch, seq, cache = _open(*sizes)
-    settings = check_settings(
-        batch, seq, cache, choice.dtype, choice.attn, choice.runtime, grid.phase, grid.logits, grid.use_cache
-    )
-    prediction = predict_run(choice.model, choice.gpu, settings, grid.phase)
+def _block(choice: Choice, sweep: Sweep, axes: tuple[Axis, Axis, Axis]) -> Block:
+    grid, how = sweep.grid, choice.how
+    batch, seq, cache = _open(*axes)
+    sizes = check_sizes(batch, seq, cache, how.use_cache)
+    prediction = predict_run(choice.model, choice.hardware, how, sizes, grid.phase)
     inputs = {
         "model": choice.model.name, "batch_size": batch[..., None], "seq_len": seq[..., None],
-        "cache_len": cache[..., None], "gpu": choice.gpu.name, "dtype": choice.dtype, "attn": choice.attn,
-        "runtime": choice.runtime,
+        "cache_len": cache[..., None], "gpu": choice.hardware.name, "dtype": how.dtype, "attn": how.attn,
+        "runtime": how.runtime, "logits": how.logits, "use_cache": prediction.how.use_cache,
     }  # fmt: skip
-    figures = _kernel_figures if kernels else _pass_figures
+    figures = _kernel_figures if sweep.kernels else _pass_figures
     of_phases = [figures(prediction, phase) for phase in prediction.phases]
-    is_decode = (seq == 1) & (cache > 0)
-    if prediction.phases[0].phase == "prefill" and np.any(is_decode):  # there the pass is itself the decode step
-        of_phases[0]["phase"] = np.where(is_decode, "decode", "prefill")[..., None]
+    decoding = is_decode(sizes)
+    if prediction.phases[0].phase == "prefill" and np.any(decoding):  # there the pass is itself the decode step
+        of_phases[0]["phase"] = np.where(decoding, "decode", "prefill")[..., None]
         if len(of_phases) > 1:
-            of_phases[0]["keep"] = of_phases[0]["keep"] & ~is_decode[..., None]
+            of_phases[0]["keep"] = of_phases[0]["keep"] & ~decoding[..., None]
     rows = [np.shape(part["flops"])[-1] for part in of_phases]
     columns = {name: _side_by_side([part[name] for part in of_phases], rows) for name in of_phases[0]}
     keep = columns.pop("keep")
-    if only_fitting:
+    if sweep.only_fitting:
         keep = keep & columns["fits"]
-    if only_valid:
+    if sweep.only_valid:
         keep = keep & columns["valid"]
-    shape = (*map(len, sizes), sum(rows))
-    order = KERNEL_COLUMNS if kernels else COLUMNS
+    shape = (*map(len, axes), sum(rows))
     columns = {**inputs, **columns}
     everything = bool(np.all(keep))
-    return Block({name: columns[name] for name in order}, shape, everything or keep, len(batch) * len(seq) * len(cache))
+    ordered = {name: columns[name] for name in sweep.names}
+    return Block(ordered, shape, everything or keep, len(batch) * len(seq) * len(cache))
 
 
 def _side_by_side(parts: list[Any], rows: list[int]) -> Any:
@@ -245,11 +264,9 @@ def _side_by_side(parts: list[Any], rows: list[int]) -> Any:
 
 
 def _whole(values: Any) -> Any:
-    """Floats that are whole numbers, as integers; beyond int64 as Python's."""
+    """Floats that are whole numbers as integers, unless one is so large that a float no longer holds every integer."""
     array = np.asarray(values)
-    if array.dtype.kind != "f":
-        return array
-    return array.astype(np.int64) if np.max(array) < 2.0**63 else np.vectorize(int, otypes=[object])(array)
+    return array.astype(np.int64) if array.dtype.kind == "f" and np.max(array) <= EXACT else array
 
 
 def _common(prediction: Prediction, phase: Phase) -> dict[str, Column]:

@@ -19,17 +19,17 @@ def check_column(name: str, kernels: bool) -> None:
         raise InputError(f"sort: no column {name.removeprefix('-')!r}; {hint}")
 
 
-def ordered(found: Iterable[Block], column: str | None, top: int | None) -> Iterator[Block]:
+def ordered(blocks: Iterable[Block], column: str | None, top: int | None) -> Iterator[Block]:
     """Blocks with their rows sorted by `column` (`-column`: largest first), and the first `top` of them alone.
 
     Without a column the order stays. With one, all rows are held, or `top` of them.
     """
     if column is None:
-        yield from found if top is None else _first(found, top)
+        yield from blocks if top is None else _first(blocks, top)
         return
     held: list[Block] = []
     waiting = 0
-    for block in found:
+    for block in blocks:
         held.append(_flattened([block]))
         waiting += held[-1].shape[0]
         if top is not None and waiting > 2 * max(top, BLOCK_ROWS):
@@ -44,8 +44,8 @@ def ordered(found: Iterable[Block], column: str | None, top: int | None) -> Iter
             yield _taken(whole, order[start : start + BLOCK_ROWS])
 
 
-def _first(found: Iterable[Block], top: int) -> Iterator[Block]:
-    for block in found:
+def _first(blocks: Iterable[Block], top: int) -> Iterator[Block]:
+    for block in blocks:
         flat = _flattened([block])
         yield Block({name: values[:top] for name, values in flat.columns.items()}, (min(top, flat.shape[0]),), True, 0)
         top -= flat.shape[0]

@@ -197,6 +197,11 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: load_model(name).parameters))
 
 
+def list_models() -> list[Model]:
+    """The presets, smallest first."""
+    return [load_model(name) for name in preset_names()]
+
+
 def load_model(model: object) -> Model:
     """The model that `model` names or is.
 

@@ -1,0 +1,77 @@
+"""Measured passes as a hardware file's evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from gpt2cost.checks import check_flag
+from gpt2cost.device.hardware import Evidence
+from gpt2cost.errors import InputError, echo
+from gpt2cost.measure.records import Measurement, is_time
+from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
+from gpt2cost.units import format_quantity
+
+PASSES = {"pass": "", "pass_graph": "cuda-graph", "pass_compile": "compile"}
+"""Kinds of records of whole passes -> the runtime that they are of; empty if the record says it, or it is eager."""
+
+
+def run_of(record: Measurement) -> tuple[How, Sizes]:
+    """How the pass of a record was run, and its sizes. Raises `InputError` for what is missing or wrong."""
+    kind = str(record["kind"])
+    runtime = PASSES[kind] if PASSES.get(kind) else str(record.get("runtime", "eager"))
+    try:
+        sizes, choices = (record["batch"], record["seq"], record["cache"]), (record["dtype"], record["attn"])
+        if not isinstance(record["model"], str):
+            raise InputError(f"model: expected a name, got {echo(record['model'])}")
+        if any(isinstance(size, list) for size in sizes):
+            raise InputError(f"batch, seq, cache: expected integers, got {echo(sizes)}")
+        use_cache = check_flag("use_cache", record.get("use_cache", True))
+        return check_how(*choices, runtime, "all", use_cache), check_sizes(*sizes, use_cache)
+    except KeyError as error:
+        raise InputError(f"measurement of kind {record['kind']}: expected {error.args[0]!r}, which it lacks") from None
+    except InputError as error:
+        raise InputError(f"measurement of kind {record['kind']}: {error}") from None
+
+
+def as_evidence(record: Measurement, source: str) -> Evidence:
+    """A measured pass as a hardware file's evidence. Raises `InputError` for a record without a time."""
+    how, sizes = run_of(record)
+    name = "graph_us" if record["kind"] == "pass_graph" else "wall_us"
+    value = record.get(name)
+    if not is_time(value):
+        raise InputError(f"measurement of kind {record['kind']}: {name}: expected a time above 0, got {echo(value)}")
+    return Evidence(
+        source=source,
+        model=record["model"],
+        batch=sizes.batch_size,
+        seq=sizes.seq_len,
+        cache=sizes.cache_len,
+        dtype=how.dtype,  # type: ignore[arg-type]
+        attn=how.attn,  # type: ignore[arg-type]
+        use_cache=how.use_cache,
+        runtime=how.runtime,  # type: ignore[arg-type]
+        latency_s=1e-6 * value,
+    )
+
+
+def evidence_yaml(records: Iterable[Measurement], source: str) -> str:
+    """The measured passes among `records` as the list under `evidence:` of a hardware file."""
+    rows = [as_evidence(record, source) for record in records if record["kind"] in PASSES]
+    return yaml.safe_dump([_evidence_tree(row) for row in rows], sort_keys=False, width=110, default_flow_style=None)
+
+
+def _evidence_tree(row: Evidence) -> dict[str, Any]:
+    names = ("model", "batch", "seq", "cache", "dtype", "attn", "use_cache", "runtime")
+    latency = format_quantity(row.latency_s, "s", 5)
+    return {**{name: getattr(row, name) for name in names}, "latency": latency, "source": row.source}
+
+
+def source_of(machine: Measurement) -> str:
+    """What was measured on, when and with what, from the record of kind `machine`: the `source` of evidence."""
+    device = machine.get("gpu") or machine.get("cpu_model") or machine.get("device", "unknown device")
+    threads = f"{machine['threads']} threads" if machine.get("device") == "cpu" and "threads" in machine else ""
+    versions = [f"{name} {machine[name]}" for name in ("torch", "transformers") if machine.get(name)]
+    return ", ".join(filter(None, ("gpt2cost measure", machine.get("date", ""), device, threads, *versions)))
