@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.device.schema import build, change
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
+from gpt2cost.schema import build, change
 from gpt2cost.yaml_text import read_yaml, yaml_value
 
 SHARED_SECTIONS = ("model", "host", "launch")

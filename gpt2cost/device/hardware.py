@@ -20,6 +20,7 @@ from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
 from gpt2cost.errors import InputError, echo
 from gpt2cost.table.options import KERNEL_VARIANTS
+from gpt2cost.units import unit_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Host:
 
     `synchronous`: the host runs the kernels itself, as a CPU does: no queue, and every cost adds up.
     `op`: an op that launches a kernel. `module`: the call of a linear or layer-norm module. `view`: a view-type op.
-    `dropout`: a dropout module in eval mode. `launch_latency`: from issue to the kernel's start. `sync`: one wait for
-    the device. `graph_replay`: one CUDA-graph replay. `compiled_op`: a kernel in compiled code.
+    `call`: the call of a module that computes nothing, such as dropout in inference. `launch_latency`: from issue to
+    the kernel's start. `sync`: one wait for the device. `graph_replay`: one replay of a CUDA graph. `compiled_op`: a
+    kernel in compiled code.
     """
 
     cpu: str
@@ -71,7 +73,7 @@ class Host:
 
     def scaled(self, factor: float) -> Host:
         """A host that takes `factor` times as long for everything."""
-        seconds = (field.name for field in dataclasses.fields(self) if field.name.endswith("_s"))
+        seconds = (field.name for field in dataclasses.fields(self) if unit_of(field.name)[1] == "s")
         return dataclasses.replace(self, **{name: factor * getattr(self, name) for name in seconds})
 
 
