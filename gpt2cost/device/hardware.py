@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpt2cost.device.cpu_constants import CpuConstants
-from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES, Dtype
 from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
 from gpt2cost.errors import InputError, echo
-from gpt2cost.table.options import KERNEL_VARIANTS
+from gpt2cost.table.options import KERNEL_VARIANTS, Attn, Runtime
 from gpt2cost.units import unit_of
 
 
@@ -89,11 +89,10 @@ class Evidence:
     batch: int = field(metadata=POSITIVE)
     seq: int = field(metadata=POSITIVE)
     cache: int = field(default=0, metadata={"bound": "natural"})
-    dtype: Literal["fp32", "tf32", "fp16", "bf16"]
-    attn: Literal["sdpa", "eager", "flash_attention_2"]
+    dtype: Dtype
+    attn: Attn
     use_cache: bool = True
-    runtime: Literal["eager", "compile", "cuda-graph"] = "eager"
-    phase: Literal["prefill", "decode"] = "prefill"
+    runtime: Runtime = "eager"
     latency_s: float
     kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
     note: str = ""
@@ -180,7 +179,7 @@ class Hardware:
 
     def has_flash_attention(self, dtype: str) -> bool:
         """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
-        return dtype in ("fp16", "bf16") and (self.compute_capability or 0) >= 8
+        return dtype in HALF_DTYPES and (self.compute_capability or 0) >= 8
 
     @property
     def names(self) -> tuple[str, ...]:

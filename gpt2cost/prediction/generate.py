@@ -23,10 +23,8 @@ from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import check_device, check_settings
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.options import CACHE_TYPES
 from gpt2cost.units import format_quantity
-
-CACHE_TYPES = ("dynamic", "static")
-
 
 MAX_TOKENS = 10**6
 """The most new tokens that are taken for real: the curve has a point a token."""

@@ -451,7 +451,7 @@ EVIDENCE = "{source: s, model: gpt2, batch: 1, seq: 8, dtype: fp32, attn: sdpa, 
             f"evidence: [{EVIDENCE}, cache: -1}}]\nprovenance:",
             "$.evidence[0].cache: expected a whole number",
         ),
-        ("provenance:", f"evidence: [{EVIDENCE}, phase: x}}]\nprovenance:", "$.evidence[0].phase: expected one of"),
+        ("provenance:", f"evidence: [{EVIDENCE}, runtime: x}}]\nprovenance:", "$.evidence[0].runtime: expected one of"),
     ],
 )
 def test_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
