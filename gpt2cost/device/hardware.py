@@ -40,6 +40,11 @@ class Compute:
     units: int = field(metadata=POSITIVE)
     peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
 
+    def scaled(self, factor: float) -> Compute:
+        """The same units at `factor` times the rate."""
+        peaks = {dtype: factor * peak for dtype, peak in self.peak_flop_per_s.items()}
+        return dataclasses.replace(self, peak_flop_per_s=peaks)
+
 
 @dataclass(frozen=True)
 class Launch:
