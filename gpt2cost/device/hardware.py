@@ -170,6 +170,10 @@ class Hardware:
         if lacking := [dtype for dtype in self.compute.peak_flop_per_s if not self.model.has_products(dtype)]:
             raise InputError(f"model has no products in {', '.join(lacking)}, for which compute.peak has a rate")
 
+    def __hash__(self) -> int:
+        """By name, since mappings inside have no hash; equality is by value."""
+        return hash(self.name)
+
     @property
     def gpu_model(self) -> MachineConstants:
         """The constants of a GPU."""

@@ -113,7 +113,7 @@ def generate(
     layer then reads. `runtime` holds for the forward passes; the loop around them is always eager Python.
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    loaded, hw = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    loaded, hw = load_model(model), load_hardware(gpu)
     for name, value in (("batch", batch), ("prompt", prompt), ("new_tokens", new_tokens)):
         check_size(name, value, 1)
         if not isinstance(value, int | np.integer):

@@ -55,7 +55,7 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     by then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
     """
     check_choice("kind", kind, tuple(_KINDS))
-    hardware = gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    hardware = load_hardware(gpu)
     check_choice("dtype", dtype, tuple(ELEMENT_BYTES))
     check_device(hardware, dtype, "sdpa")
     sizes = _shape(kind, shape)
