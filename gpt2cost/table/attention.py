@@ -85,7 +85,7 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
     group = "scores"
-    mask_source = cite(src, "attn_weights + attention_mask")
+    mask_source = cite(src, "attn_weights + ")
     scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
     scaled_from = (scores[0],) if variants["scale"] == "mul" else (scores[0], scalar)
     masked_from = (scores[1], mask) if variants["mask"] == "add" else (boolean, scores[1], scalar)
@@ -121,7 +121,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     group = "scores"
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
-    mask_source = cite(src, "attn_weights + attention_mask")
+    mask_source = cite(src, "attn_weights + ")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
     tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
     return (

@@ -56,7 +56,7 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
             whole = Tensor("causal_mask.contiguous", B * T * S * b8)
             source = cite(
                 "GenerationMixin.prepare_inputs_for_generation",
-                "attention_mask = attention_mask.contiguous()",
+                "attention_mask.contiguous()",
                 file="generation/utils.py",
             )
             return (*steps, copy("causal_mask.contiguous", "clone", mask, whole, source, when & (B > 1))), whole
