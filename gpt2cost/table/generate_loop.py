@@ -261,4 +261,4 @@ def _stopping() -> list[Kernel | Free]:
 
 
 def _rows(module: str, steps: list[Kernel | Free]) -> tuple[Row, ...]:
-    return tuple(Row(module, step, formula(1)) for step in steps)
+    return tuple(Row(module, step, formula(1), index) for index, step in enumerate(steps))

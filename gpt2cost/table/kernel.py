@@ -110,11 +110,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel or a free step, the dotted path of the module that it belongs to, and how often it comes."""
+    """A kernel or a free step, the dotted path of the module that it belongs to, and how often it comes.
+
+    `index` is its place in the list of rows that it comes from, and its key in whatever is known of those rows.
+    """
 
     module: str
     step: Kernel | Free
     count: Formula
+    index: int
 
     @property
     def path(self) -> str:
@@ -122,15 +126,19 @@ class Row:
         return ".".join(filter(None, (self.module, self.step.name)))
 
 
-def walk(module: Module, prefix: str = "", count: Formula | None = None) -> Iterator[Row]:
+def walk(module: Module) -> Iterator[Row]:
     """All steps of `module` in the order in which they run; a repeated module is walked once."""
-    count = module.count if count is None else count * module.count
-    path = ".".join(filter(None, (prefix, module.name)))
+    for index, (path, step, count) in enumerate(_steps(module, "", formula(1))):
+        yield Row(path, step, count, index)
+
+
+def _steps(module: Module, prefix: str, count: Formula) -> Iterator[tuple[str, Kernel | Free, Formula]]:
+    path, count = ".".join(filter(None, (prefix, module.name))), count * module.count
     for child in module.children:
         if isinstance(child, Module):
-            yield from walk(child, path, count)
+            yield from _steps(child, path, count)
         else:
-            yield Row(path, child, count)
+            yield path, child, count
 
 
 def tensor(name: str, *dims: Formula, element: Formula = a) -> Tensor:
