@@ -5,7 +5,7 @@ A kernel names the tensors that it reads and writes; its bytes are theirs, so th
 that is launched only at some sizes carries the condition in `when`.
 
 Conventions: a product of (m, k) and (k, n) has 2*m*n*k FLOPs, fused attention those of its two products over the full
-square; softmax has 5 and layer norm 8 FLOPs an element, other arithmetic 1 an output element (a reduction: an input
+square; softmax has 5 and layer norm 8 FLOPs per element, other arithmetic 1 per output element (a reduction: per input
 element); copies, casts, gathers and fills have none. An operand is read or written once; a dimension of stride 0
 counts once; a gather reads the rows that it copies.
 """
@@ -45,7 +45,7 @@ class Gemm:
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries a head over `kv_len` keys, causal."""
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal."""
 
     batch: Formula
     heads: Formula
@@ -213,7 +213,7 @@ def pointwise(
     when: Condition = ALWAYS,
     fusion_group: str = "",
 ) -> Kernel:
-    """Element-wise arithmetic: one FLOP an output element."""
+    """Element-wise arithmetic: one FLOP per output element."""
     return Kernel(
         name, op, "elementwise", inputs, (out,), elements(out, element), source, when, fusion_group=fusion_group
     )
@@ -234,7 +234,7 @@ def fill(name: str, op: str, out: Tensor, source: Citation, when: Condition = AL
 def reduction(
     name: str, op: str, x: Tensor, out: Tensor, flops: Formula, source: Citation, when: Condition = ALWAYS
 ) -> Kernel:
-    """A reduction or a scan other than softmax and layer norm: one FLOP an input element."""
+    """A reduction or a scan other than softmax and layer norm: one FLOP per input element."""
     return Kernel(name, op, "reduction", (x,), (out,), flops, source, when)
 
 

@@ -39,7 +39,11 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
 
     # The offset of the queries is a number, but a tensor on the device once a static cache has been written to.
     length = (Tensor("length", i64),)
-    add_q = (add("q", length, C > 0, "_static"), add("q", (), C < 1)) if options.cache_type == "static" else (add("q"),)
+    add_q = (
+        (add("q", length, C > 0, "_static"), add("q", (), C.is_zero()))
+        if options.cache_type == "static"
+        else (add("q"),)
+    )
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
     le = pointwise(
         "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=GROUP
@@ -84,11 +88,15 @@ def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     if options.attn != "sdpa":
         return steps
     asked = T > 1 if static else ALWAYS
-    no_more_keys = S < T + 1
-    first = asked & (no_more_keys if static else (T < 2) | no_more_keys)
+    no_more_keys = S.at_most(T)
+    first = asked & (no_more_keys if static else T.at_most(1) | no_more_keys)
     steps += _all_ones("padding.all", longest, B * S, first, "or fast_all(padding_mask)):")
     return steps + _all_ones(
-        "padding.new", Tensor("padding", B * T * b8), B * T, asked & (C < 1), "(fast_all(padding_mask[:, :q_length])"
+        "padding.new",
+        Tensor("padding", B * T * b8),
+        B * T,
+        asked & C.is_zero(),
+        "(fast_all(padding_mask[:, :q_length])",
     )
 
 
