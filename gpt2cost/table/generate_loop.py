@@ -116,16 +116,16 @@ def after(options: TableOptions, sample: bool) -> tuple[Row, ...]:
 def _extended(padded: bool) -> list[Kernel | Free]:
     """`_update_model_kwargs_for_generation`."""
     src = "_update_model_kwargs_for_generation"
-    one = _utils(src, "torch.arange(num_new_tokens")
+    arange = _utils(src, "torch.arange(num_new_tokens")
     grow = _utils(src, "next_position_ids = torch.cat([position_ids")
     first, longer = Tensor("next_arange", i64), Tensor("longer_positions", B * (P + 1) * i64)
     last, plus, following = (Tensor(name, B * i64) for name in ("last_position", "plus_last", "next_position"))
     steps: list[Kernel | Free] = [
         Free("update_kwargs", "call"),
-        fill("arange", "arange", first, one),
+        fill("arange", "arange", first, arange),
         Free("views", "view", 2),
-        pointwise("plus_last", "add", (first, last), plus, one, element=i64),
-        pointwise("plus_1", "add", (plus,), following, one, element=i64),
+        pointwise("plus_last", "add", (first, last), plus, arange, element=i64),
+        pointwise("plus_1", "add", (plus,), following, arange, element=i64),
         copy("cat_positions", "cat", (POSITIONS, following), longer, grow),
     ]
     if padded:
