@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpt2cost.checks import check_choice
+from gpt2cost.errors import InputWarning
 from gpt2cost.files import check_writable, write_chunks, write_text
 from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
@@ -70,10 +73,28 @@ def listing(name: str, rows: Callable[[T], Sequence[Record]], text: Callable[[Pa
     return View(rows, lambda items: {**envelope(), name: list(rows(items))}, text, lambda items: (name,))
 
 
-def print_warnings(warnings: Iterable[str]) -> None:
+@contextmanager
+def input_warnings_printed() -> Iterator[None]:
+    """Each `InputWarning` as one line on stderr, once, while this lasts."""
+    printed: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, InputWarning):
+            usual(message, category, *where, **more)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            print_warnings([str(message)])
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", InputWarning)
+        yield
+
+
+def print_warnings(messages: Iterable[str]) -> None:
     """Warnings to stderr, a line each."""
-    for warning in warnings:
-        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    for message in messages:
+        print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def tell(progress: str = "") -> None:

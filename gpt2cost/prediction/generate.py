@@ -24,10 +24,8 @@ from gpt2cost.prediction.settings import How, check_device, check_how
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.options import CACHE_TYPES
 from gpt2cost.units import format_quantity
-
-CACHE_TYPES = ("dynamic", "static")
-
 
 MAX_TOKENS = 10**6
 """The most new tokens; the curve has a point for each."""

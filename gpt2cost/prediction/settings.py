@@ -8,18 +8,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpt2cost.checks import Size, check_choice, check_flag, check_size
-from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.table.config import Model
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
 
 Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
 
-RUNTIMES = ("eager", "compile", "cuda-graph")
 PHASES = ("prefill", "decode", "both")
-LOGITS = ("all", "last")
 SIZE_FIELDS = {"batch": "batch_size", "seq": "seq_len", "cache": "cache_len"}
 """A size as a flag names it -> as a field."""
 LEAST = {"batch": 1, "seq": 1, "cache": 0}
@@ -97,7 +95,7 @@ def check_device(hardware: Hardware, how: How) -> None:
         dtypes = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {how.dtype}; it has {dtypes}")
     if how.attn == "flash_attention_2":
-        if how.dtype not in ("fp16", "bf16"):
+        if how.dtype not in HALF_DTYPES:
             raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {how.dtype}; sdpa runs in any dtype")
         if not hardware.has_flash_attention(how.dtype):
             raise InputError(
