@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from gpt2cost.calibration.forms import (
     KINDS,
@@ -258,8 +259,6 @@ def _curve(
 
 def _fit(predict: Callable[[Array], Array], first: Sequence[float] | Array, measured: Array) -> Array:
     """The positive values near `first` at which `predict` is nearest to `measured`, within a factor of e^5."""
-    from scipy.optimize import least_squares
-
     start = np.log(np.asarray(first, float))
 
     def errors(x: Array) -> Array:

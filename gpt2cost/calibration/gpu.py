@@ -18,6 +18,7 @@ from math import log
 from typing import Any
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from gpt2cost.calibration.forms import (
     ATTENTION,
@@ -304,8 +305,6 @@ class _Fitter:
 
         With fewer than `LEAST_RECORDS` nothing moves, and it returns 0.
         """
-        from scipy.optimize import least_squares  # an optional dependency, and slow to import
-
         count = _count(groups)
         if count < LEAST_RECORDS:
             return 0
