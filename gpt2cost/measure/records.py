@@ -43,7 +43,7 @@ def _is_records(file: Path) -> bool:
 def _lines(file: Path) -> Iterator[Measurement]:
     try:
         raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8")
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{plain(str(file))}: cannot read: {getattr(error, 'strerror', None) or error}") from None
     lines = text.split("\n")
@@ -225,9 +225,12 @@ def check_kernels(records: Iterable[Measurement]) -> None:
             seconds(record)
 
 
+LEAST_US, MOST_US = 1e-6, 1e18
+
+
 def is_time(value: object) -> TypeGuard[int | float]:
-    """Whether a value of a record is a time: a number above 0, and below what no measurement reaches."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
+    """Whether a value of a record is a time in microseconds: within what a measurement can reach."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_US <= value < MOST_US
 
 
 def seconds(record: Measurement) -> float:
