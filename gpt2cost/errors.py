@@ -19,6 +19,10 @@ class InputError(Gpt2CostError, ValueError):
     """Something the user gave is wrong: a flag, a name, a file. The command line exits with 2."""
 
 
+class InputWarning(UserWarning):
+    """Something the user gave is wrong, and what was asked can be done without it. The command line prints it."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as `did you mean 'a100', 'a10'?`, or an empty string when nothing is close. Ignores case."""
     import difflib  # only an error needs it

@@ -1,4 +1,4 @@
-"""`"3.35 TB/s"` to SI and back: the only prefix table.
+"""`"3.35 TB/s"` to SI and back: the only table of prefixes, and of the suffixes that give a name its unit.
 
 Inside the package every quantity is a float in SI base units, with the unit in its name (`latency_s`, `read_bytes`).
 Prefixes exist only here, at the edge: in hardware files and in what is printed.
@@ -11,6 +11,10 @@ import re
 from collections.abc import Iterable
 
 from gpt2cost.errors import InputError, echo
+
+_UNIT_OF_SUFFIX = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_per_s": None, "_bytes": "B", "_s": "s"}
+"""Suffix of a name -> its unit, the longest suffix first. Other rates, such as tokens_per_s, are plain numbers."""
+
 
 _LARGE = {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}  # prefix -> decimal exponent
 
@@ -40,6 +44,16 @@ _WHOLE = {"", "B", "FLOP"}  # counted units: 512 is written "512 B", not "512.0 
 
 
 _NUMBER = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?\s*([^\s0-9.+-]+)\s*", re.ASCII)
+
+
+def unit_of(name: str) -> tuple[str, str | None]:
+    """A name without its unit, as a hardware file writes it, and the unit: `("bandwidth", "B/s")` of
+    `bandwidth_bytes_per_s`. A name without a unit comes back as it is, with None.
+    """
+    for suffix, unit in _UNIT_OF_SUFFIX.items():
+        if name.endswith(suffix):
+            return (name.removesuffix(suffix), unit) if unit else (name, None)
+    return name, None
 
 
 def _prefixes(unit: str) -> dict[str, int]:

@@ -18,12 +18,11 @@ from gate import GATE, gate_figures
 from pages import PAGES, regenerated
 
 from gpt2cost.measure.score import score_evidence
-from gpt2cost.prediction.generate import CACHE_TYPES
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.citations import LINES_FILE, Citation, cited, resolve
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, TableOptions
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, TableOptions
 
 
 def transformers_folder() -> Path:

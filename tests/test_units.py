@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2cost.errors import InputError
-from gpt2cost.units import format_quantity, parse_quantity, scale_for
+from gpt2cost.units import format_quantity, parse_quantity, scale_for, unit_of
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,20 @@ def test_scale_for() -> None:
     assert scale_for([], "B") == (1.0, "B")
     assert scale_for([0.0], "s") == (1.0, "s")
     assert scale_for([1e-15], "s") == (1e-9, "ns")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "unit"),
+    [
+        ("bandwidth_bytes_per_s", "bandwidth", "B/s"),
+        ("fp16_flop_per_s", "fp16", "FLOP/s"),
+        ("l2_bytes", "l2", "B"),
+        ("launch_s", "launch", "s"),
+        ("tokens_per_s", "tokens_per_s", None),
+        ("elements_per_s_per_unit", "elements_per_s_per_unit", None),
+        ("bytes", "bytes", None),
+        ("mean_error", "mean_error", None),
+    ],
+)
+def test_the_unit_that_a_name_carries(name: str, stem: str, unit: str | None) -> None:
+    assert unit_of(name) == (stem, unit)

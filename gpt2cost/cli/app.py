@@ -56,7 +56,7 @@ from gpt2cost.output import prediction as pages
 from gpt2cost.output import table as cost_table_pages
 from gpt2cost.output.formats import to_markdown
 from gpt2cost.output.record import FLOPS_CONVENTION, Record, envelope
-from gpt2cost.output.sink import Sink, one_line, print_warnings
+from gpt2cost.output.sink import Sink, input_warnings_printed, one_line, print_warnings
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
 from gpt2cost.prediction.predict import predict as predict_run
 from gpt2cost.prediction.ranges import evidence_model
@@ -381,7 +381,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else list(arguments)
         command = typer.main.get_command(_app_for(given))
         read_plainly(command)
-        code = command(args=given, prog_name="gpt2cost", standalone_mode=False)
+        with input_warnings_printed():
+            code = command(args=given, prog_name="gpt2cost", standalone_mode=False)
         return int(code or 0)
     except ClickException as error:
         message = error.format_message()  # type: ignore[attr-defined]

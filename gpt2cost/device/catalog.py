@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.device.schema import build, change
-from gpt2cost.errors import InputError, echo, nearest, plain
+from gpt2cost.errors import InputError, InputWarning, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
+from gpt2cost.schema import build, change
 from gpt2cost.yaml_text import read_yaml, yaml_value
 
 SHARED_SECTIONS = ("model", "host", "launch")
@@ -28,30 +29,36 @@ PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
 
 
-def load_hardware(name_or_path: str) -> Hardware:
-    """The device of this name or alias (in any case), or of this file.
+T = TypeVar("T")
 
-    A path is what holds a separator, ends in .yaml or .yml, or exists as a file. A name is looked up in the folders of
-    $GPT2COST_HARDWARE_PATH and then among the shipped files. Files are parsed once while they stay unchanged.
-    Raises InputError for an unknown name, with the nearest ones, and for a file that is wrong.
+
+def load_hardware(device: str | Path | Hardware) -> Hardware:
+    """The device of this name or alias (in any case), or of this file; a `Hardware` is itself.
+
+    A path is a `Path`, or text that holds a separator or ends in .yaml or .yml. A name is looked up in the folders of
+    $GPT2COST_HARDWARE_PATH, among the shipped files, and at last as a file. Files are parsed once while they stay
+    unchanged. Raises InputError for an unknown name, with the nearest ones, and for a file that is wrong, if it was
+    asked for by its path or name; warns (`InputWarning`) of another such file in those folders, and goes on without.
     """
-    if not isinstance(name_or_path, str):
-        raise InputError(f"hardware: expected a name or a path, got {echo(name_or_path)}")
-    if _is_path(name_or_path):
-        return validate_file(name_or_path)[0]
-    key = name_or_path.casefold()
+    if isinstance(device, Hardware):
+        return device
+    if isinstance(device, Path) or (isinstance(device, str) and _looks_like_a_path(device)):
+        return validate_file(device)[0]
+    if not isinstance(device, str):
+        raise InputError(f"hardware: expected a name or a path, got {echo(device)}")
+    key = device.casefold()
     for folder in _folders():
         for path in _candidates(folder, key):
-            devices = validate_file(path)
             if path.stem.casefold() == key:
-                return devices[0]
-            for device in devices:
-                if key in map(str.casefold, device.names):
-                    return device
-    hint = f", {nearest(name_or_path, hardware_names())}".rstrip(", ")
+                return validate_file(path)[0]
+            for found in _unless_bad(path, validate_file) or ():
+                if key in map(str.casefold, found.names):
+                    return found
+    if _is_file(device):
+        return validate_file(device)[0]
+    hint = f", {nearest(device, hardware_names())}".rstrip(", ")
     raise InputError(
-        f"unknown hardware {echo(name_or_path)}{hint} "
-        "(`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"
+        f"unknown hardware {echo(device)}{hint} (`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"
     )
 
 
@@ -86,11 +93,14 @@ def change_hardware(device: Hardware, changes: Mapping[str, object]) -> Hardware
 
 
 def list_hardware() -> list[Hardware]:
-    """All devices, variants included, by name: the user's own and the shipped. A name found twice counts once."""
+    """All devices, variants included, by name: the user's own and the shipped. A name found twice counts once.
+
+    Warns (`InputWarning`) of a file that is wrong, and goes on without it.
+    """
     found: dict[str, Hardware] = {}
     for folder in _folders():
         for path in _files(folder):
-            for device in validate_file(path):
+            for device in _unless_bad(path, validate_file) or ():
                 found.setdefault(device.name.casefold(), device)
     return [found[key] for key in sorted(found, key=_natural_order)]
 
@@ -107,13 +117,24 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def _is_path(text: str) -> bool:
-    if os.sep in text or (os.altsep and os.altsep in text) or text.lower().endswith((".yaml", ".yml")):
-        return True
+def _looks_like_a_path(text: str) -> bool:
+    return os.sep in text or bool(os.altsep and os.altsep in text) or text.lower().endswith((".yaml", ".yml"))
+
+
+def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
     except (OSError, ValueError):  # no possible file name
         return False
+
+
+def _unless_bad(path: Path, read: Callable[[Path], T]) -> T | None:
+    """What `read` makes of a file that nobody asked for; None, and a warning, where the file is wrong."""
+    try:
+        return read(path)
+    except InputError as error:
+        warnings.warn(f"skipped: {error}", InputWarning, stacklevel=3)
+        return None
 
 
 def _folders() -> list[Path]:
@@ -140,7 +161,8 @@ def _candidates(folder: Path, key: str) -> Iterator[Path]:
     mention = re.compile(rf"(?<![\w-]){re.escape(key)}(?![\w-])")
     elsewhere = []
     for path in files:
-        lines = [line for line in read_text(path).casefold().splitlines() if mention.search(line)]
+        text = _unless_bad(path, read_text) or ""
+        lines = [line for line in text.casefold().splitlines() if mention.search(line)]
         if any("aliases:" in line for line in lines):
             yield path
         elif lines:

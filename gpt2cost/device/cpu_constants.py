@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
+from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.gpu_constants import POSITIVE
 from gpt2cost.errors import InputError
 
 CPU_KINDS = ("elementwise", "tanh", "gelu", "softmax", "layer_norm", "copy", "cat", "where", "gather", "fill")
 """Kinds of memory-bound kernels with rates of their own."""
+
+
+CPU_DTYPES = ("fp32", *HALF_DTYPES)
+"""Dtypes that a CPU multiplies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +75,8 @@ class CpuConstants:
     one piece (`fresh_bytes_per_s`), and what a pass keeps until its end (`kept_bytes_per_s`).
     """
 
-    products: dict[str, CpuProducts] = field(metadata={"keys": ("fp32", "fp16", "bf16")})
-    attention: dict[str, ProductCurve] = field(metadata={"keys": ("fp32", "fp16", "bf16")})
+    products: dict[str, CpuProducts] = field(metadata={"keys": CPU_DTYPES})
+    attention: dict[str, ProductCurve] = field(metadata={"keys": CPU_DTYPES})
     masked_attention: float = field(default=1.0, metadata=POSITIVE)  # rate with an explicit mask over that without
     kinds: dict[str, CpuKind] = field(metadata={"keys": CPU_KINDS, "required": ("elementwise", "copy")})
     fresh_from_bytes: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
+from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo
 
 _TILE = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
@@ -145,7 +146,7 @@ class MachineConstants:
     kernel, which an explicit mask or fp32 needs, over the flash kernel's.
     """
 
-    gemm: dict[str, GemmConstants] = field(metadata={"keys": ("fp32", "tf32", "fp16", "bf16"), "required": ("fp32",)})
+    gemm: dict[str, GemmConstants] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
     attention: dict[str, AttentionConstants] = field(metadata={"keys": HEAD_DIMS, "required": HEAD_DIMS})
     memory: MemoryConstants
     masked_attention: float = field(default=1.0, metadata=FRACTION)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpt2cost.device.cpu_constants import CpuConstants
-from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES, Dtype
 from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
 from gpt2cost.errors import InputError, echo
-from gpt2cost.table.options import KERNEL_VARIANTS
+from gpt2cost.table.options import KERNEL_VARIANTS, Attn, Runtime
+from gpt2cost.units import unit_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Compute:
     units: int = field(metadata=POSITIVE)
     peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
 
+    def scaled(self, factor: float) -> Compute:
+        """The same units at `factor` times the rate."""
+        peaks = {dtype: factor * peak for dtype, peak in self.peak_flop_per_s.items()}
+        return dataclasses.replace(self, peak_flop_per_s=peaks)
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -54,8 +60,9 @@ class Host:
 
     `synchronous`: the host runs the kernels itself, as a CPU does: no queue, and every cost adds up.
     `op`: an op that launches a kernel. `module`: the call of a linear or layer-norm module. `view`: a view-type op.
-    `dropout`: a dropout module in eval mode. `launch_latency`: from issue to the kernel's start. `sync`: one wait for
-    the device. `graph_replay`: one CUDA-graph replay. `compiled_op`: a kernel in compiled code.
+    `call`: the call of a module that computes nothing, such as dropout in inference. `launch_latency`: from issue to
+    the kernel's start. `sync`: one wait for the device. `graph_replay`: one replay of a CUDA graph. `compiled_op`: a
+    kernel in compiled code.
     """
 
     cpu: str
@@ -71,7 +78,7 @@ class Host:
 
     def scaled(self, factor: float) -> Host:
         """A host that takes `factor` times as long for everything."""
-        seconds = (field.name for field in dataclasses.fields(self) if field.name.endswith("_s"))
+        seconds = (field.name for field in dataclasses.fields(self) if unit_of(field.name)[1] == "s")
         return dataclasses.replace(self, **{name: factor * getattr(self, name) for name in seconds})
 
 
@@ -87,11 +94,10 @@ class Evidence:
     batch: int = field(metadata=POSITIVE)
     seq: int = field(metadata=POSITIVE)
     cache: int = field(default=0, metadata={"bound": "natural"})
-    dtype: Literal["fp32", "tf32", "fp16", "bf16"]
-    attn: Literal["sdpa", "eager", "flash_attention_2"]
+    dtype: Dtype
+    attn: Attn
     use_cache: bool = True
-    runtime: Literal["eager", "compile", "cuda-graph"] = "eager"
-    phase: Literal["prefill", "decode"] = "prefill"
+    runtime: Runtime = "eager"
     latency_s: float
     kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
     note: str = ""
@@ -164,6 +170,10 @@ class Hardware:
         if lacking := [dtype for dtype in self.compute.peak_flop_per_s if not self.model.has_products(dtype)]:
             raise InputError(f"model has no products in {', '.join(lacking)}, for which compute.peak has a rate")
 
+    def __hash__(self) -> int:
+        """By name, since mappings inside have no hash; equality is by value."""
+        return hash(self.name)
+
     @property
     def gpu_model(self) -> MachineConstants:
         """The constants of a GPU."""
@@ -178,7 +188,7 @@ class Hardware:
 
     def has_flash_attention(self, dtype: str) -> bool:
         """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
-        return dtype in ("fp16", "bf16") and (self.compute_capability or 0) >= 8
+        return dtype in HALF_DTYPES and (self.compute_capability or 0) >= 8
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.device.schema import _fields
 from gpt2cost.errors import InputError
+from gpt2cost.schema import fields_of
 from gpt2cost.units import format_quantity, parse_quantity
 
 DIGITS = 5
@@ -53,7 +53,7 @@ class _Dumper(yaml.SafeDumper):
 def _record(instance: Any, path: str) -> dict[str, Any]:
     defaults = {field.name: _default(field) for field in dataclasses.fields(instance)}
     tree, cls = {}, instance.__class__
-    for key, field in _fields(cls).items():
+    for key, field in fields_of(cls).items():
         value = getattr(instance, field.name)
         if field.required or value != defaults[field.name]:
             tree[key] = _value(value, field.unit, f"{path}.{key}")

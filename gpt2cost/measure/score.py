@@ -315,7 +315,6 @@ def as_evidence(record: Measurement, source: str) -> Evidence:
         attn=settings.attn,  # type: ignore[arg-type]
         use_cache=settings.use_cache,
         runtime=settings.runtime,  # type: ignore[arg-type]
-        phase="decode" if settings.seq_len == 1 and settings.cache_len else "prefill",
         latency_s=1e-6 * value,
     )
 
@@ -327,7 +326,7 @@ def evidence_yaml(records: Iterable[Measurement], source: str) -> str:
 
 
 def _evidence_tree(row: Evidence) -> dict[str, Any]:
-    names = ("model", "batch", "seq", "cache", "dtype", "attn", "use_cache", "runtime", "phase")
+    names = ("model", "batch", "seq", "cache", "dtype", "attn", "use_cache", "runtime")
     latency = format_quantity(row.latency_s, "s", 5)
     return {**{name: getattr(row, name) for name in names}, "latency": latency, "source": row.source}
 

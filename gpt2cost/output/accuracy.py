@@ -11,7 +11,7 @@ from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.score import EvidenceResult, TransferResult
 from gpt2cost.output.page import Column, Page, first_fit, grid, scaled_column, text_column
 from gpt2cost.output.record import Record
-from gpt2cost.units import format_quantity
+from gpt2cost.units import format_quantity, unit_of
 
 
 def evidence_result(result: EvidenceResult) -> Record:
@@ -95,11 +95,12 @@ def render_rows(page: Page, records: Sequence[Record]) -> None:
 
 
 def _result_column(key: str, records: Sequence[Record]) -> Column:
-    header = key.removesuffix("_s").replace("_absolute_error", "").replace("_error", "").replace("_", " ")
+    stem, unit = unit_of(key)
+    header = stem.replace("_absolute_error", "").replace("_error", "").replace("_", " ")
     if key.endswith("_error"):
         return Column(f"{header} %", lambda record: f"{100 * record[key]:.1f}")
-    if key.endswith("_s"):
-        return scaled_column(header, "s", records, key)
+    if unit:
+        return scaled_column(header, unit, records, key)
     if isinstance(records[0][key], str):
         return text_column(header, key)
     return Column(header, lambda record: str(record[key]))

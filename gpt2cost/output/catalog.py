@@ -12,7 +12,7 @@ from gpt2cost.output.page import Column, Page, first_fit, grid, text_column
 from gpt2cost.output.record import Record, calibration
 from gpt2cost.prediction.one_kernel import KernelLatency
 from gpt2cost.table.config import Model
-from gpt2cost.units import format_quantity
+from gpt2cost.units import format_quantity, unit_of
 
 
 def model_record(model: Model) -> Record:
@@ -101,7 +101,8 @@ def render_mapping(page: Page, record: Record, indent: int = 0, unit: str | None
     `unit` is that of the record's numbers whose key does not name one, as in `peak_flop_per_s: {fp16: 3.12e14}`.
     """
     for key, value in record.items():
-        name, own_unit = _unit_of(key, unit)
+        name, named_unit = unit_of(key)
+        own_unit = named_unit or unit
         label = f"{' ' * indent}{name}:"
         match value:
             case None | []:
@@ -118,7 +119,7 @@ def render_mapping(page: Page, record: Record, indent: int = 0, unit: str | None
                         f"{inner} {_value(each, own)}"
                         for key, each in item.items()
                         if each not in ("", {}, None)
-                        for inner, own in [_unit_of(key, None)]
+                        for inner, own in [unit_of(key)]
                     ]
                     page.line(f"{' ' * (indent + 2)}- {', '.join(pairs)}")
             case list() | tuple():
@@ -129,10 +130,3 @@ def render_mapping(page: Page, record: Record, indent: int = 0, unit: str | None
 
 def _value(value: Any, unit: str | None) -> str:
     return format_quantity(value, unit) if unit and isinstance(value, float) else str(value)
-
-
-def _unit_of(key: str, default: str | None) -> tuple[str, str | None]:
-    """A key as a hardware file writes it, and its unit: `bandwidth_bytes_per_s` is `bandwidth`, in B/s."""
-    suffixes = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_bytes": "B", "_s": "s"}
-    found = next(((key.removesuffix(suffix), unit) for suffix, unit in suffixes.items() if key.endswith(suffix)), None)
-    return found or (key, default)

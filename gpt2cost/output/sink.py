@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gpt2cost.checks import check_choice
+from gpt2cost.errors import InputWarning
 from gpt2cost.files import check_writable, write_chunks, write_text
 from gpt2cost.output import formats as export
 from gpt2cost.output.page import Page
@@ -78,10 +82,28 @@ def _print_styled(page: Page) -> None:
         console.print(Text(text, style="" if console.color_system is None else style))
 
 
-def print_warnings(warnings: Iterable[str]) -> None:
+@contextmanager
+def input_warnings_printed() -> Iterator[None]:
+    """Each `InputWarning` as one line on stderr, once, while this lasts."""
+    printed: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, InputWarning):
+            usual(message, category, *where, **more)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            print_warnings([str(message)])
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", InputWarning)
+        yield
+
+
+def print_warnings(messages: Iterable[str]) -> None:
     """Warnings to stderr, a line each."""
-    for warning in warnings:
-        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    for message in messages:
+        print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def tell(progress: str = "") -> None:

@@ -61,7 +61,7 @@ def fit(
     `phase` is `prefill` or `decode`; `max_latency_s` limits one pass. Raises `InputError` for what is wrong.
     """
     check_choice("phase", phase, ("prefill", "decode"))
-    device = gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    device = load_hardware(gpu)
     choice = Combination(load_model(model), device, dtype, attn, runtime)
     return capacities(choice, Work(batch, seq, cache, phase, logits, use_cache), max_latency_s)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.one_pass import KernelCost, run_pass
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.table.kernel import FusedAttention, Gemm
-from gpt2cost.timing.kernel import engine
+from gpt2cost.timing.kernel import improvements
 from gpt2cost.timing.queue import host_cost
+from gpt2cost.timing.terms import engine
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
     slowest = sorted(phase.kernels, key=lambda cost: -float(cost.device_s))[:top]
     return Explanation(
         tuple(_kernel(prediction, cost) for cost in slowest),
-        tuple(_sensitivity(prediction, phase, change, hw) for change, hw in _changes(prediction.hardware)),
+        tuple(_sensitivity(prediction, phase, change, hw) for change, hw in improvements(prediction.hardware)),
     )
 
 
@@ -77,41 +76,6 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
         host_s=cost.count * host_cost(cost.kernel, hw.host, settings.runtime),
         speed_of_light_s=light_s,
         gap=cost.device_s / light_s if light_s else float("inf"),
-    )
-
-
-def _changes(hw: Hardware) -> list[tuple[str, Hardware]]:
-    no_launch = dataclasses.replace(
-        hw,
-        host=hw.host.scaled(0.0),
-        launch=dataclasses.replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
-        model=hw.model.without_launch(),
-    )
-    peaks = {dtype: 2 * peak for dtype, peak in hw.compute.peak_flop_per_s.items()}
-    arithmetic = dataclasses.replace(hw, compute=dataclasses.replace(hw.compute, peak_flop_per_s=peaks))
-    if isinstance(hw.model, CpuConstants):
-        rates = [
-            ("2x as fast products", dataclasses.replace(arithmetic, model=hw.model.scaled_products(element=0.5))),
-            ("2x as fast everything else", dataclasses.replace(hw, model=hw.model.scaled_memory(0.5))),
-        ]
-    else:
-        rates = [("2x memory bandwidth", _twice_the_bandwidth(hw)), ("2x FLOP/s", arithmetic)]
-    return [*rates, ("no launch cost", no_launch)]
-
-
-def _twice_the_bandwidth(hw: Hardware) -> Hardware:
-    memory, constants = hw.memory, hw.gpu_model.memory
-    return dataclasses.replace(
-        hw,
-        memory=dataclasses.replace(
-            memory,
-            bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s,
-            l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
-        ),
-        model=dataclasses.replace(
-            hw.gpu_model,
-            memory=dataclasses.replace(constants, l2_copy_bytes_per_s=2 * constants.l2_copy_bytes_per_s),
-        ),
     )
 
 

@@ -23,10 +23,8 @@ from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import check_device, check_settings
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.options import CACHE_TYPES
 from gpt2cost.units import format_quantity
-
-CACHE_TYPES = ("dynamic", "static")
-
 
 MAX_TOKENS = 10**6
 """The most new tokens that are taken for real: the curve has a point a token."""
@@ -115,7 +113,7 @@ def generate(
     layer then reads. `runtime` holds for the forward passes; the loop around them is always eager Python.
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    loaded, hw = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    loaded, hw = load_model(model), load_hardware(gpu)
     for name, value in (("batch", batch), ("prompt", prompt), ("new_tokens", new_tokens)):
         check_size(name, value, 1)
         if not isinstance(value, int | np.integer):

@@ -20,8 +20,8 @@ import numpy as np
 from gpt2cost.checks import MAX_SIZE, check_choice
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.prediction.settings import LOGITS, PHASES, RUNTIMES
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.prediction.settings import PHASES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
 from gpt2cost.yaml_text import read_yaml
 
 Sizes: TypeAlias = np.ndarray

@@ -12,15 +12,11 @@ from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.settings import check_device
-from gpt2cost.timing import cpu as cpu_time
-from gpt2cost.timing.gpu_attention import attention_terms
-from gpt2cost.timing.gpu_gemm import gemm_terms
-from gpt2cost.timing.gpu_memory import memory_terms
-from gpt2cost.timing.kernel import at_least, bound_of
-from gpt2cost.timing.terms import Array, Terms
+from gpt2cost.timing.kernel import Machine, bound_of, machine_of
+from gpt2cost.timing.terms import Array, Terms, at_least
 
 MAX_ELEMENTS = 10**15
-"""The largest size of a kernel's shape that is taken for real."""
+"""The largest size of a kernel's shape; a larger one is more likely a slip."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +47,21 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     broadcast.
 
     Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
-    a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself.
+    a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself. On a
+    CPU the write is a copy of its own before attention, and `causal` saves no time: its blocks of keys are so long that
+    every query meets every key.
 
-    A product's (k, n) operand is re-read after six times its size, as where a layer's weights are; what exceeds L2 by
-    then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
+    On a GPU, a product's (k, n) operand is re-read after six times its size, as a layer's weights are; what exceeds L2
+    by then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
     """
     check_choice("kind", kind, tuple(_KINDS))
-    hardware = gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    hardware = load_hardware(gpu)
     check_choice("dtype", dtype, tuple(ELEMENT_BYTES))
     check_device(hardware, dtype, "sdpa")
     sizes = _shape(kind, shape)
     real = {name: float(value) if type(value) is int else value for name, value in sizes.items()}
     flops, read, write = _KINDS[kind].counts(ELEMENT_BYTES[dtype], sizes)
-    terms = at_least(hardware.launch.stream_floor_s, _KINDS[kind].terms(hardware, dtype, ELEMENT_BYTES[dtype], real))
+    terms = at_least(hardware.launch.stream_floor_s, _KINDS[kind].terms(machine_of(hardware), dtype, real))
     return KernelLatency(kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms)
 
 
@@ -81,7 +79,7 @@ class _Kind:
     required: tuple[str, ...]
     optional: dict[str, int | bool]
     counts: Callable[[int, Shape], Counts]
-    terms: Callable[[Hardware, str, int, Shape], Terms]
+    terms: Callable[[Machine, str, Shape], Terms]
 
 
 def _shape(kind: str, given: Shape) -> Shape:
@@ -106,17 +104,13 @@ def _product_counts(size: int, s: Shape) -> Counts:
     return 2 * batch * m * n * k, batch * (m * k + k * n) * size, batch * m * n * size
 
 
-def _gemm_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
-    if hw.vendor == "cpu":
-        return cpu_time.product_terms(hw, dtype, "addmm", s["batch"], s["m"], s["n"], s["k"], size)
-    reuse = 6.0 * s["batch"] * s["k"] * s["n"] * size
-    return gemm_terms(hw, dtype, s["batch"], s["m"], s["n"], s["k"], size, reuse_bytes=reuse)
+def _product(batched: bool) -> _Kind:
+    """`batch` products of (m, k) and (k, n)."""
 
+    def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
+        return machine.product(dtype, s["batch"], s["m"], s["n"], s["k"], batched)
 
-def _bmm_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
-    if hw.vendor == "cpu":
-        return cpu_time.product_terms(hw, dtype, "scores", s["batch"], s["m"], s["n"], s["k"], size)
-    return gemm_terms(hw, dtype, s["batch"], s["m"], s["n"], s["k"], size, batched=True)
+    return _Kind(("m", "n", "k"), {"batch": 1}, _product_counts, terms)
 
 
 def _attention_counts(size: int, s: Shape) -> Counts:
@@ -125,20 +119,8 @@ def _attention_counts(size: int, s: Shape) -> Counts:
     return 4 * width * new * (new + cached), width * (3 * new + 2 * cached) * size, written * size
 
 
-def _attention_terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
-    if hw.vendor == "cpu":
-        pairs, new = s["batch"] * s["heads"], s["new_tokens"]
-        return cpu_time.attention_terms(hw, dtype, pairs, s["head_dim"], new, s["cached_tokens"], size)
-    return attention_terms(
-        hw, dtype, s["batch"], s["heads"], s["head_dim"], s["new_tokens"], s["cached_tokens"], size,
-        causal=s["causal"], write_cache=s["write_cache"],
-    )  # fmt: skip
-
-
-def _memory_terms(hw: Hardware, kind: str, read: Array, write: Array, size: int, columns: Array) -> Terms:
-    if hw.vendor == "cpu":
-        return cpu_time.memory_terms(hw, kind, read, write, size)
-    return memory_terms(hw, kind, read, write, size, columns, hw.launch.stream_floor_s)
+def _attention_terms(machine: Machine, dtype: str, s: Shape) -> Terms:
+    return machine.attention(dtype, **s)
 
 
 def _of_rows(kind: str, flops: int) -> _Kind:
@@ -148,9 +130,9 @@ def _of_rows(kind: str, flops: int) -> _Kind:
         elements = s["rows"] * s["columns"]
         return flops * elements, elements * size, elements * size
 
-    def terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
-        _, read, write = counts(size, s)
-        return _memory_terms(hw, kind, read, write, size, s["columns"])
+    def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
+        _, read, write = counts(ELEMENT_BYTES[dtype], s)
+        return machine.memory(kind, dtype, read, write, s["columns"])
 
     return _Kind(("rows", "columns"), {}, counts, terms)
 
@@ -161,16 +143,16 @@ def _of_elements(kind: str, flops: int) -> _Kind:
     def counts(size: int, s: Shape) -> Counts:
         return flops * s["elements"], s["inputs"] * s["elements"] * size, s["elements"] * size
 
-    def terms(hw: Hardware, dtype: str, size: int, s: Shape) -> Terms:
-        _, read, write = counts(size, s)
-        return _memory_terms(hw, kind, read, write, size, 1.0)
+    def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
+        _, read, write = counts(ELEMENT_BYTES[dtype], s)
+        return machine.memory(kind, dtype, read, write, 1.0)
 
     return _Kind(("elements",), {"inputs": 1}, counts, terms)
 
 
 _KINDS: dict[str, _Kind] = {
-    "gemm": _Kind(("m", "n", "k"), {"batch": 1}, _product_counts, _gemm_terms),
-    "bmm": _Kind(("m", "n", "k"), {"batch": 1}, _product_counts, _bmm_terms),
+    "gemm": _product(batched=False),
+    "bmm": _product(batched=True),
     "attention": _Kind(
         ("heads", "head_dim", "new_tokens"),
         {"batch": 1, "cached_tokens": 0, "causal": True, "write_cache": True},

@@ -113,7 +113,7 @@ def predict(
 
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    loaded, hardware = load_model(model), gpu if isinstance(gpu, Hardware) else load_hardware(gpu)
+    loaded, hardware = load_model(model), load_hardware(gpu)
     use_cache = check_flag("use_cache", use_cache)
     settings = check_settings(batch, seq, cache, dtype, attn, runtime, phase, logits, use_cache)
     return predict_run(loaded, hardware, settings, phase)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.dtypes import FP32_FAMILY, HALF_FAMILY
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.one_pass import Pass, run_pass
@@ -48,9 +49,6 @@ ms a layer of GPT-2, where the server defaults say 0.18."""
 
 HOST_MARGIN = 1.1
 """How much the host factors that evidence implies are widened."""
-
-
-FP32_FAMILY, HALF_FAMILY = ("fp32",), ("fp16", "bf16", "tf32")
 
 
 @dataclass(frozen=True)

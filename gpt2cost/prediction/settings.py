@@ -8,22 +8,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpt2cost.checks import Size, check_choice, check_size
-from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
 
 Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
 
 
-RUNTIMES = ("eager", "compile", "cuda-graph")
-
-
 PHASES = ("prefill", "decode", "both")
-
-
-LOGITS = ("all", "last")
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def check_device(hardware: Hardware, dtype: str, attn: str, runtime: str = "eage
         known = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {dtype}; it has {known}")
     if attn == "flash_attention_2":
-        if dtype not in ("fp16", "bf16"):
+        if dtype not in HALF_DTYPES:
             raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {dtype}; sdpa runs in any dtype")
         if not hardware.has_flash_attention(dtype):
             raise InputError(

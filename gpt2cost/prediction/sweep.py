@@ -130,7 +130,7 @@ def plan(
     """The combinations that run, and warnings. Raises `InputError` for what cannot be loaded, and where none runs."""
     notes = list(grid.notes)
     models = _distinct("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
-    devices = (gpu if isinstance(gpu, Hardware) else load_hardware(gpu) for gpu in grid.gpu)
+    devices = (load_hardware(gpu) for gpu in grid.gpu)
     gpus = _distinct("gpu", (change_hardware(device, hw_changes or {}) for device in devices), notes)
     sizes = _open(grid.batch, grid.seq, grid.cache)
     check_settings(*sizes, "fp16", "sdpa", "eager", grid.phase, grid.logits, grid.use_cache)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt2cost.errors import InputError
+from gpt2cost.errors import InputError, echo
 from gpt2cost.table.citations import cite
 from gpt2cost.table.kernel import Free, Kernel, Module, Tensor, pointwise, tensor
 from gpt2cost.table.symbols import B, F, T
@@ -61,12 +61,16 @@ _ACTIVATION_SOURCE = {
 }
 
 
+def check_activation(name: str) -> None:
+    """Raise `InputError` for an activation function that is not modelled."""
+    if name not in ACTIVATIONS:
+        reason = UNMODELLED_ACTIVATIONS.get(name, f"the ones modelled are {', '.join(sorted(ACTIVATIONS))}")
+        raise InputError(f"activation_function: {echo(name)} is not modelled: {reason}")
+
+
 def act(name: str, x: Tensor) -> tuple[Module, Tensor]:
     """The activation function of the MLP, each kernel over (B, T, F)."""
-    if name not in ACTIVATIONS:
-        known = ", ".join(sorted(ACTIVATIONS))
-        reason = UNMODELLED_ACTIVATIONS.get(name, f"the ones modelled are {known}")
-        raise InputError(f"activation_function {name!r} is not modelled: {reason}")
+    check_activation(name)
     qualname, fragment = _ACTIVATION_SOURCE.get(name, ("GPT2MLP.forward", "self.act(hidden_states)"))
     source = cite(qualname, fragment, file="modeling_gpt2.py" if qualname.startswith("GPT2") else "activations.py")
     values: list[Tensor] = [x]

@@ -11,18 +11,22 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
-from gpt2cost.table.gpt2 import cost_table, parameter_count
-from gpt2cost.table.options import TableOptions
+from gpt2cost.schema import build, fields_of
+from gpt2cost.table.activations import check_activation
+from gpt2cost.table.gpt2 import parameter_count
 
-MAX_DIMENSION = 10**7
-"""The largest model dimension taken for real; a typo for a size is more likely above it."""
+_DIMENSION = {"range": (1, 10**7)}
+"""Rule of a model's dimensions: a larger number is more likely a slip than a size."""
+
+
+_DERIVED = {"derived": True}
 
 
 HUB_ALIASES = {
@@ -44,39 +48,37 @@ _OTHER_NAMES = {
 """GPT2Config takes these names too."""
 
 
-# GPT2Config's names for the dimensions and switches that change cost, with the defaults of transformers 5.x.
-_DIMENSIONS = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024}
-
-
-_SWITCHES = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "tie_word_embeddings": True,
-    "add_cross_attention": False,
-    "use_cache": True,
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names (`n_inner` resolved to a number)."""
+    """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names and with its defaults in transformers 5.x.
 
-    name: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    n_inner: int
-    vocab_size: int
-    n_positions: int
+    `n_inner` is a number, though a config may leave it out. `changes` is what `change_model` set.
+    """
+
+    name: str = field(default="", metadata=_DERIVED)
+    model_type: Literal["gpt2"] = "gpt2"
+    n_layer: int = field(default=12, metadata=_DIMENSION)
+    n_head: int = field(default=12, metadata=_DIMENSION)
+    n_embd: int = field(default=768, metadata=_DIMENSION)
+    n_inner: int = field(default=4 * 768, metadata=_DIMENSION)
+    vocab_size: int = field(default=50257, metadata=_DIMENSION)
+    n_positions: int = field(default=1024, metadata=_DIMENSION)
     activation_function: str = "gelu_new"
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False
     tie_word_embeddings: bool = True
+    add_cross_attention: bool = False
     use_cache: bool = True
-    notes: tuple[str, ...] = ()
-    changes: tuple[tuple[str, Any], ...] = ()  # what `change_model` set, beyond what the name stands for
+    notes: tuple[str, ...] = field(default=(), metadata=_DERIVED)
+    changes: tuple[tuple[str, Any], ...] = field(default=(), metadata=_DERIVED)
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.n_head:
+            raise InputError(f"n_embd: expected a multiple of n_head, got {self.n_embd} / {self.n_head}")
+        check_activation(self.activation_function)
+        if self.add_cross_attention:
+            raise InputError("add_cross_attention: cross-attention is not modelled; set it to false")
 
     @property
     def head_dim(self) -> int:
@@ -101,58 +103,25 @@ class Model:
 
 
 def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model:
-    """A `Model` from the keys of a GPT-2 config.json, every value checked.
+    """A `Model` from the keys of a GPT-2 config.json, every value checked. Keys that do not change cost are ignored.
 
-    Raises one `InputError`, which lists all problems with their key, for wrong types, sizes below 1 or above
-    `MAX_DIMENSION`, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
+    Raises one `InputError`, which lists all problems with their key, for wrong types, sizes below 1 or above ten
+    million, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
     """
-    problems: list[str] = []
-    config = {_OTHER_NAMES.get(key, key): value for key, value in config.items()}
-
-    def dimension(key: str, default: int) -> int:
-        value = config.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DIMENSION:
-            problems.append(f"{key}: expected an integer from 1 to {MAX_DIMENSION}, got {echo(value)}")
-            return default
-        return value
-
-    def switch(key: str, default: bool) -> bool:
-        value = config.get(key, default)
-        if not isinstance(value, bool):
-            problems.append(f"{key}: expected true or false, got {echo(value)}")
-            return default
-        return value
-
-    if config.get("model_type", "gpt2") != "gpt2":
-        raise InputError(f"{where}: model_type: expected 'gpt2', got {echo(config['model_type'])}")
-    dims: dict[str, Any] = {key: dimension(key, default) for key, default in _DIMENSIONS.items()}
-    switches: dict[str, Any] = {key: switch(key, default) for key, default in _SWITCHES.items()}
-    n_inner = 4 * dims["n_embd"] if config.get("n_inner") is None else dimension("n_inner", 1)
-    if not problems and dims["n_embd"] % dims["n_head"]:
-        problems.append(f"n_embd: expected a multiple of n_head, got {dims['n_embd']} / {dims['n_head']}")
-    activation = config.get("activation_function", "gelu_new")
-    if not isinstance(activation, str):
-        problems.append(f"activation_function: expected a name, got {echo(activation)}")
-    else:
-        try:
-            cost_table(TableOptions(activation_function=activation))
-        except InputError as error:
-            problems.append(str(error))
-    if switches.pop("add_cross_attention"):
-        problems.append("add_cross_attention: cross-attention is not modelled; set it to false")
-    if problems:
-        raise InputError(f"{where}: " + "; ".join(problems))
-    notes = tuple(f"{where}: unknown key {echo(key)} ignored; {hint}" for key in config if (hint := _near_miss(key)))
-    return Model(name=name, **dims, n_inner=n_inner, activation_function=activation, **switches, notes=notes)
-
-
-_KNOWN_KEYS = {*_DIMENSIONS, *_SWITCHES, "n_inner", "activation_function", "n_ctx", "num_labels"}
+    keys = {_OTHER_NAMES.get(key, key): value for key, value in config.items()}
+    has_inner = keys.get("n_inner") is not None
+    if not has_inner:
+        keys.pop("n_inner", None)
+    model = build(Model, keys, where, unknown_keys="ignore")
+    notes = tuple(f"{where}: unknown key {echo(key)} ignored; {hint}" for key in keys if (hint := _near_miss(key)))
+    return replace(model, name=name, n_inner=model.n_inner if has_inner else 4 * model.n_embd, notes=notes)
 
 
 def _near_miss(key: str) -> str:
     """A hint where an unknown key looks like a misspelt one that changes cost."""
     sizes = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "activation_function")
-    return "" if key in _KNOWN_KEYS or key.startswith("_") else nearest(key, sizes)
+    known = {*fields_of(Model), "n_ctx", "num_labels"}
+    return "" if key in known or key.startswith("_") else nearest(key, sizes)
 
 
 def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
@@ -164,16 +133,15 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     if not changes:
         return model
     set_to: dict[str, Any] = {}
+    known = [key for key in fields_of(Model) if key != "model_type"]
     for given, value in changes.items():
         key = _OTHER_NAMES.get(given, given)
-        known = (*_DIMENSIONS, "n_inner", "activation_function", *_SWITCHES)
         if key not in known:
             raise InputError(f"set: unknown key {echo(given)}; {nearest(given, known) or 'known: ' + ', '.join(known)}")
         set_to[key] = _parsed(value) if isinstance(value, str) else value
-    keys = {*_DIMENSIONS, *_SWITCHES, "activation_function"} - {"add_cross_attention"}
-    config = {key: getattr(model, key) for key in keys}
-    if model.n_inner != 4 * model.n_embd:
-        config["n_inner"] = model.n_inner
+    config = {key: getattr(model, key) for key in known}
+    if model.n_inner == 4 * model.n_embd:
+        del config["n_inner"]
     name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = model_from_config(config | set_to, name, "set")
     return replace(changed, notes=model.notes, changes=(*model.changes, *set_to.items()))

@@ -3,7 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
+
+Attn: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
+
+
+ATTENTION_IMPLEMENTATIONS: tuple[Attn, ...] = get_args(Attn)
+
+
+Runtime: TypeAlias = Literal["eager", "compile", "cuda-graph"]
+
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+
+Logits: TypeAlias = Literal["all", "last"]
+
+
+LOGITS: tuple[Logits, ...] = get_args(Logits)
+
+
+CacheType: TypeAlias = Literal["dynamic", "static"]
+
+
+CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 
 
 @dataclass(frozen=True)
@@ -14,18 +37,12 @@ class TableOptions:
     activation_function: str = "gelu_new"
     reorder_and_upcast_attn: bool = False
     use_cache: bool = True
-    logits: Literal["all", "last"] = "all"
+    logits: Logits = "all"
     variants: tuple[tuple[str, str], ...] = ()  # kernels that an older transformers ran otherwise: KERNEL_VARIANTS
     traced: bool = False  # by torch.compile, without a cache: the test for packed sequences needs values, so it masks
     padded: bool = False  # an attention mask with padding is passed
-    cache_type: Literal["dynamic", "static"] = "dynamic"  # static: kv_len is the length of the whole cache
+    cache_type: CacheType = "dynamic"  # static: kv_len is the length of the whole cache
     in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
-
-
-Attn: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
-
-
-ATTENTION_IMPLEMENTATIONS: tuple[Attn, ...] = ("eager", "sdpa", "flash_attention_2")
 
 
 KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}

@@ -13,13 +13,15 @@ the fastest product measured, nor than DRAM once its bytes exceed the last-level
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
+from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
-from gpt2cost.timing.terms import Array, Terms, residency
+from gpt2cost.timing.terms import Array, Terms, at_least, residency
 
 _RESIDENT_FROM = 0.5
 """Footprint over the last-level cache where residency starts to fade: the cache is shared with what came before."""
@@ -106,21 +108,59 @@ def fresh_seconds(c: CpuConstants, output_bytes: Array, kept: Array = 1.0) -> Ar
     return output_bytes * np.where(np.asarray(kept) > 1, np.maximum(alone, together), alone)
 
 
-def cpu_kernel_terms(
-    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, element_bytes: float
-) -> Terms:
-    """The terms of one launch of `kernel` at the sizes in `values`, in a pass."""
-    match kernel.shape:
-        case Gemm(batch, m, n, k):
-            count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
-            return product_terms(hw, dtype, product_name(kernel), count, rows, columns, depth, element_bytes)
-        case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
-            new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
-            pairs, width = batch.evaluate(values) * heads.evaluate(values), head_dim.evaluate(values)
-            return attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
-    read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
-    kept = 2.0 * values["num_layers"] if kernel.op == "cat" and kernel.inputs[0].name.startswith("past") else 1.0
-    return memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, kept)
+@dataclass(frozen=True)
+class CpuMachine:
+    """See `timing.kernel.Machine`."""
+
+    hw: Hardware
+
+    def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
+        """One launch in a pass."""
+        hw, element_bytes = self.hw, ELEMENT_BYTES[dtype]
+        match kernel.shape:
+            case Gemm(batch, m, n, k):
+                count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
+                terms = product_terms(hw, dtype, product_name(kernel), count, rows, columns, depth, element_bytes)
+            case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
+                new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
+                pairs, width = batch.evaluate(values) * heads.evaluate(values), head_dim.evaluate(values)
+                terms = attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
+            case None:
+                read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
+                is_cache = kernel.op == "cat" and kernel.inputs[0].name.startswith("past")
+                kept = 2.0 * values["num_layers"] if is_cache else 1.0
+                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, kept)
+        return at_least(floor_s, terms)
+
+    def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
+        """A product on its own."""
+        name = "scores" if batched else "addmm"
+        return product_terms(self.hw, dtype, name, batch, m, n, k, ELEMENT_BYTES[dtype])
+
+    def attention(
+        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
+        causal: bool, write_cache: bool,
+    ) -> Terms:  # fmt: skip
+        """Fused attention on its own. `causal` changes nothing: see `attention_terms`."""
+        size, pairs = ELEMENT_BYTES[dtype], batch * heads
+        terms = attention_terms(self.hw, dtype, pairs, head_dim, new_tokens, cached_tokens, size)
+        if not write_cache:
+            return terms
+        new_bytes = 2.0 * pairs * head_dim * new_tokens * size
+        return terms + memory_terms(self.hw, "copy", new_bytes, new_bytes, size)
+
+    def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
+        """A kernel that moves bytes, on its own."""
+        return memory_terms(self.hw, kind, read_bytes, write_bytes, ELEMENT_BYTES[dtype])
+
+    def improvements(self) -> list[tuple[str, Hardware]]:
+        """The machine with products twice as fast, and with everything else twice as fast."""
+        hw, model = self.hw, self.hw.cpu_model
+        products = replace(hw, compute=hw.compute.scaled(2.0), model=model.scaled_products(element=0.5))
+        return [
+            ("2x as fast products", products),
+            ("2x as fast everything else", replace(hw, model=model.scaled_memory(0.5))),
+        ]
 
 
 def product_name(kernel: Kernel) -> str:

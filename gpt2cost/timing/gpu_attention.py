@@ -80,6 +80,7 @@ def _terms(
     write_cache: bool,
 ) -> Terms:
     units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
+    # Apple's GPUs have one kernel of their own, so that the rule of NVIDIA's dtypes and generations is not theirs.
     has_flash = hw.has_flash_attention(dtype) or hw.vendor != "nvidia"
     slow = 1.0 if has_flash and not masked else hw.gpu_model.masked_attention
     pairs, kv_len = batch * heads, new_tokens + cached_tokens

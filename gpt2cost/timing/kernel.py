@@ -1,80 +1,72 @@
-"""Seconds of one kernel on one device: which form times which kernel.
+"""Seconds of one kernel on one device, and what most of them go to.
 
-`kernel_terms` times a kernel of the cost table inside a pass. Sizes are floats or numpy arrays, which broadcast.
+Sizes are floats or numpy arrays, which broadcast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from gpt2cost.device.dtypes import ELEMENT_BYTES
+from gpt2cost.device.cpu_constants import CpuConstants
+from gpt2cost.device.gpu_constants import MachineConstants
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
-from gpt2cost.timing.cpu import cpu_kernel_terms
-from gpt2cost.timing.gpu_attention import attention_terms
-from gpt2cost.timing.gpu_gemm import gemm_terms
-from gpt2cost.timing.gpu_memory import memory_terms
+from gpt2cost.table.kernel import Kernel
+from gpt2cost.timing.cpu import CpuMachine
+from gpt2cost.timing.gpu import GpuMachine
 from gpt2cost.timing.terms import Array, Terms
 
 BOUNDS = ("compute", "memory", "launch")
 
 
-def floor_s(hw: Hardware, graph: bool) -> float:
-    """The shortest time of one kernel, in a busy stream or as a node of a CUDA graph."""
-    return hw.launch.graph_floor_s if graph else hw.launch.stream_floor_s
+class Machine(Protocol):
+    """A device that times kernels by its own forms: those of the cost table in a pass, and others on their own."""
+
+    def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
+        """One launch of `kernel` in a pass, at the sizes in `values`; never below `floor_s`."""
+
+    def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
+        """`batch` products of (m, k) and (k, n): a Conv1D's, or, `batched`, those of eager attention's scores."""
+
+    def attention(
+        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
+        causal: bool, write_cache: bool,
+    ) -> Terms:  # fmt: skip
+        """Fused attention, with `write_cache` after a copy of the new keys and values into a cache."""
+
+    def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
+        """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none)."""
+
+    def improvements(self) -> list[tuple[str, Hardware]]:
+        """What would be better on this device, and the device with it."""
+
+
+_MACHINES: dict[type, type[GpuMachine] | type[CpuMachine]] = {MachineConstants: GpuMachine, CpuConstants: CpuMachine}
+
+
+def machine_of(hw: Hardware) -> Machine:
+    """The forms that a device's constants belong to."""
+    return _MACHINES[type(hw.model)](hw)
 
 
 def kernel_terms(kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool) -> Terms:
-    """The terms of one launch of `kernel` at the sizes in `values`, in a pass.
-
-    Weights are cold: between two passes over one weight lies the whole model. Products run at the clock of a pass.
-    """
-    element_bytes = ELEMENT_BYTES[dtype]
-    if hw.vendor == "cpu":
-        return at_least(floor_s(hw, graph), cpu_kernel_terms(kernel, values, hw, dtype, element_bytes))
-    match kernel.shape:
-        case Gemm(batch, m, n, k):
-            count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
-            kind = engine(kernel, dtype)
-            terms = gemm_terms(
-                hw, kind, count, rows, columns, depth, ELEMENT_BYTES[kind],
-                batched=kernel.kind == "bmm", slowdown=1.0 / hw.gpu_model.products(kind).pass_clock,
-            )  # fmt: skip
-        case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
-            new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
-            count, per_row, width = (size.evaluate(values) for size in (batch, heads, head_dim))
-            terms = attention_terms(hw, dtype, count, per_row, width, new, kv - new, element_bytes, masked=masked)
-        case None:
-            read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
-            columns = 1.0 if kernel.columns is None else kernel.columns.evaluate(values)
-            return memory_terms(hw, memory_kind(kernel), read, write, element_bytes, columns, floor_s(hw, graph))
-    return at_least(floor_s(hw, graph), terms)
+    """The terms of one launch of `kernel` in a pass, in a busy stream or (`graph`) as a node of a CUDA graph."""
+    floor_s = hw.launch.graph_floor_s if graph else hw.launch.stream_floor_s
+    return machine_of(hw).kernel(kernel, values, dtype, floor_s)
 
 
-def engine(kernel: Kernel, dtype: str) -> str:
-    """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is."""
-    return "fp32" if kernel.op == "baddbmm" else dtype
-
-
-def at_least(floor: float, terms: Terms) -> Terms:
-    """`terms`, of a kernel that cannot take less than `floor` seconds."""
-    launch_s = np.maximum(floor, terms.launch_s)
-    return Terms(np.maximum(floor, terms.device_s), terms.compute_s, terms.memory_s, terms.wave_s, launch_s)
-
-
-def memory_kind(kernel: Kernel) -> str:
-    """Which of the memory-bound kinds times `kernel`; a fusion is timed as its reduction."""
-    ops = kernel.op.split("+")
-    if "_softmax" in ops:
-        return "softmax"
-    if "native_layer_norm" in ops:
-        return "layer_norm"
-    if kernel.kind in ("copy", "gather", "fill"):
-        return kernel.kind
-    return {"where": "where", "div": "scalar_op"}.get(kernel.op, "elementwise")
+def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
+    """What-ifs: what would be better, and the device with it."""
+    no_launch = replace(
+        hw,
+        host=hw.host.scaled(0.0),
+        launch=replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+        model=hw.model.without_launch(),
+    )
+    return [*machine_of(hw).improvements(), ("no launch cost", no_launch)]
 
 
 def bound_of(terms: Terms) -> Any:

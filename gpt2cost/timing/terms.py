@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from gpt2cost.table.kernel import Kernel
 
 Array: TypeAlias = Any
 """A float or a numpy array of floats."""
@@ -26,6 +28,27 @@ class Terms:
     memory_s: Array
     wave_s: Array
     launch_s: Array
+
+    def __add__(self, other: Terms) -> Terms:
+        """Two launches, one after the other."""
+        return Terms(
+            self.device_s + other.device_s,
+            self.compute_s + other.compute_s,
+            self.memory_s + other.memory_s,
+            self.wave_s + other.wave_s,
+            self.launch_s + other.launch_s,
+        )
+
+
+def at_least(floor_s: float, terms: Terms) -> Terms:
+    """`terms`, of a kernel that cannot take less than `floor_s` seconds."""
+    launch_s = np.maximum(floor_s, terms.launch_s)
+    return replace(terms, device_s=np.maximum(floor_s, terms.device_s), launch_s=launch_s)
+
+
+def engine(kernel: Kernel, dtype: str) -> str:
+    """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is."""
+    return "fp32" if kernel.op == "baddbmm" else dtype
 
 
 def norm(overlap: float, *seconds: Array) -> Array:

@@ -397,6 +397,19 @@ def test_a_hardware_file_works(gpt2cost: Any, tmp_path: Path, monkeypatch: pytes
     assert "my-gpu" in by_path.out.splitlines()[0]
 
 
+def test_a_bad_file_among_the_users_own_is_a_warning(
+    gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.yaml").write_text("aliases: [a100")
+    monkeypatch.setenv("GPT2COST_HARDWARE_PATH", str(tmp_path))
+    for command in (["hardware", "list"], ["predict", "--model", "gpt2", "--gpu", "a100"]):
+        result = gpt2cost(*command)
+        assert result.code == 0
+        assert "a100-sxm-80gb" in result.out
+        assert result.err.startswith(f"warning: skipped: {tmp_path}/broken.yaml: line 2: not valid YAML")
+        assert result.err.count("\n") == 1
+
+
 # ---------------------------------------------------------------------------------------------- fuzz
 
 words = st.one_of(

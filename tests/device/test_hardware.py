@@ -21,7 +21,7 @@ from gpt2cost.device import catalog, hardware
 from gpt2cost.device.catalog import hardware_names, list_hardware, load_hardware, validate_file
 from gpt2cost.device.gpu_constants import KindConstants
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError
+from gpt2cost.errors import InputError, InputWarning
 from gpt2cost.files import SIZE_LIMIT, data_dir
 
 SHIPPED = sorted(data_dir("hardware").glob("*.yaml"))
@@ -270,8 +270,56 @@ def test_file_beats_folder_beats_shipped(tmp_path: Path, monkeypatch: pytest.Mon
     assert {"my-gpu", "second", "t4"} <= {device.name for device in list_hardware()}
     monkeypatch.chdir(other)
     assert load_hardware("l4.yml").name == load_hardware("./l4.yml").name == "second"
-    write(other, GOOD.replace("my-gpu", "third"), "a100")
-    assert load_hardware("a100").name == "third"
+    assert load_hardware(Path("l4.yml")) is load_hardware("l4.yml")
+
+
+def test_a_stray_file_does_not_hide_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a100", "strange"):
+        write(tmp_path, GOOD, name)
+    assert load_hardware("a100").name == "a100-sxm-80gb"
+    assert load_hardware("./a100").name == load_hardware(Path("a100")).name == "my-gpu"
+    assert load_hardware("strange").name == "my-gpu", "no device has this name"
+
+
+@pytest.mark.parametrize("bad", ["syntax", "schema", "NUL", "link", "folder", "fifo"])
+def test_a_bad_file_among_the_users_own_is_skipped(bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bad.yaml"
+    match bad:
+        case "link":
+            path.symlink_to(tmp_path / "nowhere")
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            write(tmp_path, {"syntax": "aliases: [t4", "schema": "aliases: [t4]", "NUL": "\0t4"}[bad], "bad.yaml")
+    write(tmp_path, GOOD, "good.yaml")
+    monkeypatch.setenv(catalog.PATH_VARIABLE, str(tmp_path))
+    for find in (lambda: load_hardware("t4"), list_hardware):
+        with pytest.warns(InputWarning, match=r"bad\.yaml: ") as seen:
+            find()
+        assert len(seen) == 1
+        assert str(seen[0].message).isprintable()
+    with pytest.warns(InputWarning):
+        assert {"my-gpu", "t4"} <= {device.name for device in list_hardware()}
+    assert "bad" in hardware_names(), "of the user's own files only the file names are looked at"
+    for asked in ("bad", str(path)):
+        with pytest.raises(InputError, match=r"bad\.yaml: "):
+            load_hardware(asked)
+
+
+def test_a_device_stands_for_itself_and_is_a_key() -> None:
+    device = load_hardware("a100")
+    catalog._load_file.cache_clear()
+    again = load_hardware("a100")
+    assert load_hardware(device) is device
+    assert again is not device
+    assert again == device
+    assert {device: 1}[again] == 1
+    faster = catalog.change_hardware(device, {"memory.bandwidth": "9 TB/s"})
+    assert faster != device
+    assert dataclasses.replace(device, provenance={}) != device
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -451,7 +499,7 @@ EVIDENCE = "{source: s, model: gpt2, batch: 1, seq: 8, dtype: fp32, attn: sdpa, 
             f"evidence: [{EVIDENCE}, cache: -1}}]\nprovenance:",
             "$.evidence[0].cache: expected a whole number",
         ),
-        ("provenance:", f"evidence: [{EVIDENCE}, phase: x}}]\nprovenance:", "$.evidence[0].phase: expected one of"),
+        ("provenance:", f"evidence: [{EVIDENCE}, runtime: x}}]\nprovenance:", "$.evidence[0].runtime: expected one of"),
     ],
 )
 def test_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -19,9 +19,8 @@ from transformers import GPT2Config
 import gpt2cost
 from gpt2cost import InputError, load_model, predict
 from gpt2cost.prediction.predict import Phase, Totals
-from gpt2cost.prediction.settings import RUNTIMES
 from gpt2cost.table.kernel import FusedAttention, Gemm
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, RUNTIMES
 
 FIGURES = ("count", "flops", "read_bytes", "write_bytes", "device_s")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,3 +149,18 @@ def test_device_time_holds_no_host_time() -> None:
 def test_bad_shapes(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         kernel_latency(**{"gpu": "a100", **arguments})
+
+
+CPU = next((ROOT / "benchmarks/measurements/cpu-epyc-7003-2c").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("new_tokens", [1, 200])
+def test_on_a_cpu_a_cache_write_is_a_copy_and_causal_saves_nothing(new_tokens: int) -> None:
+    hw = load_hardware(str(CPU))
+    shape = {"batch": 2, "heads": 12, "head_dim": 64, "new_tokens": new_tokens, "cached_tokens": 100}
+    plain = kernel_latency("attention", hw, "fp32", **shape, write_cache=False)
+    written = kernel_latency("attention", hw, "fp32", **shape)
+    copied = kernel_latency("copy", hw, "fp32", elements=2 * 2 * 12 * 64 * new_tokens)
+    assert written.device_s == pytest.approx(plain.device_s + copied.device_s, rel=1e-12)
+    assert written.write_bytes == plain.write_bytes + copied.write_bytes
+    assert kernel_latency("attention", hw, "fp32", **shape, causal=False).device_s == written.device_s

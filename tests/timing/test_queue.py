@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Host
-from gpt2cost.prediction.settings import RUNTIMES
 from gpt2cost.table.formula import ALWAYS, formula, symbol
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Free, Kernel, Row, walk
+from gpt2cost.table.options import RUNTIMES
 from gpt2cost.timing.queue import pass_times
 
 SEQ, LAYERS = symbol("seq_len"), symbol("num_layers")

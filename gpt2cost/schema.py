@@ -1,12 +1,13 @@
-"""A YAML file to nested frozen dataclasses: the types are the schema, and all errors come at once, each with its path.
+"""A mapping from outside to nested frozen dataclasses: the types are the schema, and all errors come at once.
 
-A field's NAME carries its unit, and the YAML key is the name without it: the field `bandwidth_bytes_per_s: float` is
-read from `bandwidth: 3.35 TB/s`, `t0_s` from `t0: 1.8 us`. A float without a unit in its name is a bare, finite number.
-Other types: int, str (one printable line), bool, a Literal of strings, `T | None`, tuple[T, ...], dict[str, T],
-dataclasses and unions of them (the one whose keys fit best). A default makes a key optional. Field metadata narrows
-values:
+Hardware files and config.json are read with it. A field's NAME carries its unit, and the file's key is the name without
+it: `bandwidth_bytes_per_s: float` is read from `bandwidth: 3.35 TB/s`, `t0_s` from `t0: 1.8 us`. A float without a unit
+in its name is a bare, finite number. Other types: int, str (one printable line), bool, a Literal of strings,
+`T | None`, tuple[T, ...], dict[str, T], dataclasses and unions of them (the one whose keys fit best). A default makes a
+key optional. Field metadata narrows values:
 
     {"bound": "positive" | "natural" | "fraction"}   numbers above 0; 0 or more; above 0 and at most 1
+    {"range": (1, 10**7)}                            whole numbers, both ends included
     {"keys": (...), "required": (...)}               which keys a dict may have, and which it must have
     {"derived": True}                                the field is not read from the file
 
@@ -24,13 +25,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.units import parse_quantity
+from gpt2cost.units import parse_quantity, unit_of
 
 PROBLEM_LIMIT = 20
 """Most problems that one message lists."""
-
-
-_UNITS = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_bytes": "B", "_s": "s"}  # longest suffix first
 
 
 _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -43,11 +41,13 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
 T = TypeVar("T")
 
 
-def build(cls: type[T], tree: object, where: str) -> T:
+def build(cls: type[T], tree: object, where: str, unknown_keys: Literal["refuse", "ignore"] = "refuse") -> T:
     """An instance of the dataclass `cls` from `tree`, a mapping as YAML or JSON gives it.
 
     Raises one InputError that lists every problem: `where: $.memory.bandwidth: expected ...; $.units: missing`.
     """
+    if unknown_keys == "ignore" and isinstance(tree, dict):
+        tree = {key: value for key, value in tree.items() if key in fields_of(cls)}  # type: ignore[arg-type]
     builder = _Builder()
     value = builder.record(cls, tree, "$")
     if problems := builder.problems:
@@ -69,7 +69,7 @@ def change(instance: T, path: str, tree: object, where: str) -> T:
 
 
 @dataclass(frozen=True)
-class _Field:
+class SchemaField:
     """How one key of a mapping is read. `unit` is None where the field's name carries none."""
 
     name: str
@@ -80,18 +80,17 @@ class _Field:
 
 
 @cache
-def _fields(cls: type) -> dict[str, _Field]:
-    """YAML key -> field of a dataclass, in order."""
+def fields_of(cls: type) -> dict[str, SchemaField]:
+    """Key in a file -> field of a dataclass, in order."""
     hints, fields = get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if field.metadata.get("derived"):
             continue
         hint = hints[field.name]
         is_float = hint is float or float in get_args(hint)
-        suffix = next((suffix for suffix in _UNITS if is_float and field.name.endswith(suffix)), "")
+        key, unit = unit_of(field.name) if is_float else (field.name, None)
         required = field.default is MISSING and field.default_factory is MISSING
-        key = field.name.removesuffix(suffix)
-        fields[key] = _Field(field.name, hint, _UNITS.get(suffix), field.metadata, required)
+        fields[key] = SchemaField(field.name, hint, unit, field.metadata, required)
     return fields
 
 
@@ -129,7 +128,7 @@ class _Builder:
 
     def record(self, cls: type, tree: object, path: str) -> Any:
         """An instance of a dataclass from a mapping."""
-        before, fields = len(self.problems), _fields(cls)
+        before, fields = len(self.problems), fields_of(cls)
         entries = self.keys(tree, path, fields, [key for key, field in fields.items() if field.required])
         values = {
             fields[key].name: self.value(fields[key].type, fields[key], tree, f"{path}.{key}")
@@ -143,7 +142,7 @@ class _Builder:
             self.fail(path, str(error))
             return None
 
-    def value(self, kind: Any, field: _Field, tree: object, path: str) -> Any:
+    def value(self, kind: Any, field: SchemaField, tree: object, path: str) -> Any:
         """A value of the type `kind` from `tree`. `field` is the field that it is, or is an element of."""
         origin, args = get_origin(kind), get_args(kind)
         if origin in (Union, UnionType):
@@ -160,13 +159,13 @@ class _Builder:
             return tuple(self.value(args[0], field, entry, f"{path}[{i}]") for i, entry in enumerate(tree))
         if origin is Literal:
             if not isinstance(tree, str) or tree not in args:
-                return self.expected(path, f"one of {', '.join(args)}", tree)
+                return self.expected(path, f"one of {', '.join(args)}" if len(args) > 1 else repr(args[0]), tree)
             return tree
         if dataclasses.is_dataclass(kind):
             return self.record(kind, tree, path)  # type: ignore[arg-type]
         return self.scalar(kind, field, tree, path)
 
-    def changed(self, kind: Any, field: _Field | None, old: Any, keys: list[str], tree: object, path: str) -> Any:
+    def changed(self, kind: Any, field: SchemaField | None, old: Any, keys: list[str], tree: object, path: str) -> Any:
         """`old`, a value of the type `kind`, with what lies under `keys` set to `tree`."""
         key, here = keys[0] if keys else "", f"{path}.{plain(keys[0])}" if keys else path
         if get_origin(kind) in (Union, UnionType):
@@ -176,7 +175,7 @@ class _Builder:
             assert field is not None
             return self.value(kind, field, tree, path)
         if dataclasses.is_dataclass(kind) and old is not None:
-            fields = _fields(kind)  # type: ignore[arg-type]
+            fields = fields_of(kind)  # type: ignore[arg-type]
             if not self.keys({key: tree}, path, fields, ()):
                 return None
             inner = fields[key]
@@ -192,7 +191,7 @@ class _Builder:
             return {**old, key: self.changed(get_args(kind)[1], field, old.get(key), keys[1:], tree, here)}
         return self.fail(path, f"has no keys, so no {plain('.'.join(keys))}")
 
-    def scalar(self, kind: type, field: _Field, tree: object, path: str) -> Any:
+    def scalar(self, kind: type, field: SchemaField, tree: object, path: str) -> Any:
         if field.unit is not None:
             try:
                 return parse_quantity(tree, field.unit)
@@ -204,6 +203,9 @@ class _Builder:
             return tree if isinstance(tree, bool) else self.expected(path, "true or false", tree)
         text, holds = _BOUNDS.get(field.rules.get("bound", ""), ("", lambda x: True))
         if kind is int:
+            if "range" in field.rules:
+                least, most = field.rules["range"]
+                text, holds = f" from {least} to {most}", lambda x: least <= x <= most
             if not isinstance(tree, int) or isinstance(tree, bool) or abs(tree) >= 2**63 or not holds(tree):
                 return self.expected(path, "a whole number" + text, tree)
             return tree
@@ -217,7 +219,7 @@ class _Builder:
 def _likeliest(kinds: list[Any], tree: object) -> Any:
     """Of several dataclasses the one that has most of a mapping's keys."""
     keys = set(tree) if isinstance(tree, dict) and len(kinds) > 1 else set()
-    return max(kinds, key=lambda kind: len(keys & set(_fields(kind)))) if keys else kinds[0]
+    return max(kinds, key=lambda kind: len(keys & set(fields_of(kind)))) if keys else kinds[0]
 
 
 def _is_finite(number: float) -> bool:

@@ -1,0 +1,97 @@
+"""A GPU's constants and the forms that they belong to: which form times which kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpt2cost.device.dtypes import ELEMENT_BYTES
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.timing.gpu_attention import attention_terms
+from gpt2cost.timing.gpu_gemm import gemm_terms
+from gpt2cost.timing.gpu_memory import memory_terms
+from gpt2cost.timing.terms import Array, Terms, at_least, engine
+
+_REUSE = 6.0
+"""Traffic between two reads of a product's (k, n) operand over its size, where a product runs on its own: about what
+lies between two uses of a weight in one layer."""
+
+
+@dataclass(frozen=True)
+class GpuMachine:
+    """See `timing.kernel.Machine`."""
+
+    hw: Hardware
+
+    def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
+        """One launch in a pass. Weights are cold, since the whole model lies between two passes over one weight, and
+        products run at the clock of a pass."""
+        match kernel.shape:
+            case Gemm(batch, m, n, k):
+                count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
+                kind = engine(kernel, dtype)
+                terms = gemm_terms(
+                    self.hw, kind, count, rows, columns, depth, ELEMENT_BYTES[kind],
+                    batched=kernel.kind == "bmm", slowdown=1.0 / self.hw.gpu_model.products(kind).pass_clock,
+                )  # fmt: skip
+            case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
+                new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
+                count, per_row, width = (size.evaluate(values) for size in (batch, heads, head_dim))
+                terms = attention_terms(
+                    self.hw, dtype, count, per_row, width, new, kv - new, ELEMENT_BYTES[dtype], masked=masked
+                )
+            case None:
+                read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
+                columns = 1.0 if kernel.columns is None else kernel.columns.evaluate(values)
+                return memory_terms(
+                    self.hw, memory_kind(kernel), read, write, ELEMENT_BYTES[dtype], columns, floor_s
+                )  # it has the floor in it
+        return at_least(floor_s, terms)
+
+    def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
+        """A product on its own. That of a Conv1D finds its weights in L2 as far as they stay there."""
+        size = ELEMENT_BYTES[dtype]
+        reuse = np.inf if batched else _REUSE * batch * k * n * size
+        return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, reuse_bytes=reuse)
+
+    def attention(
+        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
+        causal: bool, write_cache: bool,
+    ) -> Terms:  # fmt: skip
+        """Fused attention on its own."""
+        sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
+        return attention_terms(self.hw, dtype, *sizes, ELEMENT_BYTES[dtype], causal=causal, write_cache=write_cache)
+
+    def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
+        """A kernel that moves bytes, on its own."""
+        floor_s = self.hw.launch.stream_floor_s
+        return memory_terms(self.hw, kind, read_bytes, write_bytes, ELEMENT_BYTES[dtype], columns, floor_s)
+
+    def improvements(self) -> list[tuple[str, Hardware]]:
+        """The device with twice the bandwidth of DRAM and L2, and with twice the arithmetic."""
+        hw, memory, constants = self.hw, self.hw.memory, self.hw.gpu_model
+        l2_copy = replace(constants.memory, l2_copy_bytes_per_s=2 * constants.memory.l2_copy_bytes_per_s)
+        wider = replace(
+            memory,
+            bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s,
+            l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
+        )
+        return [
+            ("2x memory bandwidth", replace(hw, memory=wider, model=replace(constants, memory=l2_copy))),
+            ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0))),
+        ]
+
+
+def memory_kind(kernel: Kernel) -> str:
+    """Which of the memory-bound kinds times `kernel`; a fusion is timed as its reduction."""
+    ops = kernel.op.split("+")
+    if "_softmax" in ops:
+        return "softmax"
+    if "native_layer_norm" in ops:
+        return "layer_norm"
+    if kernel.kind in ("copy", "gather", "fill"):
+        return kernel.kind
+    return {"where": "where", "div": "scalar_op"}.get(kernel.op, "elementwise")
