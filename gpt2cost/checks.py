@@ -13,7 +13,7 @@ Size: TypeAlias = Any
 
 
 MAX_SIZE = 10**9
-"""The largest batch, sequence or cache that is taken for real."""
+"""The largest batch, sequence or cache; a larger number is more likely a slip."""
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -114,13 +114,13 @@ class _Builder:
         for key in required:
             if key not in tree:
                 self.fail(f"{path}.{key}", "missing")
-        known = None if allowed is None else list(allowed)
+        names = None if allowed is None else list(allowed)
         right: dict[str, Any] = {}
         for key, value in tree.items():
             if not isinstance(key, str) or not key.isprintable():
                 self.expected(path, "printable text as a key", key)
-            elif known is not None and key not in known:
-                hint = nearest(key, known) or f"known here: {', '.join(known)}"
+            elif names is not None and key not in names:
+                hint = nearest(key, names) or f"known here: {', '.join(names)}"
                 self.fail(f"{path}.{plain(key)}", f"unknown key, {hint}")
             else:
                 right[key] = value

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from gate import GATE, gate_figures
@@ -19,18 +17,10 @@ from pages import PAGES, regenerated
 
 from gpt2cost.measure.score import score_evidence
 from gpt2cost.table.activations import ACTIVATIONS
-from gpt2cost.table.citations import LINES_FILE, Citation, cited, resolve
+from gpt2cost.table.citations import LINES_FILE, Citation, cited, installed_transformers, resolve, shipped_lines
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, TableOptions
-
-
-def transformers_folder() -> Path:
-    """Where the installed transformers lies; it is not imported."""
-    spec = find_spec("transformers")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
 
 
 def all_citations() -> tuple[Citation, ...]:
@@ -45,15 +35,35 @@ def all_citations() -> tuple[Citation, ...]:
     return cited()
 
 
-def citation_lines() -> dict[str, object]:
-    """The content of citations.json for the installed transformers."""
-    folder = transformers_folder()
-    lines = {citation.key: resolve(citation, folder) for citation in all_citations()}
-    return {"transformers": version("transformers"), "lines": dict(sorted(lines.items()))}
+def lines_in(package: Path) -> dict[str, int | None]:
+    """Every citation's line in the transformers at `package`; None for what is not there."""
+    lines: dict[str, int | None] = {}
+    for citation in all_citations():
+        try:
+            lines[citation.key] = resolve(citation, package)
+        except LookupError:
+            lines[citation.key] = None
+    return lines
+
+
+def citations_text(version: str, package: Path) -> str:
+    """The content of citations.json with the column of `version` written anew; those of other minors stay."""
+    shipped, lines = shipped_lines(), lines_in(package)
+    others = [other for other in shipped.versions if other.split(".")[:2] != version.split(".")[:2]]
+    versions = sorted([*others, version], key=lambda name: [int(part) for part in name.split(".")[:2]])
+    rows = []
+    for key, line in sorted(lines.items()):
+        old = shipped.lines.get(key, {})
+        rows.append(
+            f"{json.dumps(key)}: {json.dumps([line if name == version else old.get(name) for name in versions])}"
+        )
+    return f'{{"versions": {json.dumps(versions)},\n"lines": {{\n' + ",\n".join(rows) + "}}\n"
 
 
 if __name__ == "__main__":
-    LINES_FILE.write_text(json.dumps(citation_lines(), indent=1) + "\n", "utf-8")
+    installed = installed_transformers()
+    assert installed is not None
+    LINES_FILE.write_text(citations_text(*installed), "utf-8")
     figures = gate_figures(score_evidence())
     GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     for page in PAGES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
-import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import regenerate
-from helpers import ROOT
+from helpers import ROOT, process
 from transformers import GPT2Config
 
 import gpt2cost
 from gpt2cost.files import data_dir
-from gpt2cost.table.citations import LINES_FILE, Citation, resolve, transformers_version
+from gpt2cost.table import citations
+from gpt2cost.table.citations import LINES_FILE, Citation, installed_transformers, resolve, shipped_lines
 from gpt2cost.table.config import load_model
 
 PACKAGE = Path(gpt2cost.__file__).parent
@@ -49,23 +50,60 @@ def test_examples_in_docstrings(module: str) -> None:
 # ---------------------------------------------------------------------------------------------- shipped data
 
 
-def test_every_citation_resolves() -> None:
-    """Each is found in the installed transformers; for the version that ships, at the line that ships."""
-    citations = regenerate.all_citations()
-    assert len(citations) > 50
-    found = regenerate.citation_lines()
-    if version("transformers") == transformers_version():
-        assert json.loads(LINES_FILE.read_text("utf-8")) == found
+INSTALLED = installed_transformers()
+assert INSTALLED is not None
+VERSION, FOLDER = INSTALLED
+
+
+def test_the_lines_of_the_installed_transformers() -> None:
+    """Where the installed version is one that ships, its column is what `regenerate.py` would write."""
+    assert len(regenerate.all_citations()) > 50
+    assert version("transformers") == VERSION
+    if VERSION not in shipped_lines().versions:
+        pytest.skip(f"the lines of {VERSION} do not ship")
+    assert LINES_FILE.read_text("utf-8") == regenerate.citations_text(VERSION, FOLDER)
+
+
+def test_every_citation_resolves_in_the_newest() -> None:
+    """The version that the tests pin is the newest that ships, and no citation is missing in it."""
+    shipped = shipped_lines()
+    newest = shipped.versions[-1]
+    assert f'"transformers=={newest}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert [key for key, lines in shipped.lines.items() if lines[newest] is None] == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "printed"),
+    [("5.23.0", "5.23.0"), ("5.23.9", "5.23.0"), ("5.10.0.dev0", "5.10.4"), ("4.57.1", "5.0.0"), ("6.1", "newest")],
+)
+def test_the_lines_are_those_of_the_installed_minor(
+    installed: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers/__init__.py").touch()
+    code = "import gpt2cost.table.citations as c; print(c.transformers_version())"
+    newest = shipped_lines().versions[-1]
+    for folder, expected in ((f"transformers-{installed}.dist-info", printed), ("other-1.0.dist-info", "newest")):
+        (tmp_path / folder).mkdir()
+        done = process(["-c", code], {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(PACKAGE.parent)))}, check=True)
+        assert done.stdout.strip() == (newest if expected == "newest" else expected)
+        (tmp_path / folder).rmdir()
+
+
+def test_a_line_that_a_version_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    citation = Citation("activations.py", "SqrtSoftplusActivation.forward", "softplus(")
+    assert str(citation).removeprefix("activations.py:").isdecimal()
+    monkeypatch.setattr(citations, "transformers_version", lambda: "5.0.0")
+    assert str(citation) == "activations.py:?"
 
 
 def test_a_wrong_citation_does_not_resolve() -> None:
-    folder = regenerate.transformers_folder()
     right = Citation("modeling_gpt2.py", "GPT2MLP.forward", "self.c_fc(hidden_states)")
-    line = resolve(right, folder)
-    assert right.fragment in (folder / "models/gpt2/modeling_gpt2.py").read_text("utf-8").splitlines()[line - 1]
+    line = resolve(right, FOLDER)
+    assert right.fragment in (FOLDER / "models/gpt2/modeling_gpt2.py").read_text("utf-8").splitlines()[line - 1]
     for wrong in (Citation(right.file, right.qualname, "self.c_fcc("), Citation(right.file, "GPT2MLP.fwd", "self")):
         with pytest.raises(LookupError, match=r"modeling_gpt2\.py"):
-            resolve(wrong, folder)
+            resolve(wrong, FOLDER)
 
 
 @pytest.mark.parametrize("path", sorted(data_dir("configs").glob("*.json")), ids=lambda path: path.stem)

@@ -51,9 +51,9 @@ def load_hardware(device: str | Path | Hardware) -> Hardware:
         for path in _candidates(folder, key):
             if path.stem.casefold() == key:
                 return validate_file(path)[0]
-            for found in _unless_bad(path, validate_file) or ():
-                if key in map(str.casefold, found.names):
-                    return found
+            for candidate in _unless_bad(path, validate_file) or ():
+                if key in map(str.casefold, candidate.names):
+                    return candidate
     if _is_file(device):
         return validate_file(device)[0]
     hint = f", {nearest(device, hardware_names())}".rstrip(", ")
@@ -97,12 +97,12 @@ def list_hardware() -> list[Hardware]:
 
     Warns (`InputWarning`) of a file that is wrong, and goes on without it.
     """
-    found: dict[str, Hardware] = {}
+    by_name: dict[str, Hardware] = {}
     for folder in _folders():
         for path in _files(folder):
             for device in _unless_bad(path, validate_file) or ():
-                found.setdefault(device.name.casefold(), device)
-    return [found[key] for key in sorted(found, key=_natural_order)]
+                by_name.setdefault(device.name.casefold(), device)
+    return [by_name[key] for key in sorted(by_name, key=_natural_order)]
 
 
 def hardware_names() -> list[str]:

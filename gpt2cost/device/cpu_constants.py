@@ -108,7 +108,7 @@ class CpuConstants:
         times to start."""
 
         def scaled(c: ProductCurve) -> ProductCurve:
-            seconds = tuple(element * one for one in c.element_s)
+            seconds = tuple(element * element_s for element_s in c.element_s)
             return replace(c, element_s=seconds, start_s=launch * c.start_s, launch_s=launch * c.launch_s)
 
         return replace(

@@ -34,7 +34,7 @@ HEAD_DIMS = ("64", "128")
 
 @dataclass(frozen=True, kw_only=True)
 class GemmConstants:
-    """Matrix products of one dtype. See `gemm.gemm_terms` for the form."""
+    """Matrix products of one dtype. See `timing/gpu_gemm.py` for the form."""
 
     tiles: tuple[str, ...]  # output tiles, as '128x256'
     batched_tiles: tuple[str, ...] = ()  # the tiles that batched products use; none: all
@@ -83,7 +83,7 @@ class GemmConstants:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConstants:
-    """Fused attention of one head size. See `attention_time.attention_terms` for the form."""
+    """Fused attention of one head size. See `timing/gpu_attention.py` for the form."""
 
     q_tile: int = field(metadata=POSITIVE)  # queries of a thread block
     kv_block: int = field(metadata=POSITIVE)  # keys of an inner step
@@ -106,12 +106,12 @@ class AttentionConstants:
 
 @dataclass(frozen=True, kw_only=True)
 class KindConstants:
-    """One kind of memory-bound kernel. See `memory_bound.memory_terms` for the form."""
+    """One kind of memory-bound kernel. See `timing/gpu_memory.py` for the form."""
 
     dram_efficiency: float = field(metadata=FRACTION)
     elements_per_s_per_unit: float | None = field(
         default=None, metadata=POSITIVE
-    )  # where arithmetic or indexing limits: output elements a second and SM
+    )  # where arithmetic or indexing limits: output elements per second and SM
     fill_s: float = 0.0  # to fill the machine with rows
     column_s: float = 0.0  # serial latency of a column
     long_row: int | None = field(default=None, metadata=POSITIVE)  # rows of more bytes than this are read twice

@@ -1,6 +1,6 @@
-"""A device: YAML to a frozen `Hardware` in SI units, and how a name finds its file.
+"""A device: the frozen dataclasses that a hardware file is read as, in SI units.
 
-One file a device, in the shipped folder or in the user's own. Two rules keep constants in one place:
+There is one file per device, in the shipped folder or in the user's own. Two rules keep constants in one place:
 
 * A section `model`, `host` or `launch` may be borrowed whole from a shipped device, with overrides beside it:
   `model: {like: a100-sxm-80gb, masked_attention: 0.4}`. `Hardware.borrowed` records it. Mappings inside are laid over

@@ -52,6 +52,6 @@ def render_cost_table(page: Page, records: Iterable[Record]) -> None:
         page.line(f"{record['name']}: {record['op']}{count}{condition}  [{record['source']}]")
         for label, key in (("FLOPs", "flops"), ("reads", "read"), ("writes", "write")):
             number = record.get(key if key == "flops" else f"{key}_bytes")
-            value = "" if number is None else f" = {number}"
+            value = "" if number is None else f" = {number}" if record["count"] else " (not launched)"
             if record[f"{key}_formula"] != "0":
                 page.line(f"    {label:<6} {record[f'{key}_formula']}{value}")

@@ -83,17 +83,17 @@ class _Kind:
 
 
 def _shape(kind: str, given: Shape) -> Shape:
-    known = _KINDS[kind]
-    names = (*known.required, *known.optional)
+    takes = _KINDS[kind]
+    names = (*takes.required, *takes.optional)
     for name in given:
         if name not in names:
             raise InputError(f"{name}: {kind} takes {', '.join(names)}; {nearest(name, names)}".rstrip("; "))
-    if missing := [name for name in known.required if name not in given]:
+    if missing := [name for name in takes.required if name not in given]:
         raise InputError(f"{', '.join(missing)}: missing; {kind} takes {', '.join(names)}")
-    sizes = {**known.optional, **given}
+    sizes = {**takes.optional, **given}
     return {
         name: check_flag(name, value)
-        if isinstance(known.optional.get(name), bool)
+        if isinstance(takes.optional.get(name), bool)
         else check_size(name, value, 0 if name == "cached_tokens" else 1, MAX_ELEMENTS)
         for name, value in sizes.items()
     }

@@ -85,7 +85,7 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
     group = "scores"
-    mask_source = cite(src, "attn_weights + attention_mask")
+    mask_source = cite(src, "attn_weights + ")
     scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
     scaled_from = (scores[0],) if variants["scale"] == "mul" else (scores[0], scalar)
     masked_from = (scores[1], mask) if variants["mask"] == "add" else (boolean, scores[1], scalar)
@@ -121,7 +121,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     group = "scores"
     query, key = x.copied()
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
-    mask_source = cite(src, "attn_weights + attention_mask")
+    mask_source = cite(src, "attn_weights + ")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
     tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
     return (
@@ -167,7 +167,7 @@ def sdpa_mask(options: TableOptions) -> Condition:
     """
     if options.padded or options.traced:
         return ALWAYS
-    return (T < 2) | (C > 0) if options.cache_type == "static" else (T > 1) & (C > 0)
+    return T.at_most(1) | (C > 0) if options.cache_type == "static" else (T > 1) & (C > 0)
 
 
 def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
@@ -200,7 +200,7 @@ def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...
     src, file = "_is_packed_sequence", "modeling_flash_attention_utils.py"
     arange = cite(src, "torch.arange(position_ids.shape[1]", file=file)
     test = cite(src, "(increasing_position_sequences - position_ids).abs().sum().bool()", file=file)
-    when = (B < 2) & (T > 1)
+    when = B.at_most(1) & (T > 1)
     ids = {name: Tensor(f"packed.{name}", T * i64) for name in ("arange", "add", "sub", "abs")}
     first, total, packed = Tensor("packed.min", i64), Tensor("packed.sum", i64), Tensor("packed.bool", b8)
 
@@ -235,7 +235,7 @@ def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], option
             copy(name, "cat", (old, rows), out, source)
             for name, old, rows, out, source in zip(("cat_key", "cat_value"), past, new, full, sources, strict=True)
         )
-    src, first = "StaticLayer.update", C < 1
+    src, first = "StaticLayer.update", C.is_zero()
     arange, position, length = Tensor("cache_arange", T * i64), Tensor("cache_position", T * i64), Tensor("length", i64)
     index = cite(src, "cache_position = torch.arange(", file=file)
     made = (cite("StaticLayer.lazy_initialization", f"self.{n} = torch.zeros(", file=file) for n in ("keys", "values"))

@@ -1,19 +1,21 @@
 """Where the cost table's kernels stand in the source of transformers.
 
 A citation names a file, a function in it and a fragment of the line; it is a claim, and a test resolves every one of
-them in the installed transformers. The line numbers that the tool prints ship in `citations.json`, for the version of
-transformers named there; in a checkout, `python tests/regenerate.py` writes that file anew for the installed version.
+them in the installed transformers. The line numbers that the tool prints ship in `citations.json`, a column for each
+minor version of transformers; in a checkout, `python tests/regenerate.py` writes the installed version's anew.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 LINES_FILE = Path(__file__).with_name("citations.json")
 
@@ -34,7 +36,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Citation:
-    """The first line of function `qualname` in `file` that contains `fragment`."""
+    """The first line of function `qualname` in `file` that contains `fragment` and is no comment."""
 
     file: str
     qualname: str
@@ -45,8 +47,9 @@ class Citation:
         return f"{self.file}::{self.qualname}::{self.fragment}"
 
     def __str__(self) -> str:
-        """`modeling_gpt2.py:185`, by the line numbers that ship."""
-        return f"{self.file}:{_shipped_lines()['lines'].get(self.key, '?')}"
+        """`modeling_gpt2.py:185`, in `transformers_version()`; `?` where that version has no such line."""
+        line = shipped_lines().lines.get(self.key, {}).get(transformers_version())
+        return f"{self.file}:{'?' if line is None else line}"
 
 
 _cited: dict[Citation, None] = {}
@@ -59,30 +62,73 @@ def cite(qualname: str, fragment: str, file: str = "modeling_gpt2.py") -> Citati
     return citation
 
 
-def transformers_version() -> str:
-    """The version of transformers whose line numbers ship."""
-    return str(_shipped_lines()["transformers"])
+@dataclass(frozen=True)
+class ShippedLines:
+    """The content of `citations.json`: versions of transformers, oldest first, and each citation's line in them."""
+
+    versions: tuple[str, ...]
+    lines: dict[str, dict[str, int | None]]
 
 
 @cache
-def _shipped_lines() -> dict[str, Any]:
-    lines: dict[str, Any] = json.loads(LINES_FILE.read_text("utf-8"))
-    return lines
+def shipped_lines() -> ShippedLines:
+    """The lines that ship. In the file, the lines of a citation are a list over the versions."""
+    content = json.loads(LINES_FILE.read_text("utf-8"))
+    versions = tuple(content["versions"])
+    return ShippedLines(versions, {key: dict(zip(versions, row, strict=True)) for key, row in content["lines"].items()})
+
+
+@cache
+def transformers_version() -> str:
+    """The version of transformers whose lines are printed.
+
+    It has the minor version of the one that is installed, or else the nearest before it; without one, the newest.
+    """
+    versions, installed = shipped_lines().versions, installed_transformers()
+    if installed is None:
+        return versions[-1]
+    place = bisect_right([_minor(version) for version in versions], _minor(installed[0]))
+    return versions[max(place - 1, 0)]
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"[0-9]+", version)[:2])
+
+
+def installed_transformers() -> tuple[str, Path] | None:
+    """The version and the folder of the installed transformers, which is not imported; None where there is none.
+
+    The folder of its metadata lies beside it and has the version in its name: `importlib.metadata` takes 20 ms more.
+    """
+    try:
+        spec = find_spec("transformers")
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).parent
+    metadata = next(package.parent.glob("transformers-*.dist-info"), None)
+    return (metadata.name.removesuffix(".dist-info").partition("-")[2], package) if metadata else None
 
 
 def resolve(citation: Citation, package: Path) -> int:
-    """The 1-based line of a citation below `package`, the folder of the installed transformers.
+    """The 1-based line of a citation below `package`, the folder of a transformers.
 
     Raises `LookupError` if the function or the fragment is not there.
     """
-    text = (package / FILES[citation.file]).read_text("utf-8")
-    for qualname, function in _functions(ast.parse(text)):
+    lines, functions = _parsed(package / FILES[citation.file])
+    for qualname, function in functions:
         if qualname == citation.qualname:
-            lines = text.splitlines()[: function.end_lineno]
-            for number, line in enumerate(lines[function.lineno - 1 :], function.lineno):
-                if citation.fragment in line:
+            for number, line in enumerate(lines[function.lineno - 1 : function.end_lineno], function.lineno):
+                if citation.fragment in line and not line.lstrip().startswith("#"):
                     return number
-    raise LookupError(f"not in the installed transformers: {citation.key}")
+    raise LookupError(f"not in this transformers: {citation.key}")
+
+
+@cache
+def _parsed(path: Path) -> tuple[list[str], list[tuple[str, ast.FunctionDef]]]:
+    text = path.read_text("utf-8")
+    return text.splitlines(), list(_functions(ast.parse(text)))
 
 
 def _functions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:

@@ -31,8 +31,6 @@ Value: TypeAlias = Any
 class Formula:
     """A polynomial over named symbols. Immutable and hashable."""
 
-    __slots__ = ("__dict__", "terms")
-
     terms: Mapping[Monomial, int]
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
@@ -77,6 +75,14 @@ class Formula:
 
     def __lt__(self, other: Formula | int) -> Condition:
         return Condition((((self, "<", formula(other)),),))
+
+    def at_most(self, most: Formula | int) -> Condition:
+        """Where the formula's value is `most` or less."""
+        return self < most + formula(1)
+
+    def is_zero(self) -> Condition:
+        """Where the formula, which is never negative, is 0."""
+        return self.at_most(0)
 
     def evaluate(self, values: Mapping[str, Value]) -> Value:
         """The formula's value where each symbol has the value given. Integers give an exact integer.
@@ -156,7 +162,7 @@ class Condition:
 
     def __invert__(self) -> Condition:
         def opposite(left: Formula, sign: str, right: Formula) -> Condition:
-            return left < right + 1 if sign == ">" else left > right - 1
+            return left.at_most(right) if sign == ">" else left > right - 1
 
         conjunctions = [reduce(operator.or_, (opposite(*c) for c in conjunction), NEVER) for conjunction in self.any_of]
         return reduce(operator.and_, conjunctions, ALWAYS)

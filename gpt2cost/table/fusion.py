@@ -22,21 +22,27 @@ def fuse(rows: Sequence[Row]) -> list[Row]:
     """The rows of a table as a compiler launches them.
 
     `rows` are the rows before the repeated block, those of the block, and those after it. Rows keep their order;
-    host-only steps stay, though compiled code does not run them.
+    host-only steps stay, though compiled code does not run them. `rows` are numbered from 0, and so is the result.
     """
     repeated = [row for row in rows if row.count != 1]
-    first = rows.index(repeated[0])
+    first = repeated[0].index
     before, block, after = rows[:first], repeated, rows[first + len(repeated) :]
     lent = _leading_group(block)
     if not lent or _group(_kernels(block)[-1]) != _group(lent[-1]) != _group(_kernels(after)[0]):
-        return [*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)]
+        return _numbered([*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)])
     entry, exit_ = _boundary(lent, block)
-    at_the_end = [_renamed(row, entry, exit_) for row in lent]
+    at_the_end = [replace(_renamed(row, entry, exit_), index=len(rows) + row.index) for row in lent]
     head = [replace(row, count=formula(1)) for row in lent]
     turned = [*(row for row in block if row not in lent), *at_the_end]
     rest = [row for row in after if row not in _leading_group(after)]
     scope = [*before, *turned, *rest, *block]
-    return [*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)]
+    return _numbered(
+        [*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)]
+    )
+
+
+def _numbered(rows: Iterable[Row]) -> list[Row]:
+    return [replace(row, index=index) for index, row in enumerate(rows)]
 
 
 def _group(row: Row) -> str:
@@ -95,8 +101,8 @@ def _fused(run: list[Row], scope: Sequence[Row], keep: set[str]) -> Row:
     """One kernel for a run of them."""
     steps = [row.step for row in run if isinstance(row.step, Kernel)]
     made = {tensor.name for step in steps for tensor in step.outputs}
-    inside = {id(row.step) for row in run}
-    needed = keep | {t.name for row in scope if id(row.step) not in inside for t in _uses(row)}
+    inside = {row.index for row in run}
+    needed = keep | {t.name for row in scope if row.index not in inside for t in _uses(row)}
     inputs = dict.fromkeys(t for step in steps for t in step.inputs if t.name not in made)
     outputs = dict.fromkeys(t for step in steps for t in step.outputs if t.name in needed)
     kinds = {step.kind for step in steps}

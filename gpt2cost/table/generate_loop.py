@@ -46,7 +46,7 @@ def _asked(x: Tensor, elements: Formula | int, op: str, source: Citation) -> tup
 def setup(batch_above_one: bool) -> tuple[Row, ...]:
     """Once a call of `generate`: special tokens checked, positions counted from the mask, a mask of ones dropped."""
     special = "_prepare_special_tokens"
-    isin, negative = _utils(special, "torch.isin(eos_token_tensor"), _utils(special, "(eos_token_tensor < 0).any()")
+    isin, negative = _utils(special, "pad_token_tensor).any()"), _utils(special, "(eos_token_tensor < 0).any()")
     eos, pad = Tensor("eos_token_id", i64), Tensor("pad_token_id", i64)
     found, below = Tensor("eos_is_pad", b8), Tensor("eos_below_0", b8)
     last, padded_right = Tensor("last_column", B * i64), Tensor("right_padding", B * b8)
@@ -116,16 +116,16 @@ def after(options: TableOptions, sample: bool) -> tuple[Row, ...]:
 def _extended(padded: bool) -> list[Kernel | Free]:
     """`_update_model_kwargs_for_generation`."""
     src = "_update_model_kwargs_for_generation"
-    one = _utils(src, "torch.arange(num_new_tokens")
+    arange = _utils(src, "torch.arange(num_new_tokens")
     grow = _utils(src, "next_position_ids = torch.cat([position_ids")
     first, longer = Tensor("next_arange", i64), Tensor("longer_positions", B * (P + 1) * i64)
     last, plus, following = (Tensor(name, B * i64) for name in ("last_position", "plus_last", "next_position"))
     steps: list[Kernel | Free] = [
         Free("update_kwargs", "call"),
-        fill("arange", "arange", first, one),
+        fill("arange", "arange", first, arange),
         Free("views", "view", 2),
-        pointwise("plus_last", "add", (first, last), plus, one, element=i64),
-        pointwise("plus_1", "add", (plus,), following, one, element=i64),
+        pointwise("plus_last", "add", (first, last), plus, arange, element=i64),
+        pointwise("plus_1", "add", (plus,), following, arange, element=i64),
         copy("cat_positions", "cat", (POSITIONS, following), longer, grow),
     ]
     if padded:
@@ -143,7 +143,9 @@ def _chosen(sample: bool) -> list[Kernel | Free]:
     logits, scores = Tensor("logits", B * V * a), tensor("next_token_logits", B, V, element=f32)
     steps: list[Kernel | Free] = [
         Free("select", "view", 1),
-        copy("logits_float32", "_to_copy", logits, scores, _utils("_sample", "outputs.logits[:, -1].to(copy=True")),
+        copy(
+            "logits_float32", "_to_copy", logits, scores, _utils("_sample", "next_token_logits = outputs.logits[:, -1")
+        ),
         Free("logits_processor", "call"),
     ]
     if not sample:
@@ -221,7 +223,7 @@ def _stopping() -> list[Kernel | Free]:
     start = cite("StoppingCriteriaList.__call__", "is_done = torch.full(", file="stopping_criteria.py")
     length = cite("MaxLengthCriteria.__call__", "return torch.full(", file="stopping_criteria.py")
     join = cite("StoppingCriteriaList.__call__", "is_done | criteria(", file="stopping_criteria.py")
-    end = cite("EosTokenCriteria.__call__", "torch.isin(", file="stopping_criteria.py")
+    end = cite("EosTokenCriteria.__call__", "is_done = ", file="stopping_criteria.py")
     still = _utils("_sample", "unfinished_sequences & ~stopping_criteria(")
     stop = cite("StopCheck.__call__", "bool(unfinished_sequences.max() == 0)", file=FILE)
     done = [Tensor(f"done_{number}", B * b8) for number in range(7)]
@@ -259,4 +261,4 @@ def _stopping() -> list[Kernel | Free]:
 
 
 def _rows(module: str, steps: list[Kernel | Free]) -> tuple[Row, ...]:
-    return tuple(Row(module, step, formula(1)) for step in steps)
+    return tuple(Row(module, step, formula(1), index) for index, step in enumerate(steps))

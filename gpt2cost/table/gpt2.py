@@ -125,7 +125,7 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
         inputs=(kept, weight("lm_head.weight", D * V)),
         outputs=(Tensor("logits", rows * V * a),),
         flops=2 * rows * V * D,
-        source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states)"),
+        source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states"),
         shape=Gemm(formula(1), rows, V, D),
         in_module=True,
     )

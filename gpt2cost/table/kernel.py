@@ -5,7 +5,7 @@ A kernel names the tensors that it reads and writes; its bytes are theirs, so th
 that is launched only at some sizes carries the condition in `when`.
 
 Conventions: a product of (m, k) and (k, n) has 2*m*n*k FLOPs, fused attention those of its two products over the full
-square; softmax has 5 and layer norm 8 FLOPs an element, other arithmetic 1 an output element (a reduction: an input
+square; softmax has 5 and layer norm 8 FLOPs per element, other arithmetic 1 per output element (a reduction: per input
 element); copies, casts, gathers and fills have none. An operand is read or written once; a dimension of stride 0
 counts once; a gather reads the rows that it copies.
 """
@@ -45,7 +45,7 @@ class Gemm:
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries a head over `kv_len` keys, causal."""
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal."""
 
     batch: Formula
     heads: Formula
@@ -110,11 +110,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel or a free step, the dotted path of the module that it belongs to, and how often it comes."""
+    """A kernel or a free step, the dotted path of the module that it belongs to, and how often it comes.
+
+    `index` is its place in the list of rows that it comes from, and its key in whatever is known of those rows.
+    """
 
     module: str
     step: Kernel | Free
     count: Formula
+    index: int
 
     @property
     def path(self) -> str:
@@ -122,15 +126,19 @@ class Row:
         return ".".join(filter(None, (self.module, self.step.name)))
 
 
-def walk(module: Module, prefix: str = "", count: Formula | None = None) -> Iterator[Row]:
+def walk(module: Module) -> Iterator[Row]:
     """All steps of `module` in the order in which they run; a repeated module is walked once."""
-    count = module.count if count is None else count * module.count
-    path = ".".join(filter(None, (prefix, module.name)))
+    for index, (path, step, count) in enumerate(_steps(module, "", formula(1))):
+        yield Row(path, step, count, index)
+
+
+def _steps(module: Module, prefix: str, count: Formula) -> Iterator[tuple[str, Kernel | Free, Formula]]:
+    path, count = ".".join(filter(None, (prefix, module.name))), count * module.count
     for child in module.children:
         if isinstance(child, Module):
-            yield from walk(child, path, count)
+            yield from _steps(child, path, count)
         else:
-            yield Row(path, child, count)
+            yield path, child, count
 
 
 def tensor(name: str, *dims: Formula, element: Formula = a) -> Tensor:
@@ -205,7 +213,7 @@ def pointwise(
     when: Condition = ALWAYS,
     fusion_group: str = "",
 ) -> Kernel:
-    """Element-wise arithmetic: one FLOP an output element."""
+    """Element-wise arithmetic: one FLOP per output element."""
     return Kernel(
         name, op, "elementwise", inputs, (out,), elements(out, element), source, when, fusion_group=fusion_group
     )
@@ -226,7 +234,7 @@ def fill(name: str, op: str, out: Tensor, source: Citation, when: Condition = AL
 def reduction(
     name: str, op: str, x: Tensor, out: Tensor, flops: Formula, source: Citation, when: Condition = ALWAYS
 ) -> Kernel:
-    """A reduction or a scan other than softmax and layer norm: one FLOP an input element."""
+    """A reduction or a scan other than softmax and layer norm: one FLOP per input element."""
     return Kernel(name, op, "reduction", (x,), (out,), flops, source, when)
 
 

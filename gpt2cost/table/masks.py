@@ -39,7 +39,8 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
 
     # The offset of the queries is a number, but a tensor on the device once a static cache has been written to.
     length = (Tensor("length", i64),)
-    add_q = (add("q", length, C > 0, "_static"), add("q", (), C < 1)) if options.cache_type == "static" else (add("q"),)
+    is_static = options.cache_type == "static"
+    add_q = (add("q", length, C > 0, "_static"), add("q", (), C.is_zero())) if is_static else (add("q"),)
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
     le = pointwise(
         "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=GROUP
@@ -52,11 +53,11 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
         Free("causal_mask.expand", "view", 1, when),
     )  # fmt: skip
     if options.attn == "sdpa":
-        if options.cache_type == "static" and options.in_generate and not options.padded:
+        if is_static and options.in_generate and not options.padded:
             whole = Tensor("causal_mask.contiguous", B * T * S * b8)
             source = cite(
                 "GenerationMixin.prepare_inputs_for_generation",
-                "attention_mask = attention_mask.contiguous()",
+                "attention_mask.contiguous()",
                 file="generation/utils.py",
             )
             return (*steps, copy("causal_mask.contiguous", "clone", mask, whole, source, when & (B > 1))), whole
@@ -74,22 +75,21 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
 
 def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     """The 2-D mask as booleans, as long as a static cache; in sdpa, two questions whether all of it is ones."""
-    given, known = Tensor("attention_mask", B * (C + T) * i64), Tensor("padding.bool", B * (C + T) * b8)
+    given, truth = Tensor("attention_mask", B * (C + T) * i64), Tensor("padding.bool", B * (C + T) * b8)
     to_bool = cite("_preprocess_mask_arguments", "attention_mask = attention_mask.to(", file=FILE)
-    steps: tuple[Kernel | Free, ...] = (copy("padding.bool", "_to_copy", given, known, to_bool),)
+    steps: tuple[Kernel | Free, ...] = (copy("padding.bool", "_to_copy", given, truth, to_bool),)
     static, longest = options.cache_type == "static", Tensor("padding", B * S * b8)
     if static:
         pad = cite("prepare_padding_mask", "torch.nn.functional.pad(attention_mask", file=FILE)
-        steps += (copy("padding.pad", "constant_pad_nd", known, longest, pad, C + T < S),)
+        steps += (copy("padding.pad", "constant_pad_nd", truth, longest, pad, C + T < S),)
     if options.attn != "sdpa":
         return steps
     asked = T > 1 if static else ALWAYS
-    no_more_keys = S < T + 1
-    first = asked & (no_more_keys if static else (T < 2) | no_more_keys)
+    no_more_keys = S.at_most(T)
+    first = asked & (no_more_keys if static else T.at_most(1) | no_more_keys)
     steps += _all_ones("padding.all", longest, B * S, first, "or fast_all(padding_mask)):")
-    return steps + _all_ones(
-        "padding.new", Tensor("padding", B * T * b8), B * T, asked & (C < 1), "(fast_all(padding_mask[:, :q_length])"
-    )
+    new, fragment = Tensor("padding", B * T * b8), "(fast_all(padding_mask[:, :q_length])"
+    return steps + _all_ones("padding.new", new, B * T, asked & C.is_zero(), fragment)
 
 
 def _all_ones(name: str, mask: Tensor, size: Formula, when: Condition, fragment: str) -> tuple[Kernel | Free, ...]:

@@ -171,8 +171,8 @@ def product_name(kernel: Kernel) -> str:
 def cpu_kind(c: CpuConstants, kernel: Kernel) -> str:
     """Which of `CPU_KINDS` times `kernel`; of a fusion, the slowest."""
     kinds = {_kind_of(op, kernel.kind) for op in kernel.op.split("+")}
-    known = [kind for kind in kinds if kind in c.kinds]
-    return max(known, key=lambda kind: c.kinds[kind].element_s) if known else "elementwise"
+    measured = [kind for kind in kinds if kind in c.kinds]
+    return max(measured, key=lambda kind: c.kinds[kind].element_s) if measured else "elementwise"
 
 
 def _kind_of(op: str, kind: str) -> str:

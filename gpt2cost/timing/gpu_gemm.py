@@ -1,18 +1,23 @@
 """Seconds of a matrix product: tiles, waves, split-K, DRAM and L2.
 
-Tiled products, minimum over tiles (tm, tn) and splits s of K:
+A tiled product takes the least time over tiles (tm, tn) and splits s of K:
 
     step   = max(2 tm tn / P_unit * (1 + edge (1/tm + 1/tn)), step_s / 64)       seconds per element of K in a tile
     blocks = batch * ceil(m/tm) * ceil(n/tn) * s,    r = blocks / units
     waves  = max(1, floor(r) + frac(r)**wave_power)
-    T_comp = waves * (ceil(k / s) + prologue_k) * step                           k / s padded to k_step
+    full   = waves * (ceil(k / s) + prologue_k) * step                           k / s padded to k_step
+    T_comp = full * (1 + heat * full / (full + heat_time))                       the clock falls in a long kernel
     T_dram = (cold * weights + activation_traffic * activations) / DRAM rate
     T_l2   = blocks / s * (tm + tn) * k * bytes / L2 rate
-    T      = launch + norm(T_comp, T_dram, T_l2) + epilogue + split-K reduction
+    core   = norm(T_comp, T_dram, T_l2) + epilogue                               waves * tile's bytes / L2's share
+    T      = launch + core * (1 + droop * FLOPs / (peak * core)) + reduction     the clock falls at full rate
+    cold   = 1 / (1 + (reuse / (warm_l2 * L2 size))**-8)                         1 without warm_l2
+    reduction = split + 8 s m n batch / L2 rate, for s > 1
 
-after the published analyses of tile and wave quantisation on GPUs. Each candidate grows with batch, m and n, hence so
-does the minimum. The result is never below FLOPs / peak, bytes / L2 bandwidth and, once the operands exceed L2, bytes
-/ DRAM bandwidth.
+after the published analyses of tile and wave quantisation on GPUs. For one row (m = 1) a matrix-vector kernel, if there
+is one, takes its place where it is faster: gemv + cold * weights / DRAM rate + k * gemv_k. Each candidate grows with
+batch, m and n, hence so does the minimum. The result is never below FLOPs / peak, bytes / L2 bandwidth and, once the
+operands exceed L2, bytes / DRAM bandwidth; this last bound sets in from half of L2's size.
 """
 
 from __future__ import annotations

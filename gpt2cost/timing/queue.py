@@ -29,7 +29,12 @@ Seconds: TypeAlias = Any
 """A float, or a numpy array of them."""
 
 
-NEVER = -np.inf
+class _Never(float):
+    """Minus infinity as a value of its own, told from a computed one by `is`."""
+
+
+NEVER = _Never("-inf")
+"""What one clock adds to the other where no path leads from it: the zero of (max, +)."""
 
 
 @dataclass(frozen=True)

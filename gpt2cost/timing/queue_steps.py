@@ -58,7 +58,7 @@ def run_queue(
     whose end the pass is over.
     """
     rows = tuple(rows)
-    seconds = {id(row): float(one) for row, one in zip(rows, launch_s, strict=True)}
+    kernel_s = {row.index: float(seconds) for row, seconds in zip(rows, launch_s, strict=True)}
     host_s, device_s, launches = 0.0, 0.0, 0
     graph = runtime == "cuda-graph"
     if graph:
@@ -76,7 +76,7 @@ def run_queue(
         if host_s > start_s:
             yield Slice("host", _op(row.step), module, start_s, host_s, row, launches)
         begins_s = max(device_s, host_s + (0.0 if graph or host.synchronous else host.launch_latency_s))
-        device_s = begins_s + seconds[id(row)]
+        device_s = begins_s + kernel_s[row.index]
         if host.synchronous:
             host_s = device_s
         path = ".".join(filter(None, (module, row.step.name)))

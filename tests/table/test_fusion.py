@@ -67,6 +67,12 @@ def test_products_and_fused_attention_are_left_alone(chosen: TableOptions) -> No
 
 
 @given(options)
+def test_rows_are_numbered_by_their_place(chosen: TableOptions) -> None:
+    for rows in tables(chosen):
+        assert [row.index for row in rows] == list(range(len(rows)))
+
+
+@given(options)
 def test_every_input_was_made_before(chosen: TableOptions) -> None:
     """What a fused kernel reads is a weight, an input of the model, or the output of another kernel.
 

@@ -55,9 +55,9 @@ sections = st.lists(st.tuples(steps, times), max_size=5)
 
 def rows_of(before: list[Any], block: list[Any], after: list[Any]) -> tuple[list[Row], list[float]]:
     one = formula(1)
-    timed = [(Row("", s, one), t) for s, t in before] + [(Row("h", s, LAYERS), t) for s, t in block]
-    timed += [(Row("", s, one), t) for s, t in after]
-    return [row for row, _ in timed], [t for _, t in timed]
+    timed = [("", one, *step) for step in before] + [("h", LAYERS, *step) for step in block]
+    timed += [("", one, *step) for step in after]
+    return [Row(path, s, count, i) for i, (path, count, s, _) in enumerate(timed)], [t for *_, t in timed]
 
 
 def simulate(
@@ -108,6 +108,6 @@ def test_arrays_are_the_loop_over_points(
 
 def test_the_slower_of_host_and_device_sets_the_pace() -> None:
     host = replace(load_hardware("a100").host, op_s=1.0, module_s=1.0, launch_latency_s=0.0, sync_s=0.0)
-    kernels = [Row("h", replace(KERNEL, when=ALWAYS), LAYERS)]
+    kernels = [Row("h", replace(KERNEL, when=ALWAYS), LAYERS, 0)]
     for device_s, expected in ((0.25, 100 * 1.0 + 0.25), (4.0, 1.0 + 100 * 4.0)):
         assert pass_times(kernels, [device_s], {"num_layers": 100}, host, "eager").latency_s == pytest.approx(expected)

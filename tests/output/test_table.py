@@ -1,0 +1,28 @@
+"""The cost table as text: every equation that is printed holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("arguments", [("--seq", "1"), ("--seq", "5", "--cache", "3"), ("--attn", "eager")])
+def test_printed_equations_hold(arguments: tuple[str, ...], gpt2cost: Any) -> None:
+    command = ("table", "--model", "gpt2", *arguments)
+    document = json.loads(gpt2cost(*command, "--format", "json").out)
+    text = gpt2cost(*command).out
+    equations = re.findall(r"^    (?:FLOPs|reads|writes) +(.+) = (\d+)$", text, re.M)
+    assert len(equations) > 50
+    for formula, value in equations:
+        assert eval(formula, {}, dict(document["symbols"])) == int(value)
+    skipped = [kernel for kernel in document["kernels"] if not kernel["count"]]
+    assert skipped
+    blocks = dict(re.findall(r"^(\S+): .*\n((?:    .*\n?)*)", text, re.M))
+    for kernel in skipped:
+        lines = blocks[kernel["name"]].splitlines()
+        assert lines
+        assert all(line.endswith(" (not launched)") for line in lines)
+        assert kernel["flops"] == kernel["read_bytes"] == kernel["write_bytes"] == 0
