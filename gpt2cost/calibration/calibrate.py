@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gpt2cost.calibration.cpu import fit_cpu
@@ -52,53 +52,38 @@ def calibrate(records: Sequence[Measurement], name: str, like: str | None = None
     `like`: the shipped device whose constants a GPU starts from; by default the one that its name suggests. Raises
     `InputError` for records that say nothing of a machine or too little of its kernels.
     """
-    known = machine(records)
-    if not known:
+    described = machine(records)
+    if not described:
         raise InputError("calibrate: the measurements do not say which machine they are of: no line of kind 'machine'")
     check_machines(of_kind(records, "machine"))
     check_kernels(records)
-    date = str(known.get("date", "unknown"))
     cases = of_all_sweeps(records)
-    fitted: Mapping[str, str]
-    if known.get("gpu"):
-        gpu = fit_gpu(cases, load_hardware(like or base_for(known)))
-        hardware, residuals, fitted = gpu.hardware, gpu.residuals, gpu.hardware.provenance | gpu.fitted
-    else:
-        cpu = fit_cpu(cases, name)
-        hardware, residuals = cpu.hardware, cpu.residuals
-        measured = f"measured on {hardware.description}, {date if 'date' in known else 'date unknown'}"
-        fitted = {
-            "memory": f"{measured}: copies; capacity: the operating system",
-            "compute.peak": f"{measured}: the fastest product of its dtype",
-            "launch": f"{measured}: the smallest ops",
-            "host": f"{measured}: single calls, scaled to a layer of a tiny model",
-            "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise;"
-            " kept: fresh memory in a decode step of a small model",
-        }
-    if not residuals:
+    on_gpu = described.get("gpu")
+    fit = fit_gpu(cases, load_hardware(like or base_for(described))) if on_gpu else fit_cpu(cases, name)
+    if not fit.residuals:
         raise InputError("calibrate: the measurements hold no kernels, such as lines of kind gemm")
     calibration = Calibration(
-        date=date,
+        date=str(described.get("date", "unknown")),
         software=", ".join(
-            f"{key} {known[key]}" for key in ("torch", "transformers", "python", "cuda") if known.get(key)
+            f"{key} {described[key]}" for key in ("torch", "transformers", "python", "cuda") if described.get(key)
         ),
-        clock=_clock(known),
+        clock=_clock(described),
         count=len(of_kind(cases, *KERNELS)),
         noise=noise(records),
         reference_s=trimmed_mean(references) if (references := reference_seconds(records)) else None,
-        residuals={each.kind: float(f"{each.median_error:.3g}") for each in residuals},
+        residuals={residual.kind: float(f"{residual.median_error:.3g}") for residual in fit.residuals},
     )
-    device = replace(hardware, name=name, calibration=calibration, provenance=dict(fitted))
-    return Calibrated(device, residuals, tuple(_warnings(records)))
+    hardware = replace(fit.hardware, name=name, calibration=calibration)
+    return Calibrated(hardware, fit.residuals, tuple(_warnings(records)))
 
 
-def _clock(known: Measurement) -> str:
-    if known.get("nvidia_smi"):
+def _clock(described: Measurement) -> str:
+    if described.get("nvidia_smi"):
         return "clocks.sm, clocks.mem, clocks.max.sm, power.limit, temperature, driver: " + " ".join(
-            known["nvidia_smi"].split()
+            described["nvidia_smi"].split()
         )
-    mhz = f", {known['mhz']:.0f} MHz" if known.get("mhz") else ""
-    return f"{known.get('threads', 1)} threads of {known.get('cpus', 1)} processors{mhz}"
+    mhz = f", {described['mhz']:.0f} MHz" if described.get("mhz") else ""
+    return f"{described.get('threads', 1)} threads of {described.get('cpus', 1)} processors{mhz}"
 
 
 def noise(records: Iterable[Measurement]) -> float | None:

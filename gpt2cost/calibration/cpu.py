@@ -6,29 +6,15 @@ constants, so that a slow outlier weighs little. Curves rise by construction: th
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
+from scipy.optimize import least_squares
 
-from gpt2cost.calibration.forms import (
-    KINDS,
-    PRODUCTS,
-    FitResidual,
-    Form,
-    all_seconds,
-    attention_form,
-    column,
-    cpu_groups,
-    grouped,
-    kind_of,
-    memory_form,
-    product_form,
-    residual,
-)
+from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups, grouped
 from gpt2cost.device.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
@@ -36,6 +22,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.measure.records import Measurement, machine, of_kind, seconds
 from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.schema import fields_of
 from gpt2cost.table.config import model_from_config
 from gpt2cost.timing.terms import Array
 
@@ -44,7 +31,7 @@ _F_SCALE = 0.1
 
 
 _PRIOR = 0.02
-"""Log error that is worth as much as a constant's distance of e from where it starts."""
+"""Weight of the prior: a constant that has moved by a factor of e counts like a record with this log error."""
 
 
 _LEAST_S = 1e-10
@@ -52,44 +39,54 @@ _LEAST_S = 1e-10
 
 
 _NEVER = 1e12
-"""Bytes, or bytes a second, beyond what any output has."""
+"""Bytes, or bytes per second, beyond what any output has."""
 
 
-@dataclass(frozen=True)
-class CpuFit:
-    """A CPU as a device, and how well it reproduces what it was fitted on."""
-
-    hardware: Hardware
-    residuals: tuple[FitResidual, ...]
+Groups: TypeAlias = Mapping[tuple[str, str], Group]
+"""(Kind, dtype) -> the records of it."""
 
 
-def fit_cpu(records: Sequence[Measurement], name: str) -> CpuFit:
-    """Fit a CPU's constants to its kernels, a record a case.
+def fit_cpu(records: Sequence[Measurement], name: str) -> Fit:
+    """Fit a CPU's constants to its kernels: one record per case, as `check_kernels` accepts them.
 
     Raises `InputError` where what no file can do without was not measured: products and element-wise kernels.
     """
-    known, cases = machine(records), _in_fp32(records)
+    described, cases = machine(records), _in_fp32(records)
     if not of_kind(cases, "gemm") or not of_kind(cases, "elementwise"):
         raise InputError("calibrate: the measurements hold no products (gemm) or no element-wise kernels of a CPU")
-    if not any(record["dtype"] == "fp32" for record in of_kind(cases, "gemm")):
-        raise InputError("calibrate: the measurements hold no products (gemm) in fp32, which every CPU runs")
     dtypes = [d for d in ELEMENT_BYTES if any(r["dtype"] == d for r in of_kind(cases, "gemm"))]
+    if "fp32" not in dtypes:
+        raise InputError("calibrate: the measurements hold no products (gemm) in fp32, which every CPU runs")
     cases = [r for r in cases if r["kind"] not in ("bmm", "sdpa") or r["dtype"] in dtypes]
     peaks = {dtype: max(_rate(r) for r in of_kind(cases, "gemm", "bmm") if r["dtype"] == dtype) for dtype in dtypes}
-    start = _unfitted(known, name, cases, peaks)
-    start = _with_kinds(start, cases)
-    start = _with_products(start, cases, dtypes)
-    start = _with_kept(_with_host(start, cases), of_kind(cases, "cached_layers"))
-    groups = cpu_groups(cases)
-    residuals = tuple(residual(kind, np.log(form(start) / measured)) for kind, (form, measured) in groups.items())
-    worst = max(each.p90_error for each in residuals if each.kind.split()[0] in ("addmm", "mm"))
-    model = replace(start.cpu_model, residual=float(f"{max(worst, 0.01):.3g}"))
-    return CpuFit(replace(start, model=model), residuals)
+    groups = {(group.kind, group.dtype): group for group in cpu_groups(cases)}
+    hw = _unfitted(described, name, cases, peaks)
+    hw = _with_kinds(hw, groups)
+    for dtype in dtypes:
+        hw = _with_attention(_with_products(hw, groups, dtype), groups, dtype)
+    hw = _with_mask(hw, [group for group in groups.values() if group.kind == "attention masked"])
+    hw = _with_kept(_with_host(hw, cases), of_kind(cases, "cached_layers"))
+    residuals = tuple(group.residual(hw) for group in groups.values())
+    worst = max(residual.p90_error for residual in residuals if residual.kind.split()[0] in ("addmm", "mm"))
+    model = replace(hw.cpu_model, residual=float(f"{max(worst, 0.01):.3g}"))
+    return Fit(replace(hw, model=model, provenance=_provenance(hw, described)), residuals)
 
 
 def _in_fp32(records: Sequence[Measurement]) -> list[Measurement]:
     """The records without memory-bound kernels in other dtypes than fp32, which serve every dtype."""
-    return [r for r in records if r["kind"] not in ("elementwise", *KINDS) or r["dtype"] == "fp32"]
+    return [r for r in records if r["kind"] not in ("elementwise", *CPU_MEMORY_KINDS) or r["dtype"] == "fp32"]
+
+
+def _provenance(hw: Hardware, described: Measurement) -> dict[str, str]:
+    measured = f"measured on {hw.description}, {described.get('date', 'date unknown')}"
+    return {
+        "memory": f"{measured}: copies; capacity: the operating system",
+        "compute.peak": f"{measured}: the fastest product of its dtype",
+        "launch": f"{measured}: the smallest ops",
+        "host": f"{measured}: single calls, scaled to a layer of a tiny model",
+        "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise;"
+        " kept: fresh memory in a decode step of a small model",
+    }
 
 
 def _rate(record: Measurement) -> float:
@@ -101,9 +98,9 @@ def _rate(record: Measurement) -> float:
 # ---------------------------------------------------------------------------------------------- memory
 
 
-def _unfitted(known: Measurement, name: str, records: list[Measurement], peaks: dict[str, float]) -> Hardware:
+def _unfitted(described: Measurement, name: str, records: list[Measurement], peaks: dict[str, float]) -> Hardware:
     """The machine with its memory, and constants from which the fits start."""
-    threads = int(known.get("threads") or 1)
+    threads = int(described.get("threads") or 1)
     bandwidth, cached, cache_bytes = _memory(records)
     fresh_from, fresh_rate, kept_rate = _fresh(records, bandwidth)
     curve = ProductCurve(rows=(1,), element_s=(1e-9,), launch_s=5e-6)
@@ -116,14 +113,14 @@ def _unfitted(known: Measurement, name: str, records: list[Measurement], peaks: 
         fresh_bytes_per_s=fresh_rate,
         kept_bytes_per_s=kept_rate,
     )
-    cpu = str(known.get("cpu_model") or known.get("cpu") or "CPU")
-    costs = dict.fromkeys([f.name for f in dataclasses.fields(Host) if f.name.endswith("_s")], _LEAST_S)
+    cpu = str(described.get("cpu_model") or described.get("cpu") or "CPU")
+    costs = {field.name: _LEAST_S for field in fields_of(Host).values() if field.unit == "s"}
     return Hardware(
         name=name,
         description=f"{cpu}, {threads} threads",
         vendor="cpu",
-        architecture=str(known.get("cpu_capability") or "cpu"),
-        memory=Memory(float(known.get("memory_bytes") or 16e9), bandwidth, cache_bytes, cached),
+        architecture=str(described.get("cpu_capability") or "cpu"),
+        memory=Memory(float(described.get("memory_bytes") or 16e9), bandwidth, cache_bytes, cached),
         compute=Compute(threads, peaks),
         launch=Launch(_LEAST_S, _LEAST_S),
         host=Host(cpu=cpu, synchronous=True, **costs),
@@ -148,8 +145,8 @@ def _memory(records: list[Measurement]) -> tuple[float, float, float]:
 
 def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, float]:
     """From which size on an output's memory is handed out anew, and at which rates: of one output, and of many kept."""
-    found = of_kind(records, "fresh")
-    singles = sorted((r["bytes"], seconds(r)) for r in found if r["tensors"] == 1)
+    outputs = of_kind(records, "fresh")
+    singles = sorted((r["bytes"], seconds(r)) for r in outputs if r["tensors"] == 1)
     extra = [(size, time - 2.0 * size / bandwidth) for size, time in singles]
     is_dear = [(size, time > 0.15e-9 * size) for size, time in extra]
     if not any(dear for _, dear in is_dear):
@@ -165,7 +162,7 @@ def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, 
     if dear_s <= 0:
         return _NEVER, _NEVER, _NEVER
     rate = 1.0 / dear_s
-    many = [seconds(r) / (r["bytes"] * r["tensors"]) for r in found if r["bytes"] * (r["tensors"] - 1) > 1e8]
+    many = [seconds(r) / (r["bytes"] * r["tensors"]) for r in outputs if r["bytes"] * (r["tensors"] - 1) > 1e8]
     kept = statistics.median(many) - 2.0 / bandwidth if many else 1.0 / rate
     return fresh_from, rate, 1.0 / max(kept, 1.0 / _NEVER)
 
@@ -173,100 +170,101 @@ def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, 
 # ---------------------------------------------------------------------------------------------- kernels
 
 
-def _with_kinds(hw: Hardware, records: list[Measurement]) -> Hardware:
+def _with_kinds(hw: Hardware, groups: Groups) -> Hardware:
+    """The constants of memory-bound kernels."""
     start = hw.cpu_model.kinds["elementwise"]
-    names = [field.name for field in dataclasses.fields(CpuKind)]
+    names = [field.name for field in fields_of(CpuKind).values()]
     kinds: dict[str, CpuKind] = {}
-    for kind, found in grouped(of_kind(records, "elementwise", *KINDS), kind_of).items():
-        form, measured = memory_form(kind, found), all_seconds(found)
 
-        def changed(values: Array, kind: str = kind) -> Hardware:
-            rates = CpuKind(**dict(zip(names, map(float, values), strict=True)))
-            return replace(hw, model=replace(hw.cpu_model, kinds={**hw.cpu_model.kinds, kind: rates}))
+    def rates(values: Array) -> CpuKind:
+        return CpuKind(**dict(zip(names, map(float, values), strict=True)))
 
-        first = [min(float(measured.min()), 2e-6), start.element_s, start.fork_s, start.parallel_element_s]
-        values = _fit(partial(_through, changed, form), first, measured)
-        kinds[kind] = changed(values).cpu_model.kinds[kind]
+    for kind, group in ((kind, group) for (kind, dtype), group in groups.items() if not dtype):
+
+        def put(values: Array, kind: str = kind) -> Hardware:
+            return replace(hw, model=replace(hw.cpu_model, kinds={**hw.cpu_model.kinds, kind: rates(values)}))
+
+        launch_s = min(float(group.measured_s.min()), 2e-6)
+        kinds[kind] = rates(
+            _least_squares(put, [launch_s, start.element_s, start.fork_s, start.parallel_element_s], group)
+        )
     kinds.setdefault("copy", kinds["elementwise"])
     kinds["fill"] = kinds["elementwise"]
     return replace(hw, model=replace(hw.cpu_model, kinds=kinds))
 
 
-def _through(put: Callable[[Array], Hardware], form: Form, values: Array) -> Array:
-    return form(put(values))
-
-
-def _with_products(hw: Hardware, records: list[Measurement], dtypes: list[str]) -> Hardware:
-    """The curves of all products and of attention, and the rate of attention with a mask."""
+def _with_products(hw: Hardware, groups: Groups, dtype: str) -> Hardware:
+    """The curves of all products in a dtype; where one was not measured, that of the nearest."""
     model = hw.cpu_model
-    for dtype in dtypes:
-        found = grouped(
-            [r for r in of_kind(records, "gemm", "bmm") if r["dtype"] == dtype], lambda r: PRODUCTS[r["op"]]
-        )
-        curves: dict[str, ProductCurve] = {}
-        for name, rows in found.items():
 
-            def put(curve: ProductCurve, name: str = name, dtype: str = dtype, model: CpuConstants = model) -> Hardware:
-                one = replace(model.products[dtype], **{name: curve})
-                return replace(hw, model=replace(model, products={**model.products, dtype: one}))
+    def put(products: CpuProducts) -> Hardware:
+        return replace(hw, model=replace(model, products={**model.products, dtype: products}))
 
-            curves[name] = _curve(put, product_form(name, dtype, rows), column(rows, "m"), rows)
-        if "addmm" not in curves:
-            raise InputError(f"calibrate: the measurements hold no addmm in {dtype}")
-        spare = {"mm": "addmm", "scores": "addmm", "context": "scores"}
-        for name, other in spare.items():
-            curves.setdefault(name, curves[other])
-        products = CpuProducts(**curves)
-        model = replace(model, products={**model.products, dtype: products})
-        attention = [r for r in of_kind(records, "sdpa") if r["dtype"] == dtype]
-        plain = [r for r in attention if r["mask"] != "explicit"]
-        # where attention was not measured: as two products of scores
-        fused = replace(curves["scores"], element_s=tuple(2.0 * one for one in curves["scores"].element_s))
-        if plain:
+    curves: dict[str, ProductCurve] = {}
+    for name in (field.name for field in fields_of(CpuProducts).values()):
+        if group := groups.get((name, dtype)):
 
-            def put_attention(curve: ProductCurve, dtype: str = dtype, model: CpuConstants = model) -> Hardware:
-                return replace(hw, model=replace(model, attention={**model.attention, dtype: curve}))
+            def with_curve(curve: ProductCurve, name: str = name) -> Hardware:
+                return put(replace(model.products[dtype], **{name: curve}))
 
-            fused = _curve(put_attention, attention_form(dtype, plain), column(plain, "new_tokens"), plain)
-        model = replace(model, attention={**model.attention, dtype: fused})
-        if masked := [r for r in attention if r["mask"] == "explicit"]:
-            ratio = attention_form(dtype, masked)(replace(hw, model=model)) / all_seconds(masked)
-            model = replace(model, masked_attention=float(f"{np.clip(np.median(ratio), 0.05, 2.0):.3g}"))
-    return replace(hw, model=model)
+            curves[name] = _curve(with_curve, group, "m")
+    if "addmm" not in curves:
+        raise InputError(f"calibrate: the measurements hold no addmm in {dtype}")
+    for name, nearest in (("mm", "addmm"), ("scores", "addmm"), ("context", "scores")):
+        curves.setdefault(name, curves[nearest])
+    return put(CpuProducts(**curves))
 
 
-def _curve(
-    put: Callable[[ProductCurve], Hardware], form: Form, m: Array, records: Sequence[Measurement]
-) -> ProductCurve:
-    """The curve that reproduces `records`, with a node at each m among them. `put` sets it on the device."""
-    rows = tuple(int(one) for one in np.unique(m))
-    measured = all_seconds(records)
-    batched = bool(np.any(column(records, "batch") > 1))
+def _with_attention(hw: Hardware, groups: Groups, dtype: str) -> Hardware:
+    """The curve of fused attention in a dtype."""
+    model, scores = hw.cpu_model, hw.cpu_model.products[dtype].scores
+
+    def put(curve: ProductCurve) -> Hardware:
+        return replace(hw, model=replace(model, attention={**model.attention, dtype: curve}))
+
+    if plain := groups.get(("attention", dtype)):
+        return put(_curve(put, plain, "new_tokens"))
+    # where it was not measured, as two products of scores
+    return put(replace(scores, element_s=tuple(2.0 * element_s for element_s in scores.element_s)))
+
+
+def _with_mask(hw: Hardware, masked: Sequence[Group]) -> Hardware:
+    """The rate of attention with a mask over that without, which all dtypes share."""
+    if not masked:
+        return hw
+    ratios = np.concatenate([group.form(hw) / group.measured_s for group in masked])
+    rate = float(f"{np.clip(np.median(ratios), 0.05, 2.0):.3g}")
+    return replace(hw, model=replace(hw.cpu_model, masked_attention=rate))
+
+
+def _curve(put: Callable[[ProductCurve], Hardware], group: Group, rows_name: str) -> ProductCurve:
+    """The curve that reproduces a group, with a node at each size `rows_name` in it. `put` sets it on the device."""
+    m = column(group.records, rows_name)
+    rows = tuple(int(size) for size in np.unique(m))
+    batched = bool(np.any(column(group.records, "batch") > 1))
 
     def curve(values: Array) -> ProductCurve:
         launch, start, *steps = map(float, values)
-        elements = tuple(float(one) for one in np.cumsum(steps))
+        elements = tuple(float(element) for element in np.cumsum(steps))
         return ProductCurve(rows=rows, element_s=elements, start_s=start if batched else 0.0, launch_s=launch)
 
     unit = replace(curve(np.ones(2 + len(rows))), element_s=(1.0,) * len(rows), start_s=0.0, launch_s=_LEAST_S)
-    operand = form(put(unit))  # elements of (k, n) operands: seconds at one second an element
-    typical = np.array([np.median((measured / operand)[m == row]) for row in rows])
+    operand = group.form(put(unit))  # elements of (k, n) operands: seconds at one second per element
+    typical = np.array([np.median((group.measured_s / operand)[m == row]) for row in rows])
     steps = np.maximum(np.diff(typical, prepend=0.0), 0.02 * typical)
     first = np.concatenate([[4e-6, 1e-7], steps])
-    return curve(_fit(lambda x: form(put(curve(x))), first, measured))
+    return curve(_least_squares(lambda values: put(curve(values)), first, group))
 
 
-def _fit(predict: Callable[[Array], Array], first: Sequence[float] | Array, measured: Array) -> Array:
-    """The positive values near `first` at which `predict` is nearest to `measured`, within a factor of e^5."""
-    from scipy.optimize import least_squares
-
+def _least_squares(put: Callable[[Array], Hardware], first: Sequence[float] | Array, group: Group) -> Array:
+    """The positive values near `first`, within a factor of e^5, at which the device that `put` makes fits best."""
     start = np.log(np.asarray(first, float))
 
     def errors(x: Array) -> Array:
-        return np.concatenate([np.log(predict(np.exp(x)) / measured), _PRIOR * (x - start)])
+        return np.concatenate([group.errors(put(np.exp(x))), _PRIOR * (x - start)])
 
-    found = least_squares(errors, start, bounds=(start - 5.0, start + 5.0), loss="soft_l1", f_scale=_F_SCALE)
-    return np.exp(found.x)
+    best = least_squares(errors, start, bounds=(start - 5.0, start + 5.0), loss="soft_l1", f_scale=_F_SCALE)
+    return np.exp(best.x)
 
 
 # ---------------------------------------------------------------------------------------------- host

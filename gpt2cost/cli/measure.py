@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpt2cost.checks import check_choice, check_size
+from gpt2cost.cli.extras import need_torch
 from gpt2cost.cli.flags import (
     DEVICES,
     MAX_THREADS,
@@ -23,7 +24,6 @@ from gpt2cost.cli.flags import (
     several,
 )
 from gpt2cost.errors import InputError, echo
-from gpt2cost.extras import need_torch
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.measure.records import Measurement, of_kind
 from gpt2cost.measure.score import evidence_yaml, source_of

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.cli.extras import need_torch
 from gpt2cost.cli.flags import (
     AttnsFlag,
     FormatFlag,
@@ -37,7 +38,6 @@ from gpt2cost.cli.measure import (
 )
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, plain
-from gpt2cost.extras import need_torch
 from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import PASSES, Validation, score, score_trace, settings_of
 from gpt2cost.measure.torch_trace import read_trace, trace_sizes

@@ -1,8 +1,4 @@
-"""Timing on the machine at hand, against its noise: warm-up, medians, and a reference that shows drift. Needs torch.
-
-Cases are timed in several sweeps over all of them, so that a slow minute touches every case and not one kind. What is
-measured is appended to a file of JSON lines at once: a run that was stopped goes on where it was.
-"""
+"""Timing on the machine at hand, against its noise: warm-up, medians, and a reference that shows drift. Needs torch."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +15,7 @@ from typing import Any
 import torch
 
 from gpt2cost.errors import InputError
-from gpt2cost.measure.journal import Journal, _key
-from gpt2cost.measure.pool import WINDOWS, Case, Pool, Run
-from gpt2cost.measure.records import Measurement
+from gpt2cost.measure.pool import WINDOWS, Run
 
 SAMPLES = 3
 """Fewest samples of a kernel in one sweep."""
@@ -159,61 +152,6 @@ def run_aside(run: Run) -> None:
         for _ in range(3):
             run()
     torch.cuda.current_stream().wait_stream(side)
-
-
-def measure(
-    bench: Bench,
-    journal: Journal,
-    groups: Callable[[bool], Iterable[list[Case]]],
-    sweeps: int,
-    limit_s: float,
-    tell: Callable[[str], None],
-) -> None:
-    """Time all cases in `sweeps` sweeps, but what the journal has; after `limit_s` seconds only what has no time yet.
-
-    `groups` gives the cases of the first sweep, or those of a later one. Each group ends with the reference.
-    """
-    end = time.perf_counter() + limit_s
-    pools: dict[str, Pool] = {}
-
-    def pool(dtype: str) -> Pool:
-        if dtype not in pools:
-            if bench.device == "cpu" and len(pools) > 1:
-                pools.clear()
-            pools[dtype] = Pool(bench.device, dtype)
-        return pools[dtype]
-
-    plan = [(sweep, number, group) for sweep in range(sweeps) for number, group in enumerate(groups(sweep == 0))]
-    for done, (sweep, number, group) in enumerate(plan, 1):
-        records = [{**case.record, "sweep": sweep} for case in group]
-        pairs = zip(group, records, strict=True)
-        left = [(case, record) for case, record in pairs if _key(record) not in journal.done]
-        if not left or (sweep > 0 and time.perf_counter() > end):
-            continue
-        tell(f"{done}/{len(plan)} {_title(left[0][1])}")
-        reference = {"kind": "reference", "sweep": sweep, "group": number}
-        journal.add(_timed(bench, left, pool))
-        journal.add([reference | bench.reference()])
-
-
-def _timed(
-    bench: Bench, cases: Sequence[tuple[Case, dict[str, Any]]], pool: Callable[[str], Pool]
-) -> Iterator[dict[str, Any]]:
-    for case, record in cases:
-        try:
-            run = case.build(pool(record.get("dtype", "fp32")))
-            times = bench.sample(run)
-            if bench.device == "cuda" and record["kind"] != "host" and times["wall_us"] < 5000:
-                graph_us = bench.graph_us(run, case.weight_bytes)
-                times |= {} if graph_us is None else {"graph_us": graph_us}
-            yield record | times
-        except (RuntimeError, NotImplementedError) as error:  # what this device cannot run is a finding
-            yield record | {"error": f"{type(error).__name__}: {error}"[:200]}
-
-
-def _title(record: Measurement) -> str:
-    words = (record["kind"], record.get("op", ""), record.get("dtype", ""))
-    return " ".join(filter(None, words))
 
 
 def busy_share() -> float:

@@ -24,9 +24,9 @@ class Journal:
         self.path = path
         machine = json.loads(json.dumps(machine))  # as it is when read back
         earlier = self._earlier(machine)
-        self.done = {_key(record) for record in earlier}
         self.records: list[Measurement] = [*earlier] if earlier else [machine]
-        self.set_aside = None if earlier or not path.is_file() else path.with_name(f"{path.name}.bak")
+        self._done = set(map(_key, self.records))
+        self.set_aside = None if earlier or not path.is_file() else _unused(path)
         if self.set_aside is not None:
             path.replace(self.set_aside)
         write_text("".join(json.dumps(record) + "\n" for record in self.records), path)
@@ -42,13 +42,23 @@ class Journal:
         same = records[0]["kind"] == "machine" and all(records[0].get(k) == machine.get(k) for k in SAME_MACHINE)
         return records if same and records[-1]["kind"] != "end" else []
 
+    def has(self, record: Measurement) -> bool:
+        """Whether the same case was measured in the same sweep."""
+        return _key(record) in self._done
+
     def add(self, records: Iterable[Measurement]) -> None:
         """Append lines, all at once."""
         new = list(records)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in new)
         self.records += new
-        self.done |= {_key(record) for record in new}
+        self._done |= set(map(_key, new))
+
+
+def _unused(path: Path) -> Path:
+    """A name for a file that is set aside, beside those that were before: `.bak`, `.bak2`, `.bak3`, ..."""
+    names = (path.with_name(f"{path.name}.bak{number}") for number in ("", *range(2, 1_000_000)))
+    return next(name for name in names if not name.exists())
 
 
 def _key(record: Measurement) -> str:

@@ -1,105 +1,54 @@
 """The kernels of GPT-2 one by one, on the machine at hand: what `gpt2cost calibrate` measures. Needs torch.
 
-A case is a record that says what it is (see `measurement_records`) and a function that builds what is timed. Operands
+A case is a record that says what it is (see `records`) and a function that builds what is timed. Operands
 are windows of one pool, so that building costs nothing; weights rotate over copies that exceed the cache: cold, as in
 a pass. Cases come in groups whose results are written together.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.cache_utils import DynamicCache
+from transformers.pytorch_utils import Conv1D
 
-from gpt2cost.measure.pool import DTYPES, POOL_ELEMENTS, Case, Pool, Run
-
-VOCABULARY = 50257
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Which sizes are measured."""
-
-    rows: tuple[int, ...]  # of products
-    lm_head_rows: tuple[int, ...]
-    widths: tuple[int, ...]  # n_embd
-    tokens: tuple[int, ...]  # of attention
-    batches: tuple[int, ...]
-    elements: tuple[int, ...]  # rows of element-wise kernels
-    kept_mb: tuple[float, ...]
-    copy_exponents: range
-
-
-SMALL = Sizes((1, 16), (1, 16), (64,), (1, 16), (1,), (1, 64), (0.1,), range(12, 15))
-"""For tests: a second."""
-
-
-CPU_QUICK = Sizes(
-    (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 64, 128, 512), (768,), (1, 16, 64, 128, 512), (1, 8),
-    (1, 4, 8, 16, 64, 128, 512), (1.6, 12.8), range(12, 28, 2),
-)  # fmt: skip
-
-
-CPU_FULL = Sizes(
-    (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), (768, 1280),
-    (1, 8, 16, 32, 64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64, 128, 512, 1024),
-    (0.8, 3.2, 12.8), range(12, 28),
-)  # fmt: skip
-
-
-GPU_QUICK = Sizes(
-    (1, 8, 32, 128, 512, 2048, 8192), (1, 8, 128, 1024), (768, 1600), (1, 64, 256, 1024), (1, 8),
-    (1, 64, 1024, 8192), (), range(14, 28, 2),
-)  # fmt: skip
-
-
-GPU_FULL = Sizes(
-    (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192), (1, 8, 64, 512, 2048, 4096),
-    (768, 1024, 1280, 1600), (1, 64, 128, 256, 512, 1024), (1, 8, 32), (1, 8, 64, 512, 1024, 4096, 8192, 32768), (),
-    range(14, 29),
-)  # fmt: skip
-
-
-def chosen_sizes(on_cpu: bool, quick: bool) -> Sizes:
-    """The sizes of a run. With GPT2COST_CALIBRATE_SIZES=small in the environment, those for tests."""
-    if os.environ.get("GPT2COST_CALIBRATE_SIZES") == "small":
-        return SMALL
-    if on_cpu:
-        return CPU_QUICK if quick else CPU_FULL
-    return GPU_QUICK if quick else GPU_FULL
+from gpt2cost.measure.plan import Sizes
+from gpt2cost.measure.pool import DTYPES, Case, Pool, Run
 
 
 def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> Iterator[list[Case]]:
     """All cases of a sweep, group by group. What depends on how much memory the process has used before comes in the
     first sweep alone, before all else."""
     if on_cpu and first:
-        if sizes is not SMALL:
-            yield [_layers("cached_layers", 10, "sdpa", 512, 6, 640)]
+        if sizes.cached_step is not None:
+            n_layer, n_embd, batch, cache = sizes.cached_step
+            yield [_layers("cached_layers", n_layer, "sdpa", n_embd, batch, cache)]
         yield _fresh(sizes)
     for dtype in dtypes:
         yield from _products(sizes, dtype)
         yield from _attention(sizes, dtype, on_cpu)
     for dtype in dtypes[:1] if on_cpu else dtypes:
         yield from _memory_bound(sizes, dtype)
-    yield _copies(sizes)
-    width = 256 if sizes is not SMALL else 64  # weights enough to sweep the caches, as a pass does
+    yield [_copy(1 << exponent) for exponent in sizes.copy_exponents]
     if not on_cpu:
-        yield _host()
+        yield host_cases()
         return
-    yield [*_host(), *(_layers("layers", n_layer, attn, width) for n_layer in (2, 12) for attn in ("sdpa", "eager"))]
+    steps = [(n_layer, attn) for n_layer in sizes.step_layers for attn in ("sdpa", "eager")]
+    yield [*host_cases(), *(_layers("layers", n_layer, attn, sizes.step_width) for n_layer, attn in steps)]
 
 
 def _products(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
     for width in sizes.widths:
         for n, k in ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width)):
             yield [_product("addmm", dtype, m, n, k) for m in sizes.rows]
-    n, k = VOCABULARY if sizes is not SMALL else 512, sizes.widths[0]
+    n, k = sizes.vocab_size, sizes.widths[0]
     yield [_product("linear", dtype, m, n, k) for m in sizes.lm_head_rows]
-    yield [_product("linear", dtype, m, n // 2, 2 * k) for m in sizes.lm_head_rows[::3]]  # else a curve fits any times
+    # a second shape at the same m: with one, a curve that has a node at each m fits any times
+    yield [_product("linear", dtype, m, n // 2, 2 * k) for m in sizes.lm_head_rows[::3]]
 
 
 def _product(op: str, dtype: str, m: int, n: int, k: int) -> Case:
@@ -116,7 +65,7 @@ def _product(op: str, dtype: str, m: int, n: int, k: int) -> Case:
 
 
 def _attention(sizes: Sizes, dtype: str, on_cpu: bool) -> Iterator[list[Case]]:
-    heads, head_dim = (12, 64) if sizes is not SMALL else (2, 32)
+    heads, head_dim = sizes.n_head, sizes.head_dim
     for batch in sizes.batches:
         group = []
         for new in sizes.tokens:
@@ -178,7 +127,7 @@ def _memory_bound(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
         "tanh": lambda x, y: torch.tanh(x),
         "gelu": lambda x, y: F.gelu(x, approximate="tanh"),
     }
-    for rows in sizes.elements:
+    for rows in sizes.memory_rows:
         group = [
             _pointwise(op, function, dtype, rows, columns)
             for op, function in pointwise.items()
@@ -253,23 +202,20 @@ def _cat(dtype: str, batch: int, heads: int, cached: int, new: int) -> Case:
     return Case({"kind": "cat", "dtype": dtype, **sizes}, build)
 
 
-def _copies(sizes: Sizes) -> list[Case]:
-    """Copies into memory that is there: bandwidth and cache knees."""
+def _copy(elements: int) -> Case:
+    """A copy into memory that is there: for the bandwidth, and where the caches end."""
 
-    def case(elements: int) -> Case:
-        def build(pool: Pool) -> Run:
-            x, y = pool.take(elements), torch.empty(elements, dtype=pool.data.dtype, device=pool.device).zero_()
-            return lambda: y.copy_(x)
+    def build(pool: Pool) -> Run:
+        x, y = pool.take(elements), torch.empty(elements, dtype=pool.data.dtype, device=pool.device).zero_()
+        return lambda: y.copy_(x)
 
-        return Case({"kind": "copy", "dtype": "fp32", "elements": elements}, build)
-
-    return [case(1 << exponent) for exponent in sizes.copy_exponents if 1 << exponent <= POOL_ELEMENTS // 2]
+    return Case({"kind": "copy", "dtype": "fp32", "elements": elements}, build)
 
 
 def _fresh(sizes: Sizes) -> list[Case]:
     """Outputs for which the system hands out memory anew: one large, and many that are kept as a cache is."""
 
-    def one(megabytes: float) -> Case:
+    def single(megabytes: float) -> Case:
         def build(pool: Pool) -> Run:
             x = pool.take(int(megabytes * 250_000))
             return lambda: x * 2.0
@@ -284,13 +230,11 @@ def _fresh(sizes: Sizes) -> list[Case]:
 
         return Case({"kind": "fresh", "dtype": "fp32", "bytes": int(megabytes * 1e6), "tensors": 24}, build)
 
-    singles = (16.0, 32.0, 48.0, 64.0, 128.0) if sizes is not SMALL else (0.5,)
-    return [*map(one, singles), *map(many, sizes.kept_mb)]
+    return [*map(single, sizes.fresh_mb), *map(many, sizes.kept_mb)]
 
 
-def _host() -> list[Case]:
+def host_cases() -> list[Case]:
     """Small ops, whose time is the interpreter's and the dispatcher's."""
-    from transformers.pytorch_utils import Conv1D
 
     def case(op: str, build: Callable[[Pool], Run]) -> Case:
         return Case({"kind": "host", "op": op}, build)
@@ -339,9 +283,6 @@ def _layers(kind: str, n_layer: int, attn: str, n_embd: int, batch: int = 1, cac
     sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "vocab_size": 128, "n_positions": 1024}
 
     def build(pool: Pool) -> Run:
-        from transformers import GPT2Config, GPT2LMHeadModel
-        from transformers.cache_utils import DynamicCache
-
         config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, attn_implementation=attn)
         model = GPT2LMHeadModel(config).eval().to(pool.device)
         ids = torch.zeros((batch, 1), dtype=torch.long, device=pool.device)

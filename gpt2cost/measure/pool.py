@@ -12,11 +12,6 @@ import torch
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-POOL_ELEMENTS, GPU_POOL_ELEMENTS = 125_000_000, 500_000_000
-"""On a CPU as many as gpt2's weights: of fewer, the last-level cache keeps a share that it does not keep in a pass.
-On a GPU enough for the largest operand, the probabilities of a batch of 32."""
-
-
 WINDOWS = 256
 """Over how many windows weights rotate at most."""
 
@@ -41,13 +36,12 @@ class Case:
 
 
 class Pool:
-    """Random numbers on a device, handed out as windows that move on, so that consecutive ones do not overlap."""
+    """`elements` random numbers on a device, handed out as windows that move on: consecutive ones do not overlap."""
 
-    def __init__(self, device: str, dtype: str) -> None:
+    def __init__(self, device: str, dtype: str, elements: int) -> None:
         self.device, self.dtype = device, dtype
-        elements = POOL_ELEMENTS if device == "cpu" else GPU_POOL_ELEMENTS
-        numbers = torch.randn(_DISTINCT, device=device).to(DTYPES[dtype])
-        self.data = numbers.repeat(elements // _DISTINCT)
+        numbers = torch.randn(min(_DISTINCT, elements), device=device).to(DTYPES[dtype])
+        self.data = numbers.repeat(elements // len(numbers))
         self.at = 0
 
     def take(self, *shape: int) -> Any:

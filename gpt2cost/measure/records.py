@@ -14,10 +14,13 @@ import json
 import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard
 
+from gpt2cost.device.dtypes import Dtype
 from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.schema import build
 
 Measurement: TypeAlias = Mapping[str, Any]
 """One line."""
@@ -43,7 +46,7 @@ def _is_records(file: Path) -> bool:
 def _lines(file: Path) -> Iterator[Measurement]:
     try:
         raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8")
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{plain(str(file))}: cannot read: {getattr(error, 'strerror', None) or error}") from None
     lines = text.split("\n")
@@ -141,93 +144,87 @@ def _times(records: list[Measurement]) -> dict[str, float]:
     return {name: trimmed_mean(times) for name, times in found.items() if times}
 
 
-_COUNTS = ("threads", "cpus", "sms", "memory_bytes", "l2_bytes")
+_POSITIVE, _NATURAL = {"bound": "positive"}, {"bound": "natural"}
 
 
-_NUMBERS = (*_COUNTS, "mhz", "compute_capability")
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    """What a record of a machine may say; what is absent, null or empty is unknown."""
 
-
-_NAMES = (
-    "device",
-    "gpu",
-    "cpu",
-    "cpu_model",
-    "cpu_capability",
-    "date",
-    "torch",
-    "transformers",
-    "python",
-    "nvidia_smi",
-)
+    device: str = ""
+    gpu: str = ""
+    cpu: str = ""
+    cpu_model: str = ""
+    cpu_capability: str = ""
+    date: str = ""
+    torch: str = ""
+    transformers: str = ""
+    python: str = ""
+    nvidia_smi: str = ""
+    threads: int = field(default=1, metadata=_POSITIVE)
+    cpus: int = field(default=1, metadata=_POSITIVE)
+    sms: int = field(default=1, metadata=_POSITIVE)
+    memory_bytes: int = field(default=1, metadata=_POSITIVE)
+    l2_bytes: int = field(default=1, metadata=_POSITIVE)
+    mhz: float = field(default=1.0, metadata=_POSITIVE)
+    compute_capability: float = field(default=1.0, metadata=_POSITIVE)
 
 
 def check_machines(machines: Iterable[Measurement]) -> None:
     """Raise `InputError` for what a record of a machine says wrongly, and for records of more than one machine."""
-    known: dict[str, object] = {}
+    first: dict[str, object] = {}
     for record in machines:
-        for name in (*_NUMBERS, *_NAMES):
-            value = record.get(name)
-            if value is None or value == "":
-                continue
-            fits = isinstance(value, str) if name in _NAMES else is_time(value)
-            if not fits or (name in _COUNTS and not isinstance(value, int)):
-                expected = "a name" if name in _NAMES else f"a {'whole ' if name in _COUNTS else ''}number above 0"
-                raise InputError(f"measurement of kind machine: {name}: expected {expected}, got {echo(value)}")
-            if name in ("device", "gpu", "cpu_model", "threads") and known.setdefault(name, value) != value:
+        said = {name: value for name, value in record.items() if value is not None and value != ""}
+        build(_Machine, said, "measurement of kind machine", unknown_keys="ignore")
+        for name in ("device", "gpu", "cpu_model", "threads"):
+            if name in said and first.setdefault(name, said[name]) != said[name]:
                 raise InputError(
-                    f"measurements of more than one machine: {name} is {echo(known[name])} and {echo(value)}"
+                    f"measurements of more than one machine: {name} is {echo(first[name])} and {echo(said[name])}"
                 )
 
 
-_TOKENS = ("batch", "heads", "head_dim", "new_tokens")
+def _record(sizes: str = "", **others: Any) -> type:
+    """A dataclass of `sizes`, which are whole numbers above 0 (cached tokens from 0), and of fields of other types."""
+    rules = {name: _NATURAL if name == "cached_tokens" else _POSITIVE for name in sizes.split()}
+    fields = [(name, int, field(metadata=rule)) for name, rule in rules.items()]
+    return make_dataclass("_Record", [*others.items(), *fields])
 
 
-_SIZES = {
-    "gemm": ("m", "n", "k"), "bmm": ("batch", "m", "n", "k"), "sdpa": _TOKENS, "cat": _TOKENS, "copy": ("elements",),
-    "fresh": ("bytes", "tensors"), **dict.fromkeys(("layers", "cached_layers"), ("n_layer", "cache", "batch")),
-} | dict.fromkeys(
-    ("softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "where"), ("rows", "columns")
-)  # fmt: skip
-"""Kind -> the sizes, above 0, that a record of it has."""
-
-
-_WORDS = {
-    ("gemm", "op"): ("addmm", "linear"), ("bmm", "op"): ("scores", "context"),
-    ("sdpa", "mask"): ("causal", "explicit", "none"), ("layers", "attn"): ("sdpa", "eager"),
-    ("cached_layers", "attn"): ("sdpa", "eager"),
-}  # fmt: skip
-
-
-_DTYPES = ("fp32", "tf32", "fp16", "bf16")
+_KERNELS = {
+    "gemm": _record("m n k", op=Literal["addmm", "linear"], dtype=Dtype),
+    "bmm": _record("batch m n k", op=Literal["scores", "context"], dtype=Dtype),
+    "sdpa": _record(
+        "batch heads head_dim new_tokens cached_tokens", mask=Literal["causal", "explicit", "none"], dtype=Dtype
+    ),
+    "cat": _record("batch heads head_dim new_tokens cached_tokens", dtype=Dtype),
+    "elementwise": _record("rows columns", op=str, dtype=Dtype),
+    "copy": _record("elements", dtype=Dtype),
+    "fresh": _record("bytes tensors", dtype=Dtype),
+    **dict.fromkeys(
+        ("softmax", "layer_norm", "permuted_copy", "gather", "where"), _record("rows columns", dtype=Dtype)
+    ),
+    **dict.fromkeys(("layers", "cached_layers"), _record("n_layer cache batch", attn=Literal["sdpa", "eager"])),
+    "host": _record(op=str),
+    "reference": _record(),
+}
+"""Kind of a record -> what it has to say, beside its times and whatever else it says."""
 
 
 def check_kernels(records: Iterable[Measurement]) -> None:
     """Raise `InputError` for a record of a kernel that lacks a size, a dtype, a name or a time, with what it lacks."""
     for record in records:
-        kind = record["kind"]
-        if kind not in _SIZES and kind not in ("host", "reference"):
-            continue
-        where = f"measurement of kind {kind}"
-        least = {"cached_tokens": 0} if kind in ("sdpa", "cat") else {}
-        for name, smallest in {**dict.fromkeys(_SIZES.get(kind, ()), 1), **least}.items():
-            if type(record.get(name)) is not int or record[name] < smallest:
-                raise InputError(
-                    f"{where}: {name}: expected a whole number from {smallest}, got {echo(record.get(name))}"
-                )
-        for (of, name), words in _WORDS.items():
-            if of == kind and record.get(name) not in words:
-                raise InputError(f"{where}: {name}: expected one of {', '.join(words)}, got {echo(record.get(name))}")
-        if kind in _SIZES and not kind.endswith("layers") and record.get("dtype") not in _DTYPES:
-            raise InputError(f"{where}: dtype: expected one of {', '.join(_DTYPES)}, got {echo(record.get('dtype'))}")
-        if kind in ("host", "elementwise") and not isinstance(record.get("op"), str):
-            raise InputError(f"{where}: op: expected a name, got {echo(record.get('op'))}")
-        if kind != "host" or "issue_us" not in record:
-            seconds(record)
+        if record["kind"] in _KERNELS:
+            build(_KERNELS[record["kind"]], dict(record), f"measurement of kind {record['kind']}", "ignore")
+            if record["kind"] != "host" or "issue_us" not in record:
+                seconds(record)
+
+
+LEAST_US, MOST_US = 1e-6, 1e18
 
 
 def is_time(value: object) -> TypeGuard[int | float]:
-    """Whether a value of a record is a time: a number above 0, and below what no measurement reaches."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
+    """Whether a value of a record is a time in microseconds: within what a measurement can reach."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_US <= value < MOST_US
 
 
 def seconds(record: Measurement) -> float:

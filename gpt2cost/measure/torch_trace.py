@@ -267,35 +267,34 @@ def _on_host(event: Event) -> Observed:
     return Observed(_table_op(event["name"]), (), 1e-6 * event["dur"], 1e-6 * event["ts"])
 
 
-def _on_device(events: Iterable[Event], taken: Iterable[Event]) -> list[Observed]:
+def _on_device(events: Iterable[Event], taken: Sequence[Event]) -> list[Observed]:
     """Kernels gathered under the ops that launched them; those without an op, such as a graph's, one by one."""
-    tracks: dict[tuple[str, str], list[Event]] = defaultdict(list)
-    for op in taken:
-        tracks[_track(op)].append(op)
-    starts = {track: [op["ts"] for op in ops] for track, ops in tracks.items()}
+    tracks: dict[tuple[str, str], list[int]] = defaultdict(list)  # places in `taken`
+    for index, op in enumerate(taken):
+        tracks[_track(op)].append(index)
+    starts = {track: [taken[index]["ts"] for index in indices] for track, indices in tracks.items()}
     launches = {_correlation(e): e for e in events if e["cat"].endswith(("_runtime", "_driver"))}
 
-    def launched_by(kernel: Event) -> Event | None:
+    def launched_by(kernel: Event) -> int | None:
+        """The place in `taken` of the op that launched a kernel."""
         launch = launches.get(_correlation(kernel)) if _correlation(kernel) else None
         if launch is None or "GraphLaunch" in launch["name"]:
             return None
         at = bisect_right(starts.get(_track(launch), []), launch["ts"]) - 1
-        op = tracks[_track(launch)][at] if at >= 0 else None
-        return op if op is not None and launch["ts"] <= _end(op) else None
+        place = tracks[_track(launch)][at] if at >= 0 else None
+        return place if place is not None and launch["ts"] <= _end(taken[place]) else None
 
-    gathered: dict[int, list[Event]] = defaultdict(list)
-    launchers: dict[int, Event | None] = {}
-    for kernel in sorted((e for e in events if e["cat"] in _DEVICE), key=lambda e: float(e["ts"])):
-        launcher = launched_by(kernel)
-        key = id(kernel if launcher is None else launcher)
-        launchers[key] = launcher
-        gathered[key].append(kernel)
+    kernels = sorted((e for e in events if e["cat"] in _DEVICE), key=lambda e: float(e["ts"]))
+    gathered: dict[tuple[int | None, int], list[Event]] = {}  # by launching op, or each kernel on its own
+    for number, kernel in enumerate(kernels):
+        place = launched_by(kernel)
+        gathered.setdefault((place, number if place is None else 0), []).append(kernel)
     return [
         Observed(
-            _table_op(launcher["name"]) if (launcher := launchers[key]) else "",
-            tuple(kernel["name"] for kernel in kernels),
-            1e-6 * sum(kernel["dur"] for kernel in kernels),
-            1e-6 * kernels[0]["ts"],
+            "" if place is None else _table_op(taken[place]["name"]),
+            tuple(kernel["name"] for kernel in together),
+            1e-6 * sum(kernel["dur"] for kernel in together),
+            1e-6 * together[0]["ts"],
         )
-        for key, kernels in gathered.items()
+        for (place, _), together in gathered.items()
     ]

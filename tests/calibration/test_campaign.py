@@ -7,12 +7,11 @@ finds its place, too few for a good fit.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, Result
 
 from gpt2cost.calibration.calibrate import calibrate
 from gpt2cost.device.catalog import validate_file
@@ -24,24 +23,19 @@ pytest.importorskip("scipy")
 FOLDER = ROOT / "tests/data/campaign-cpu"
 
 
-def run(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-m", "gpt2cost", *arguments], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_campaign_is_calibrated_from_and_scored(tmp_path: Path) -> None:
-    fitted = run("calibrate", "--from", str(FOLDER), "-o", "mine.yaml", "--format", "json", cwd=tmp_path)
-    assert {row["kind"] for row in json.loads(fitted)["residuals"]} >= {
+def test_a_campaign_is_calibrated_from_and_scored(tmp_path: Path, gpt2cost: Callable[..., Result]) -> None:
+    mine = str(tmp_path / "mine.yaml")
+    fitted = gpt2cost("calibrate", "--from", str(FOLDER), "-o", mine, "--format", "json")
+    assert {row["kind"] for row in json.loads(fitted.out)["residuals"]} >= {
         "addmm fp32", "scores fp32", "context fp32", "attention fp32", "attention masked fp32", "softmax", "layer_norm",
         "elementwise", "tanh", "gelu", "copy", "cat",
     }  # fmt: skip
-    (device,) = validate_file(tmp_path / "mine.yaml")
+    (device,) = validate_file(Path(mine))
     assert device.vendor == "cpu"
     assert device.calibration is not None
     assert "2 threads" in device.calibration.clock
-    scored = json.loads(run("validate", "--from", str(FOLDER), "--gpu", "mine.yaml", "--kernels", "--format", "json",
-                            cwd=tmp_path))  # fmt: skip
+    result = gpt2cost("validate", "--from", str(FOLDER), "--gpu", mine, "--kernels", "--format", "json")
+    scored = json.loads(result.out)
     records = read_records(FOLDER)
     plain = [r for r in of_kind(records, "pass", "pass_compile") if r.get("mode", "default") == "default"]
     assert len(scored["passes"]) == sum(record["dtype"] == "fp32" for record in plain)

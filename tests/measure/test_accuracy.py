@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,91 @@ def test_the_additive_constant_is_the_best_of_its_kind() -> None:
     assert all(error <= np.mean(np.abs((predicted + other) / measured - 1)) + 1e-3 for other in np.linspace(0, 20, 81))
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "gpu,dtype,m,n,k,latency_us\na100,fp16,x,1,1,1\n"])
-def test_bad_measurement_folders(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "gpu,dtype,m,n,k,latency_us\n"])
+def test_a_folder_without_measurements(content: str, tmp_path: Path) -> None:
     (tmp_path / "file.csv").write_text(content)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="no CSV file"):
         score_measurements(tmp_path)
+
+
+GEMM = "gpu,dtype,m,n,k,latency_us"
+PRODUCT = "gpu,dtype,op,batch,m,n,k,latency_us"
+ATTENTION = "gpu,dtype,phase,batch,heads,head_dim,new_tokens,cached_tokens,latency_us"
+OP = "op,m,n,k,latency_us,gpu,dtype"
+LAYER = "gpu,model,batch,seq,dtype,kernel,node,scope,input_shapes,output_shape,latency_us"
+GOOD = {
+    GEMM: "a100,fp16,128,768,768,9",
+    PRODUCT: "a100,fp32,bmm,4,128,128,128,9",
+    ATTENTION: "a100,fp16,decode,1,12,64,1,64,9",
+    OP: "softmax,128,64,,9,a100,fp16",
+    LAYER: 'a100,gpt2,1,64,fp32,addmm,addmm,h.0,"[[2304], [64, 768], [768, 2304]]","[64, 2304]",9',
+}
+
+
+def layer_row(kernel: str, inputs: str, output: str = "[64, 768]") -> str:
+    return f'a100,gpt2,1,64,fp32,{kernel},{kernel},h.0,"{inputs}","{output}",9'
+
+
+def bad_rows() -> Iterator[Any]:
+    for header, row in GOOD.items():
+        cells = next(csv.reader([row]))
+        name = header.split(",")[3]
+        at = header.split(",").index("latency_us")
+        for latency in ("0", "-5", "nan", "inf", "1e-320", "fast", ""):
+            changed = [latency if i == at else cell for i, cell in enumerate(cells)]
+            yield pytest.param(header, changed, "latency_us: expected a time", id=f"{name}: {latency}")
+        yield pytest.param(header, cells[:3], f"expected {len(cells)} cells, got 3", id=f"{name}: short")
+        yield pytest.param(
+            header, [*cells, "1"], f"expected {len(cells)} cells, got {len(cells) + 1}", id=f"{name}: long"
+        )
+    for header, row, message in (
+        (GEMM, "a100,fp16,,768,768,9", "m: expected"),
+        (GEMM, "a100,fp16,0,768,768,9", "m: expected"),
+        (GEMM, "a100,fp16,1.5,768,768,9", "m: expected"),
+        (GEMM, f"a100,fp16,{10**400},768,768,9", "m: expected"),
+        (GEMM, "a100,int8,128,768,768,9", "dtype: expected"),
+        (GEMM, "gtx1080,fp16,128,768,768,9", "gtx1080"),
+        (GEMM, "v100,bf16,128,768,768,9", "bf16"),
+        (PRODUCT, "a100,fp32,bbm,4,128,128,128,9", "op: expected one of linear, bmm"),
+        (PRODUCT, "a100,fp32,bmm,,128,128,128,9", "batch: expected"),
+        (ATTENTION, "a100,fp16,encode,1,12,64,1,64,9", "phase: expected one of prefill, decode"),
+        (ATTENTION, "a100,fp16,decode,1,12,64,1,-1,9", "cached_tokens: expected"),
+        (OP, "relu,128,64,,9,a100,fp16", "op: expected one of matmul"),
+        (OP, "softmax,128,,,9,a100,fp16", "n: expected"),
+        (OP, f"gelu,{10**15},{10**15},,9,a100,fp16", "elements: expected"),
+        (LAYER, layer_row("conv", "[[64, 768]]"), "kernel: expected one of"),
+        (LAYER, layer_row("matmul", "[[1, 12, 64, 64]]"), "input_shapes: expected 2"),
+        (LAYER, layer_row("matmul", "[[12, 64, 64], [12, 64, 64]]"), "input_shapes: expected 2"),
+        (LAYER, layer_row("addmm", "[[768]]"), "input_shapes: expected"),
+    ):
+        yield pytest.param(header, next(csv.reader([row])), message, id=f"{row[:40]}: {message}")
+    huge = ("[" * 10**5, f"[[{10**400}]]", "[[1000000000, 1000000000]]")
+    for shapes in ("5", "{}", "[]", "[[]]", "null", '""abc""', '[[""a""]]', "[[0, 0]]", "[[NaN]]", "[[true]]", *huge):
+        for row in (layer_row("add", shapes), layer_row("add", "[[64, 768]]", shapes)):
+            yield pytest.param(LAYER, next(csv.reader([row])), "shape", id=f"shapes {shapes[:30]}")
+
+
+@pytest.mark.parametrize(("header", "cells", "message"), list(bad_rows()))
+def test_a_bad_row_is_one_error_with_file_and_line(header: str, cells: list[str], message: str, tmp_path: Path) -> None:
+    with (tmp_path / "file.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header.split(","), next(csv.reader([GOOD[header]])), cells])
+    with pytest.raises(InputError) as error:
+        score_measurements(tmp_path)
+    assert str(error.value).startswith("file.csv: line 3 of ")
+    assert message in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("header", GOOD)
+def test_a_byte_order_mark_and_another_order_of_columns_are_fine(header: str, tmp_path: Path) -> None:
+    """As a spreadsheet writes "CSV UTF-8"."""
+    rows = [header.split(","), next(csv.reader([GOOD[header]]))]
+    for name, encoding in (("a.csv", "utf-8"), ("b.csv", "utf-8-sig")):
+        with (tmp_path / name).open("w", newline="", encoding=encoding) as file:
+            csv.writer(file).writerows(rows if name == "a.csv" else [row[::-1] for row in rows])
+    one, other = score_measurements(tmp_path)
+    assert (one.operation, one.hardware, one.count) == (other.operation, other.hardware, 1)
+    assert one.errors == pytest.approx(other.errors)
 
 
 @pytest.mark.skipif(not MEASUREMENTS.is_dir(), reason="the measurements are not part of the project")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +14,17 @@ import pytest
 import torch
 import typer
 import yaml
+from helpers import process
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner, Result
 
 from gpt2cost import InputError, load_hardware, predict
+from gpt2cost.cli.extras import need_torch
 from gpt2cost.cli.measure import measure
 from gpt2cost.cli.validate import validate
 from gpt2cost.device.catalog import validate_file
 from gpt2cost.device.hardware import Calibration
-from gpt2cost.extras import need_torch
 from gpt2cost.files import data_dir
 from gpt2cost.measure.bench import Bench
 from gpt2cost.measure.passes import PassCase, Zoo, config_of, measure_passes, pass_cases, pass_run, profile_passes
@@ -358,8 +358,8 @@ def test_measure_writes_what_validate_reads(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv", "markdown"])
 def test_validate_measures_and_predicts(tiny: str, format: str) -> None:
-    result = run("validate", "--gpu", "a100", "--model", tiny, "--batch", "1", "--seq", "2,4", "--kernels",
-                 "--format", format)  # fmt: skip
+    result = run("validate", "--gpu", "a100", "--model", tiny, "--batch", "1", "--seq", "2,4", "--kernels", "--rounds",
+                 "1", "--format", format)  # fmt: skip
     assert result.exception is None, result.output
     assert "warning: --device cpu is measured" in result.stderr
     assert "transformer.wte" in result.stdout
@@ -526,18 +526,15 @@ def test_without_torch_one_line_says_what_to_install(command: str, monkeypatch: 
 def test_scoring_needs_no_torch(tiny: str, traces: dict[bool, Path], tmp_path: Path) -> None:
     folder = written(tmp_path / "runs", [planted()])
     commands = [
-        ["--from", str(folder), "--gpu", "a100"],
-        ["--trace", str(traces[True]), "--model", tiny, "--gpu", "a100", "--dtype", "fp32"],
+        ["validate", "--from", str(folder), "--gpu", "a100"],
+        ["validate", "--trace", str(traces[True]), "--model", tiny, "--gpu", "a100", "--dtype", "fp32"],
     ]
-    code = """
-import sys, typer
+    code = f"""
+import sys
 sys.modules["torch"] = None
-from gpt2cost.cli.validate import validate
-app = typer.Typer()
-app.command()(validate)
-app()
+from gpt2cost.cli import app
+sys.exit(sum(app.run(arguments) for arguments in {commands!r}))
 """
-    for arguments in commands:
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        assert "error: predicted / measured - 1" in done.stdout
+    done = process(["-c", code], timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("error: predicted / measured - 1") == 2
