@@ -19,6 +19,7 @@ from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES, Dtype
 from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
 from gpt2cost.errors import InputError, echo
+from gpt2cost.result import Result
 from gpt2cost.table.options import KERNEL_VARIANTS, Attn, Runtime
 from gpt2cost.units import unit_of
 
@@ -128,13 +129,15 @@ class Calibration:
     residuals: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Hardware(Result):
     """One device. All quantities in SI units; FLOP rates count one fused multiply-add as 2.
 
     `provenance`: path of a constant or section -> where it comes from. `borrowed`: section -> the device it was taken
     from. `variants`: names of the other devices in this file. `changes`: path -> what `change_hardware` set it to.
     """
+
+    shown_by = "catalog"
 
     name: str
     aliases: tuple[str, ...] = ()

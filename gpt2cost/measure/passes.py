@@ -26,8 +26,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.measure.bench import Bench, run_aside
 from gpt2cost.measure.pool import DTYPES, Run
 from gpt2cost.measure.records import Measurement, trimmed_mean
-from gpt2cost.measure.torch_trace import profile_record
-from gpt2cost.measure.torch_trace import Observed, read_trace
+from gpt2cost.measure.torch_trace import Observed, profile_record, read_trace
 from gpt2cost.prediction.grid import Grid
 from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, load_model

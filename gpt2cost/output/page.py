@@ -56,8 +56,7 @@ class Table:
 
     def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
         cut = [
-            text if len(text) <= width else text[: width - 3] + "..."
-            for text, width in zip(cells, widths, strict=True)
+            text if len(text) <= width else text[: width - 3] + "..." for text, width in zip(cells, widths, strict=True)
         ]
         justified = (
             text.rjust(width) if numeric else text.ljust(width)

@@ -213,9 +213,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     """The settings, a table per phase, and a summary to act on."""
     page.line(f"{_heading(prediction)}; {FLOPS_CONVENTION}")
     page.line(_memory_line(prediction.memory))
-    layouts = [
-        [table_of(layout, cost_rows(phase, group)) for layout in _layouts(group)] for phase in prediction.phases
-    ]
+    layouts = [[table_of(layout, cost_rows(phase, group)) for layout in _layouts(group)] for phase in prediction.phases]
     fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
     for phase, tables in zip(prediction.phases, layouts, strict=True):
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")

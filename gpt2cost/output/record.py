@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -79,6 +79,25 @@ def envelope() -> Record:
         "transformers_version": transformers_version(),
         "flops_convention": FLOPS_CONVENTION,
     }
+
+
+def listing(
+    name: str, fields: Sequence[Field[T]], text: Callable[[Page, Sequence[T]], None] | None = None
+) -> View[Sequence[T]]:
+    """The view of a list of things: a row each, in JSON under `name`; as text a table of the fields with headers."""
+
+    def rows(items: Sequence[T]) -> list[Record]:
+        return [record_of(fields, item) for item in items]
+
+    def table(page: Page, items: Sequence[T]) -> None:
+        page.fields(items, [field for field in fields if field.header])
+
+    return View(
+        rows,
+        lambda items: {**envelope(), name: rows(items)},
+        text or table,
+        lambda items: (f"<{name}: {len(items)}>", ""),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- what many share

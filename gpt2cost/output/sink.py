@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from gpt2cost.errors import InputWarning
 from gpt2cost.files import check_writable, write_chunks, write_text
 from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Record, View, envelope
+from gpt2cost.output.record import Record, View
 
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
@@ -66,11 +66,6 @@ class Sink:
             import_module("gpt2cost.output.terminal").print_styled(page)  # brings rich, which only a terminal needs
         else:
             write_text(page.plain(), self.output)
-
-
-def listing(name: str, rows: Callable[[T], Sequence[Record]], text: Callable[[Page, T], None]) -> View[T]:
-    """The view of a list of things: in JSON, its rows under `name`."""
-    return View(rows, lambda items: {**envelope(), name: list(rows(items))}, text, lambda items: (name,))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.settings import How, check_device
+from gpt2cost.result import Result
 from gpt2cost.timing.kernel import Machine, bound_of, machine_of
 from gpt2cost.timing.terms import Array, Terms, at_least
 
@@ -19,15 +20,17 @@ MAX_ELEMENTS = 10**15
 """The largest size of a kernel's shape; a larger one is more likely a slip."""
 
 
-@dataclass(frozen=True)
-class KernelLatency:
+@dataclass(frozen=True, eq=False, repr=False)
+class KernelLatency(Result):
     """One kernel on its own. `device_s` is its time in a busy stream: its launch overhead, but no host time.
 
     FLOPs and bytes are exact integers where the shape is of integers.
     """
 
+    shown_by = "catalog"
+
     kind: str
-    hardware: str
+    gpu: str
     dtype: str
     shape: dict[str, Any]
     flops: Array
