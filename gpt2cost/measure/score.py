@@ -249,14 +249,14 @@ def score_trace(hw: Hardware, model: Model, settings: Settings, *observed: Seque
         raise InputError(f"trace: found no pass of {model.name} in it: no op or kernel of a layer norm")
     measured: dict[int, list[float]] = {}
     for row in (row for each in found for row in each.rows):
-        measured.setdefault(id(row.row), []).append(row.seconds)
+        measured.setdefault(row.row.index, []).append(row.seconds)
     kernels = tuple(
         KernelScore(
             cost.row.path,
             cost.kernel.op,
             cost.kernel.kind,
             int(cost.count),
-            statistics.median(measured[id(cost.row)]),
+            statistics.median(measured[cost.row.index]),
             float(cost.device_s),
         )
         for cost in one.kernels

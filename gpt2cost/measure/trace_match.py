@@ -106,20 +106,20 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
     seconds: dict[int, float] = defaultdict(float)
     for i, j in pairs:
         row = expected[j % len(expected)]
-        seen[id(row)] += 1
-        seconds[id(row)] += observed[i].seconds
-    launches = Counter(id(row) for row in expected)
-    launched = [row for row in rows if launches[id(row)]]
+        seen[row.index] += 1
+        seconds[row.index] += observed[i].seconds
+    launches = Counter(row.index for row in expected)
+    launched = [row for row in rows if launches[row.index]]
     matched = {i for i, _ in pairs}
     total_s = math.fsum(one.seconds for one in observed)
     return Match(
         passes=passes,
         rows=tuple(
-            MatchedRow(row, seen[id(row)], passes * launches[id(row)], seconds[id(row)] / max(passes, 1))
+            MatchedRow(row, seen[row.index], passes * launches[row.index], seconds[row.index] / max(passes, 1))
             for row in launched
         ),
         unmapped=tuple(one for i, one in enumerate(observed) if i not in matched),
-        missing=tuple(row for row in launched if seen[id(row)] < max(passes, 1) * launches[id(row)]),
+        missing=tuple(row for row in launched if seen[row.index] < max(passes, 1) * launches[row.index]),
         mapped_share=math.fsum(observed[i].seconds for i in matched) / total_s if total_s else 0.0,
         in_order=0 < len(pairs) == passes * len(expected)
         and all(right[0] == left[0] + 1 or right[1] % len(expected) == 0 for left, right in pairwise(pairs)),
