@@ -93,7 +93,7 @@ class ProfileScore:
     """The kernels of a profiled pass beside their predictions.
 
     `passes`: how many were recorded. `kernels` has the table's rows in order, with the median over the recordings.
-    `unmapped`: name -> seconds a pass of what is not the table's. `missing`: names of rows that were seen too rarely.
+    `unmapped`: name -> seconds per pass of what is not the table's. `missing`: names of rows that were seen too rarely.
     """
 
     model: Model
