@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -90,21 +89,16 @@ def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
             with path.open("wb") as file:
                 file.writelines(chunks)
             return
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        temporary = path.parent / f".{path.name[:40]}.{os.urandom(6).hex()}"
+        with temporary.open("xb") as file:
+            try:
+                if path.exists():
+                    temporary.chmod(path.stat().st_mode & 0o777)
                 file.writelines(chunks)
-            mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-            Path(name).chmod(mode)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+                file.close()  # whole, before it takes the name
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

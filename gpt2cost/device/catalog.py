@@ -161,8 +161,10 @@ def _candidates(folder: Path, key: str) -> Iterator[Path]:
     mention = re.compile(rf"(?<![\w-]){re.escape(key)}(?![\w-])")
     elsewhere = []
     for path in files:
-        text = _unless_bad(path, read_text) or ""
-        lines = [line for line in text.casefold().splitlines() if mention.search(line)]
+        text = (_unless_bad(path, read_text) or "").casefold()
+        if key not in text:
+            continue
+        lines = [line for line in text.splitlines() if mention.search(line)]
         if any("aliases:" in line for line in lines):
             yield path
         elif lines:
