@@ -96,8 +96,8 @@ def validate(
         axes = [flag is not None for flag in (batch, seq, cache)]
         found = _traced(hw, trace, sizes, case is not None or all(axes), any(axes), choices, not no_use_cache)
     elif from_ is not None:
-        wanted = _Wanted.of(case, {**choices, "batch": batch, "seq": seq, "cache": cache}, no_use_cache)
-        records = [record for record in read_records(from_) if wanted.lets(record)]
+        record_filter = _RecordFilter.of(case, {**choices, "batch": batch, "seq": seq, "cache": cache}, no_use_cache)
+        records = [record for record in read_records(from_) if record_filter.accepts(record)]
         if not records:
             raise InputError(f"{plain(str(from_))}: no measured pass is what the flags ask for")
         only_profiles = all(record["kind"] == "profile" for record in records)
@@ -135,7 +135,7 @@ def _measured(
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _RecordFilter:
     """Which recorded passes the flags ask for. `axes` holds the values of those that were given."""
 
     cases: tuple[tuple[int, int, int], ...]
@@ -143,7 +143,7 @@ class _Wanted:
     uncached: bool
 
     @classmethod
-    def of(cls, cases: Sequence[str] | None, given: Mapping[str, str | None], uncached: bool) -> _Wanted:
+    def of(cls, cases: Sequence[str] | None, given: Mapping[str, str | None], uncached: bool) -> _RecordFilter:
         """Raises `InputError` for a flag's value that is wrong."""
         grid = grids.make_grid(**{**given, "model": given["model"] or "gpt2", "gpu": "none"})
         print_warnings(grid.notes)
@@ -152,7 +152,7 @@ class _Wanted:
             axes["model"] = frozenset(load_model(name).name for name in grid.model)
         return cls(tuple(chosen_sizes(None, None, None, cases) or ()), axes, uncached)
 
-    def lets(self, record: Measurement) -> bool:
+    def accepts(self, record: Measurement) -> bool:
         """Whether a record is of a pass, or the profile of one, that is asked for."""
         if record["kind"] not in (*PASSES, "profile"):
             return False

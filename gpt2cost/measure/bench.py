@@ -113,7 +113,7 @@ class Bench:
     def graph_us(self, run: Run, weight_bytes: int = 0) -> float | None:
         """Microseconds of one call in a CUDA graph, whose own launch is subtracted: the host is not in it.
 
-        A replay makes so many calls that the weights, `weight_bytes` a call, exceed the L2 cache. None where a call
+        A replay makes so many calls that the weights, `weight_bytes` per call, exceed the L2 cache. None where a call
         cannot be captured, or is lost in the noise.
         """
         l2_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)

@@ -106,7 +106,7 @@ def _check_runs(device: str, dtype: str, attn: str, runtime: str) -> None:
         raise InputError(f"attn: flash_attention_2 needs --device cuda, got {device}")
 
 
-class Zoo:
+class Models:
     """Models with random weights on a device, each built once unless memory runs short."""
 
     def __init__(self, bench: Bench) -> None:
@@ -170,12 +170,12 @@ def config_of(model: Model) -> Any:
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)
 
 
-def pass_run(zoo: Zoo, case: PassCase) -> Run:
+def pass_run(models: Models, case: PassCase) -> Run:
     """A function that runs one pass of a case. What is cached is random, and restored every time."""
-    model = zoo.model(case)
-    config, device = model.config, zoo.bench.device
+    model = models.model(case)
+    config, device = model.config, models.bench.device
     ids = torch.randint(0, config.vocab_size, (case.sizes.batch_size, case.sizes.seq_len), device=device)
-    call = zoo.compiled(case) if case.how.runtime == "compile" else model
+    call = models.compiled(case) if case.how.runtime == "compile" else model
     if not case.sizes.cache_len:
 
         def run() -> object:
@@ -217,12 +217,12 @@ def _captured(run: Run) -> Run:
 def measure_passes(
     bench: Bench, cases: Sequence[PassCase], rounds: int, budget_s: float = BUDGET_S, tell: Tell = print
 ) -> list[Measurement]:
-    """A record of kind `pass` a case, timed in `rounds` rounds over all cases; one that cannot run has `error`.
+    """A record of kind `pass` per case, timed in `rounds` rounds over all cases; one that cannot run has `error`.
 
     `rounds_us` has each round's median, `reference_us` what the reference took after it, and `wall_us` is the
     `trimmed_mean` of the rounds. Raises `InputError` for an attention that is not installed.
     """
-    zoo = Zoo(bench)
+    models = Models(bench)
     times: dict[PassCase, list[dict[str, Any]]] = defaultdict(list)
     errors: dict[PassCase, str] = {}
     with torch.no_grad():
@@ -232,11 +232,11 @@ def measure_passes(
                     continue
                 tell(f"round {number + 1}/{rounds}, {index}/{len(cases)} {case.title}")
                 try:
-                    once = bench.sample(pass_run(zoo, case), budget_s, least=1)
+                    once = bench.sample(pass_run(models, case), budget_s, least=1)
                     times[case].append(once | {"reference_us": bench.reference()["wall_us"]})
                 except (RuntimeError, NotImplementedError) as error:  # too large, say: a finding, not an end
                     errors[case] = _reason(error)
-                    zoo.clear()
+                    models.clear()
     return [
         {"kind": "pass", **case.record()} | ({"error": errors[case]} if case in errors else _times(times[case]))
         for case in cases
@@ -244,13 +244,13 @@ def measure_passes(
 
 
 def _times(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    medians = [one["wall_us"] for one in rounds]
+    medians = [times["wall_us"] for times in rounds]
     return {
         "wall_us": trimmed_mean(medians),
-        "wall_min_us": min(one["wall_min_us"] for one in rounds),
-        "runs": sum(one["runs"] for one in rounds),
+        "wall_min_us": min(times["wall_min_us"] for times in rounds),
+        "runs": sum(times["runs"] for times in rounds),
         "rounds_us": medians,
-        "reference_us": [one["reference_us"] for one in rounds],
+        "reference_us": [times["reference_us"] for times in rounds],
     }
 
 
@@ -261,19 +261,19 @@ def _reason(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------ profiles
 
 
-def profile_pass(bench: Bench, zoo: Zoo, case: PassCase, passes: int = PROFILED) -> list[list[Observed]]:
+def profile_pass(bench: Bench, models: Models, case: PassCase, passes: int = PROFILED) -> list[list[Observed]]:
     """The ops or kernels of one pass, recorded `passes` times, each after one that is not recorded."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it reports every start and stop
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.device == "cuda" else [])
-    found: list[list[Observed]] = []
+    recordings: list[list[Observed]] = []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "trace.json"
 
         def read(profiler: Any) -> None:
             profiler.export_chrome_trace(str(path))
-            found.append(read_trace(path))
+            recordings.append(read_trace(path))
 
-        run = pass_run(zoo, case)
+        run = pass_run(models, case)
         run()
         bench.sync()
         plan = schedule(wait=0, warmup=1, active=1, repeat=passes)
@@ -282,21 +282,21 @@ def profile_pass(bench: Bench, zoo: Zoo, case: PassCase, passes: int = PROFILED)
                 run()
                 bench.sync()
                 profiler.step()
-    return found
+    return recordings
 
 
 def profile_passes(
     bench: Bench, cases: Sequence[PassCase], passes: int = PROFILED, tell: Tell = print
 ) -> list[Measurement]:
-    """A record of kind `profile` a case; one that cannot run has `error`."""
-    zoo = Zoo(bench)
+    """A record of kind `profile` per case; one that cannot run has `error`."""
+    models = Models(bench)
     records: list[Measurement] = []
     for index, case in enumerate(cases, 1):
         tell(f"profile {index}/{len(cases)} {case.title}")
         head = case.record()
         try:
-            records.append(profile_record(head, profile_pass(bench, zoo, case, passes)))
+            records.append(profile_record(head, profile_pass(bench, models, case, passes)))
         except (RuntimeError, NotImplementedError) as error:
             records.append({"kind": "profile", **head, "error": _reason(error)})
-            zoo.clear()
+            models.clear()
     return records

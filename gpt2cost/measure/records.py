@@ -33,10 +33,10 @@ def read_records(path: Path) -> list[Measurement]:
     in writing is left out.
     """
     files = sorted(file for file in path.glob("*.jsonl*") if _is_records(file)) if path.is_dir() else [path]
-    found = [record for file in files for record in _lines(file) if "error" not in record]
-    if not found:
+    records = [record for file in files for record in _lines(file) if "error" not in record]
+    if not records:
         raise InputError(f"{plain(str(path))}: expected measurements in *.jsonl or *.jsonl.gz, found none")
-    return found
+    return records
 
 
 def _is_records(file: Path) -> bool:
@@ -104,18 +104,18 @@ def halves_difference(times: Sequence[float]) -> float:
 
 def reference_seconds(records: Iterable[Measurement]) -> list[float]:
     """What the reference product took: in records of its own, or beside passes."""
-    found: list[float] = []
+    times_s: list[float] = []
     for record in records:
         if record["kind"] == "reference":
-            found.append(seconds(record))
-        found += [1e-6 * one for one in _times_of(record, "reference_us")]
-    return found
+            times_s.append(seconds(record))
+        times_s += [1e-6 * time_us for time_us in _times_of(record, "reference_us")]
+    return times_s
 
 
 def _times_of(record: Measurement, name: str) -> list[float]:
     """A list of times in a record; empty where it has none. Raises `InputError` for what is no such list."""
     times = record.get(name, [])
-    if not isinstance(times, list) or not all(is_time(one) for one in times):
+    if not isinstance(times, list) or not all(map(is_time, times)):
         raise InputError(f"measurement of kind {plain(record['kind'])}: {name}: expected a list of times above 0")
     return times
 
@@ -131,17 +131,17 @@ def trimmed_mean(times: Sequence[float]) -> float:
 
 
 def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
-    """One record a case, with the trimmed means of its times over the sweeps."""
+    """One record per case, with the trimmed means of its times over the sweeps."""
     cases: dict[str, list[Measurement]] = {}
     for record in records:
         cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record)
-    return [{**found[0], **_times(found)} for found in cases.values()]
+    return [{**same[0], **_times(same)} for same in cases.values()]
 
 
 def _times(records: list[Measurement]) -> dict[str, float]:
     names = dict.fromkeys(name for record in records for name in record if name.endswith("_us"))
-    found = {name: [r[name] for r in records if is_time(r.get(name))] for name in names}
-    return {name: trimmed_mean(times) for name, times in found.items() if times}
+    times_us = {name: [r[name] for r in records if is_time(r.get(name))] for name in names}
+    return {name: trimmed_mean(times) for name, times in times_us.items() if times}
 
 
 _POSITIVE, _NATURAL = {"bound": "positive"}, {"bound": "natural"}
@@ -228,7 +228,7 @@ def is_time(value: object) -> TypeGuard[int | float]:
 
 
 def seconds(record: Measurement) -> float:
-    """The time of one kernel, pass or op of the host, with the least of the host in it.
+    """The time of one kernel, pass or op of the host: of several the one that holds least of the host's part.
 
     Raises `InputError` for a record without a time above 0.
     """

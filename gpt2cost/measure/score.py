@@ -205,7 +205,7 @@ class ProfileScore:
     """The kernels of a profiled pass beside their predictions.
 
     `passes`: how many were recorded. `kernels` has the table's rows in order, with the median over the recordings.
-    `unmapped`: name -> seconds a pass of what is not the table's. `missing`: names of rows that were seen too rarely.
+    `unmapped`: name -> seconds per pass of what is not the table's. `missing`: names of rows that were seen too rarely.
     """
 
     model: Model
@@ -324,14 +324,14 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         raise InputError(f"trace: found no pass of {model.name} in it: no op or kernel of a layer norm")
     measured: dict[int, list[float]] = {}
     for row in (row for each in found for row in each.rows):
-        measured.setdefault(id(row.row), []).append(row.seconds)
+        measured.setdefault(row.row.index, []).append(row.seconds)
     kernels = tuple(
         KernelScore(
             cost.row.path,
             cost.kernel.op,
             cost.kernel.kind,
             int(cost.count),
-            statistics.median(measured[id(cost.row)]),
+            statistics.median(measured[cost.row.index]),
             float(cost.device_s),
         )
         for cost in pass_.kernels

@@ -15,7 +15,7 @@ import zlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,13 +77,13 @@ def read_trace(path: Path) -> list[Observed]:
     """
     events = _events(path)
     taken = _taken(events)
-    found = _on_device(events, taken) if any(e["cat"] in _DEVICE for e in events) else [_on_host(e) for e in taken]
-    if not found:
+    on_device = any(event["cat"] in _DEVICE for event in events)
+    observed = _on_device(events, taken) if on_device else [_on_host(event) for event in taken]
+    if not observed:
         what = "ops or kernels of torch.profiler (cat cpu_op or kernel)"
         raise InputError(f"{plain(str(path))}: traceEvents: expected {what}, found none")
-    found.sort(key=lambda one: one.start_s)
-    first_s = found[0].start_s
-    return [Observed(one.op, one.kernels, one.seconds, one.start_s - first_s) for one in found]
+    observed.sort(key=lambda op: op.start_s)
+    return [replace(op, start_s=op.start_s - observed[0].start_s) for op in observed]
 
 
 def trace_sizes(path: Path) -> tuple[int, int, int] | None:
@@ -108,13 +108,13 @@ def observed_of_profile(record: Measurement) -> list[Observed]:
         names, ops = record["kernel_names"], record["ops"]
         if not any(kernels for *_, kernels in ops) and record.get("kernels"):
             return [Observed("", (names[i],), 1e-6 * us, 1e-6 * start_us) for i, start_us, us in record["kernels"]]
-        found: list[Observed] = []
+        observed: list[Observed] = []
         start_s = 0.0
         for name, us, kernels in _outer(ops) if not record.get("kernels") else _launching(ops):
             seconds = 1e-6 * (sum(kernel_us for _, kernel_us in kernels) if kernels else us)
-            found.append(Observed(_table_op(name), tuple(names[i] for i, _ in kernels), seconds, start_s))
+            observed.append(Observed(_table_op(name), tuple(names[i] for i, _ in kernels), seconds, start_s))
             start_s += seconds
-        return found
+        return observed
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise InputError("measurement of kind profile: expected 'ops' and 'kernel_names' as measured") from None
 

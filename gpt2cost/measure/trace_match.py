@@ -21,7 +21,7 @@ ANCHOR = "native_layer_norm"
 
 
 TABLE_CELLS = 25_000_000
-"""Size of an alignment's table at most, unless one pass needs more: 2 bytes each."""
+"""Most cells of an alignment's table, unless one pass needs more: 2 bytes each."""
 
 
 KERNEL_LABELS = tuple(
@@ -64,7 +64,7 @@ OP_LABELS = {
 
 @dataclass(frozen=True)
 class MatchedRow:
-    """A row of the table in the trace: its launches in all passes, and seconds in a pass, on average."""
+    """A row of the table in the trace: its launches in all passes, and its mean seconds per pass."""
 
     row: Row
     seen: int
@@ -96,7 +96,7 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
     """
     observed = _joined(observed)
     expected = [row for row, _ in unrolled(rows, values) if isinstance(row.step, Kernel)]
-    labels = [_label(one) for one in observed]
+    labels = [_label(op) for op in observed]
     anchors = [i for i, label in enumerate(labels) if label == ANCHOR]
     in_a_pass = sum(ANCHOR in _labels(row.step) for row in expected)
     passes = max(1, round(len(anchors) / in_a_pass)) if anchors and in_a_pass else 0
@@ -106,20 +106,20 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
     seconds: dict[int, float] = defaultdict(float)
     for i, j in pairs:
         row = expected[j % len(expected)]
-        seen[id(row)] += 1
-        seconds[id(row)] += observed[i].seconds
-    launches = Counter(id(row) for row in expected)
-    launched = [row for row in rows if launches[id(row)]]
+        seen[row.index] += 1
+        seconds[row.index] += observed[i].seconds
+    launches = Counter(row.index for row in expected)
+    launched = [row for row in rows if launches[row.index]]
     matched = {i for i, _ in pairs}
-    total_s = math.fsum(one.seconds for one in observed)
+    total_s = math.fsum(op.seconds for op in observed)
     return Match(
         passes=passes,
         rows=tuple(
-            MatchedRow(row, seen[id(row)], passes * launches[id(row)], seconds[id(row)] / max(passes, 1))
+            MatchedRow(row, seen[row.index], passes * launches[row.index], seconds[row.index] / max(passes, 1))
             for row in launched
         ),
-        unmapped=tuple(one for i, one in enumerate(observed) if i not in matched),
-        missing=tuple(row for row in launched if seen[id(row)] < max(passes, 1) * launches[id(row)]),
+        unmapped=tuple(op for i, op in enumerate(observed) if i not in matched),
+        missing=tuple(row for row in launched if seen[row.index] < max(passes, 1) * launches[row.index]),
         mapped_share=math.fsum(observed[i].seconds for i in matched) / total_s if total_s else 0.0,
         in_order=0 < len(pairs) == passes * len(expected)
         and all(right[0] == left[0] + 1 or right[1] % len(expected) == 0 for left, right in pairwise(pairs)),
@@ -129,20 +129,20 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
 def _joined(observed: Sequence[Observed]) -> list[Observed]:
     """Kernels without an op that belong to the one before are added to it."""
     joined: list[Observed] = []
-    for one in observed:
-        if joined and not one.op and all(SECOND_KERNEL.search(name) for name in one.kernels):
+    for op in observed:
+        if joined and not op.op and all(SECOND_KERNEL.search(name) for name in op.kernels):
             before = joined[-1]
-            joined[-1] = replace(before, kernels=before.kernels + one.kernels, seconds=before.seconds + one.seconds)
+            joined[-1] = replace(before, kernels=before.kernels + op.kernels, seconds=before.seconds + op.seconds)
         else:
-            joined.append(one)
+            joined.append(op)
     return joined
 
 
-def _label(one: Observed) -> str:
+def _label(observed: Observed) -> str:
     """One of the labels that the kernel of the table has, if the table has it."""
-    if one.op:
-        return OP_LABELS.get(one.op, one.op)
-    name = one.kernels[0]
+    if observed.op:
+        return OP_LABELS.get(observed.op, observed.op)
+    name = observed.kernels[0]
     return next((label for pattern, label in KERNEL_LABELS if pattern.search(name)), name)
 
 
@@ -168,8 +168,8 @@ def _pairs(
         last = min(first + at_once, passes)
         begin = pairs[-1][0] + 1 if pairs else 0
         end = anchors[last * in_a_pass] if last < passes else len(labels)
-        found = _longest_common(labels[begin:end], list(expected) * (last - first))
-        pairs += [(begin + i, first * len(expected) + j) for i, j in found]
+        common = _longest_common(labels[begin:end], list(expected) * (last - first))
+        pairs += [(begin + i, first * len(expected) + j) for i, j in common]
     return pairs
 
 

@@ -110,7 +110,7 @@ def fresh_seconds(c: CpuConstants, output_bytes: Array, kept: Array = 1.0) -> Ar
 
 @dataclass(frozen=True)
 class CpuMachine:
-    """See `timing.kernel.Machine`."""
+    """A CPU that times kernels. The methods are those of `GpuMachine`."""
 
     hw: Hardware
 

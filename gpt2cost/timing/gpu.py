@@ -22,13 +22,16 @@ lies between two uses of a weight in one layer."""
 
 @dataclass(frozen=True)
 class GpuMachine:
-    """See `timing.kernel.Machine`."""
+    """A GPU that times kernels. `CpuMachine` has the same methods."""
 
     hw: Hardware
 
     def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
-        """One launch in a pass. Weights are cold, since the whole model lies between two passes over one weight, and
-        products run at the clock of a pass."""
+        """One launch of `kernel` in a pass, at the sizes in `values`; never below `floor_s`.
+
+        Weights are cold, since the whole model lies between two passes over one weight. Products run at the clock of a
+        pass.
+        """
         match kernel.shape:
             case Gemm(batch, m, n, k):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
@@ -52,7 +55,8 @@ class GpuMachine:
         return at_least(floor_s, terms)
 
     def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
-        """A product on its own. That of a Conv1D finds its weights in L2 as far as they stay there."""
+        """`batch` products of (m, k) and (k, n): a Conv1D's, which finds its weights in L2 as far as they stay there,
+        or, `batched`, those of eager attention's scores."""
         size = ELEMENT_BYTES[dtype]
         reuse = np.inf if batched else _REUSE * batch * k * n * size
         return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, reuse_bytes=reuse)
@@ -61,12 +65,12 @@ class GpuMachine:
         self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
         causal: bool, write_cache: bool,
     ) -> Terms:  # fmt: skip
-        """Fused attention on its own."""
+        """Fused attention. With `write_cache`, the new keys and values are copied into a cache before it."""
         sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
         return attention_terms(self.hw, dtype, *sizes, ELEMENT_BYTES[dtype], causal=causal, write_cache=write_cache)
 
     def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
-        """A kernel that moves bytes, on its own."""
+        """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none)."""
         floor_s = self.hw.launch.stream_floor_s
         return memory_terms(self.hw, kind, read_bytes, write_bytes, ELEMENT_BYTES[dtype], columns, floor_s)
 

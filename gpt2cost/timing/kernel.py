@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,29 +22,12 @@ from gpt2cost.timing.terms import Array, Terms
 BOUNDS = ("compute", "memory", "launch")
 
 
-class Machine(Protocol):
-    """A device that times kernels by its own forms: those of the cost table in a pass, and others on their own."""
-
-    def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
-        """One launch of `kernel` in a pass, at the sizes in `values`; never below `floor_s`."""
-
-    def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
-        """`batch` products of (m, k) and (k, n): a Conv1D's, or, `batched`, those of eager attention's scores."""
-
-    def attention(
-        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
-        causal: bool, write_cache: bool,
-    ) -> Terms:  # fmt: skip
-        """Fused attention, with `write_cache` after a copy of the new keys and values into a cache."""
-
-    def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
-        """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none)."""
-
-    def improvements(self) -> list[tuple[str, Hardware]]:
-        """What would be better on this device, and the device with it."""
+Machine: TypeAlias = GpuMachine | CpuMachine
+"""A device that times kernels by its own forms: those of the cost table in a pass (`kernel`), and others on their own
+(`product`, `attention`, `memory`); and what would be better on it (`improvements`)."""
 
 
-_MACHINES: dict[type, type[GpuMachine] | type[CpuMachine]] = {MachineConstants: GpuMachine, CpuConstants: CpuMachine}
+_MACHINES: dict[type, type[Machine]] = {MachineConstants: GpuMachine, CpuConstants: CpuMachine}
 
 
 def machine_of(hw: Hardware) -> Machine:

@@ -107,6 +107,13 @@ def test_attention_between_the_measured_rows_takes_what_the_machine_takes(fitted
         assert found == pytest.approx(attention_s(36, new, kv, masked), rel=0.08)
 
 
+def test_a_mask_costs_the_same_share_whatever_dtypes_were_measured(records: list[dict[str, Any]]) -> None:
+    half = [
+        {**r, "dtype": "bf16", "wall_us": 0.7 * r["wall_us"]} for r in records if r["kind"] in ("gemm", "bmm", "sdpa")
+    ]
+    assert fit_cpu([*records, *half], "mine").hardware.cpu_model.masked_attention == pytest.approx(0.8, rel=0.1)
+
+
 @pytest.mark.parametrize("elements", [20_000, 900_000])
 def test_memory_bound_kernels_of_other_sizes_take_what_the_machine_takes(fitted: Hardware, elements: int) -> None:
     """One size below the start of the second thread, one above."""

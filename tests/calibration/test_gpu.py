@@ -1,11 +1,11 @@
-"""`fit_gpu`: records made from a known device give that device back. And hardware files that are written."""
+"""`fit_gpu`: from noisy times of a machine of simple formulas. And hardware files that are written."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2cost.calibration.forms import ATTENTION, gpu_groups
-from gpt2cost.calibration.gpu import GpuFit, fit_gpu
+from gpt2cost.calibration import search
+from gpt2cost.calibration.calibrate import calibrate
+from gpt2cost.calibration.forms import ATTENTION, Fit, gpu_groups
+from gpt2cost.calibration.gpu import fit_gpu
 from gpt2cost.calibration.nearest import base_for
 from gpt2cost.device.catalog import list_hardware, load_hardware, validate_file
 from gpt2cost.device.dtypes import ELEMENT_BYTES
@@ -22,112 +24,101 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.to_yaml import hardware_tree, hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.measure.records import Measurement
-from gpt2cost.timing.gpu_attention import attention_terms
-from gpt2cost.timing.gpu_gemm import gemm_terms
-from gpt2cost.timing.gpu_memory import memory_terms
 
 pytest.importorskip("scipy")
 
 ISSUE_S = 5e-6
 """Host time of each synthetic call."""
 
+SMS, L2_BYTES = 132, 50 << 20
+PEAK = {"fp16": 420e12, "fp32": 40e12}
+"""FLOP/s that products reach."""
 
-def perturbed() -> Hardware:
-    """An H100 whose constants differ by 10 to 40 % from those of the shipped one."""
-    base = load_hardware("h100")
-    model = base.gpu_model
-    fp16, fp32, flash, memory = model.gemm["fp16"], model.gemm["fp32"], model.attention["64"], model.memory
-    kinds = {
-        **memory.kinds,
-        "elementwise": replace(memory.kinds["elementwise"], dram_efficiency=0.7, fill_s=0.9e-6),
-        "softmax": replace(memory.kinds["softmax"], elements_per_s_per_unit=2.0e9, column_s=0.5e-9),
-        "layer_norm": replace(memory.kinds["layer_norm"], dram_efficiency=0.65, fill_s=9e-6),
-        "copy": replace(memory.kinds["copy"], dram_efficiency=0.8),
-        "gather": replace(memory.kinds["gather"], elements_per_s_per_unit=1.1e9, fill_s=6e-6),
-    }
-    slower = replace(
-        fp16, efficiency=0.6, dram_efficiency=0.7, launch_s=3.4e-6, step_s=1.5e-7, l2_efficiency=2.1, split_s=2.2e-6
-    )
-    gemm = {
-        "fp16": slower,
-        "bf16": replace(slower, efficiency=0.66, launch_s=2.9e-6),
-        "fp32": replace(fp32, efficiency=0.78, launch_s=2.7e-6, dram_efficiency=0.72, prologue_k=45.0),
-    }
-    flash = replace(
-        flash, launch_s=4.4e-6, efficiency=0.42, stream_bytes_per_s=8.6e10, dram_efficiency=0.75, block_s=1.7e-6
-    )
-    return replace(
-        base,
-        launch=replace(base.launch, graph_floor_s=1.6e-6, stream_floor_s=3e-6),
-        model=replace(
-            model,
-            gemm=gemm,
-            attention={**model.attention, "64": flash},
-            memory=replace(memory, kinds=kinds, l2_copy_bytes_per_s=4.6e12, resident_from=0.45, write_weight=1.35),
-            masked_attention=0.36,
-        ),
-    )
+TILE = {"fp16": 128, "fp32": 32}
+"""Rows and columns that one SM computes at a time."""
+
+DRAM, L2 = 2.3e12, 4.6e12
+"""Bytes per second."""
+
+FLASH, MASKED = 300e12, 0.4
+"""FLOP/s of flash attention in fp16, and what the other kernel reaches of it."""
+
+GRAPH_FLOOR_S, STREAM_FLOOR_S = 1.6e-6, 3e-6
 
 
-def kernels() -> Iterator[dict[str, Any]]:
-    """Shapes as the campaign measures them, without times. `graph`: whether it is measured as a node of a graph too."""
-    for exponent in range(14, 29):
-        yield {"kind": "copy", "dtype": "fp16", "elements": 1 << exponent}
-    for dtype in ("fp16", "bf16", "fp32"):
-        for width in (768, 1024, 1280, 1600):
-            for n, k in ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (50257, width)):
-                for m in (1, 8, 64, 512, 4096) if dtype == "bf16" else (1, 2, 8, 16, 32, 64, 128, 256, 512, 2048, 4096):
-                    op = "linear" if n == 50257 else "addmm"
-                    yield {"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k, "graph": m <= 512}
-    for dtype in ("fp16", "fp32"):
-        for batch in (1, 8, 32):
-            for heads in (12, 16, 25):
-                for s in (64, 128, 256, 512, 1024):
-                    shape = {"dtype": dtype, "batch": batch, "heads": heads, "head_dim": 64}
-                    for mask in ("causal", "explicit"):
-                        yield {"kind": "sdpa", **shape, "new_tokens": s, "cached_tokens": 0, "mask": mask}
-                    yield {"kind": "sdpa", **shape, "new_tokens": 1, "cached_tokens": s, "mask": "none"}
-                    count = batch * heads
-                    yield {"kind": "bmm", "op": "scores", "dtype": dtype, "batch": count, "m": s, "n": s, "k": 64}
-                    yield {"kind": "bmm", "op": "context", "dtype": dtype, "batch": count, "m": s, "n": 64, "k": s}
-                    yield {"kind": "softmax", "dtype": dtype, "rows": count * s, "columns": s}
-                    yield {"kind": "cat", **shape, "cached_tokens": s, "new_tokens": 1}
-        for rows in (1, 8, 64, 512, 1024, 4096, 8192, 32768):
-            for width in (768, 1024, 1280, 1600, 3072, 6400):
-                for op in ("add", "mul_scalar", "tanh"):
-                    yield {"kind": "elementwise", "op": op, "dtype": dtype, "rows": rows, "columns": width}
-                if width <= 1600:
-                    yield {"kind": "layer_norm", "dtype": dtype, "rows": rows, "columns": width}
-                    yield {"kind": "permuted_copy", "dtype": dtype, "rows": rows, "columns": width}
-    for rows in (1, 16, 64, 256, 1024, 4096, 16384, 32768):
-        yield {"kind": "gather", "dtype": "fp16", "rows": rows, "columns": 768}
+def product_s(dtype: str, batch: int, m: int, n: int, k: int) -> float:
+    """3 us, then the slower of whole tiles, 132 at a time or fewer, and of all operands from DRAM."""
+    tile, moved = TILE[dtype], batch * (m * k + k * n + m * n) * ELEMENT_BYTES[dtype]
+    tiles = max(SMS, batch * math.ceil(m / tile) * math.ceil(n / tile))
+    return 3e-6 + max(2.0 * tiles * tile * tile * k / PEAK[dtype], moved / DRAM)
 
 
-def kernel_s(hw: Hardware, r: Measurement) -> float:
-    """A kernel's seconds by the machine model, its launch's floor aside."""
-    dtype, size = r["dtype"], ELEMENT_BYTES[r["dtype"]]
+def attention_s(dtype: str, pairs: int, new: int, keys: int, mask: str) -> float:
+    """5 us, then the slower of FLOPs, half of them where it is causal, and of keys and values from DRAM. A head's 128
+    queries keep one SM busy, and four SMs share the keys of a head that has one query."""
+    rate = FLASH if dtype == "fp16" else FLASH * MASKED * 66.9 / 989
+    rate *= MASKED if mask == "explicit" and dtype == "fp16" else 1.0
+    flops = 4.0 * pairs * new * keys * 64 * (0.5 if mask == "causal" else 1.0)
+    moved = 2.0 * pairs * (new + keys) * 64 * ELEMENT_BYTES[dtype]
+    busy = min(1.0, pairs * math.ceil(new / 128) / SMS)
+    return 5e-6 + max(flops / (rate * busy), moved / (DRAM * min(1.0, 4 * pairs / SMS)))
+
+
+def moving_s(moved: float) -> float:
+    """Bytes from L2 up to 20 MB, from DRAM from 60 MB on, and in between in shares."""
+    share = min(max(moved / 40e6 - 0.5, 0.0), 1.0)
+    return moved * (share / DRAM + (1.0 - share) / L2)
+
+
+def kernel_s(r: Measurement) -> float:
+    """Seconds of a kernel on a machine of simple formulas, which know nothing of the forms that are fitted."""
     match r["kind"]:
-        case "gemm":
-            return float(gemm_terms(hw, dtype, 1.0, r["m"], r["n"], r["k"], size).device_s)
-        case "bmm":
-            return float(gemm_terms(hw, dtype, r["batch"], r["m"], r["n"], r["k"], size, batched=True).device_s)
+        case "gemm" | "bmm":
+            return product_s(r["dtype"], r.get("batch", 1), r["m"], r["n"], r["k"])
         case "sdpa":
-            new, keys = r["new_tokens"], r["cached_tokens"] or r["new_tokens"]
-            mask = {"causal": r["mask"] == "causal", "masked": r["mask"] == "explicit"}
-            sizes = (r["batch"], r["heads"], r["head_dim"], new, keys - new)
-            return float(attention_terms(hw, dtype, *sizes, size, **mask).device_s)
+            pairs, keys = r["batch"] * r["heads"], r["cached_tokens"] or r["new_tokens"]
+            return attention_s(r["dtype"], pairs, r["new_tokens"], keys, r["mask"])
         case "cat":
             count = r["batch"] * r["heads"] * r["head_dim"] * (r["cached_tokens"] + 1)
         case _:
             count = r.get("elements") or r["rows"] * r["columns"]
-    kind = "copy" if r["kind"] in ("permuted_copy", "cat") else str(r["kind"])
-    columns = r["columns"] if kind in ("softmax", "layer_norm") else 1
-    read = (2 if r.get("op") == "add" else 1) * count * size
-    return float(memory_terms(hw, kind, float(read), float(count * size), size, columns, 0.0).device_s)
+    slower = {"softmax": 1.15, "layer_norm": 1.1, "gather": 1.3}.get(r["kind"], 1.0)
+    return slower * moving_s((3 if r.get("op") == "add" else 2) * count * ELEMENT_BYTES[r["dtype"]])
 
 
-def measured(hw: Hardware, shapes: list[dict[str, Any]]) -> list[Measurement]:
-    """The shapes with times of `hw`: 3 % noise, every fiftieth off by a factor of 2."""
+def kernels() -> Iterator[dict[str, Any]]:
+    """Shapes as a campaign measures them, without times. `graph`: whether a graph's node is timed too."""
+    for exponent in range(14, 29):
+        yield {"kind": "copy", "dtype": "fp16", "elements": 1 << exponent}
+    for exponent in range(16):
+        yield {"kind": "gather", "dtype": "fp16", "rows": 1 << exponent, "columns": 768}
+    for dtype in ("fp16", "fp32"):
+        for width in (768, 1280):
+            for n, k in ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (50257, width)):
+                for m in (1, 2, 8, 16, 32, 64, 128, 256, 512, 2048, 4096):
+                    op = "linear" if n == 50257 else "addmm"
+                    yield {"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k, "graph": m <= 512}
+        for batch, s in ((batch, s) for batch in (1, 8, 32) for s in (64, 128, 256, 512, 1024)):
+            shape, count = {"dtype": dtype, "batch": batch, "heads": 12, "head_dim": 64}, 12 * batch
+            for mask in ("causal", "explicit"):
+                yield {"kind": "sdpa", **shape, "new_tokens": s, "cached_tokens": 0, "mask": mask}
+            yield {"kind": "sdpa", **shape, "new_tokens": 1, "cached_tokens": s, "mask": "none"}
+            yield {"kind": "bmm", "op": "scores", "dtype": dtype, "batch": count, "m": s, "n": s, "k": 64}
+            yield {"kind": "bmm", "op": "context", "dtype": dtype, "batch": count, "m": s, "n": 64, "k": s}
+            yield {"kind": "softmax", "dtype": dtype, "rows": count * s, "columns": s}
+            yield {"kind": "cat", **shape, "cached_tokens": s, "new_tokens": 1}
+        for rows, width in (
+            (rows, width) for rows in (1, 8, 64, 512, 1024, 8192, 32768) for width in (768, 1280, 3072)
+        ):
+            for op in ("add", "tanh"):
+                yield {"kind": "elementwise", "op": op, "dtype": dtype, "rows": rows, "columns": width}
+            if width < 3072:
+                yield {"kind": "layer_norm", "dtype": dtype, "rows": rows, "columns": width}
+                yield {"kind": "permuted_copy", "dtype": dtype, "rows": rows, "columns": width}
+
+
+def measured(shapes: Iterable[dict[str, Any]]) -> list[Measurement]:
+    """The shapes with their times: 3 % noise, every fiftieth off by a factor of 2."""
     random = np.random.default_rng(7)
 
     def noisy_us(time_s: float) -> float:
@@ -135,56 +126,59 @@ def measured(hw: Hardware, shapes: list[dict[str, Any]]) -> list[Measurement]:
         return float(1e6 * time_s * off * np.exp(0.03 * random.standard_normal()))
 
     records: list[Measurement] = [
-        {"kind": "machine", "gpu": "NVIDIA H100 80GB HBM3", "sms": 132, "memory_bytes": 80 * 10**9,
-         "l2_bytes": 50 << 20, "cpu_model": " Some CPU"},
-        {"kind": "floor", "graph_us": noisy_us(hw.launch.graph_floor_s)},
+        {"kind": "machine", "gpu": "NVIDIA H100 80GB HBM3", "sms": SMS, "memory_bytes": 80 * 10**9,
+         "l2_bytes": L2_BYTES, "cpu_model": " Some CPU"},
+        {"kind": "floor", "graph_us": noisy_us(GRAPH_FLOOR_S)},
         *({"kind": "host", "op": op, "issue_us": us, "total_us": us}
           for op, us in {"add": 4.0, "tanh": 4.4, "pow": 4.2, "linear_module": 8.0, "layer_norm_module": 7.0,
                          "view": 1.0, "transpose": 1.2, "dropout_module": 2.0, "empty_python_call": 0.1}.items()),
     ]  # fmt: skip
     for shape in shapes:
-        time_s = kernel_s(hw, shape)
-        stream_us = noisy_us(max(ISSUE_S, hw.launch.stream_floor_s, time_s))
+        time_s = kernel_s(shape)
+        stream_us = noisy_us(max(ISSUE_S, STREAM_FLOOR_S, time_s))
         record = {**shape, "issue_us": 1e6 * ISSUE_S, "stream_us": stream_us, "wall_us": stream_us + 20}
         if shape.get("graph", True):
-            record["graph_us"] = noisy_us(max(hw.launch.graph_floor_s, time_s))
+            record["graph_us"] = noisy_us(max(GRAPH_FLOOR_S, time_s))
         records.append(record)
-    return [*records, {"kind": "gemm", "dtype": "fp16", "m": 1, "n": 1, "k": 1, "error": "OutOfMemoryError"}]
+    return records
 
 
-def errors(hw: Hardware, truth: Hardware, shapes: list[dict[str, Any]]) -> dict[str, float]:
-    """Median |log error| of each kind and dtype."""
-    found: dict[str, list[float]] = {}
-    for shape in shapes:
-        right_s, floor_s = max(truth.launch.graph_floor_s, kernel_s(truth, shape)), hw.launch.graph_floor_s
-        kind = " ".join(filter(None, (shape["kind"], shape.get("mask"), shape["dtype"])))
-        found.setdefault(kind, []).append(abs(math.log(max(floor_s, kernel_s(hw, shape)) / right_s)))
-    return {kind: float(np.median(values)) for kind, values in found.items()}
+def errors(hw: Hardware, shapes: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median |log(predicted / true)| of each kind and dtype."""
+    exact = [{**shape, "graph_us": 1e6 * max(GRAPH_FLOOR_S, kernel_s(shape))} for shape in shapes]
+    return {f"{g.kind} {g.dtype}": float(np.median(np.abs(g.errors(hw)))) for g in gpu_groups(exact, hw)}
 
 
 @pytest.fixture(scope="module")
 def shapes() -> list[dict[str, Any]]:
-    every = list(kernels())
-    return [every[i] for i in np.random.default_rng(3).permutation(len(every))]
+    shapes = list(kernels())
+    return [shapes[i] for i in np.random.default_rng(3).permutation(len(shapes))]
 
 
 @pytest.fixture(scope="module")
-def fit(shapes: list[dict[str, Any]]) -> GpuFit:
-    return fit_gpu(measured(perturbed(), shapes[::2]), load_hardware("h100"))
+def fit(shapes: list[dict[str, Any]]) -> Fit:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_STARTS", 1)  # the other starts are slow, and only guard against a poor minimum
+        return fit_gpu(measured(shapes[::2]), load_hardware("h100"))
 
 
-def test_the_device_is_found_again_on_shapes_held_out(fit: GpuFit, shapes: list[dict[str, Any]]) -> None:
-    truth, base = perturbed(), load_hardware("h100")
-    before, after = errors(base, truth, shapes[1::2]), errors(fit.hardware, truth, shapes[1::2])
-    assert max(after.values()) <= 0.05
-    assert all(after[kind] < before[kind] for kind in after)
+SLOW_ATTENTION = ("attention masked fp16", "attention prefill fp32", "attention decode fp32", "attention masked fp32")
+"""What the memory-efficient kernel runs: it has one constant of its own."""
 
 
-def test_what_the_records_state_of_the_machine_and_the_host(fit: GpuFit) -> None:
-    truth, hw = perturbed(), fit.hardware
+def test_kernels_that_were_not_measured_take_what_the_machine_takes(fit: Fit, shapes: list[dict[str, Any]]) -> None:
+    """Catches a fit that follows outliers, or has learned its records by heart."""
+    before, after = errors(load_hardware("h100"), shapes[1::2]), errors(fit.hardware, shapes[1::2])
+    assert {kind for kind in after if after[kind] >= before[kind]} <= set(SLOW_ATTENTION)
+    assert {kind for kind in after if after[kind] > 0.1} <= set(SLOW_ATTENTION)
+    assert after["attention masked fp16"] < 0.7 * before["attention masked fp16"]
+
+
+def test_what_the_records_state_of_the_machine_and_the_host(fit: Fit) -> None:
+    hw = fit.hardware
     assert (hw.compute.units, hw.memory.capacity_bytes, hw.memory.l2_bytes) == (132, 80e9, 50 * 2**20)
-    assert hw.launch.graph_floor_s == pytest.approx(truth.launch.graph_floor_s, rel=0.03)
-    assert hw.launch.stream_floor_s == pytest.approx(truth.launch.stream_floor_s, rel=0.05)
+    assert hw.launch.graph_floor_s == pytest.approx(GRAPH_FLOOR_S, rel=0.05)
+    assert hw.launch.stream_floor_s == pytest.approx(STREAM_FLOOR_S, rel=0.05)
     host = {"cpu": "Some CPU", "op_s": 4.2e-6, "module_s": 7.5e-6, "view_s": 1.1e-6, "call_s": 2e-6}
     assert dataclasses.asdict(hw.host) == pytest.approx({**dataclasses.asdict(load_hardware("h100").host), **host})
     assert hw.evidence == () and hw.aliases == ()
@@ -198,44 +192,36 @@ def test_a_smaller_chip_has_a_lower_peak() -> None:
     assert hw.memory == base.memory and hw.model == base.model and hw.host == base.host and hw.launch == base.launch
 
 
-def test_residuals_and_provenance(fit: GpuFit) -> None:
+def test_residuals_and_provenance(fit: Fit) -> None:
     residuals = {residual.kind: residual for residual in fit.residuals}
-    for kind in (
-        "gemm fp16",
-        "bmm fp32",
-        "attention prefill fp16",
-        "attention masked fp32",
-        "layer_norm fp32",
-        "copy fp16",
-    ):
-        assert residuals[kind].median_error <= 0.05
-        assert abs(residuals[kind].bias) <= 0.03
+    for kind in ("gemm fp16", "gemm fp32", "bmm fp32", "attention prefill fp16", "layer_norm fp32", "copy fp16"):
+        assert residuals[kind].median_error <= 0.12
+        assert abs(residuals[kind].bias) <= 0.08
         assert residuals[kind].median_error <= residuals[kind].p90_error
-    for constants in fit.hardware.gpu_model.gemm.values():
-        assert constants.residual is not None and 0.03 < constants.residual < 0.15
-    count = residuals["gemm bf16"].count
-    assert (
-        fit.fitted["model.gemm.bf16"] == f"fitted on {count} measurements of products in bf16 on NVIDIA H100 80GB HBM3"
-    )
+    for dtype in ("fp16", "fp32"):
+        assert 0.03 < (fit.hardware.gpu_model.gemm[dtype].residual or 0.0) < 0.5
     provenance = fit.hardware.provenance
-    assert fit.fitted.items() <= provenance.items()
+    count = residuals["gemm fp32"].count + residuals["bmm fp32"].count
+    on = "on NVIDIA H100 80GB HBM3"
+    assert provenance["model.gemm.fp32"] == f"fitted on {count} measurements of products in fp32 {on}"
+    assert provenance["host.op"] == f"median of 3 measurements of ops issued to an idle stream {on}"
     assert provenance["memory"] == "borrowed from h100-sxm-80gb: datasheet"
-    assert "model.gemm.fp32.pass_clock" in provenance and "memory.l2_bandwidth" in provenance
+    assert {"model.gemm.fp32.pass_clock", "memory.l2_bandwidth", "model.memory.l2_copy"} <= set(provenance)
 
 
-def test_what_no_record_speaks_of_stays(fit: GpuFit, shapes: list[dict[str, Any]]) -> None:
+def test_what_no_record_speaks_of_stays(fit: Fit, shapes: list[dict[str, Any]]) -> None:
     base, model = load_hardware("h100").gpu_model, fit.hardware.gpu_model
     assert model.attention["128"] == base.attention["128"]
     assert all(model.memory.kinds[kind] == base.memory.kinds[kind] for kind in ("scalar_op", "where", "fill"))
     assert model.gemm["fp32"].pass_clock == base.gemm["fp32"].pass_clock
     assert model.gemm["fp16"].tiles == base.gemm["fp16"].tiles
 
-    some = [shape for shape in shapes if shape["kind"] == "gemm" and shape["dtype"] == "fp32"]
-    few = [shape for shape in shapes if shape["kind"] == "layer_norm"][:4]
-    only = fit_gpu([r for r in measured(perturbed(), some[:60] + few) if r["kind"] in ("gemm", "layer_norm")],
-                   load_hardware("h100"))  # fmt: skip
+    products = [shape for shape in shapes if shape["kind"] == "gemm" and shape["dtype"] == "fp32"][:8]
+    too_few = [shape for shape in shapes if shape["kind"] == "layer_norm"][:4]
+    records = [r for r in measured(products + too_few) if r["kind"] in ("gemm", "layer_norm")]
+    only = fit_gpu(records, load_hardware("h100"))
     changed = only.hardware.gpu_model
-    assert set(only.fitted) == {"model.gemm.fp32"}
+    assert [path for path, text in only.hardware.provenance.items() if "measurements of" in text] == ["model.gemm.fp32"]
     assert changed.gemm["fp32"] != base.gemm["fp32"]
     assert replace(changed, gemm={**changed.gemm, "fp32": base.gemm["fp32"]}) == base
     assert only.hardware.launch == load_hardware("h100").launch
@@ -245,7 +231,7 @@ def test_what_no_record_speaks_of_stays(fit: GpuFit, shapes: list[dict[str, Any]
 def test_kernels_that_waited_for_the_host_are_left_out() -> None:
     waiting = {"kind": "gemm", "dtype": "fp16", "m": 1, "n": 768, "k": 768, "issue_us": 9.0, "stream_us": 9.5}
     fit = fit_gpu([waiting] * 9, load_hardware("h100"))
-    assert fit.residuals == () and fit.fitted == {} and fit.hardware.model == load_hardware("h100").model
+    assert fit.residuals == () and fit.hardware.model == load_hardware("h100").model
 
 
 def test_attention_is_grouped_by_what_a_pass_would_run() -> None:
@@ -260,14 +246,14 @@ def test_attention_is_grouped_by_what_a_pass_would_run() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"kind": "gemm", "dtype": "fp16", "m": 1, "n": 768, "graph_us": 4.0}, "expected a whole number k"),
-        ({"kind": "softmax", "dtype": "fp16", "rows": 1, "columns": 0.5, "graph_us": 4.0}, "a whole number col"),
+        ({"kind": "gemm", "op": "addmm", "dtype": "fp16", "m": 1, "n": 768, "graph_us": 4.0}, "k: missing"),
+        ({"kind": "softmax", "dtype": "fp16", "rows": 1, "columns": 0.5, "graph_us": 4.0}, "columns: expected a whole"),
         ({"kind": "softmax", "dtype": "fp16", "rows": 1, "columns": 64}, "expected a time"),
     ],
-)  # fmt: skip
+)
 def test_a_record_without_sizes_or_time_is_refused(record: Measurement, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        fit_gpu([record], load_hardware("h100"))
+        calibrate([{"kind": "machine", "gpu": "NVIDIA H100"}, record], "mine")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +323,7 @@ def test_a_written_file_reads_as_the_device(device: Hardware, tmp_path: Path) ->
     assert hardware_tree(read) == hardware_tree(device)
 
 
-def test_the_fitted_device_can_be_written(fit: GpuFit, tmp_path: Path) -> None:
+def test_the_fitted_device_can_be_written(fit: Fit, tmp_path: Path) -> None:
     file = tmp_path / "device.yaml"
     text = hardware_yaml(replace(fit.hardware, name="mine", description="two lines' worth: µ, # and 'quotes'"))
     file.write_text(text, encoding="utf-8")

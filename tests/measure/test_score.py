@@ -27,7 +27,7 @@ from gpt2cost.device.catalog import validate_file
 from gpt2cost.device.hardware import Calibration
 from gpt2cost.files import data_dir
 from gpt2cost.measure.bench import Bench
-from gpt2cost.measure.passes import PassCase, Zoo, config_of, measure_passes, pass_cases, pass_run, profile_passes
+from gpt2cost.measure.passes import Models, PassCase, config_of, measure_passes, pass_cases, pass_run, profile_passes
 from gpt2cost.measure.records import Measurement, repeat_difference, trimmed_mean
 from gpt2cost.measure.score import (
     as_evidence,
@@ -126,15 +126,15 @@ def test_a_measured_pass_says_what_was_run(tiny: str, passes: list[Measurement])
 
 
 def test_a_pass_is_the_real_model_on_a_restored_cache(tiny: str) -> None:
-    zoo = Zoo(Bench("cpu"))
+    models = Models(Bench("cpu"))
     case = PassCase(tiny, "fp32", "eager", "eager", True, 2, 3, 9)
-    once = pass_run(zoo, case)
+    once = pass_run(models, case)
     with torch.no_grad():
         first, second = once(), once()
     assert torch.equal(first.logits, second.logits)  # type: ignore[attr-defined]
     assert first.logits.shape == (2, 3, 64)  # type: ignore[attr-defined]
     assert first.past_key_values.get_seq_length() == 12  # type: ignore[attr-defined]
-    assert zoo.model(case).config._attn_implementation == "eager"
+    assert models.model(case).config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "gpt2-xl"])
