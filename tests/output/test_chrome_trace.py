@@ -112,7 +112,7 @@ def test_the_queue_ends_when_predict_says(point: dict[str, Any], runtime: str) -
 
 
 def test_kernels_are_in_the_order_of_the_layers_and_carry_their_formulas() -> None:
-    prediction = gpt2cost.predict("distilgpt2", "a100", 2, 16, phase="prefill")
+    prediction = gpt2cost.predict("distilgpt2", "a100", batch=2, seq=16, phase="prefill")
     kernels = [event for event in chrome_trace(prediction)["traceEvents"] if event.get("cat") == "kernel"]
     names = [kernel["name"] for kernel in kernels if kernel["name"].endswith("mlp.c_fc")]
     assert names == [f"transformer.h.{layer}.mlp.c_fc" for layer in range(6)]
@@ -124,7 +124,7 @@ def test_kernels_are_in_the_order_of_the_layers_and_carry_their_formulas() -> No
 
 def test_modules_hold_their_kernels() -> None:
     """As in torch.profiler's export: an op lies inside the call of its module."""
-    prediction = gpt2cost.predict("distilgpt2", "a100", 2, 16, phase="prefill")
+    prediction = gpt2cost.predict("distilgpt2", "a100", batch=2, seq=16, phase="prefill")
     events = chrome_trace(prediction)["traceEvents"]
     calls = {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") == "python_function"}
     starts = {e["id"]: e["ts"] for e in events if e["ph"] == "s"}

@@ -58,7 +58,7 @@ def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
     for line, device in zip(axes.get_lines(), ("a100", "t4"), strict=True):
         assert list(line.get_xdata()) == [1, 2, 4, 8, 16, 32, 64]
         for batch, value in zip(line.get_xdata(), line.get_ydata(), strict=True):
-            totals = gpt2cost.predict("distilgpt2", device, int(batch), 32, phase=phase).phases[0].totals
+            totals = gpt2cost.predict("distilgpt2", device, batch=int(batch), seq=32, phase=phase).phases[0].totals
             expected = totals.tokens_per_s if quantity == "throughput" else totals.latency_s
             assert value * scale == pytest.approx(expected, rel=1e-12)
     bands = [collection.get_paths()[0].get_extents() for collection in axes.collections]
@@ -101,7 +101,7 @@ def test_a_breakdown_adds_up_to_the_latency(sizes: dict[str, object]) -> None:
 
 
 def test_a_roofline_shows_every_kernel_that_matters() -> None:
-    prediction = gpt2cost.predict("distilgpt2", "a100", 8, 128)
+    prediction = gpt2cost.predict("distilgpt2", "a100", batch=8, seq=128)
     data = roofline(prediction)
     figure = draw(data)
     (axes,) = figure.axes
@@ -126,7 +126,7 @@ def test_a_roofline_shows_every_kernel_that_matters() -> None:
 
 @pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph"])
 def test_a_timeline_shows_every_launch(runtime: str) -> None:
-    prediction = gpt2cost.predict("distilgpt2", "a100", 2, 64, runtime=runtime, phase="prefill")
+    prediction = gpt2cost.predict("distilgpt2", "a100", batch=2, seq=64, runtime=runtime, phase="prefill")
     data = timeline(prediction)
     assert data.latency_s == pytest.approx(prediction.phases[0].totals.latency_s, rel=1e-9)
     figure = draw(data)
@@ -143,10 +143,10 @@ def test_a_timeline_shows_every_launch(runtime: str) -> None:
 def test_nothing_leaves_the_picture() -> None:
     """Titles, names and legends stay inside, and the legends off the data."""
     pictures = [
-        roofline(gpt2cost.predict("gpt2-xl", "a100-pcie-40gb", 8, 128, attn="flash_attention_2")),
+        roofline(gpt2cost.predict("gpt2-xl", "a100-pcie-40gb", batch=8, seq=128, attn="flash_attention_2")),
         breakdown(MODEL, A100, SIZES, attn="eager"),
         curve(MODEL, [A100, T4, gpt2cost.load_hardware("h200")], SIZES),
-        timeline(gpt2cost.predict("gpt2-xl", "a100", 2, 64, attn="eager", phase="prefill")),
+        timeline(gpt2cost.predict("gpt2-xl", "a100", batch=2, seq=64, attn="eager", phase="prefill")),
     ]
     for data in pictures:
         figure = draw(data)

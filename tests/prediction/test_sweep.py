@@ -24,10 +24,10 @@ import gpt2cost as package
 from gpt2cost.cli import app as cli
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.prediction import prediction_record
 from gpt2cost.prediction.grid import MAX_AXIS, make_grid, read_study
 from gpt2cost.prediction.predict import Prediction, predict
-from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, blocks, plan, sweep
+from gpt2cost.prediction.sweep import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, plan, sweep
+from gpt2cost.prediction.sweep_order import ordered
 from gpt2cost.table.config import Model
 
 BASE = ["sweep", "--model", "gpt2", "--gpu", "a100"]
@@ -42,12 +42,12 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def expected_rows(prediction: Prediction, batch: int, seq: int, cache: int) -> list[dict[str, Any]]:
-    settings = prediction.settings
+    how = prediction.how
     return [
         {
             "model": prediction.model.name, "batch_size": batch, "seq_len": seq, "cache_len": cache,
-            "gpu": prediction.hardware.name, "dtype": settings.dtype, "attn": settings.attn,
-            "runtime": settings.runtime, "phase": phase.phase, "kv_len": phase.kv_len,
+            "gpu": prediction.hardware.name, "dtype": how.dtype, "attn": how.attn, "runtime": how.runtime,
+            "logits": how.logits, "use_cache": how.use_cache, "phase": phase.phase, "kv_len": phase.kv_len,
             "total_bytes": prediction.memory.total_bytes, "fits": prediction.memory.fits,
             "valid": phase.kv_len <= prediction.model.n_positions,
             **{name: getattr(phase.totals, name) for name in (
@@ -91,11 +91,11 @@ def test_every_row_is_what_predict_says(
     assume((gpu, runtime) != ("m1", "cuda-graph"))
     cache = cache if use_cache else [0]
     options = {"dtype": dtype, "attn": attn, "runtime": runtime, "phase": phase, "logits": logits}
-    found = list(sweep(model, gpu, batch, seq, cache, **options, use_cache=use_cache))
+    found = list(sweep(model, gpu, batch=batch, seq=seq, cache=cache, **options, use_cache=use_cache))
     expected = [
         row
         for b, s, c in product(batch, seq, cache)
-        for row in expected_rows(predict(model, gpu, b, s, c, **options, use_cache=use_cache), b, s, c)
+        for row in expected_rows(predict(model, gpu, batch=b, seq=s, cache=c, **options, use_cache=use_cache), b, s, c)
     ]
     assert_equal_rows(found, expected)
     assert [list(row) for row in found] == [list(COLUMNS)] * len(found)
@@ -113,10 +113,12 @@ def test_every_row_is_what_predict_says(
 def test_every_kernel_row_is_what_predict_says(
     batch: list[int], seq: list[int], cache: list[int], attn: str, runtime: str, phase: str
 ) -> None:
-    found = list(sweep("gpt2", "a100", batch, seq, cache, attn=attn, runtime=runtime, phase=phase, kernels=True))
+    found = list(
+        sweep("gpt2", "a100", batch=batch, seq=seq, cache=cache, attn=attn, runtime=runtime, phase=phase, kernels=True)
+    )
     place = 0
     for b, s, c in product(batch, seq, cache):
-        record = prediction_record(predict("gpt2", "a100", b, s, c, attn=attn, runtime=runtime, phase=phase))
+        record = predict("gpt2", "a100", batch=b, seq=s, cache=c, attn=attn, runtime=runtime, phase=phase).to_dict()
         for part in record["phases"]:
             for kernel in part["kernels"]:
                 row = found[place]
@@ -124,20 +126,42 @@ def test_every_kernel_row_is_what_predict_says(
                 assert list(row) == list(KERNEL_COLUMNS)
                 assert (row["batch_size"], row["seq_len"], row["cache_len"], row["phase"]) == (b, s, c, part["phase"])
                 assert row["pass_latency_s"] == pytest.approx(part["totals"]["latency_s"], rel=1e-12)
-                for name in KERNEL_COLUMNS[10:17]:
+                for name in KERNEL_COLUMNS[
+                    KERNEL_COLUMNS.index("name") : KERNEL_COLUMNS.index("arithmetic_intensity") + 1
+                ]:
                     value = kernel[name]
                     assert row[name] == (pytest.approx(value, rel=1e-12) if type(value) is float else value)
     assert place == len(found)
 
 
 def test_a_large_axis_comes_in_blocks_in_order() -> None:
-    grid = make_grid(model="gpt2", gpu="a100", batch="1-3", seq="1-300", cache="0-299")
-    found = list(blocks(grid, plan(grid)[0]))
+    found = list(sweep("gpt2", "a100", batch="1-3", seq="1-300", cache="0-299").blocks())
     assert len(found) > 5
     order = [
         point for block in found for point in zip(*(block.flat(f"{n}").tolist() for n in COLUMNS[1:4]), strict=True)
     ]
     assert order == list(product(range(1, 4), range(1, 301), range(300)))
+
+
+def test_columns_are_the_rows() -> None:
+    """As arrays of one length, in kinds that pandas, polars and pyarrow know."""
+    for kernels in (False, True):
+        found = sweep("gpt2,gpt2-xl", "a100", batch="1-3", seq="8,1", cache="0,16", phase="both", kernels=kernels)
+        columns, rows = found.columns(), list(found)
+        assert list(columns) == list(rows[0])
+        for name, values in columns.items():
+            assert values.shape == (len(rows),)
+            assert values.tolist() == [row[name] for row in rows]
+
+
+def test_whole_numbers_too_large_for_floats_are_floats() -> None:
+    """An integer that is printed is exact; beyond 2^53 a grid's are not."""
+    for batch, kind in ((1, int), (4097, float)):
+        (row,) = sweep("gpt2-xl", "a100", batch=batch, seq=1023)
+        exact = predict("gpt2-xl", "a100", batch=batch, seq=1023, phase="prefill").phases[0].totals.flops
+        assert type(row["flops"]) is kind
+        assert row["flops"] == pytest.approx(exact, rel=1e-15)
+        assert (exact > 2**53) == (kind is float)
 
 
 def test_rows_are_made_as_they_are_asked_for() -> None:
@@ -290,7 +314,7 @@ def test_formats_agree(gpt2cost: Any) -> None:
     assert len(from_csv) == 24
     assert list(from_csv[0]) == list(COLUMNS)
     assert json.loads(text["json"])["rows"] == from_lines == list(
-        package.sweep("gpt2", "a100", "1,2", "8-24+8", "0,16", phase="both")
+        package.sweep("gpt2", "a100", batch="1,2", seq="8-24+8", cache="0,16", phase="both")
     )  # fmt: skip
     for row, values in zip(from_csv, from_lines, strict=True):
         assert row == {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
@@ -326,7 +350,6 @@ def test_sort_and_top(gpt2cost: Any) -> None:
         key = (lambda row, c=column: row[c]) if column == "bound" else (lambda row, c=column: float(row[c]))
         for sign in ("", "-"):
             found = rows_of(gpt2cost(*GRID, "--format", "csv", "--sort", sign + column).out)
-            assert found == sorted(every, key=key, reverse=sign == "-") or sign == "-"
             assert [key(row) for row in found] == sorted(map(key, every), reverse=sign == "-")
     assert rows_of(gpt2cost(*GRID, "--format", "csv", "--top", "5").out) == every[:5]
     by_rate = sorted(every, key=lambda row: -float(row["tokens_per_s"]))
@@ -334,12 +357,9 @@ def test_sort_and_top(gpt2cost: Any) -> None:
 
 
 def test_top_over_many_blocks() -> None:
-    from gpt2cost.prediction.sweep_order import ordered
-
-    grid = make_grid(model="gpt2,gpt2-xl", gpu="a100,t4,l4", batch="1-20", seq="1-50", cache="0-29")
-    found = blocks(grid, plan(grid)[0])
-    values = [float(v) for block in blocks(grid, plan(grid)[0]) for v in block.flat("latency_s")]
-    top = [float(v) for block in ordered(found, "-latency_s", 7) for v in block.flat("latency_s")]
+    found = sweep("gpt2,gpt2-xl", "a100,t4,l4", batch="1-20", seq="1-50", cache="0-29")
+    values = found.columns()["latency_s"].tolist()
+    top = [float(v) for block in ordered(found.blocks(), "-latency_s", 7) for v in block.flat("latency_s")]
     assert top == sorted(values, reverse=True)[:7]
 
 
@@ -551,15 +571,12 @@ def test_a_progress_bar_on_a_terminal_alone(
 
 def test_memory_does_not_grow_with_the_grid() -> None:
     """What a block holds is bounded, whatever the grid's shape."""
-    from gpt2cost.prediction.sweep import BLOCK_ROWS
-
     for axes in (
         {"batch": "1-100000"},
         {"seq": "1-100000"},
         {"cache": "0-99999"},
         {"batch": "1-50", "cache": "0-4999"},
     ):
-        grid = make_grid(model="gpt2", gpu="a100", **axes)
         for kernels in (False, True):
-            for block in islice(blocks(grid, plan(grid)[0], kernels), 2):
+            for block in islice(sweep("gpt2", "a100", **axes, kernels=kernels).blocks(), 2):
                 assert 0 < block.rows <= 2 * BLOCK_ROWS
