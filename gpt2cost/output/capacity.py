@@ -44,7 +44,10 @@ def _if_any(fields: Iterable[Field[Prediction]]) -> tuple[Field[AnswerRow], ...]
     """Figures of the prediction; None where not even the smallest size will do."""
 
     def optional(field: Field[Prediction]) -> Field[Prediction | None]:
-        return Field(field.key, field.header, field.unit, lambda prediction: prediction and field.get(prediction))
+        def get(prediction: Prediction | None) -> Any:
+            return None if prediction is None else field.get(prediction)
+
+        return Field(field.key, field.header, field.unit, get)
 
     return within(lambda row: row.answer.prediction, map(optional, fields))
 

@@ -78,9 +78,7 @@ CHOICE: tuple[Field[Any], ...] = (
 """What a row with a model, a device and a way of running it is of."""
 LABEL: Field[Compared] = Field("label", "", "", lambda row: row.candidate.label)
 CONSTANTS: Field[Compared] = Field("calibration", "constants", "", lambda row: calibration(row.hardware, row.how.dtype))
-SIZES = within(
-    lambda row: row.phase, map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len"))
-)  # fmt: skip
+SIZES = within(lambda row: row.phase, map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len")))
 LATENCY, LOW, HIGH, DEVICE_S, HOST_S, RATE, BOUND, FLOPS, LAUNCHES = within(
     lambda row: row.phase.totals,
     (
