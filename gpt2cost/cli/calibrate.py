@@ -59,14 +59,13 @@ def calibrate(
         raise InputError(f"calibrate: -o: expected a name that ends in .yaml, got {output.name!r}")
     check_writable(output)
     fits = load("gpt2cost.calibration.calibrate", "calibrate")
-    shown = load("gpt2cost.output.accuracy", "calibrate")
     journal = _measured(output.with_suffix(".jsonl"), device, quick, dtype, threads) if from_ is None else None
     calibrated = fits.calibrate(read_records(from_ or output.with_suffix(".jsonl")), output.stem, like)
     write_text(hardware_yaml(calibrated.hardware), output)
     if journal is not None:
         journal.add([{"kind": "end", "complete": True}])
     print_warnings(calibrated.warnings)
-    sink.show(shown.RESIDUALS, calibrated.residuals)
+    sink.show(calibrated.view, calibrated)
 
 
 def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: int | None) -> Journal:

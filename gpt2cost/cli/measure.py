@@ -29,7 +29,7 @@ from gpt2cost.measure.evidence import evidence_yaml, source_of
 from gpt2cost.measure.plan import DEVICES, MEASURED_DTYPES, ROUNDS, usual_dtype
 from gpt2cost.measure.records import Measurement
 from gpt2cost.output.messages import print_warnings, tell
-from gpt2cost.output.validation import measured_view
+from gpt2cost.output.validation import MEASURED, MEASURED_OPS
 from gpt2cost.prediction.grid import Grid, make_grid
 from gpt2cost.prediction.settings import LEAST
 
@@ -143,4 +143,4 @@ def measure(
     if sink.format == "jsonl":
         sink.rows([dict(record) for record in records])
     else:
-        sink.show(measured_view(kernels), complete)
+        sink.show(MEASURED_OPS if kernels else MEASURED, complete)
