@@ -6,9 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.table.config import Model
@@ -25,6 +25,10 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+
+Call: TypeAlias = Callable[..., Result]
+"""The fixture `gpt2cost`: the command line, called."""
 
 
 def process(
@@ -44,6 +48,13 @@ def assert_refused(result: Result, named: str = "") -> None:
     assert result.err.endswith("\n")
     assert result.err.strip().isprintable()
     assert named in result.err
+
+
+def refusal(result: Result) -> str:
+    """The error of a refused command, its last line; what is above says what went before."""
+    error = result.err.splitlines(keepends=True)[-1]
+    assert_refused(Result(result.code, result.out, error))
+    return error
 
 
 # ---------------------------------------------------------------------------------------------- the cost table

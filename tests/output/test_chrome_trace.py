@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gpt2cost
-from gpt2cost.cli import app as cli
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.timing.queue_steps import run_queue
@@ -136,27 +134,3 @@ def test_modules_hold_their_kernels() -> None:
             inside += 1
     blocks = [cost.count for cost in prediction.phases[0].kernels if cost.row.path.startswith("transformer.h.")]
     assert inside == sum(blocks)
-
-
-def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "trace.json"
-    flags = ["trace", "--model", "distilgpt2", "--gpu", "a100", "--seq", "16"]
-    assert cli.run([*flags, "-o", str(path)]) == 0
-    assert capsys.readouterr().out == ""
-    document = json.loads(path.read_text("utf-8"))
-    validate(document)
-    assert document["gpt2cost"]["predicted"] is True
-    assert cli.run(flags) == 0
-    assert json.loads(capsys.readouterr().out) == document
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "flags", [["--model", "distilgpt2"], ["--model", "distilgpt2", "--gpu", "a100", "--seq", "0"], ["--seq", "x"]]
-)
-def test_bad_input_is_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["trace", *flags]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1

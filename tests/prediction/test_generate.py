@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,6 @@ from oracle import tiny
 from transformers import GPT2LMHeadModel
 
 import gpt2cost
-from gpt2cost.cli import app as cli
-from gpt2cost.output.formats import FORMATS
 from gpt2cost.prediction.one_pass import Pass, run_rows
 from gpt2cost.prediction.turns import Turns
 from gpt2cost.table.config import load_model
@@ -267,62 +263,3 @@ def test_cost() -> None:
     seconds_a_million = 1e6 / found.tokens_per_s
     assert found.cost_per_million_tokens == pytest.approx(2.5 * seconds_a_million / 3600)
     assert run().cost_per_million_tokens is None
-
-
-# ---------------------------------------------------------------------------------------------- the command
-
-FLAGS = ["generate", "--model", "distilgpt2", "--gpu", "a100", "--prompt", "40", "--new-tokens", "12"]
-
-
-def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([*FLAGS, "--format", "json", "--batch", "2", "--price-per-hour", "3"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    curve = document["curve"]
-    assert [point["position"] for point in curve] == list(range(41, 52))
-    assert document["total_s"] == pytest.approx(document["ttft_s"] + sum(point["latency_s"] for point in curve))
-    assert document["total_s"] == pytest.approx(document["passes_s"] + document["generate_s"])
-    assert document["tokens_per_s"] == pytest.approx(2 * document["tokens_per_s_per_request"])
-    assert document["tpot_mean_s"] == pytest.approx(sum(point["latency_s"] for point in curve) / 11)
-    assert document["total_low_s"] < document["total_s"] < document["total_high_s"]
-    steps = {step["name"]: step for step in document["loop"]}
-    assert steps["generate.argmax"]["source"].startswith("generation/utils.py:")
-    assert steps["generate.stop_check_sync"]["op"] == "sync"
-    assert document["settings"]["cache_type"] == "dynamic"
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("new", ["1", "30"])
-def test_every_format(format: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [*FLAGS[:-1], new, "--format", format]
-    assert cli.run(flags) == 0
-    text = capsys.readouterr().out
-    assert text
-    path = tmp_path / "out"
-    assert cli.run([*flags, "-o", str(path)]) == 0
-    assert path.read_text("utf-8") == text
-    if format in ("csv", "jsonl"):
-        assert len(text.splitlines()) == int(new) + (format == "csv")
-
-
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (["--prompt", "0"], "prompt"),
-        (["--new-tokens", "0"], "new_tokens"),
-        (["--new-tokens", "1000001"], "at most 1000000"),
-        (["--cache-type", "statik"], "static"),
-        (["--cache-type", "static", "--no-use-cache"], "use_cache"),
-        (["--padded", "--attn", "flash_attention_2"], "padded"),
-        (["--cache-type", "static", "--attn", "flash_attention_2"], "cache_type"),
-        (["--price-per-hour", "-1"], "price_per_hour"),
-        (["--price-per-hour", "nan"], "price_per_hour"),
-        (["--prompt", "2000", "--strict"], "n_positions"),
-    ],
-)
-def test_bad_input_is_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([*FLAGS, *flags]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert named in err
