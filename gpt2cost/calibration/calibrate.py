@@ -27,6 +27,7 @@ from gpt2cost.measure.records import (
     shape_of,
     trimmed_mean,
 )
+from gpt2cost.result import Result
 from gpt2cost.units import format_quantity
 
 KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "cat", "where")
@@ -37,9 +38,11 @@ BUSY = 0.2
 """A reference product whose slow tenth takes this much longer than its fast one shows a busy or throttling machine."""
 
 
-@dataclass(frozen=True)
-class Calibrated:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibrated(Result):
     """A fitted device, how well it reproduces each kind of kernel, and what went wrong in measuring."""
+
+    shown_by = "accuracy"
 
     hardware: Hardware
     residuals: tuple[FitResidual, ...]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt2cost.device.catalog import list_hardware
+from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.device.gpu_constants import MachineConstants
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
@@ -272,11 +272,13 @@ class Validation(Result):
         return summary_of([case for case in self.passes if case.repeat is not None and case.repeat <= STEADY])
 
 
-def validate(hw: Hardware, records: Iterable[Measurement]) -> Validation:
-    """Predict every pass and profile of `records`; other kinds are passed over.
+def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
+    """Predict every pass and profile of `records` on a device; other kinds are passed over.
 
-    Raises `InputError` for a record that lacks what it needs, and where nothing is left to score.
+    `gpu` is a device's name or file, or a `Hardware`. Raises `InputError` for a record that lacks what it needs, and
+    where nothing is left to score.
     """
+    hw = load_hardware(gpu)
     passes: list[Measurement] = []
     profiles: list[ProfileScore] = []
     skipped: Counter[str] = Counter()

@@ -1,167 +1,184 @@
-"""Accuracy, and residuals of fits, as rows and as text."""
+"""Predictions beside measurements, and residuals of fits, as rows and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
+from gpt2cost.calibration.calibrate import Calibrated
 from gpt2cost.calibration.forms import FitResidual
 from gpt2cost.measure.kernel_files import KernelResult
-from gpt2cost.measure.score import EvidenceResult, TransferResult
-from gpt2cost.output.page import Column, Page, first_fit, grid, scaled_column, text_column
-from gpt2cost.output.record import Record
-from gpt2cost.units import format_quantity, unit_of
+from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
+from gpt2cost.output.page import Page
+from gpt2cost.output.record import Field, Record, View, attribute, envelope, listing, record_of, within
+from gpt2cost.prediction.ranges import evidence_how
+from gpt2cost.prediction.settings import How, Sizes
+
+# ---------------------------------------------------------------------------------------------- what was run
 
 
-def evidence_result(result: EvidenceResult) -> Record:
-    """A measured pass beside its prediction. Errors are predicted / measured - 1."""
-    row = result.case.row
-    return {
-        "hardware": result.hardware.name,
-        "model": row.model,
-        "dtype": row.dtype,
-        "attn": row.attn,
-        "runtime": row.runtime,
-        "batch_size": row.batch,
-        "seq_len": row.seq,
-        "cache_len": row.cache,
-        "measured_s": row.latency_s,
-        "predicted_s": result.case.latency_s,
-        "low_s": result.low_s,
-        "high_s": result.high_s,
-        "error": result.error,
-        "inside": result.inside,
-        "roofline_error": result.roofline_s / row.latency_s - 1.0,
-        "host_factor": result.case.host_factor,
-        "source": row.source,
-    }
+@dataclass(frozen=True)
+class Run:
+    """A measured pass: the model's name, how it was run, and its sizes."""
+
+    model: str
+    how: How
+    sizes: Sizes
 
 
-def summaries(results: Sequence[EvidenceResult]) -> list[Record]:
-    """One row a device: mean, median and worst absolute error, the signed mean, and how many lie in their range."""
-    devices = dict.fromkeys(result.hardware.name for result in results)
-    return [_summary(name, [result for result in results if result.hardware.name == name]) for name in devices]
+MODEL_NAME = attribute("model", "model")
+DTYPE, ATTN, RUNTIME, USE_CACHE = within(
+    lambda run: run.how,
+    (
+        attribute("dtype", "dtype"),
+        attribute("attn", "attention"),
+        attribute("runtime", "runtime"),
+        attribute("use_cache"),
+    ),
+)
+RUN: tuple[Field[Run], ...] = (
+    MODEL_NAME,
+    DTYPE,
+    ATTN,
+    RUNTIME,
+    USE_CACHE,
+    *within(lambda run: run.sizes, map(attribute, ("batch_size", "seq_len", "cache_len"))),
+)
+"""With what every row of a measured pass begins."""
 
 
-def _summary(name: str, results: Sequence[EvidenceResult]) -> Record:
-    errors = np.array([result.error for result in results])
-    return {
-        "hardware": name,
-        "cases": len(results),
-        "mean_absolute_error": float(np.mean(np.abs(errors))),
-        "median_absolute_error": float(np.median(np.abs(errors))),
-        "worst_absolute_error": float(np.max(np.abs(errors))),
-        "signed_mean_error": float(np.mean(errors)),
-        "inside": sum(result.inside for result in results),
-        "roofline_mean_absolute_error": float(
-            np.mean([abs(result.roofline_s / result.case.row.latency_s - 1.0) for result in results])
-        ),
-    }
+def _size(run: Run) -> str:
+    cached = f"+{run.sizes.cache_len}" if run.sizes.cache_len else ""
+    return f"{run.sizes.batch_size}x{run.sizes.seq_len}{cached}"
 
 
-def kernel_result(result: KernelResult) -> Record:
-    """Measured kernels of one file, device and operation."""
-    absolute = np.abs(result.errors)
-    return {
-        "file": result.file,
-        "hardware": result.hardware,
-        "dtype": result.dtype,
-        "operation": result.operation,
-        "count": result.count,
-        "constant_s": result.constant_s,
-        "mean_absolute_error": result.mean_absolute_error,
-        "median_absolute_error": float(np.median(absolute)),
-        "p95_absolute_error": float(np.percentile(absolute, 95)),
-        "signed_mean_error": float(np.mean(result.errors)),
-    }
+SIZE: Field[Run] = Field("size", "size", "", _size)
+
+# ---------------------------------------------------------------------------------------------- evidence
 
 
-def transfer_result(result: TransferResult) -> Record:
-    """A device's passes predicted with another's constants."""
-    return {
-        "hardware": result.hardware,
-        "constants_of": result.donor,
-        "dtype": result.dtype,
-        "cases": len(result.errors),
-        "mean_absolute_error": result.mean_absolute_error,
-        "signed_mean_error": float(np.mean(result.errors)),
-    }
+def run_of_case(scored: Scored) -> Run:
+    """What was run where a prediction was scored."""
+    row = scored.case.row
+    return Run(row.model, evidence_how(row), Sizes(row.batch, row.seq, row.cache))
 
 
-def render_rows(page: Page, records: Sequence[Record]) -> None:
-    """Flat records as a table: errors as percentages, seconds in one unit a column."""
-    page.table(grid([_result_column(key, records) for key in records[0]], records))
+GPU: Field[Scored] = Field("gpu", "device", "", lambda scored: scored.hardware.name)
+MEASURED_S, PREDICTED_S = attribute("measured_s", "measured", "own s"), attribute("predicted_s", "predicted", "own s")
+ERROR, ROOFLINE = attribute("error", "error", "+%"), attribute("roofline_error", "roofline", "+%")
+LOW, HIGH = attribute("low_s", "from", "own s"), attribute("high_s", "to", "own s")
+REPEAT: Field[Scored] = Field("repeat_difference", "repeat", "%", lambda scored: scored.repeat)
+HOST: Field[Scored] = Field("host_factor", "host", "x", lambda scored: scored.case.host_factor)
+SCORED: tuple[Field[Scored], ...] = (
+    GPU, *within(run_of_case, RUN), MEASURED_S, PREDICTED_S, LOW, HIGH, ERROR, attribute("inside"), ROOFLINE, REPEAT,
+    HOST, Field("source", "", "", lambda scored: scored.case.row.source),
+)  # fmt: skip
+"""The fields of a measured pass beside its prediction. Errors are predicted / measured - 1."""
+INSIDE: Field[Scored] = Field("inside", "inside", "", lambda scored: "yes" if scored.inside else "NO")
+
+SUMMARY: tuple[Field[Summary], ...] = (
+    attribute("cases", "cases"), attribute("mean_absolute_error", "mean", "%"),
+    attribute("median_absolute_error", "median", "%"), attribute("worst_absolute_error", "worst", "%"),
+    attribute("signed_mean_error", "signed", "+%"), attribute("inside", "inside"),
+    attribute("roofline_mean_absolute_error", "roofline", "%"), attribute("median_repeat"), attribute("worst_repeat"),
+)  # fmt: skip
+"""The fields of a summary of such passes."""
+DEVICE: tuple[Field[tuple[str, Summary]], ...] = (
+    Field("gpu", "device", "", itemgetter(0)),
+    *within(itemgetter(1), SUMMARY),
+)
 
 
-def _result_column(key: str, records: Sequence[Record]) -> Column:
-    stem, unit = unit_of(key)
-    header = stem.replace("_absolute_error", "").replace("_error", "").replace("_", " ")
-    if key.endswith("_error"):
-        return Column(f"{header} %", lambda record: f"{100 * record[key]:.1f}")
-    if unit:
-        return scaled_column(header, unit, records, key)
-    if isinstance(records[0][key], str):
-        return text_column(header, key)
-    return Column(header, lambda record: str(record[key]))
+def summaries(scored: Sequence[Scored]) -> dict[str, Summary]:
+    """A summary per device, by its name."""
+    devices: dict[str, list[Scored]] = {}
+    for case in scored:
+        devices.setdefault(case.hardware.name, []).append(case)
+    return {name: summary for name, cases in devices.items() if (summary := summary_of(cases))}
 
 
-def render_accuracy(page: Page, document: Record) -> None:
-    """The evidence: a line a measured pass, then a line a device."""
+def _evidence_rows(scored: Sequence[Scored]) -> list[Record]:
+    return [record_of(SCORED, case) for case in scored]
 
-    def seconds(key: str) -> Callable[[Record], str]:
-        return lambda record: format_quantity(record[key], "s")
 
-    def percent(key: str) -> Callable[[Record], str]:
-        return lambda record: f"{100 * record[key]:+.1f}%"
+def _evidence_document(scored: Sequence[Scored]) -> Record:
+    devices = [record_of(DEVICE, item) for item in summaries(scored).items()]
+    return {**envelope(), "evidence": _evidence_rows(scored), "devices": devices}
 
-    def sizes(record: Record) -> str:
-        return f"{record['batch_size']}x{record['seq_len']}" + (
-            f"+{record['cache_len']}" if record["cache_len"] else ""
-        )
 
-    cases = [
-        text_column("device", "hardware"),
-        text_column("model", "model"),
-        text_column("dtype", "dtype"),
-        text_column("attention", "attn"),
-        text_column("runtime", "runtime"),
-        Column("size", sizes),
-        Column("measured", seconds("measured_s")),
-        Column("predicted", seconds("predicted_s")),
-        Column("error", percent("error")),
-        Column("from", seconds("low_s")),
-        Column("to", seconds("high_s")),
-        Column("inside", lambda record: "yes" if record["inside"] else "NO"),
-        Column("roofline", percent("roofline_error")),
-        Column("host", lambda record: f"{record['host_factor']:.2f}x" if record["host_factor"] else ""),
-    ]
-    headers = {column.header: column for column in cases}
-    medium = [column for column in cases if column.header not in ("dtype", "attention")]
-    narrow = [headers[name] for name in ("device", "model", "size", "measured", "predicted", "error", "inside")]
-    layouts = [grid(columns, document["evidence"]) for columns in (cases, medium, narrow)]
-    page.table(layouts[first_fit(layouts, page.width)])
+def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
+    """A line per measured pass, then a line per device."""
+    model, dtype, attn, runtime, size = within(run_of_case, (MODEL_NAME, DTYPE, ATTN, RUNTIME, SIZE))
+    seconds = (MEASURED_S, PREDICTED_S, ERROR)
+    figures = (size, *seconds, LOW, HIGH, INSIDE, ROOFLINE, HOST)
+    page.fields(
+        scored,
+        (GPU, model, dtype, attn, runtime, *figures),
+        (GPU, model, runtime, *figures),
+        (GPU, model, size, *seconds, INSIDE),
+    )
     page.line()
-    devices = [
-        text_column("device", "hardware"),
-        Column("cases", lambda record: str(record["cases"])),
-        Column("mean", lambda record: f"{100 * record['mean_absolute_error']:.1f}%"),
-        Column("median", lambda record: f"{100 * record['median_absolute_error']:.1f}%"),
-        Column("worst", lambda record: f"{100 * record['worst_absolute_error']:.1f}%"),
-        Column("signed", percent("signed_mean_error")),
-        Column("inside", lambda record: str(record["inside"])),
-        Column("roofline", lambda record: f"{100 * record['roofline_mean_absolute_error']:.1f}%"),
-    ]
-    page.table(grid(devices, document["devices"]))
+    page.fields(summaries(scored).items(), [field for field in DEVICE if field.header])
     page.line("\nerror: predicted / measured - 1; host: the factor on the host's constants at which they would meet")
 
 
-def residual_record(residual: FitResidual) -> Record:
-    """One kind of kernel. Errors are of log(predicted / measured): 0.05 is 5 %."""
-    return {
-        "kind": residual.kind,
-        "count": residual.count,
-        "median_error": residual.median_error,
-        "p90_error": residual.p90_error,
-        "bias_error": residual.bias,
-    }
+EVIDENCE: View[Sequence[Scored]] = View(
+    _evidence_rows, _evidence_document, _evidence_text, lambda scored: (f"<evidence: {len(scored)}>", "")
+)
+"""Measured passes beside their predictions, and a summary per device."""
+
+# ---------------------------------------------------------------------------------------------- lists
+
+KERNELS: View[Sequence[KernelResult]] = listing(
+    "kernels",
+    (
+        attribute("file", "file"),
+        Field("gpu", "device", "", lambda result: result.hardware),
+        attribute("dtype", "dtype"),
+        attribute("operation", "operation"),
+        attribute("count", "count"),
+        attribute("constant_s", "constant", "s"),
+        attribute("mean_absolute_error", "mean", "%"),
+        Field("median_absolute_error", "median", "%", lambda result: float(np.median(np.abs(result.errors)))),
+        Field("p95_absolute_error", "p95", "%", lambda result: float(np.percentile(np.abs(result.errors), 95))),
+        Field("signed_mean_error", "signed mean", "+%", lambda result: float(np.mean(result.errors))),
+    ),
+)
+"""Measured kernels in files, a row per file, device and operation."""
+TRANSFER: View[Sequence[Transfer]] = listing(
+    "transfer",
+    (
+        Field("gpu", "device", "", lambda transfer: transfer.hardware),
+        Field("constants_of", "constants of", "", lambda transfer: transfer.donor),
+        attribute("dtype", "dtype"),
+        Field("cases", "cases", "", lambda transfer: len(transfer.errors)),
+        attribute("mean_absolute_error", "mean", "%"),
+        attribute("signed_mean_error", "signed mean", "+%"),
+    ),
+)
+"""Devices predicted with the constants of others."""
+RESIDUALS: View[Sequence[FitResidual]] = listing(
+    "residuals",
+    (
+        attribute("kind", "kind"),
+        attribute("count", "count"),
+        attribute("median_error", "median", "%"),
+        attribute("p90_error", "p90", "%"),
+        Field("bias_error", "bias", "+%", lambda residual: residual.bias),
+    ),
+)
+"""How well a fit reproduces each kind of kernel. Errors are of log(predicted / measured): 0.05 is 5 %."""
+CALIBRATED: View[Calibrated] = View(
+    rows=lambda calibrated: RESIDUALS.rows(calibrated.residuals),
+    document=lambda calibrated: RESIDUALS.document(calibrated.residuals),
+    text=lambda page, calibrated: RESIDUALS.text(page, calibrated.residuals),
+    summary=lambda calibrated: (
+        f"<Calibrated {calibrated.hardware.name}:",
+        f" {len(calibrated.residuals)} kinds of kernels, {len(calibrated.warnings)} warnings>",
+    ),
+)
+VIEWS: dict[type, View[Any]] = {Calibrated: CALIBRATED}

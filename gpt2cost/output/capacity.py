@@ -2,78 +2,142 @@
 
 from __future__ import annotations
 
-from gpt2cost.output.compare import (
-    _figures,
-    _inputs,
-    _what_if,
-    _work,
-)
-from gpt2cost.output.page import Column, Page, grid, text_column
-from gpt2cost.output.record import Record, envelope
-from gpt2cost.prediction.capacity import Capacity
-from gpt2cost.prediction.compare import Work
-from gpt2cost.prediction.sweep import Combination
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.output.compare import CHOICE
+from gpt2cost.output.page import NOTHING, Page
+from gpt2cost.output.record import Field, Record, View, attribute, envelope, record_of, sizes_record, what_if, within
+from gpt2cost.prediction.capacity import Answer, Capacity
+from gpt2cost.prediction.predict import Prediction
+from gpt2cost.prediction.settings import How
+from gpt2cost.table.config import Model
 from gpt2cost.units import format_quantity
 
-# ---------------------------------------------------------------------------------------------- fit
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One row: an answer, and what was asked."""
+
+    capacity: Capacity
+    answer: Answer
+
+    @property
+    def model(self) -> Model:
+        return self.capacity.choice.model
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.capacity.choice.hardware
+
+    @property
+    def how(self) -> How:
+        return self.capacity.choice.how
 
 
-def capacity_row(choice: Combination, capacity: Capacity) -> Record:
-    """One flat row an answer; without a figure where nothing fits."""
-    sizes = {
-        "goal": capacity.goal,
-        "phase": capacity.phase,
-        "batch_size": capacity.batch_size,
-        "seq_len": capacity.seq_len,
-        "cache_len": capacity.cache_len,
-        "kv_len": capacity.seq_len + capacity.cache_len,
-        "limited_by": capacity.limited_by,
-    }
-    names = ("latency_s", "latency_low_s", "latency_high_s", "tokens_per_s", "bound", "total_bytes", "capacity_bytes")
-    prediction = capacity.prediction
-    figures = {} if prediction is None else _figures(prediction, prediction.phases[0])
-    return {**_inputs(choice), **sizes, **{name: figures.get(name) for name in names}}
+# ---------------------------------------------------------------------------------------------- fields
 
 
-def capacity_record(choice: Combination, work: Work, max_latency_s: float | None, rows: list[Record]) -> Record:
-    """All answers as a JSON-ready object."""
+def _if_any(fields: Iterable[Field[Prediction]]) -> tuple[Field[AnswerRow], ...]:
+    """Figures of the prediction; None where not even the smallest size will do."""
+
+    def optional(field: Field[Prediction]) -> Field[Prediction | None]:
+        def get(prediction: Prediction | None) -> Any:
+            return None if prediction is None else field.get(prediction)
+
+        return Field(field.key, field.header, field.unit, get)
+
+    return within(lambda row: row.answer.prediction, map(optional, fields))
+
+
+GOAL, PHASE, LIMIT = within(
+    lambda row: row.answer,
+    (attribute("goal", "goal"), attribute("phase", "phase"), attribute("limited_by", "limited by")),
+)
+SIZES: tuple[Field[AnswerRow], ...] = within(
+    lambda row: row.answer.sizes,
+    (
+        attribute("batch_size", "batch", ","), attribute("seq_len", "new tokens"), attribute("cache_len", "cached"),
+        attribute("kv_len"),
+    ),
+)  # fmt: skip
+LATENCY, LOW, HIGH, RATE, BOUND = _if_any(
+    within(
+        lambda prediction: prediction.phases[0].totals,
+        (
+            attribute("latency_s", "latency", "own s"), attribute("latency_low_s"), attribute("latency_high_s"),
+            attribute("tokens_per_s", "tokens/s", ","), attribute("bound"),
+        ),
+    )
+)  # fmt: skip
+MEMORY, DEVICE_MEMORY = _if_any(
+    within(
+        lambda prediction: prediction.memory,
+        (attribute("total_bytes", "memory", "own B"), attribute("capacity_bytes")),
+    )
+)
+FIELDS: tuple[Field[AnswerRow], ...] = (
+    *CHOICE, GOAL, PHASE, *SIZES, LIMIT, LATENCY, LOW, HIGH, RATE, BOUND, MEMORY, DEVICE_MEMORY,
+)  # fmt: skip
+"""The fields of every row."""
+
+
+def _range(row: AnswerRow) -> str:
+    if row.answer.prediction is None:
+        return NOTHING
+    return " to ".join(format_quantity(field.get(row), "s") for field in (LOW, HIGH))
+
+
+RANGE: Field[AnswerRow] = Field("", "range", "", _range)
+
+# ---------------------------------------------------------------------------------------------- the view
+
+
+def _answers(capacity: Capacity) -> list[AnswerRow]:
+    return [AnswerRow(capacity, answer) for answer in capacity.answers]
+
+
+def _rows(capacity: Capacity) -> list[Record]:
+    return [record_of(FIELDS, row) for row in _answers(capacity)]
+
+
+def _document(capacity: Capacity) -> Record:
+    choice = capacity.choice
     return {
         **envelope(),
-        "settings": _work(work) | {"max_latency_s": max_latency_s},
+        "settings": {
+            **sizes_record(capacity.sizes), "phase": capacity.phase, "logits": choice.how.logits,
+            "use_cache": choice.how.use_cache, "max_latency_s": capacity.max_latency_s,
+        },
         "positions": choice.model.n_positions,
-        "what_if": _what_if([choice]),
-        "answers": rows,
-    }
+        **what_if(choice.model, choice.hardware),
+        "answers": _rows(capacity),
+    }  # fmt: skip
 
 
-def render_capacity(page: Page, document: Record) -> None:
-    """The answers, a line each, and what limits them."""
-    rows, limit = document["answers"], document["settings"]["max_latency_s"]
-    first = rows[0]
+def _heading(capacity: Capacity) -> str:
+    how, limit = capacity.choice.how, capacity.max_latency_s
     bound = "" if limit is None else f", latency up to {format_quantity(limit, 's')}"
-    page.line(f"{first['model']} on {first['gpu']}, {first['dtype']}, {first['attn']}, {first['runtime']}{bound}\n")
-
-    def figure(header: str, unit: str, key: str) -> Column:
-        return Column(header, lambda row: "-" if row[key] is None else format_quantity(row[key], unit))
-
-    columns = [
-        text_column("phase", "phase"),
-        text_column("goal", "goal"),
-        Column("batch", lambda row: f"{row['batch_size']:,}"),
-        Column("new tokens", lambda row: str(row["seq_len"])),
-        Column("cached", lambda row: str(row["cache_len"])),
-        figure("latency", "s", "latency_s"),
-        Column("range", _range, "left"),
-        Column("tokens/s", lambda row: "-" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:,.0f}"),
-        figure("memory", "B", "total_bytes"),
-        text_column("limited by", "limited_by"),
-    ]
-    page.table(grid(columns, rows))
-    if any(row["limited_by"] == "positions" for row in rows):
-        page.line(f"\npositions: the model has {document['positions']} learned ones, and cannot run beyond them")
+    run = f"{how.dtype}, {how.attn}, {how.runtime}"
+    return f"{capacity.choice.model.name} on {capacity.choice.hardware.name}, {run}{bound}"
 
 
-def _range(row: Record) -> str:
-    if row["latency_s"] is None:
-        return "-"
-    return " to ".join(format_quantity(row[f"latency_{end}_s"], "s") for end in ("low", "high"))
+def _text(page: Page, capacity: Capacity) -> None:
+    """The answers, a line each, and what limits them."""
+    page.line(f"{_heading(capacity)}\n")
+    page.fields(_answers(capacity), (PHASE, GOAL, *SIZES[:3], LATENCY, RANGE, RATE, MEMORY, LIMIT))
+    if any(answer.limited_by == "positions" for answer in capacity.answers):
+        positions = capacity.choice.model.n_positions
+        page.line(f"\npositions: the model has {positions} learned ones, and cannot run beyond them")
+
+
+def _summary(capacity: Capacity) -> tuple[str, ...]:
+    largest = (answer for answer in capacity.answers if answer.goal == "largest batch")
+    found = (f"{answer.phase} {answer.sizes.batch_size:,} ({answer.limited_by})" for answer in largest)
+    return f"<Capacity of {_heading(capacity)}:", f" largest batch: {', '.join(found)}>"
+
+
+CAPACITY: View[Capacity] = View(_rows, _document, _text, _summary)
+VIEWS: dict[type, View[Any]] = {Capacity: CAPACITY}

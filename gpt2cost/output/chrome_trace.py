@@ -9,57 +9,78 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gpt2cost.output.prediction import prediction_record
-from gpt2cost.output.record import FLOPS_CONVENTION, Record
-from gpt2cost.prediction.one_pass import Pass, run_pass
-from gpt2cost.prediction.predict import Prediction
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError
+from gpt2cost.output.record import Record
+from gpt2cost.prediction.one_pass import Pass
+from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.table.kernel import Kernel
-from gpt2cost.timing.kernel import bound_of
+from gpt2cost.timing.queue import host_cost
 from gpt2cost.timing.queue_steps import FINAL_SYNC, GRAPH_LAUNCH, Slice, run_queue
 
+MOST_SLICES = 200_000
+"""The most slices that a timeline may have; viewers become slow beyond."""
 HOST = {"pid": 1, "tid": 1}
-
-
 DEVICE = {"pid": 0, "tid": 7}
 """torch.profiler shows a device by its number, and CUDA's default stream as 7."""
-
-
 DIGITS = 6
 """Of microseconds: a picosecond, so that what follows one another never overlaps and nothing is lost."""
 
 
+def slice_count(pass_: Pass) -> int:
+    """How many slices a pass at one point has, from the formulas."""
+    count = 2 if pass_.runtime == "cuda-graph" else 1  # the launch of the graph, and the final wait
+    for row in pass_.rows:
+        takes = isinstance(row.step, Kernel) + (host_cost(row.step, pass_.host, pass_.runtime) > 0)
+        count += int(row.count.evaluate(pass_.symbols) * row.step.when.evaluate(pass_.symbols)) * takes
+    return count
+
+
+def slices_of(*phases: Phase) -> list[list[Slice]]:
+    """The slices of each phase of a single-point prediction. Raises `InputError` for more than `MOST_SLICES`."""
+    count = sum(slice_count(phase.pass_) for phase in phases)
+    if count > MOST_SLICES:
+        raise InputError(f"a timeline has at most {MOST_SLICES:,} slices, and this one would have {count:,}")
+    passes = (phase.pass_ for phase in phases)
+    return [list(run_queue(pass_.rows, pass_.launch_s, pass_.symbols, pass_.host, pass_.runtime)) for pass_ in passes]
+
+
 def chrome_trace(prediction: Prediction) -> Record:
-    """The passes of a single-point prediction, one after the other, as one JSON document."""
-    events, start_s = list(_track_names(prediction)), 0.0
-    launches = 0
-    for phase in prediction.phases:
-        settings, hw = prediction.settings, prediction.hardware
-        one = run_pass(prediction.model, hw, settings, phase.seq_len, phase.cache_len)
-        slices = list(run_queue(one.rows, one.launch_s, one.symbols, hw.host, settings.runtime))
+    """The passes of a single-point prediction, one after the other, as one JSON document.
+
+    Raises `InputError` for more than `MOST_SLICES` slices.
+    """
+    events, start_s, launches = list(_track_names(prediction.hardware)), 0.0, 0
+    for phase, slices in zip(prediction.phases, slices_of(*prediction.phases), strict=True):
         end_s = slices[-1].end_s
-        sizes = f"{settings.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+        sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
         notes = {"latency_s": end_s, "sizes": sizes}
         events.append(_slice(HOST, "user_annotation", phase.phase, start_s, start_s + end_s, notes))
         events += _module_events(slices, start_s)
-        events += _events(one, slices, prediction, start_s, launches)
+        events += _events(phase.pass_, slices, start_s, launches)
         start_s += end_s
         launches += len(slices)
-    head = prediction_record(prediction)
+    head = prediction.to_dict()
+    names = (
+        "gpt2cost_version",
+        "transformers_version",
+        "flops_convention",
+        "model",
+        "hardware",
+        "settings",
+        "warnings",
+    )
     return {
         "schemaVersion": 1,
         "deviceProperties": [{"id": 0, "name": prediction.hardware.name}],
         "displayTimeUnit": "ms",
         "traceName": f"gpt2cost: {prediction.model.name} on {prediction.hardware.name}",
-        "gpt2cost": {
-            "predicted": True,
-            "flops_convention": FLOPS_CONVENTION,
-            **{key: head[key] for key in ("gpt2cost_version", "model", "hardware", "settings", "warnings")},
-        },
+        "gpt2cost": {"predicted": True, **{name: head[name] for name in names}},
         "traceEvents": events,
     }
 
 
-def _track_names(prediction: Prediction) -> Iterator[Record]:
+def _track_names(hardware: Hardware) -> Iterator[Record]:
     def named(what: str, track: dict[str, int], **args: Any) -> Record:
         return {"ph": "M", "ts": 0, "name": what, **track, "args": args}
 
@@ -67,7 +88,7 @@ def _track_names(prediction: Prediction) -> Iterator[Record]:
     yield named("process_labels", HOST, labels="CPU (predicted)")
     yield named("process_sort_index", HOST, sort_index=0)
     yield named("thread_name", HOST, name="thread 1 (python)")
-    yield named("process_name", DEVICE, name=prediction.hardware.name)
+    yield named("process_name", DEVICE, name=hardware.name)
     yield named("process_labels", DEVICE, labels="GPU 0 (predicted)")
     yield named("process_sort_index", DEVICE, sort_index=1)
     yield named("thread_name", DEVICE, name="stream 7")
@@ -99,23 +120,21 @@ def _module_events(slices: Iterable[Slice], offset_s: float) -> Iterator[Record]
                 args = {"module": path}
                 yield _slice(HOST, "python_function", f"nn.Module: {path}", offset_s + start_s, offset_s + end_s, args)
 
-    for one in slices:
-        if one.track == "device":
+    for piece in slices:
+        if piece.track == "device":
             continue
-        names = one.module.split(".") if one.module else []
+        names = piece.module.split(".") if piece.module else []
         shared = 0
         while shared < min(len(names), len(open_)) and open_[shared][0] == names[shared]:
             shared += 1
         yield from closed(shared)
-        open_ += [(name, one.start_s) for name in names[shared:]]
-        end_s = one.end_s
+        open_ += [(name, piece.start_s) for name in names[shared:]]
+        end_s = piece.end_s
     yield from closed(0)
 
 
-def _events(
-    one: Pass, slices: Iterable[Slice], prediction: Prediction, offset_s: float, launches: int
-) -> Iterator[Record]:
-    terms = {id(cost.row): cost for cost in one.kernels}
+def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int) -> Iterator[Record]:
+    costs = {cost.row.index: cost for cost in pass_.kernels}
     issued: dict[int, Slice] = {}
     for piece in slices:
         start_s, end_s = offset_s + piece.start_s, offset_s + piece.end_s
@@ -133,13 +152,13 @@ def _events(
         assert piece.launch is not None
         kernel, number = piece.row.step, launches + piece.launch
         assert isinstance(kernel, Kernel)
-        cost = terms[id(piece.row)]
+        cost = costs[piece.row.index]
         args = {
             "device": DEVICE["pid"], "stream": DEVICE["tid"], "correlation": number, "External id": number,
             "module": piece.module, "op": kernel.op, "kind": kernel.kind,
-            "flops": kernel.flops.evaluate(one.symbols),
-            "read_bytes": kernel.reads.evaluate(one.symbols), "write_bytes": kernel.writes.evaluate(one.symbols),
-            "bound": str(bound_of(cost.terms)),
+            "flops": kernel.flops.evaluate(pass_.symbols),
+            "read_bytes": kernel.reads.evaluate(pass_.symbols), "write_bytes": kernel.writes.evaluate(pass_.symbols),
+            "bound": str(cost.bound),
             "flops_formula": str(kernel.flops), "read_formula": str(kernel.reads), "write_formula": str(kernel.writes),
             "source": str(kernel.source),
         }  # fmt: skip

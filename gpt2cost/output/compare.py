@@ -3,175 +3,221 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any, get_args
 
-from gpt2cost.output.page import Column, Page, first_fit, grid, scaled_column, short_number, text_column
-from gpt2cost.output.record import FLOPS_CONVENTION, Record, calibration, envelope
-from gpt2cost.prediction.compare import WAITING, Candidate, Comparison, Work, seconds_by_kind
-from gpt2cost.prediction.predict import Phase, Prediction
-from gpt2cost.prediction.sweep import Combination
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.output.page import Page
+from gpt2cost.output.record import (
+    Field,
+    Record,
+    View,
+    attribute,
+    calibration,
+    envelope,
+    record_of,
+    sizes_record,
+    what_if,
+    within,
+)
+from gpt2cost.prediction.compare import WAITING, Candidate, Comparison, Crossover, seconds_by_kind
+from gpt2cost.prediction.predict import Phase
+from gpt2cost.prediction.settings import How
+from gpt2cost.table.config import Model
+from gpt2cost.table.kernel import Kind
 from gpt2cost.units import scale_for
 
-KINDS = ("gemm", "bmm", "attention", "reduction", "elementwise", "copy", "gather", "fill", WAITING)
+KINDS = (*get_args(Kind), WAITING)
 """Where a pass's latency goes, in the order in which it is shown."""
 
 
-def _inputs(choice: Combination) -> Record:
-    return {
-        "model": choice.model.name,
-        "gpu": choice.gpu.name,
-        "dtype": choice.dtype,
-        "attn": choice.attn,
-        "runtime": choice.runtime,
-    }
+@dataclass(frozen=True)
+class Compared:
+    """One row: a phase of a candidate, beside the same phase of the first one."""
+
+    comparison: Comparison
+    candidate: Candidate
+    phase: Phase
+    first: Phase
+    seconds: dict[str, float]  # of the phase by kernel kind
+
+    @property
+    def model(self) -> Model:
+        return self.candidate.choice.model
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.candidate.choice.hardware
+
+    @property
+    def how(self) -> How:
+        return self.candidate.prediction.how
+
+    def first_crossover(self, *axes: str) -> int | None:
+        """The smallest size at which the ranking against the first candidate turns, along one of the axes."""
+        pair = {self.comparison.candidates[0].label, self.candidate.label}
+        sizes = (
+            crossover.size
+            for crossover in self.comparison.crossovers
+            if crossover.phase == self.phase.phase
+            and crossover.axis in axes
+            and {crossover.before, crossover.after} == pair
+        )
+        return min(sizes, default=None)
 
 
-def _figures(prediction: Prediction, phase: Phase) -> Record:
-    totals, memory = phase.totals, prediction.memory
-    names = ("latency_s", "latency_low_s", "latency_high_s", "device_s", "host_s", "tokens_per_s", "bound")
-    return {
-        **{name: getattr(totals, name) for name in names},
-        "flops": totals.flops,
-        "moved_bytes": totals.read_bytes + totals.write_bytes,
-        "launches": totals.launches,
-        "total_bytes": memory.total_bytes,
-        "capacity_bytes": memory.capacity_bytes,
-        "fits": memory.fits,
-        "valid": phase.kv_len <= prediction.model.n_positions,
-    }
+# ---------------------------------------------------------------------------------------------- fields
+
+CHOICE: tuple[Field[Any], ...] = (
+    Field("model", "", "", lambda row: row.model.name),
+    Field("gpu", "", "", lambda row: row.hardware.name),
+    *within(lambda row: row.how, map(attribute, ("dtype", "attn", "runtime", "logits", "use_cache"))),
+)
+"""What a row with a model, a device and a way of running it is of."""
+LABEL: Field[Compared] = Field("label", "", "", lambda row: row.candidate.label)
+CONSTANTS: Field[Compared] = Field("calibration", "constants", "", lambda row: calibration(row.hardware, row.how.dtype))
+SIZES = within(lambda row: row.phase, map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len")))
+LATENCY, LOW, HIGH, DEVICE_S, HOST_S, RATE, BOUND, FLOPS, LAUNCHES = within(
+    lambda row: row.phase.totals,
+    (
+        attribute("latency_s", "latency", "s"), attribute("latency_low_s", "low", "s"),
+        attribute("latency_high_s", "high", "s"), attribute("device_s"), attribute("host_s"),
+        attribute("tokens_per_s", "tokens/s", ","), attribute("bound", "bound"), attribute("flops"),
+        attribute("launches"),
+    ),
+)  # fmt: skip
+MOVED: Field[Compared] = Field(
+    "moved_bytes", "", "", lambda row: row.phase.totals.read_bytes + row.phase.totals.write_bytes
+)
+MEMORY, CAPACITY, FITS = within(
+    lambda row: row.candidate.prediction.memory,
+    (attribute("total_bytes", "memory", "B"), attribute("capacity_bytes"), attribute("fits")),
+)
+VALID: Field[Compared] = Field("valid", "", "", lambda row: row.phase.kv_len <= row.model.n_positions)
+RATIO: Field[Compared] = Field(
+    "latency_ratio", "ratio", "x", lambda row: row.phase.totals.latency_s / row.first.totals.latency_s
+)
+"""The latency over the first candidate's."""
+MARKS: Field[Compared] = Field(
+    "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if VALID.get(row) else "*")
+)
+FIGURES: tuple[Field[Compared], ...] = (
+    LABEL, *CHOICE, CONSTANTS, *SIZES, LATENCY, LOW, HIGH, DEVICE_S, HOST_S, RATE, BOUND, FLOPS, MOVED, LAUNCHES,
+    MEMORY, CAPACITY, FITS, VALID, RATIO,
+)  # fmt: skip
 
 
-def _what_if(choices: list[Combination]) -> Record:
-    return {"model": dict(choices[0].model.changes), "hardware": choices[0].gpu.changes}
+def _seconds(kind: str) -> Field[Compared]:
+    return Field(f"{kind}_s", kind, "", lambda row: row.seconds.get(kind, 0.0))
 
 
-# ---------------------------------------------------------------------------------------------- compare
+SECONDS = tuple(map(_seconds, KINDS))
+"""They sum to the latency."""
+CROSSOVERS: tuple[Field[Compared], ...] = (
+    Field("crossover_batch", "", "", lambda row: row.first_crossover("batch_size")),
+    Field("crossover_context", "", "", lambda row: row.first_crossover("seq_len", "cache_len")),
+)
+FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS)
+"""The fields of every flat row."""
+LAYOUTS = (
+    (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND, CONSTANTS, MARKS),
+    (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND, MARKS),
+    (LABEL, LATENCY, RATIO, RATE, BOUND, MARKS),
+)
+"""What the table shows, the fullest layout first."""
 
 
-def comparison_record(comparison: Comparison) -> Record:
-    """A comparison as a JSON-ready object."""
-    candidates = comparison.candidates
-    rows = list(comparison_rows(comparison))
-    phases = [phase.phase for phase in candidates[0].prediction.phases]
+def _compared(comparison: Comparison) -> list[list[Compared]]:
+    """The candidates' rows, phase by phase."""
+    return [
+        [
+            Compared(comparison, candidate, phase, first, seconds_by_kind(phase))
+            for candidate in comparison.candidates
+            for phase in [candidate.prediction.phases[number]]
+        ]
+        for number, first in enumerate(comparison.candidates[0].prediction.phases)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- the view
+
+
+def _rows(comparison: Comparison) -> list[Record]:
+    return [record_of(FIELDS, row) for rows in _compared(comparison) for row in rows]
+
+
+def _document(comparison: Comparison) -> Record:
+    first = comparison.candidates[0]
+    how = first.choice.how
     return {
         **envelope(),
-        "flops_convention": FLOPS_CONVENTION,
-        "settings": _work(comparison.work),
-        "what_if": _what_if([each.choice for each in candidates]),
-        "first": candidates[0].label,
+        "settings": {
+            **sizes_record(comparison.sizes), "phase": comparison.phase, "logits": how.logits,
+            "use_cache": how.use_cache,
+        },
+        **what_if(first.choice.model, first.choice.hardware),
+        "first": first.label,
         "phases": [
-            {"phase": phase, "candidates": [_nested(row) for row in rows if row["phase"] == phase]} for phase in phases
+            {"phase": rows[0].phase.phase, "candidates": list(map(_nested, rows))} for rows in _compared(comparison)
         ],
-        "crossovers": [dataclasses.asdict(each) for each in comparison.crossovers],
-    }
-
-
-def _work(work: Work) -> Record:
-    return {
-        "batch_size": work.batch, "seq_len": work.seq, "cache_len": work.cache, "phase": work.phase,
-        "logits": work.logits, "use_cache": work.use_cache,
+        "crossovers": list(map(dataclasses.asdict, comparison.crossovers)),
     }  # fmt: skip
 
 
-def _nested(row: Record) -> Record:
-    """A flat row with its seconds by kind as one mapping."""
-    kinds = {kind: row[f"{kind}_s"] for kind in KINDS}
-    others = {key: value for key, value in row.items() if key.removesuffix("_s") not in kinds}
-    return {**others, "seconds_by_kind": kinds}
+def _nested(row: Compared) -> Record:
+    """A row with its seconds by kind as one mapping."""
+    seconds = {field.header: field.get(row) for field in SECONDS}
+    return {**record_of((*FIGURES, *CROSSOVERS), row), "seconds_by_kind": seconds}
 
 
-def comparison_rows(comparison: Comparison) -> Iterator[Record]:
-    """One flat row a phase and candidate. `latency_ratio`: its latency over the first's. `<kind>_s` sum to the latency.
-
-    `crossover_batch` and `crossover_context`: the smallest size at which the ranking against the first turns.
-    """
-    first = comparison.candidates[0]
-    for number, phase in enumerate(first.prediction.phases):
-        for candidate in comparison.candidates:
-            own = candidate.prediction.phases[number]
-            seconds = seconds_by_kind(own)
-            yield {
-                "label": candidate.label,
-                **_inputs(candidate.choice),
-                "calibration": calibration(candidate.choice.gpu, candidate.choice.dtype),
-                "phase": phase.phase,
-                "batch_size": own.batch_size,
-                "seq_len": own.seq_len,
-                "cache_len": own.cache_len,
-                "kv_len": own.kv_len,
-                **_figures(candidate.prediction, own),
-                "latency_ratio": own.totals.latency_s / phase.totals.latency_s,
-                **{f"{kind}_s": seconds.get(kind, 0.0) for kind in KINDS},
-                **{
-                    f"crossover_{name}": _first_crossover(comparison, candidate, phase.phase, axes)
-                    for name, axes in (("batch", ("batch",)), ("context", ("seq", "cache")))
-                },
-            }
-
-
-def _first_crossover(comparison: Comparison, candidate: Candidate, phase: str, axes: tuple[str, ...]) -> Any:
-    pair = {comparison.candidates[0].label, candidate.label}
-    sizes = [
-        each.size
-        for each in comparison.crossovers
-        if each.phase == phase and each.axis in axes and {each.before, each.after} == pair
-    ]
-    return min(sizes, default=None)
-
-
-def render_comparison(page: Page, document: Record) -> None:
-    """A table a phase, where the time goes by kind, and where the ranking changes."""
-    for phase in document["phases"]:
-        rows = phase["candidates"]
-        first = rows[0]
-        sizes = f"{first['batch_size']} x {first['seq_len']} new tokens on {first['cache_len']} cached"
-        same = [first[key] for key in ("model", "gpu", "dtype", "attn", "runtime") if len({r[key] for r in rows}) == 1]
-        page.line(f"{phase['phase']}: {sizes}; {', '.join(same)}\n", style="bold")
-        page.table(grid(_candidate_columns(page, rows), rows))
-        page.line(f"\nwhere the time goes, and the difference from {first['label']}\n")
-        _kinds(page, rows)
+def _text(page: Page, comparison: Comparison) -> None:
+    """A table per phase, where the time goes by kind, and where the ranking changes."""
+    for rows in _compared(comparison):
+        phase = rows[0].phase
+        sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+        shared = [field.get(rows[0]) for field in CHOICE[:5] if len({field.get(row) for row in rows}) == 1]
+        page.line(f"{phase.phase}: {sizes}; {', '.join(shared)}\n", style="bold")
+        page.fields(rows, *LAYOUTS)
+        page.line(f"\nwhere the time goes, and the difference from {LABEL.get(rows[0])}\n")
+        _by_kind(page, rows)
         page.line()
-    for each in document["crossovers"]:
-        axis = {"batch": "batch size", "seq": "sequence length", "cache": "cache length"}[each["axis"]]
-        full = "" if each["fits"] else " (which does not fit the memory)"
-        page.line(
-            f"{each['phase']}: from {axis} {each['size']}{full} on {each['after']} is faster than {each['before']}"
-        )
-    if not document["crossovers"]:
+    for crossover in comparison.crossovers:
+        page.line(_crossover(crossover))
+    if not comparison.crossovers:
         page.line("the ranking is the same at every batch size and sequence length")
 
 
-def _candidate_columns(page: Page, rows: Sequence[Record]) -> list[Column]:
-    label, latency = text_column("", "label"), scaled_column("latency", "s", rows, "latency_s")
-    ratio = Column("ratio", lambda row: f"{row['latency_ratio']:.2f}x")
-    ends = [scaled_column(end, "s", rows, f"latency_{end}_s") for end in ("low", "high")]
-    rate = Column("tokens/s", lambda row: f"{row['tokens_per_s']:,.0f}")
-    memory, bound = scaled_column("memory", "B", rows, "total_bytes"), text_column("bound", "bound")
-    marks = Column("", lambda row: ("" if row["fits"] else "does not fit ") + ("" if row["valid"] else "*"), "left")
-    basis = text_column("constants", "calibration")
-    layouts = [
-        [label, latency, ratio, *ends, rate, memory, bound, basis, marks],
-        [label, latency, ratio, *ends, rate, memory, bound, marks],
-        [label, latency, ratio, rate, bound, marks],
-    ]
-    return layouts[first_fit([grid(layout, rows) for layout in layouts], page.width)]
+def _crossover(crossover: Crossover) -> str:
+    axis = {"batch_size": "batch size", "seq_len": "sequence length", "cache_len": "cache length"}[crossover.axis]
+    full = "" if crossover.fits else " (which does not fit the memory)"
+    faster = f"{crossover.after} is faster than {crossover.before}"
+    return f"{crossover.phase}: from {axis} {crossover.size}{full} on {faster}"
 
 
-def _kinds(page: Page, candidates: Sequence[Record]) -> None:
-    """A line a kernel kind: the first's seconds, and what each other adds or saves."""
-    first, *others = (each["seconds_by_kind"] for each in candidates)
-    kinds = [kind for kind in KINDS if any(each["seconds_by_kind"][kind] for each in candidates)]
-    divisor, unit = scale_for([each["latency_s"] for each in candidates], "s")
-    lines = [{"kind": kind, "seconds": [first[kind], *(each[kind] - first[kind] for each in others)]} for kind in kinds]
-    whole = [candidates[0]["latency_s"], *(each["latency_s"] - candidates[0]["latency_s"] for each in candidates[1:])]
-    lines.append({"kind": "latency", "seconds": whole})
+def _by_kind(page: Page, rows: Sequence[Compared]) -> None:
+    """A line per kernel kind: the first candidate's seconds, and what each other one adds or saves."""
+    divisor, unit = scale_for([LATENCY.get(row) for row in rows], "s")
+    lines = [field for field in SECONDS if any(map(field.get, rows))]
+    first, *others = rows
 
-    def column(number: int) -> Column:
-        def cell(line: Record) -> str:
-            value = line["seconds"][number] / divisor
-            return short_number(value) if number == 0 else f"{'+' if value > 0 else ''}{short_number(value)}"
+    def difference(row: Compared) -> Field[Field[Compared]]:
+        return Field("", LABEL.get(row), "+.", lambda line: (line.get(row) - line.get(first)) / divisor)
 
-        return Column(f"{candidates[number]['label']} {unit}" if number == 0 else candidates[number]["label"], cell)
+    seconds: Field[Field[Compared]] = Field(
+        "", f"{LABEL.get(first)} {unit}", ".", lambda line: line.get(first) / divisor
+    )
+    page.fields([*lines, LATENCY], (attribute("header", "kind"), seconds, *map(difference, others)))
 
-    page.table(grid([text_column("kind", "kind"), *map(column, range(len(candidates)))], lines))
+
+def _summary(comparison: Comparison) -> tuple[str, ...]:
+    labels = shorten(", ".join(candidate.label for candidate in comparison.candidates), 120, placeholder=" ...")
+    ratios = (
+        f"{rows[0].phase.phase} {' '.join(f'{RATIO.get(row):.2f}x' for row in rows)}" for rows in _compared(comparison)
+    )
+    return f"<Comparison of {labels}:", f" {shorten(', '.join(ratios), 120, placeholder=' ...')}>"
+
+
+COMPARISON: View[Comparison] = View(_rows, _document, _text, _summary)
+VIEWS: dict[type, View[Any]] = {Comparison: COMPARISON}

@@ -18,6 +18,8 @@ FIRST_COLUMN = 20
 """A table's first column is never cut shorter than this."""
 NOTHING = "-"
 """A cell without a number."""
+SHOWN = 0.005
+"""A number below it is written as 0.00, without a sign."""
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ T = TypeVar("T")
 def short_number(value: float) -> str:
     """At most four characters of digits, a thousand with a comma: 0.12, 1.23, 12.3, 123, 1,234."""
     size = abs(value)
-    if size < 0.005:
+    if size < SHOWN:
         return "0" if value == 0 else "0.00"
     return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
 
@@ -97,7 +99,7 @@ def _column(shown: Field[T], items: Sequence[T]) -> tuple[str, list[str], bool]:
             return header, ["" if value is None else str(value) for value in values], False
         case "":
             return header, [NOTHING if value is None else str(value) for value in values], True
-        case "%" | "+%" | "x" | "." | ",":
+        case "%" | "+%" | "x" | "." | "+." | ",":
             return header, [NOTHING if value is None else _number(float(value), unit) for value in values], True
         case _:
             divisor, label = scale_for([float(value) for value in values if value is not None], unit)
@@ -115,6 +117,8 @@ def _number(value: float, unit: str) -> str:
             return f"{value:.2f}x"
         case ",":
             return f"{value:,.0f}"
+        case "+." if value >= SHOWN:
+            return f"+{short_number(value)}"
         case _:
             return short_number(value)
 

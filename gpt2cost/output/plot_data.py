@@ -11,25 +11,20 @@ from numpy.typing import NDArray
 
 from gpt2cost.checks import check_choice
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError, echo
+from gpt2cost.errors import InputError
+from gpt2cost.output.chrome_trace import slices_of
 from gpt2cost.prediction.grid import make_grid
-from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.prediction.predict import Phase, Prediction, predict
+from gpt2cost.prediction.settings import How
 from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Kernel, Kind
-from gpt2cost.timing.queue_steps import Slice, run_queue
+from gpt2cost.timing.queue_steps import Slice
 
 KINDS: tuple[str, ...] = get_args(Kind)
-
-
-AXES = {"batch": "batch size (sequences)", "seq": "new tokens a sequence", "cache": "cached tokens a sequence"}
-
-
+AXES = {"batch": "batch size (sequences)", "seq": "new tokens per sequence", "cache": "cached tokens per sequence"}
 QUANTITIES = ("latency", "throughput")
-
-
 MOST_POINTS = 100_000
-
+"""The most sizes of a picture."""
 
 Floats = NDArray[np.float64]
 
@@ -104,25 +99,24 @@ class Timeline:
     layer: str
 
 
-def _settings_text(prediction: Prediction) -> str:
-    s = prediction.settings
-    cached = "" if s.use_cache else ", no KV cache"
-    return f"{s.dtype}, {s.attn} attention, {s.runtime} runtime{cached}, logits of {s.logits} positions"
+def _how_text(how: How) -> str:
+    cached = "" if how.use_cache else ", no KV cache"
+    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{cached}, logits of {how.logits} positions"
 
 
-def _sizes_text(batch: Any, phase: Phase) -> str:
-    return f"{phase.phase} of {batch} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+def _sizes_text(phase: Phase) -> str:
+    return f"{phase.phase} of {phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
 
 
 def roofline(prediction: Prediction) -> Roofline:
     """Each kernel that computes, of every phase of a single-point prediction."""
-    hw, settings = prediction.hardware, prediction.settings
+    hw, how = prediction.hardware, prediction.how
     points = [
         Point(
             cost.row.path.removeprefix("transformer."),
             cost.kernel.kind,
             phase.phase,
-            cost.flops / (cost.read_bytes + cost.write_bytes),
+            cost.flops / cost.moved_bytes,
             cost.flops / cost.device_s,
             cost.device_s / phase.totals.device_s,
         )
@@ -130,12 +124,10 @@ def roofline(prediction: Prediction) -> Roofline:
         for cost in phase.kernels
         if cost.flops
     ]
-    peaks = {f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((settings.dtype, "fp32"))}
     return Roofline(
         title=f"Roofline of {prediction.model.name} on {hw.name}: predicted kernels",
-        subtitle=f"{'; '.join(_sizes_text(settings.batch_size, p) for p in prediction.phases)}\n"
-        f"{_settings_text(prediction)}",
-        peaks=peaks,
+        subtitle=f"{'; '.join(map(_sizes_text, prediction.phases))}\n{_how_text(how)}",
+        peaks={f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((how.dtype, "fp32"))},
         bandwidths={
             "L2 bandwidth": hw.memory.l2_bandwidth_bytes_per_s,
             "DRAM bandwidth": hw.memory.bandwidth_bytes_per_s,
@@ -172,21 +164,20 @@ def breakdown(
     `settings` as `predict` takes them: dtype, attn, runtime, logits, use_cache. Raises `InputError` for bad input.
     """
     axis, values, given = swept(sizes)
-    prediction, found = _phase(model, hw, given, phase, settings)
-    shape = values.shape
+    how, pass_ = _phase(model, hw, given, phase, settings)
     kinds: dict[str, Floats] = {}
     for kind in KINDS:
-        costs = [cost for cost in found.kernels if cost.kernel.kind == kind]
-        if costs and np.any(total := np.broadcast_to(sum(cost.device_s for cost in costs), shape)):
-            kinds[kind] = np.asarray(total, np.float64)
-    latency = np.broadcast_to(found.totals.latency_s, shape)
+        costs = [cost for cost in pass_.kernels if cost.kernel.kind == kind]
+        total = _broadcast(sum(cost.device_s for cost in costs), values)
+        if np.any(total):
+            kinds[kind] = total
     return Breakdown(
-        title=f"Where the time of {model.name} goes on {hw.name}: predicted {phase}",
-        subtitle=f"{_fixed(axis, given, phase)}\n{_settings_text(prediction)}",
+        title=f"Where the time of {model.name} goes on {hw.name}: predicted {pass_.phase}",
+        subtitle=f"{_fixed(axis, given, pass_)}\n{_how_text(how)}",
         axis=axis,
         sizes=values,
         kinds=kinds,
-        waiting=np.asarray(latency - sum(kinds.values())),
+        waiting=_broadcast(pass_.totals.latency_s, values) - sum(kinds.values()),
     )
 
 
@@ -200,23 +191,22 @@ def curve(
 ) -> Curve:
     """Latency in seconds, or throughput in tokens/s of the batch, of several devices over the swept size."""
     check_choice("quantity", quantity, QUANTITIES)
-    axis, values, given = swept(sizes)
-    lines, prediction, found = [], None, None
-    for hw in devices:
-        prediction, found = _phase(model, hw, given, phase, settings)
-        totals = found.totals
-        seconds = (totals.latency_s, totals.latency_low_s, totals.latency_high_s)
-        if quantity == "throughput":
-            tokens = found.batch_size * np.asarray(found.seq_len)
-            seconds = (tokens / seconds[0], tokens / seconds[2], tokens / seconds[1])
-        lines.append(Line(hw.name, *(np.asarray(np.broadcast_to(one, values.shape), np.float64) for one in seconds)))
-    if prediction is None or found is None:
+    if not devices:
         raise InputError("gpu: expected at least one device")
-    beyond = values[np.broadcast_to(np.asarray(found.kv_len) > model.n_positions, values.shape)]
-    what = "latency" if quantity == "latency" else "throughput"
+    axis, values, given = swept(sizes)
+    lines = []
+    for hw in devices:
+        how, pass_ = _phase(model, hw, given, phase, settings)
+        totals = pass_.totals
+        middle, low, high = totals.latency_s, totals.latency_low_s, totals.latency_high_s
+        if quantity == "throughput":
+            tokens = totals.tokens_per_s * middle
+            middle, low, high = totals.tokens_per_s, tokens / high, tokens / low
+        lines.append(Line(hw.name, *(_broadcast(numbers, values) for numbers in (middle, low, high))))
+    beyond = values[np.broadcast_to(np.asarray(pass_.kv_len) > model.n_positions, values.shape)]
     return Curve(
-        title=f"Predicted {phase} {what} of {model.name}",
-        subtitle=f"{_fixed(axis, given, phase)}\n{_settings_text(prediction)}; bands: range of the prediction",
+        title=f"Predicted {pass_.phase} {quantity} of {model.name}",
+        subtitle=f"{_fixed(axis, given, pass_)}\n{_how_text(how)}; bands: range of the prediction",
         axis=axis,
         quantity=quantity,
         sizes=values,
@@ -225,42 +215,47 @@ def curve(
     )
 
 
+def _broadcast(numbers: Any, sizes: NDArray[np.int64]) -> Floats:
+    return np.asarray(np.broadcast_to(numbers, sizes.shape), np.float64)
+
+
 def _phase(
     model: Model, hw: Hardware, given: dict[str, Any], phase: str, settings: dict[str, Any]
-) -> tuple[Prediction, Phase]:
+) -> tuple[How, Phase]:
+    """The one pass that is asked for; what it is called is `predict`'s to say."""
     check_choice("phase", phase, ("prefill", "decode"))
     prediction = predict(model, hw, **given, phase=phase, **settings)
-    if len(prediction.phases) != 1 or prediction.phases[0].phase != phase:
-        raise InputError(f"phase: a step of one token on a cache is a decode step, got {echo(phase)}")
-    return prediction, prediction.phases[0]
+    return prediction.how, prediction.phases[0]
 
 
-def _fixed(axis: str, given: dict[str, Any], phase: str) -> str:
+def _fixed(axis: str, given: dict[str, Any], phase: Phase) -> str:
     """The sizes that are not swept."""
     batch, seq, cache = ("the swept" if name == axis else str(given[name]) for name in AXES)
     sequences = "" if axis == "batch" else f"batch {batch}; "
-    if phase == "prefill":
+    if phase.phase == "prefill":
         parts = {"seq": f"{seq} new tokens", "cache": f"{cache} cached tokens"}
         return sequences + ", ".join(text for name, text in parts.items() if name != axis)
     if axis == "batch":
-        return f"one new token a sequence on {given['seq'] + given['cache']} cached tokens"
+        return f"one new token per sequence after {int(np.max(phase.kv_len)) - 1} tokens"
     if axis == "cache" and given["seq"] == 1:
-        return f"{sequences}one new token a sequence"
-    return f"{sequences}one new token a sequence, after {seq} new on {cache} cached tokens"
+        return f"{sequences}one new token per sequence"
+    return f"{sequences}one new token per sequence, after {seq} new on {cache} cached tokens"
 
 
 def timeline(prediction: Prediction) -> Timeline:
-    """The first phase of a single-point prediction, and the middle one of its layers to look at closely."""
-    phase, hw, settings = prediction.phases[0], prediction.hardware, prediction.settings
-    one = run_pass(prediction.model, hw, settings, phase.seq_len, phase.cache_len)
-    slices = tuple(run_queue(one.rows, one.launch_s, one.symbols, hw.host, settings.runtime))
+    """The first phase of a single-point prediction, and the middle one of its layers to look at closely.
+
+    Raises `InputError` where it has too many slices.
+    """
+    phase = prediction.phases[0]
+    (slices,) = slices_of(phase)
     layer = f"transformer.h.{prediction.model.n_layer // 2}"
     inside = [piece for piece in slices if f"{piece.module}.".startswith(f"{layer}.")]
     zoom = (min(piece.start_s for piece in inside), max(piece.end_s for piece in inside))
     return Timeline(
-        title=f"Timeline of {prediction.model.name} on {hw.name}: predicted {phase.phase}",
-        subtitle=f"{_sizes_text(settings.batch_size, phase)}\n{_settings_text(prediction)}",
-        slices=slices,
+        title=f"Timeline of {prediction.model.name} on {prediction.hardware.name}: predicted {phase.phase}",
+        subtitle=f"{_sizes_text(phase)}\n{_how_text(prediction.how)}",
+        slices=tuple(slices),
         latency_s=slices[-1].end_s,
         zoom=zoom,
         layer=layer,

@@ -31,8 +31,8 @@ class Field(Generic[T]):
     """One output field of the rows of type T: how its value is read, what machines call it, and what people see.
 
     `unit` says how a table writes it: `s`, `B`, `FLOP`, `B/s`, `FLOP/s` with one prefix for the column, named in its
-    header (`own s`: each cell with its own); `%` a share, `+%` with its sign, `x` a ratio, `.` a number of four
-    characters, `,` a whole number in groups of three, empty as it is.
+    header (`own s`: each cell with its own); `%` a share, `x` a ratio, `.` a number of four characters, `+%` and `+.`
+    with their sign, `,` a whole number in groups of three, empty as it is.
     """
 
     key: str
@@ -44,6 +44,15 @@ class Field(Generic[T]):
 def attribute(key: str, header: str = "", unit: str = "") -> Field[Any]:
     """A field that is the attribute of its name; without a header, tables do not show it."""
     return Field(key, header, unit, lambda item: getattr(item, key))
+
+
+def within(part: Callable[[Any], T], fields: Iterable[Field[T]]) -> tuple[Field[Any], ...]:
+    """The fields of a part of a row as fields of the row."""
+
+    def reader(field: Field[T]) -> Callable[[Any], Any]:
+        return lambda row: field.get(part(row))
+
+    return tuple(Field(field.key, field.header, field.unit, reader(field)) for field in fields)
 
 
 def record_of(fields: Iterable[Field[T]], item: T) -> Record:

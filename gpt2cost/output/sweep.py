@@ -1,4 +1,4 @@
-"""A sweep as text in pieces, and as a table for people."""
+"""A sweep as text in pieces, and as a table for people. Its fields are the columns of `prediction.sweep`."""
 
 from __future__ import annotations
 
@@ -6,38 +6,70 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from gpt2cost.output.formats import markdown_cell
-from gpt2cost.output.page import Column, Page, first_fit, grid, scaled_column, short_number, text_column
-from gpt2cost.output.record import Record
-from gpt2cost.prediction.sweep import INPUTS, Block
+from gpt2cost.output.page import Page
+from gpt2cost.output.record import Field, Record, View, envelope, what_if
+from gpt2cost.output.sink import Sink, print_warnings
+from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
 from gpt2cost.units import scale_for
 
-WORDS = frozenset(("model", "gpu", "dtype", "attn", "runtime", "phase", "bound", "fits", "valid", "name", "op", "kind"))
+WORDS = frozenset(
+    (
+        "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "phase", "bound", "fits", "valid", "name",
+        "op", "kind",
+    )
+)  # fmt: skip
 """Columns that are no numbers."""
-
+TABLE_ROWS = 10_000
+"""A table for people ends here."""
+NOTEBOOK_ROWS = 60
+"""And in a notebook here."""
 
 Quote: TypeAlias = Callable[[str], str]
+NumberText: TypeAlias = Callable[[float], str]
 
 
-def csv_chunks(blocks: Iterable[Block], columns: tuple[str, ...]) -> Iterator[str]:
-    """A header line, then a line a row. Floats are written so that they read back as they are."""
+def show_sweep(sink: Sink, sweep: Sweep, blocks: Iterable[Block]) -> None:
+    """Write the rows of `blocks`, which are those of `sweep` in the order that is wanted, as they come."""
+    match sink.format:
+        case "csv":
+            sink.stream(csv_chunks(blocks, sweep.names))
+        case "jsonl":
+            sink.stream(jsonl_chunks(blocks, sweep.names))
+        case "json":
+            sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
+        case "markdown":
+            sink.stream(markdown_chunks(blocks, sweep.names))
+        case _:
+            rows = list(islice(chain.from_iterable(map(block_rows, blocks)), TABLE_ROWS + 1))
+            sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep.kernels))
+            if len(rows) > TABLE_ROWS:
+                print_warnings([f"the table ends after {TABLE_ROWS:,} rows; --format csv gives all"])
+
+
+# ---------------------------------------------------------------------------------------------- text in pieces
+
+
+def csv_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
+    """A header line, then a line per row. Floats are written so that they read back as they are."""
     yield ",".join(columns) + "\n"
     for block in blocks:
         yield _lines(map(",".join, _cells(block, _csv_text, repr)))
 
 
-def jsonl_chunks(blocks: Iterable[Block], columns: tuple[str, ...]) -> Iterator[str]:
-    """An object a line."""
+def jsonl_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
+    """An object per line."""
     for block in blocks:
         yield _lines(_objects(block, columns))
 
 
-def json_chunks(blocks: Iterable[Block], columns: tuple[str, ...], head: Record) -> Iterator[str]:
-    """One document: `head`, and the objects under `rows`, a line each."""
+def json_chunks(blocks: Iterable[Block], columns: Sequence[str], head: Record) -> Iterator[str]:
+    """One document: `head`, and the objects under `rows`, one per line."""
     yield json.dumps(head, indent=2, allow_nan=False)[:-2] + ',\n  "rows": ['
     separator = "\n    "
     for block in blocks:
@@ -47,7 +79,7 @@ def json_chunks(blocks: Iterable[Block], columns: tuple[str, ...], head: Record)
     yield "\n  ]\n}\n"
 
 
-def markdown_chunks(blocks: Iterable[Block], columns: tuple[str, ...]) -> Iterator[str]:
+def markdown_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
     """A pipe table; numbers are aligned right."""
     yield f"| {' | '.join(columns)} |\n| {' | '.join('---' if name in WORDS else '---:' for name in columns)} |\n"
     for block in blocks:
@@ -59,37 +91,33 @@ def _lines(rows: Iterable[str]) -> str:
     return text + "\n" if text else ""
 
 
-def _objects(block: Block, columns: tuple[str, ...]) -> Iterator[str]:
+def _objects(block: Block, columns: Sequence[str]) -> Iterator[str]:
     template = "{" + ", ".join(f'"{name}": %s' for name in columns) + "}"
     return (template % row for row in _cells(block, json.dumps, repr))
 
 
-def _cells(block: Block, text: Quote, number: Callable[[float], str]) -> Iterator[tuple[str, ...]]:
+def _cells(block: Block, quote: Quote, number: NumberText) -> Iterator[tuple[str, ...]]:
     """The rows as text. A column is written in the shape that it depends on, then spread."""
-    columns = (block.spread(_written(values, text, number)) for values in block.columns.values())
+    columns = (block.spread(_written(values, quote, number)) for values in block.columns.values())
     return zip(*(cells.tolist() for cells in columns), strict=True)
 
 
-def _written(values: Any, text: Quote, number: Callable[[float], str]) -> Any:
+def _written(values: Any, quote: Quote, number: NumberText) -> Any:
+    """A column's values as text, in an array of its shape."""
     array = np.asarray(values)
-    write: Callable[[Any], str]
+    flat = array.ravel().tolist()
+    cells = np.empty(array.size, object)
     match array.dtype.kind:
         case "b":
-            return np.where(array, "true", "false").astype(object)
+            cells[:] = ["true" if value else "false" for value in flat]
         case "f":
-            write = number
+            cells[:] = list(map(number, flat))
         case "i":
-            write = str
-        case _:  # text, or what is too large for int64
-            known: dict[Any, str] = {}
-            write = lambda value: known.get(value) or known.setdefault(value, _any(value, text))  # noqa: E731
-    cells = np.empty(array.size, object)
-    cells[:] = list(map(write, array.ravel().tolist()))
+            cells[:] = list(map(str, flat))
+        case _:  # words, each of which is quoted once
+            quoted = {word: quote(word) for word in set(flat)}
+            cells[:] = [quoted[word] for word in flat]
     return cells.reshape(array.shape)
-
-
-def _any(value: Any, text: Quote) -> str:
-    return text(value) if isinstance(value, str) else str(value)
 
 
 def _csv_text(value: str) -> str:
@@ -98,69 +126,99 @@ def _csv_text(value: str) -> str:
     return out.getvalue()
 
 
+# ---------------------------------------------------------------------------------------------- a table for people
+
 _HEADERS = {"batch_size": "batch", "seq_len": "seq", "cache_len": "cache"}
 
 
-def render_sweep(page: Page, rows: Sequence[Record], kernels: bool) -> None:
-    """The rows of a sweep. Marks: `!` does not fit the memory, `*` passes the model's positions."""
+def _column(key: str, header: str, unit: str = "") -> Field[Record]:
+    return Field(key, header, unit, lambda row: row[key])
+
+
+MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
+MARKS: Field[Record] = Field("", "", "", lambda row: ("" if row["fits"] else "!") + ("" if row["valid"] else "*"))
+KERNEL: tuple[Field[Record], ...] = (
+    Field("name", "kernel", "", lambda row: row["name"].removeprefix("transformer.")),
+    _column("count", "count"), _column("flops", "", "FLOP"), MOVED, _column("arithmetic_intensity", "FLOP/B", "."),
+    _column("device_s", "", "s"), _column("share", "share", "%"), _column("bound", "bound"),
+)  # fmt: skip
+"""What the table shows of a kernel."""
+
+
+def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
+    """What all rows share in a line, what varies in a table. Marks: `!` does not fit, `*` passes the positions."""
     if not rows:
         page.line("no rows")
         return
     varying = [name for name in (*INPUTS, "phase") if any(row[name] != rows[0][name] for row in rows)]
-    same = [f"{_HEADERS.get(name, name)} {rows[0][name]}" for name in (*INPUTS, "phase") if name not in varying]
-    page.line(", ".join(same))
+    page.line(", ".join(_shared(name, rows[0][name]) for name in (*INPUTS, "phase") if name not in varying))
     page.line()
-    inputs = [_input(name, rows) for name in varying]
-    page.table(grid([*inputs, *(_kernel_columns(rows) if kernels else _columns(page, inputs, rows)), _marks()], rows))
+    inputs = [_column(name, _HEADERS.get(name, name)) for name in varying]
+    layouts = [KERNEL] if kernels else _layouts(rows)
+    page.fields(rows, *((*inputs, *layout, MARKS) for layout in layouts))
     notes = [("fits", "! does not fit into the device's memory"), ("valid", "* beyond the model's positions")]
     if shown := [text for name, text in notes if not all(row[name] for row in rows)]:
         page.line()
         page.line("; ".join(shown))
 
 
-def _input(name: str, rows: Sequence[Record]) -> Column:
-    header = _HEADERS.get(name, name)
-    return text_column(header, name) if isinstance(rows[0][name], str) else Column(header, lambda row: str(row[name]))
+def _shared(name: str, value: Any) -> str:
+    if name == "use_cache":
+        return "with KV cache" if value else "no KV cache"
+    return f"{_HEADERS.get(name, name)} {value}"
 
 
-def _marks() -> Column:
-    return Column("", lambda row: ("" if row["fits"] else "!") + ("" if row["valid"] else "*"), "left")
+def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
+    """The columns of a pass, the fullest layout first."""
 
+    def fine(key: str, header: str, unit: str, scale: str) -> Field[Record]:
+        """Numbers of one unit, in which the smallest of the column `scale` can still be read: a sweep spans decades."""
+        divisor, label = scale_for([min(row[scale] for row in rows)], unit)
+        return Field(key, f"{header} {label}", ".", lambda row: row[key] / divisor)
 
-def _columns(page: Page, inputs: list[Column], rows: Sequence[Record]) -> list[Column]:
-    latency = _fine_column("latency", "s", rows, "latency_s", "latency_s")
-    ends = [_fine_column(end, "s", rows, f"latency_{end}_s", "latency_s") for end in ("low", "high")]
-    parts = [_fine_column(name, "s", rows, f"{name}_s", "latency_s") for name in ("device", "host")]
-    rate = Column("tokens/s", lambda row: f"{row['tokens_per_s']:,.0f}")
-    memory = _fine_column("memory", "B", rows, "total_bytes", "total_bytes")
-    bound = text_column("bound", "bound")
-    work = [
-        scaled_column("", "FLOP", rows, "flops"),
-        scaled_column("moved", "B", rows, lambda row: row["read_bytes"] + row["write_bytes"]),
-    ]
-    layouts = [
-        [latency, *ends, *parts, *work, rate, memory, bound],
-        [latency, *ends, *parts, rate, memory, bound],
-        [latency, *ends, rate, memory, bound],
-        [latency, rate, memory, bound],
-    ]
-    return layouts[first_fit([grid([*inputs, *layout], rows) for layout in layouts], page.width - 4)]
-
-
-def _fine_column(header: str, unit: str, rows: Sequence[Record], key: str, scale: str) -> Column:
-    """Numbers of one unit, in which the smallest of the column `scale` can still be read: a sweep spans decades."""
-    divisor, label = scale_for([min(row[scale] for row in rows)], unit)
-    return Column(f"{header} {label}", lambda row: short_number(row[key] / divisor))
-
-
-def _kernel_columns(rows: Sequence[Record]) -> list[Column]:
+    latency, low, high, device, host = (
+        fine(key, header, "s", "latency_s")
+        for key, header in (
+            ("latency_s", "latency"), ("latency_low_s", "low"), ("latency_high_s", "high"), ("device_s", "device"),
+            ("host_s", "host"),
+        )
+    )  # fmt: skip
+    rest = (
+        _column("tokens_per_s", "tokens/s", ","),
+        fine("total_bytes", "memory", "B", "total_bytes"),
+        _column("bound", "bound"),
+    )
     return [
-        Column("kernel", lambda row: row["name"].removeprefix("transformer."), "left"),
-        Column("count", lambda row: str(row["count"])),
-        scaled_column("", "FLOP", rows, "flops"),
-        scaled_column("", "B", rows, lambda row: row["read_bytes"] + row["write_bytes"]),
-        Column("FLOP/B", lambda row: short_number(row["arithmetic_intensity"])),
-        scaled_column("", "s", rows, "device_s"),
-        Column("share", lambda row: f"{100 * row['share']:.1f}%"),
-        text_column("bound", "bound"),
+        (latency, low, high, device, host, _column("flops", "", "FLOP"), MOVED, *rest),
+        (latency, low, high, device, host, *rest),
+        (latency, low, high, *rest),
+        (latency, *rest),
     ]
+
+
+# ---------------------------------------------------------------------------------------------- the view
+
+
+def _head(sweep: Sweep) -> Record:
+    first = sweep.choices[0]
+    return {**envelope(), **what_if(first.model, first.hardware)}
+
+
+def _text(page: Page, sweep: Sweep) -> None:
+    """The first rows."""
+    rows = list(islice(sweep, NOTEBOOK_ROWS + 1))
+    _table(page, rows[:NOTEBOOK_ROWS], sweep.kernels)
+    if len(rows) > NOTEBOOK_ROWS:
+        page.line(f"\nthe first {NOTEBOOK_ROWS} rows; columns() has all")
+
+
+SWEEP: View[Sweep] = View(
+    rows=iter,
+    document=lambda sweep: {**_head(sweep), "rows": list(sweep)},
+    text=_text,
+    summary=lambda sweep: (
+        f"<Sweep of {sweep.points:,} points, a row per {'kernel' if sweep.kernels else 'pass'}:",
+        f" choices of model, device and settings: {len(sweep.choices):,}; sizes: {sweep.grid.sizes:,}>",
+    ),
+)
+VIEWS: dict[type, View[Any]] = {Sweep: SWEEP}

@@ -2,289 +2,316 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
-from gpt2cost.measure.records import Measurement, repeat_difference
-from gpt2cost.measure.score import (
-    STEADY,
-    KernelScore,
-    PassScore,
-    ProfileScore,
-    Validation,
-    as_evidence,
-    observed_passes,
-    settings_of,
+from gpt2cost.measure.evidence import as_evidence, run_of
+from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
+from gpt2cost.measure.score import STEADY, KernelScore, ProfileScore, Summary, Validation
+from gpt2cost.measure.torch_trace import observed_passes
+from gpt2cost.output.accuracy import (
+    ATTN,
+    DTYPE,
+    ERROR,
+    HIGH,
+    INSIDE,
+    LOW,
+    MEASURED_S,
+    MODEL_NAME,
+    PREDICTED_S,
+    REPEAT,
+    RUN,
+    RUNTIME,
+    SCORED,
+    SIZE,
+    SUMMARY,
+    Run,
+    run_of_case,
 )
-from gpt2cost.output.page import Column, Page, first_fit, grid, scaled_column, text_column
-from gpt2cost.output.record import Record, envelope
-from gpt2cost.prediction.settings import Settings
+from gpt2cost.output.page import Page
+from gpt2cost.output.record import Field, Record, View, attribute, envelope, record_of, within
 from gpt2cost.units import format_quantity
 
-INPUTS = ("model", "dtype", "attn", "runtime", "use_cache", "batch_size", "seq_len", "cache_len")
-"""The fields that say what was run; every row begins with them."""
+T = TypeVar("T")
+
+NAME_WIDTH = 40
+"""Longest name of a kernel that is no row of the table, in characters."""
+NO_CACHE: Field[Run] = Field("use_cache", "KV cache", "", lambda run: "" if run.how.use_cache else "no cache")
+CHOICES: tuple[Field[Run], ...] = (MODEL_NAME, DTYPE, ATTN, RUNTIME, NO_CACHE)
+"""What a heading or a column says of a run, beside its size."""
+
+# ---------------------------------------------------------------------------------------------- measured
 
 
-def _inputs(model: str, settings: Settings) -> Record:
-    return {"model": model, **{name: getattr(settings, name) for name in INPUTS[1:]}}
+@dataclass(frozen=True)
+class Measured:
+    """One row: a measured pass."""
+
+    run: Run
+    record: Measurement
 
 
-# ------------------------------------------------------------------------------------------------ measured
+@dataclass(frozen=True)
+class MeasuredOp:
+    """One row: an op of a profiled pass, with the median seconds of all its launches in a pass."""
+
+    run: Run
+    op: str
+    count: int
+    measured_s: float
+    share: float
 
 
-def measured_rows(records: Iterable[Measurement]) -> list[Record]:
-    """A row a measured pass. `repeat_difference`: by how much the two halves of the measurement differ."""
-    return [
-        {
-            **_inputs(record["model"], settings_of(record)),
-            "latency_s": as_evidence(record, "").latency_s,
-            "least_s": 1e-6 * record["wall_min_us"],
-            "runs": record["runs"],
-            "repeat_difference": repeat_difference(record),
-        }
-        for record in records
-    ]
+def _run(item: Any) -> Run:
+    run: Run = item.run
+    return run
 
 
-def measured_op_rows(records: Iterable[Measurement]) -> list[Record]:
-    """A row an op of a profiled pass: median seconds of all its launches in a pass. The longest comes first."""
-    return [{**_inputs(record["model"], settings_of(record)), **row} for record in records for row in _op_rows(record)]
+LATENCY: Field[Measured] = Field(
+    "latency_s", "latency", "own s", lambda measured: as_evidence(measured.record, "").latency_s
+)
+LEAST: Field[Measured] = Field("least_s", "least", "own s", lambda measured: 1e-6 * measured.record["wall_min_us"])
+RUNS: Field[Measured] = Field("runs", "runs", "", lambda measured: measured.record["runs"])
+DIFFERENCE: Field[Measured] = Field(
+    "repeat_difference", "repeat", "%", lambda measured: repeat_difference(measured.record)
+)
+"""By how much the two halves of the measurement differ."""
+PASS: tuple[Field[Measured], ...] = (*within(_run, RUN), LATENCY, LEAST, RUNS, DIFFERENCE)
+"""The fields of a measured pass."""
+FIGURES = (attribute("count", "count"), attribute("measured_s", "measured", "s"), attribute("share", "share", "%"))
+OP: tuple[Field[MeasuredOp], ...] = (*within(_run, RUN), attribute("op"), *FIGURES)
+"""The fields of an op of a profiled pass."""
+SHORT_OP: Field[MeasuredOp] = Field("op", "op", "", lambda op: _short(op.op))
 
 
-def _op_rows(record: Measurement) -> list[Record]:
+def _passes(records: Iterable[Measurement]) -> list[Measured]:
+    return [Measured(_run_of(record), record) for record in _measured(records, "pass")]
+
+
+def _ops(records: Iterable[Measurement]) -> list[MeasuredOp]:
+    """The ops of each profiled pass, the longest first."""
+    return [op for record in _measured(records, "profile") for op in _ops_of(record)]
+
+
+def _measured(records: Iterable[Measurement], kind: str) -> list[Measurement]:
+    """The records of a kind, without those that failed."""
+    return [record for record in of_kind(records, kind) if "error" not in record]
+
+
+def _run_of(record: Measurement) -> Run:
+    return Run(record["model"], *run_of(record))
+
+
+def _ops_of(record: Measurement) -> list[MeasuredOp]:
     recordings = observed_passes(record)
     seconds: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(recordings))
     counts: dict[str, int] = defaultdict(int)
     for index, recording in enumerate(recordings):
-        for one in recording:
-            name = one.op or ", ".join(one.kernels)
-            seconds[name][index] += one.seconds
+        for observed in recording:
+            name = observed.op or ", ".join(observed.kernels)
+            seconds[name][index] += observed.seconds
             counts[name] += index == 0
-    total_s = sum(map(statistics.median, seconds.values()))
-    rows = [
-        {
-            "op": op,
-            "count": counts[op],
-            "measured_s": statistics.median(each),
-            "share": statistics.median(each) / total_s,
-        }
-        for op, each in seconds.items()
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    total_s, run = sum(medians.values()), _run_of(record)
+    ops = [MeasuredOp(run, name, counts[name], median_s, median_s / total_s) for name, median_s in medians.items()]
+    return sorted(ops, key=lambda op: -op.measured_s)
+
+
+def _measured_rows(records: Sequence[Measurement], ops: bool) -> list[Record]:
+    if ops:
+        return [record_of(OP, op) for op in _ops(records)]
+    return [record_of(PASS, measured) for measured in _passes(records)]
+
+
+def _measured_document(records: Sequence[Measurement]) -> Record:
+    passes, ops = _measured_rows(records, ops=False), _measured_rows(records, ops=True)
+    return {**envelope(), "machine": dict(machine(records)), "passes": passes, "ops": ops}
+
+
+def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
+    """Measured passes, then the ops of profiled ones."""
+    if passes := _passes(records):
+        _varying_table(page, passes, _run, [[LATENCY, LEAST, RUNS, DIFFERENCE]])
+        page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
+        page.line("repeat: by how much two halves of the measurement differ")
+    runs: dict[Run, list[MeasuredOp]] = {}
+    for op in _ops(records):
+        runs.setdefault(op.run, []).append(op)
+    for run, ops in runs.items():
+        page.line(f"\n{_head(run)}: {format_quantity(sum(op.measured_s for op in ops), 's')} in ops")
+        page.fields(ops, (SHORT_OP, *FIGURES))
+
+
+def _measured_view(ops: bool) -> View[Sequence[Measurement]]:
+    return View(
+        rows=partial(_measured_rows, ops=ops),
+        document=_measured_document,
+        text=_measured_text,
+        summary=lambda records: (f"<{len(records)} measurements>", ""),
+    )
+
+
+MEASURED = _measured_view(ops=False)
+"""What `measure` recorded: the machine, passes, profiles. A row per pass."""
+MEASURED_OPS = _measured_view(ops=True)
+"""The same with a row per op of the profiled passes."""
+
+# ---------------------------------------------------------------------------------------------- scored
+
+KERNEL: tuple[Field[KernelScore], ...] = (
+    attribute("name", "kernel"), attribute("op"), attribute("kind"), attribute("count", "count"), MEASURED_S,
+    PREDICTED_S, ERROR,
+)  # fmt: skip
+"""The fields of a kernel of a profiled pass, or of all kernels of a kind."""
+
+
+def _run_of_profile(profile: ProfileScore) -> Run:
+    return Run(profile.model.name, profile.how, profile.sizes)
+
+
+def _pass_rows(validation: Validation) -> list[Record]:
+    return [record_of(SCORED, scored) for scored in validation.passes]
+
+
+def _kernel_rows(validation: Validation) -> list[Record]:
+    return [
+        {"gpu": validation.hardware.name, **record_of(RUN, _run_of_profile(profile)), **record_of(KERNEL, kernel)}
+        for profile in validation.profiles
+        for kernel in profile.kernels
     ]
-    return sorted(rows, key=lambda row: -float(row["measured_s"]))
 
 
-# ------------------------------------------------------------------------------------------------ scored
-
-
-def validation_record(validation: Validation) -> Record:
-    """The whole validation as a JSON-ready object. Errors are predicted / measured - 1."""
+def _document(validation: Validation) -> Record:
+    """The whole validation."""
     summary, steady = validation.summary, validation.steady_summary
     return {
         **envelope(),
-        "hardware": validation.hardware.name,
-        "summary": None if summary is None else dataclasses.asdict(summary),
-        "steady_summary": None if steady is None else dataclasses.asdict(steady),
+        "gpu": validation.hardware.name,
+        "summary": None if summary is None else record_of(SUMMARY, summary),
+        "steady_summary": None if steady is None else record_of(SUMMARY, steady),
         "slowdown": validation.slowdown,
-        "passes": pass_rows(validation.passes),
-        "profiles": [profile_score_record(profile) for profile in validation.profiles],
+        "passes": _pass_rows(validation),
+        "profiles": [_profile_record(profile) for profile in validation.profiles],
         "skipped": dict(validation.skipped),
     }
 
 
-def pass_rows(passes: Iterable[PassScore]) -> list[Record]:
-    """A row a measured pass beside its prediction."""
-    return [
-        {
-            "model": one.case.row.model,
-            "dtype": one.case.row.dtype,
-            "attn": one.case.row.attn,
-            "runtime": one.case.row.runtime,
-            "use_cache": one.case.row.use_cache,
-            "batch_size": one.case.row.batch,
-            "seq_len": one.case.row.seq,
-            "cache_len": one.case.row.cache,
-            "measured_s": one.measured_s,
-            "predicted_s": one.predicted_s,
-            "error": one.error,
-            "low_s": one.low_s,
-            "high_s": one.high_s,
-            "inside": one.inside,
-            "repeat_difference": one.repeat,
-            "host_factor": one.case.host_factor,
-        }
-        for one in passes
-    ]
-
-
-def profile_score_record(profile: ProfileScore) -> Record:
+def _profile_record(profile: ProfileScore) -> Record:
     """A profiled pass: what was found of the table in it, and its kernels, by kind and one by one."""
     return {
-        **_inputs(profile.model.name, profile.settings),
+        **record_of(RUN, _run_of_profile(profile)),
         "recorded_passes": profile.passes,
         "mapped_share": profile.mapped_share,
         "in_order": profile.in_order,
-        "total": _kernel_row(profile.total),
-        "kinds": [_kernel_row(kind) for kind in profile.kinds],
-        "kernels": [_kernel_row(kernel) for kernel in profile.kernels],
+        "total": record_of(KERNEL, profile.total),
+        "kinds": [record_of(KERNEL, kind) for kind in profile.kinds],
+        "kernels": [record_of(KERNEL, kernel) for kernel in profile.kernels],
         "unmapped": [{"name": name, "measured_s": seconds} for name, seconds in profile.unmapped.items()],
         "missing": list(profile.missing),
     }
 
 
-def _kernel_row(kernel: KernelScore) -> Record:
-    return {**dataclasses.asdict(kernel), "error": kernel.error}
-
-
-def kernel_rows(profiles: Sequence[ProfileScore]) -> list[Record]:
-    """A flat row a kernel of every profiled pass."""
-    return [
-        {**_inputs(profile.model.name, profile.settings), **_kernel_row(kernel)}
-        for profile in profiles
-        for kernel in profile.kernels
-    ]
-
-
-CHOICES = ("model", "dtype", "attn", "runtime", "use_cache")
-
-
-NAME_WIDTH = 40
-"""Longest name of a kernel that is no row of the table, in characters."""
-
-
-def render_measured(page: Page, passes: Sequence[Record], ops: Sequence[Record]) -> None:
-    """Measured passes, then the ops of profiled ones."""
-    if passes:
-        figures = [
-            _seconds("latency", "latency_s"),
-            _seconds("least", "least_s"),
-            Column("runs", lambda row: str(row["runs"])),
-            Column("repeat", lambda row: _unsigned(row["repeat_difference"])),
-        ]
-        _varying_table(page, passes, [figures])
-        page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
-        page.line("repeat: by how much two halves of the measurement differ")
-    for head in dict.fromkeys(_head(row) for row in ops):
-        rows = [row for row in ops if _head(row) == head]
-        page.line(f"\n{head}: {format_quantity(sum(row['measured_s'] for row in rows), 's')} in ops")
-        columns = [
-            Column("op", lambda row: _short(row["op"]), "left"),
-            Column("count", lambda row: str(row["count"])),
-            scaled_column("measured", "s", rows, "measured_s"),
-            Column("share", lambda row: _unsigned(row["share"])),
-        ]
-        page.table(grid(columns, rows))
-
-
-def render_validation(page: Page, document: Record, kernels: bool) -> None:
-    """A validation: passes, their summary, and the kinds of kernels of profiled passes; with `kernels` every kernel."""
-    rows = document["passes"]
-    if rows:
-        inside = Column("inside", lambda row: "yes" if row["inside"] else "NO")
-        ends = [inside, Column("repeat", lambda row: _unsigned(row["repeat_difference"]))]
-        figures = [_seconds("measured", "measured_s"), _seconds("predicted", "predicted_s"), _error()]
-        ranged = [_seconds("from", "low_s"), _seconds("to", "high_s")]
-        layouts = [[*figures, *ranged, *ends], [*figures, *ends], [*figures, inside], figures]
-        _varying_table(page, rows, layouts, f"on {document['hardware']}")
+def _text(page: Page, validation: Validation, kernels: bool) -> None:
+    """Passes, their summary, and the kinds of kernels of profiled passes; with `kernels` every kernel."""
+    if summary := validation.summary:
+        figures, ranged = (MEASURED_S, PREDICTED_S, ERROR), (LOW, HIGH)
+        layouts = ((*figures, *ranged, INSIDE, REPEAT), (*figures, INSIDE, REPEAT), (*figures, INSIDE), figures)
+        _varying_table(page, validation.passes, run_of_case, layouts, f"on {validation.hardware.name}")
         page.line()
-        _summary(page, document["summary"], document["steady_summary"])
-        if (slowdown := document["slowdown"]) is not None:
-            page.line(f"time of a reference product, against the calibration: {_signed(slowdown)}")
-    for profile in document["profiles"]:
+        _summary_lines(page, summary, validation.steady_summary)
+        if validation.slowdown is not None:
+            page.line(f"time of a reference product, against the calibration: {_signed(validation.slowdown)}")
+    for profile in validation.profiles:
         page.line()
         _profile(page, profile, kernels)
-    for reason, count in document["skipped"].items():
+    for reason, count in validation.skipped.items():
         page.line(f"\nskipped {_counted(count, 'record', 'records')}: {reason}")
     page.line("\nerror: predicted / measured - 1")
 
 
-def _summary(page: Page, summary: Record, steady: Record | None) -> None:
-    page.line(f"{_counted(summary['count'], 'pass', 'passes')}: {_errors(summary)}")
-    page.line(f"{100 * summary['inside_share']:.0f}% inside the predicted range")
-    if summary["median_repeat"] is not None:
-        median, worst = (_unsigned(summary[name]) for name in ("median_repeat", "worst_repeat"))
-        page.line(f"two halves of a measurement differ by {median} median, {worst} worst")
+def _summary_lines(page: Page, summary: Summary, steady: Summary | None) -> None:
+    page.line(f"{_counted(summary.cases, 'pass', 'passes')}: {_errors(summary)}")
+    page.line(f"{summary.inside / summary.cases:.0%} inside the predicted range")
+    if summary.median_repeat is not None and summary.worst_repeat is not None:
+        median, worst = summary.median_repeat, summary.worst_repeat
+        page.line(f"two halves of a measurement differ by {median:.1%} median, {worst:.1%} worst")
     if steady is not None:
-        passes = _counted(steady["count"], "pass", "passes")
-        page.line(f"{passes} whose halves differ by at most {100 * STEADY:.0f}%: {_errors(steady)}")
+        passes = _counted(steady.cases, "pass", "passes")
+        page.line(f"{passes} whose halves differ by at most {STEADY:.0%}: {_errors(steady)}")
 
 
-def _errors(summary: Record) -> str:
-    median, mean, worst = (_unsigned(summary[f"{name}_absolute_error"]) for name in ("median", "mean", "worst"))
-    return f"error {median} median, {mean} mean, {worst} worst, {_signed(summary['signed_mean_error'])} signed"
+def _errors(summary: Summary) -> str:
+    median, mean, worst = (
+        f"{error:.1%}"
+        for error in (summary.median_absolute_error, summary.mean_absolute_error, summary.worst_absolute_error)
+    )
+    return f"error {median} median, {mean} mean, {worst} worst, {_signed(summary.signed_mean_error)} signed"
 
 
-def _profile(page: Page, profile: Record, kernels: bool) -> None:
-    total = profile["total"]
-    page.line(f"kernels of {_head(profile)}", style="bold")
-    order = "all in the table's order" if profile["in_order"] else "not in the table's order"
-    recorded = _counted(profile["recorded_passes"], "pass", "passes")
-    page.line(f"{100 * profile['mapped_share']:.1f}% of the time mapped, {recorded} recorded, {order}")
+def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
+    page.line(f"kernels of {_head(_run_of_profile(profile))}", style="bold")
+    order = "all in the table's order" if profile.in_order else "not in the table's order"
+    recorded = _counted(profile.passes, "pass", "passes")
+    page.line(f"{profile.mapped_share:.1%} of the time mapped, {recorded} recorded, {order}")
     page.line()
-    page.table(grid(_kernel_columns("kind"), [*profile["kinds"], total]))
+    name, *figures = (field for field in KERNEL if field.header)
+    page.fields([*profile.kinds, profile.total], (attribute("name", "kind"), *figures))
     if kernels:
         page.line()
-        page.table(grid(_kernel_columns("kernel"), profile["kernels"]))
-    for left in profile["unmapped"]:
-        page.line(f"unmapped: {_short(left['name'])}, {format_quantity(left['measured_s'], 's')} a pass")
-    for name in profile["missing"]:
-        page.line(f"missing: {name}")
+        page.fields(profile.kernels, (name, *figures))
+    for left, seconds in profile.unmapped.items():
+        page.line(f"unmapped: {_short(left)}, {format_quantity(seconds, 's')} per pass")
+    for missing in profile.missing:
+        page.line(f"missing: {missing}")
 
 
-def _kernel_columns(header: str) -> list[Column]:
-    return [
-        text_column(header, "name"),
-        Column("count", lambda row: str(row["count"])),
-        _seconds("measured", "measured_s"),
-        _seconds("predicted", "predicted_s"),
-        _error(),
-    ]
-
-
-def _varying_table(page: Page, rows: Sequence[Record], layouts: Sequence[list[Column]], where: str = "") -> None:
-    """The first of the layouts that fits, after what varies between the rows."""
-    varying = [name for name in CHOICES if any(row[name] != rows[0][name] for row in rows)]
-    same = [_choice(name, rows[0]) for name in CHOICES if name not in varying]
-    page.line(" ".join(filter(None, [*same, where])))
+def _varying_table(
+    page: Page, items: Sequence[T], run: Callable[[T], Run], layouts: Iterable[Sequence[Field[T]]], where: str = ""
+) -> None:
+    """What all runs share in a line; then the first of the layouts that fits, after what varies between the runs."""
+    values = {field.key: {field.get(run(item)) for item in items} for field in CHOICES}
+    shared = [text for texts in values.values() if len(texts) == 1 for text in texts]
+    page.line(" ".join(filter(None, [*shared, where])))
     page.line()
-    inputs = [Column(name, lambda row, name=name: _choice(name, row), "left") for name in varying]  # type: ignore[misc]
-    tables = [grid([*inputs, Column("size", _size, "left"), *figures], rows) for figures in layouts]
-    page.table(tables[first_fit(tables, page.width)])
+    inputs = within(run, [*(field for field in CHOICES if len(values[field.key]) > 1), SIZE])
+    page.fields(items, *((*inputs, *layout) for layout in layouts))
 
 
-def _choice(name: str, row: Record) -> str:
-    value = row[name]
-    return str(value) if name != "use_cache" else "" if value else "no cache"
-
-
-def _head(row: Record) -> str:
-    return " ".join(filter(None, [*(_choice(name, row) for name in CHOICES), _size(row)]))
-
-
-def _size(row: Record) -> str:
-    return f"{row['batch_size']}x{row['seq_len']}" + (f"+{row['cache_len']}" if row["cache_len"] else "")
+def _head(run: Run) -> str:
+    return " ".join(filter(None, (field.get(run) for field in (*CHOICES, SIZE))))
 
 
 def _short(name: str) -> str:
     return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
 
 
-def _seconds(header: str, key: str) -> Column:
-    return Column(header, lambda row: format_quantity(row[key], "s"))
-
-
-def _error() -> Column:
-    return Column("error", lambda row: "" if row["error"] is None else _signed(row["error"]))
-
-
-def _counted(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"
+def _counted(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"
 
 
 def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}%"
+    return f"{value:+.1%}"
 
 
-def _unsigned(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}%"
+def _validation_summary(validation: Validation) -> tuple[str, ...]:
+    passes = _counted(len(validation.passes), "pass", "passes")
+    profiles = _counted(len(validation.profiles), "profile", "profiles")
+    errors = f": {_errors(validation.summary)}" if validation.summary else ""
+    return f"<Validation of {validation.hardware.name}:", f" {passes}{errors}; {profiles}>"
+
+
+def validation_view(kernels: bool = False) -> View[Validation]:
+    """A validation with a row per pass, or with `kernels` per kernel of the profiled passes."""
+    return View(
+        rows=_kernel_rows if kernels else _pass_rows,
+        document=_document,
+        text=partial(_text, kernels=kernels),
+        summary=_validation_summary,
+    )
+
+
+VIEWS: dict[type, View[Any]] = {Validation: validation_view()}
