@@ -50,7 +50,7 @@ EVIDENCE_MARGIN = 1.5
 
 HOST_LOW, HOST_HIGH = 0.8, 1.25
 """Host time over the defaults among machines of one kind: published decode figures of 2023 and later imply 0.19 to 0.22
-ms a layer of GPT-2, where the server defaults say 0.18."""
+ms per layer of GPT-2, where the server defaults say 0.18."""
 
 
 HOST_MARGIN = 1.1
