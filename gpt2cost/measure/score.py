@@ -321,11 +321,11 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
     Raises `InputError` where a recording has no such pass.
     """
     pass_ = run_pass(model, hw, how, sizes)
-    found = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
-    if not found or not all(each.passes for each in found):
+    matches = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
+    if not matches or not all(matched.passes for matched in matches):
         raise InputError(f"trace: found no pass of {model.name} in it: no op or kernel of a layer norm")
     measured: dict[int, list[float]] = {}
-    for row in (row for each in found for row in each.rows):
+    for row in (row for matched in matches for row in matched.rows):
         measured.setdefault(row.row.index, []).append(row.seconds)
     kernels = tuple(
         KernelScore(
@@ -338,9 +338,9 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         )
         for cost in pass_.kernels
     )
-    passes = sum(each.passes for each in found)
+    passes = sum(matched.passes for matched in matches)
     unmapped: Counter[str] = Counter()
-    for left in (left for each in found for left in each.unmapped):
+    for left in (left for matched in matches for left in matched.unmapped):
         unmapped[left.op or ", ".join(left.kernels)] += left.seconds / passes  # type: ignore[assignment]
     return ProfileScore(
         model=model,
@@ -349,7 +349,7 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         passes=passes,
         kernels=kernels,
         unmapped=dict(unmapped.most_common()),
-        missing=tuple(dict.fromkeys(row.path for each in found for row in each.missing)),
-        mapped_share=statistics.median(each.mapped_share for each in found),
-        in_order=all(each.in_order for each in found),
+        missing=tuple(dict.fromkeys(row.path for matched in matches for row in matched.missing)),
+        mapped_share=statistics.median(matched.mapped_share for matched in matches),
+        in_order=all(matched.in_order for matched in matches),
     )
