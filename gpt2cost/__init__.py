@@ -15,7 +15,8 @@ from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.version import __version__
 
 if TYPE_CHECKING:
-    from gpt2cost.calibration.calibrate import Calibrated, calibrate
+    from gpt2cost.calibration.calibrate import calibrate
+    from gpt2cost.calibration.forms import Calibrated
     from gpt2cost.device.catalog import change_hardware, list_hardware, load_hardware
     from gpt2cost.device.hardware import Hardware
     from gpt2cost.measure.records import read_records
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from gpt2cost.table.config import Model, change_model, list_models, load_model
 
 _HOMES = {
-    "calibration.calibrate": ("Calibrated", "calibrate"),
+    "calibration.calibrate": ("calibrate",),
+    "calibration.forms": ("Calibrated",),
     "device.catalog": ("change_hardware", "list_hardware", "load_hardware"),
     "device.hardware": ("Hardware",),
     "measure.records": ("read_records",),

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.calibration.calibrate import Calibrated
-from gpt2cost.calibration.forms import FitResidual
+from gpt2cost.calibration.forms import Calibrated, FitResidual
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
 from gpt2cost.output.page import Page

@@ -117,7 +117,7 @@ def read_study(path: Path) -> dict[str, Any]:
     for key, value in tree.items():
         name = OTHER_NAMES.get(key, key)
         keys = (*DEFAULTS, *WHAT_IFS)
-        if name not in known:
+        if name not in keys:
             hint = nearest(str(key), keys) or f"known: {', '.join(keys)}"
             raise InputError(f"{where}: $.{plain(str(key))}: unknown key, {hint}")
         if name in study:

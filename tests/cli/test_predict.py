@@ -124,7 +124,7 @@ def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:
             2,
             "fp16",
         )
-        assert (line["input_seq_len"], line["input_cache_len"]) == (16, 4)
+        assert (line["seq_len"], line["cache_len"]) == (16, 4)
         assert row["flops"] == str(kernel["flops"])
 
 
@@ -147,7 +147,7 @@ def test_a_kernel_is_one_line_at_any_width(width: str | None, gpt2cost: Any, mon
 
 def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
     lines = gpt2cost(*SMALL).out.splitlines()
-    memory, (prefill, decode) = lines[1], lines[-2:]
+    memory, (prefill, decode) = lines[1], lines[-3:-1]
     for name, line in (("prefill", prefill), ("decode", decode)):
         assert line.startswith(f"{name}: ")
         assert "tokens/s" in line

@@ -36,7 +36,7 @@ def test_measure_writes_what_validate_reads(gpt2cost: Call, tiny_config: str, tm
     result = gpt2cost("validate", "--from", lines, "--gpu", "a100", "--kernels", "--format", "json")
     assert result.code == 0, result.err
     document = json.loads(result.out)
-    assert (document["summary"]["count"], len(document["profiles"])) == (2, 2)
+    assert (document["summary"]["cases"], len(document["profiles"])) == (2, 2)
     result = gpt2cost("validate", "--from", lines, "--gpu", "a100", "--case", "2,4,0", "--format", "csv")
     assert len(result.out.splitlines()) == 2
 

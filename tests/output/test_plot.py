@@ -13,7 +13,7 @@ from gpt2cost.output.plot_data import breakdown, curve, roofline, swept, timelin
 
 pytest.importorskip("matplotlib")
 
-from gpt2cost.output.plot import BARS, KIND_COLOURS, LINE_COLOURS, draw, rendered
+from gpt2cost.output.plot import BARS, draw, rendered
 
 MODEL, A100, T4 = gpt2cost.load_model("distilgpt2"), gpt2cost.load_hardware("a100"), gpt2cost.load_hardware("t4")
 SIZES: dict[str, object] = {"batch": "1-64*2", "seq": 32, "cache": 0}
@@ -139,9 +139,14 @@ def test_nothing_leaves_the_picture() -> None:
             assert not any(axes.bbox.overlaps(legend.get_window_extent()) for axes in figure.axes)
 
 
-def test_colours_differ() -> None:
-    assert len(set(KIND_COLOURS.values())) == len(KIND_COLOURS)
-    assert len(set(LINE_COLOURS)) == len(LINE_COLOURS)
+def test_parts_of_a_picture_can_be_told_apart() -> None:
+    """Catches two kinds of kernels that are filled alike, and two devices whose lines look alike."""
+    axes = draw(breakdown(MODEL, A100, SIZES, attn="eager")).axes[0]
+    bars = [container.patches[0] for container in axes.containers]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == len(bars) > 4
+    names = ("a100", "t4", "h100", "l4", "v100", "rtx4090", "h200")
+    lines = draw(curve(MODEL, [gpt2cost.load_hardware(name) for name in names], SIZES)).axes[0].get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == len(names)
 
 
 # ---------------------------------------------------------------------------------------------- wrong input
