@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from helpers import ROOT
 
-from gpt2cost.measure.score import EvidenceResult
+from gpt2cost.measure.score import Scored
 from gpt2cost.output.accuracy import summaries
 
 GATE = ROOT / "tests/accuracy_gate.json"
 
 
-def gate_figures(results: list[EvidenceResult]) -> dict[str, dict[str, float]]:
+def gate_figures(scored: list[Scored]) -> dict[str, dict[str, float]]:
     """What the gate holds, in percent: the mean and the worst absolute error of each device."""
     return {
-        row["hardware"]: {name: round(100 * row[f"{name}_absolute_error"], 2) for name in ("mean", "worst")}
-        for row in summaries(results)
+        gpu: {
+            "mean": round(100 * summary.mean_absolute_error, 2),
+            "worst": round(100 * summary.worst_absolute_error, 2),
+        }
+        for gpu, summary in summaries(scored).items()
     }

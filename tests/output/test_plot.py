@@ -58,7 +58,7 @@ def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
     for line, device in zip(axes.get_lines(), ("a100", "t4"), strict=True):
         assert list(line.get_xdata()) == [1, 2, 4, 8, 16, 32, 64]
         for batch, value in zip(line.get_xdata(), line.get_ydata(), strict=True):
-            totals = gpt2cost.predict("distilgpt2", device, int(batch), 32, phase=phase).phases[0].totals
+            totals = gpt2cost.predict("distilgpt2", device, batch=int(batch), seq=32, phase=phase).phases[0].totals
             expected = totals.tokens_per_s if quantity == "throughput" else totals.latency_s
             assert value * scale == pytest.approx(expected, rel=1e-12)
     bands = [collection.get_paths()[0].get_extents() for collection in axes.collections]
@@ -69,6 +69,39 @@ def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
     for word in ("distilgpt2", phase, "fp16", "sdpa attention", "eager runtime", "Predicted"):
         assert word in said
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [A100.name, T4.name]
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_throughput_without_a_cache_counts_new_tokens(phase: str) -> None:
+    """A decode step without a KV cache runs over all tokens, but brings one per sequence."""
+    data = curve(MODEL, [A100], SIZES, phase, "throughput", use_cache=False)
+    for batch, rate, low, high in zip(
+        data.sizes, data.lines[0].values, data.lines[0].low, data.lines[0].high, strict=True
+    ):
+        prediction = gpt2cost.predict(MODEL, A100, batch=int(batch), seq=32, phase=phase, use_cache=False)
+        assert rate == pytest.approx(prediction.phases[0].totals.tokens_per_s, rel=1e-12)
+        assert low < rate < high
+
+
+@pytest.mark.parametrize("asked", ["prefill", "decode"])
+def test_a_decode_step_is_labelled_as_predict_labels_it(asked: str) -> None:
+    """One token on a cache is a decode step, whatever it was asked for as."""
+    swept: dict[str, object] = {"batch": "1,2,4", "seq": 1, "cache": 64}
+    step = gpt2cost.predict(MODEL, A100, batch=2, seq=1, cache=64, phase=asked)
+    assert [phase.phase for phase in step.phases] == ["decode"]
+    line, bars = curve(MODEL, [A100], swept, asked), breakdown(MODEL, A100, swept, asked)
+    assert line.lines[0].values[1] == pytest.approx(step.phases[0].totals.latency_s, rel=1e-12)
+    assert sum(bars.kinds.values())[1] == pytest.approx(step.phases[0].totals.device_s, rel=1e-12)
+    for data in (line, bars, timeline(step)):
+        assert "decode" in data.title
+        assert "prefill" not in data.title + data.subtitle
+    assert "after 64 tokens" in line.subtitle
+
+
+def test_a_timeline_that_is_too_long() -> None:
+    model = gpt2cost.change_model(MODEL, {"n_layer": 10**7})
+    with pytest.raises(InputError, match="at most 200,000 slices"):
+        timeline(gpt2cost.predict(model, A100, phase="prefill"))
 
 
 def test_a_curve_marks_the_end_of_the_positions() -> None:
@@ -101,7 +134,7 @@ def test_a_breakdown_adds_up_to_the_latency(sizes: dict[str, object]) -> None:
 
 
 def test_a_roofline_shows_every_kernel_that_matters() -> None:
-    prediction = gpt2cost.predict("distilgpt2", "a100", 8, 128)
+    prediction = gpt2cost.predict("distilgpt2", "a100", batch=8, seq=128)
     data = roofline(prediction)
     figure = draw(data)
     (axes,) = figure.axes
@@ -126,7 +159,7 @@ def test_a_roofline_shows_every_kernel_that_matters() -> None:
 
 @pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph"])
 def test_a_timeline_shows_every_launch(runtime: str) -> None:
-    prediction = gpt2cost.predict("distilgpt2", "a100", 2, 64, runtime=runtime, phase="prefill")
+    prediction = gpt2cost.predict("distilgpt2", "a100", batch=2, seq=64, runtime=runtime, phase="prefill")
     data = timeline(prediction)
     assert data.latency_s == pytest.approx(prediction.phases[0].totals.latency_s, rel=1e-9)
     figure = draw(data)
@@ -143,10 +176,10 @@ def test_a_timeline_shows_every_launch(runtime: str) -> None:
 def test_nothing_leaves_the_picture() -> None:
     """Titles, names and legends stay inside, and the legends off the data."""
     pictures = [
-        roofline(gpt2cost.predict("gpt2-xl", "a100-pcie-40gb", 8, 128, attn="flash_attention_2")),
+        roofline(gpt2cost.predict("gpt2-xl", "a100-pcie-40gb", batch=8, seq=128, attn="flash_attention_2")),
         breakdown(MODEL, A100, SIZES, attn="eager"),
         curve(MODEL, [A100, T4, gpt2cost.load_hardware("h200")], SIZES),
-        timeline(gpt2cost.predict("gpt2-xl", "a100", 2, 64, attn="eager", phase="prefill")),
+        timeline(gpt2cost.predict("gpt2-xl", "a100", batch=2, seq=64, attn="eager", phase="prefill")),
     ]
     for data in pictures:
         figure = draw(data)
