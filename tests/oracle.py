@@ -248,5 +248,5 @@ def trace(
         )  # not packed: "all in one sequence" is true, "several sequences" is false
         if padded:
             record.answer = False  # the mask is not all ones
-        model(ids, past_key_values=past, use_cache=use_cache, logits_to_keep=logits_to_keep, attention_mask=mask)
+        model(ids, past, use_cache=use_cache, logits_to_keep=logits_to_keep, attention_mask=mask)
     return record

@@ -295,7 +295,7 @@ def _layers(kind: str, n_layer: int, attn: str, n_embd: int, batch: int = 1, cac
         def run() -> object:
             for layer, (key, value) in zip(past.layers, pairs, strict=True):
                 layer.keys, layer.values = key, value
-            return model(ids, past_key_values=past, use_cache=True)
+            return model(ids, past, use_cache=True)
 
         return run
 

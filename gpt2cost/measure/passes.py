@@ -192,7 +192,7 @@ def pass_run(models: Models, case: PassCase) -> Run:
         def run() -> object:
             for layer, (keys, values) in zip(past.layers, kept, strict=True):
                 layer.keys, layer.values = keys, values
-            return call(ids, past_key_values=past, use_cache=True)
+            return call(ids, past, use_cache=True)  # by place: 5.24 renamed past_key_values to cache
 
     if case.how.runtime == "compile":
         run()  # the compiler may turn to a second version once it has seen a cache

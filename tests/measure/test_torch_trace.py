@@ -23,6 +23,7 @@ from gpt2cost.measure.trace_match import Match, match
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
 from gpt2cost.prediction.predict import predict
+from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.timing.queue_steps import unrolled
@@ -47,7 +48,7 @@ def passes_of(attn: str, batch: int, seq: int, cache: int) -> Iterator[Run]:
         past = DynamicCache(config=ours)
         for layer in range(LAYERS if cache else 0):
             past.update(*torch.randn(2, batch, HEADS, cache, WIDTH // HEADS), layer)
-        yield functools.partial(model, ids, past_key_values=past, use_cache=True)
+        yield functools.partial(model, ids, past, use_cache=True)
 
 
 def recorded(attn: str, batch: int, seq: int, cache: int, passes: int = 1, shapes: bool = True, after: Any = id) -> Any:
@@ -70,11 +71,11 @@ def small_model() -> Model:
 
 
 def rows_of(attn: str, runtime: str = "eager") -> tuple[Row, ...]:
-    return table_rows(table_options(small_model(), attn, "all", True, runtime=runtime), runtime)
+    return table_rows(table_options(small_model(), How("fp32", attn, runtime)), runtime)
 
 
 def values_of(batch: int, seq: int, cache: int) -> dict[str, Any]:
-    return symbol_values(small_model(), "fp32", batch, seq, cache)
+    return symbol_values(small_model(), "fp32", Sizes(batch, seq, cache))
 
 
 def matched(observed: Sequence[Observed], attn: str, batch: int, seq: int, cache: int) -> Match:
@@ -330,8 +331,8 @@ def test_a_predicted_trace_is_read_like_a_recorded_one(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(chrome_trace(prediction)), "utf-8")
     model = load_model("gpt2")
-    rows = table_rows(table_options(model, "eager", "all", True), "eager")
-    found = match(read_trace(path), rows, symbol_values(model, "fp16", 2, 32, 0))
+    rows = table_rows(table_options(model, How("fp16", "eager")), "eager")
+    found = match(read_trace(path), rows, symbol_values(model, "fp16", Sizes(2, 32, 0)))
     assert_whole(found)
     assert found.mapped_share == 1
 
@@ -339,8 +340,8 @@ def test_a_predicted_trace_is_read_like_a_recorded_one(tmp_path: Path) -> None:
 def test_a_long_trace_is_matched_in_seconds() -> None:
     """Fifty passes of gpt2-xl, an unknown op in each layer of each: the alignment goes on in groups of passes."""
     model = load_model("gpt2-xl")
-    rows = table_rows(table_options(model, "sdpa", "all", True), "eager")
-    values = symbol_values(model, "fp16", 1, 1, 100)
+    rows = table_rows(table_options(model, How()), "eager")
+    values = symbol_values(model, "fp16", Sizes(1, 1, 100))
     kernels = [row.step for row, _ in unrolled(rows, values) if isinstance(row.step, Kernel)]
     ops = [op for kernel in kernels for op in ([kernel.op] if kernel.op != "tanh" else ["tanh", "unknown"])]
     observed = [Observed(op, (), 1.0, float(i)) for i, op in enumerate(ops * 50)]

@@ -129,7 +129,7 @@ RUNS: list[dict[str, Any]] = [
     {"sample": True},
     {"new_tokens": 1},
     {"new_tokens": 2},
-    {"prompt": 1},
+    {"prompt_tokens": 1},
 ]
 MASKED: list[dict[str, Any]] = [
     {"padded": True},

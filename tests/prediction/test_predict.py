@@ -114,7 +114,7 @@ def test_flops_are_those_of_torchs_flop_counter(point: tuple[int, int, int]) -> 
     for layer in range(6 if cache else 0):
         past.update(*(torch.empty((batch, 12, cache, 64), dtype=torch.float16, device="meta") for _ in "kv"), layer)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(ids, past_key_values=past, use_cache=True)
+        model(ids, past, use_cache=True)
     assert product_flops(run(*point, attn="eager", phase="prefill").phases[0]) == counter.get_total_flops()
 
 
