@@ -35,7 +35,9 @@ def generate(
     cache_type: Annotated[
         str,
         choice(
-            "--cache-type", CACHE_TYPES, "dynamic (concatenated each step) or static (of the final length at once)."
+            "--cache-type",
+            CACHE_TYPES,
+            "dynamic (concatenated each step) or static (of the final length from the start).",
         ),
     ] = "dynamic",
     no_use_cache: Annotated[
