@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,24 +29,12 @@ class Run:
     sizes: Sizes
 
 
-MODEL_NAME = attribute("model", "model")
-DTYPE, ATTN, RUNTIME, USE_CACHE = within(
-    lambda run: run.how,
-    (
-        attribute("dtype", "dtype"),
-        attribute("attn", "attention"),
-        attribute("runtime", "runtime"),
-        attribute("use_cache"),
-    ),
-)
 RUN: tuple[Field[Run], ...] = (
-    MODEL_NAME,
-    DTYPE,
-    ATTN,
-    RUNTIME,
-    USE_CACHE,
-    *within(lambda run: run.sizes, map(attribute, ("batch_size", "seq_len", "cache_len"))),
-)
+    attribute("model", "model"), attribute("dtype", "dtype", path="how.dtype"),
+    attribute("attn", "attention", path="how.attn"), attribute("runtime", "runtime", path="how.runtime"),
+    attribute("use_cache", path="how.use_cache"),
+    *within(attrgetter("sizes"), map(attribute, ("batch_size", "seq_len", "cache_len"))),
+)  # fmt: skip
 """With what every row of a measured pass begins."""
 
 
@@ -66,15 +54,17 @@ def run_of_case(scored: Scored) -> Run:
     return Run(row.model, evidence_how(row), Sizes(row.batch, row.seq, row.cache))
 
 
-GPU: Field[Scored] = Field("gpu", "device", "", lambda scored: scored.hardware.name)
-MEASURED_S, PREDICTED_S = attribute("measured_s", "measured", "own s"), attribute("predicted_s", "predicted", "own s")
-ERROR, ROOFLINE = attribute("error", "error", "+%"), attribute("roofline_error", "roofline", "+%")
-LOW, HIGH = attribute("low_s", "from", "own s"), attribute("high_s", "to", "own s")
-REPEAT: Field[Scored] = Field("repeat_difference", "repeat", "%", lambda scored: scored.repeat)
-HOST: Field[Scored] = Field("host_factor", "host", "x", lambda scored: scored.case.host_factor)
+GPU, REPEAT = attribute("gpu", "device", path="hardware.name"), attribute("repeat_difference", "repeat", "%", "repeat")
+FIGURES = (
+    attribute("measured_s", "measured", "own s"), attribute("predicted_s", "predicted", "own s"),
+    attribute("error", "error", "+%"),
+)  # fmt: skip
+RANGE = (attribute("low_s", "from", "own s"), attribute("high_s", "to", "own s"))
+ROOFLINE = attribute("roofline_error", "roofline", "+%")
+HOST = attribute("host_factor", "host", "x", "case.host_factor")
 SCORED: tuple[Field[Scored], ...] = (
-    GPU, *within(run_of_case, RUN), MEASURED_S, PREDICTED_S, LOW, HIGH, ERROR, attribute("inside"), ROOFLINE, REPEAT,
-    HOST, Field("source", "", "", lambda scored: scored.case.row.source),
+    GPU, *within(run_of_case, RUN), *FIGURES, *RANGE, attribute("inside"), ROOFLINE, REPEAT, HOST,
+    attribute("source", path="case.row.source"),
 )  # fmt: skip
 """The fields of a measured pass beside its prediction. Errors are predicted / measured - 1."""
 INSIDE: Field[Scored] = Field("inside", "inside", "", lambda scored: "yes" if scored.inside else "NO")
@@ -87,9 +77,8 @@ SUMMARY: tuple[Field[Summary], ...] = (
 )  # fmt: skip
 """The fields of a summary of such passes."""
 DEVICE: tuple[Field[tuple[str, Summary]], ...] = (
-    Field("gpu", "device", "", itemgetter(0)),
-    *within(itemgetter(1), SUMMARY),
-)
+    Field("gpu", "device", "", itemgetter(0)), *within(itemgetter(1), SUMMARY),
+)  # fmt: skip
 
 
 def summaries(scored: Sequence[Scored]) -> dict[str, Summary]:
@@ -111,14 +100,13 @@ def _evidence_document(scored: Sequence[Scored]) -> Record:
 
 def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
     """A line per measured pass, then a line per device."""
-    model, dtype, attn, runtime, size = within(run_of_case, (MODEL_NAME, DTYPE, ATTN, RUNTIME, SIZE))
-    seconds = (MEASURED_S, PREDICTED_S, ERROR)
-    figures = (size, *seconds, LOW, HIGH, INSIDE, ROOFLINE, HOST)
+    model, dtype, attn, runtime, size = within(run_of_case, (*RUN[:4], SIZE))
+    figures = (size, *FIGURES, *RANGE, INSIDE, ROOFLINE, HOST)
     page.fields(
         scored,
         (GPU, model, dtype, attn, runtime, *figures),
         (GPU, model, runtime, *figures),
-        (GPU, model, size, *seconds, INSIDE),
+        (GPU, model, size, *FIGURES, INSIDE),
     )
     page.line()
     page.fields(summaries(scored).items(), [field for field in DEVICE if field.header])
@@ -135,41 +123,31 @@ EVIDENCE: View[Sequence[Scored]] = View(
 KERNELS: View[Sequence[KernelResult]] = listing(
     "kernels",
     (
-        attribute("file", "file"),
-        Field("gpu", "device", "", lambda result: result.hardware),
-        attribute("dtype", "dtype"),
-        attribute("operation", "operation"),
-        attribute("count", "count"),
-        attribute("constant_s", "constant", "s"),
+        attribute("file", "file"), attribute("gpu", "device", path="hardware"), attribute("dtype", "dtype"),
+        attribute("operation", "operation"), attribute("count", "count"), attribute("constant_s", "constant", "s"),
         attribute("mean_absolute_error", "mean", "%"),
         Field("median_absolute_error", "median", "%", lambda result: float(np.median(np.abs(result.errors)))),
         Field("p95_absolute_error", "p95", "%", lambda result: float(np.percentile(np.abs(result.errors), 95))),
         Field("signed_mean_error", "signed mean", "+%", lambda result: float(np.mean(result.errors))),
     ),
-)
+)  # fmt: skip
 """Measured kernels in files, a row per file, device and operation."""
 TRANSFER: View[Sequence[Transfer]] = listing(
     "transfer",
     (
-        Field("gpu", "device", "", lambda transfer: transfer.hardware),
-        Field("constants_of", "constants of", "", lambda transfer: transfer.donor),
-        attribute("dtype", "dtype"),
-        Field("cases", "cases", "", lambda transfer: len(transfer.errors)),
-        attribute("mean_absolute_error", "mean", "%"),
-        attribute("signed_mean_error", "signed mean", "+%"),
+        attribute("gpu", "device", path="hardware"), attribute("constants_of", "constants of", path="donor"),
+        attribute("dtype", "dtype"), Field("cases", "cases", "", lambda transfer: len(transfer.errors)),
+        attribute("mean_absolute_error", "mean", "%"), attribute("signed_mean_error", "signed mean", "+%"),
     ),
-)
+)  # fmt: skip
 """Devices predicted with the constants of others."""
 RESIDUALS: View[Sequence[FitResidual]] = listing(
     "residuals",
     (
-        attribute("kind", "kind"),
-        attribute("count", "count"),
-        attribute("median_error", "median", "%"),
-        attribute("p90_error", "p90", "%"),
-        Field("bias_error", "bias", "+%", lambda residual: residual.bias),
+        attribute("kind", "kind"), attribute("count", "count"), attribute("median_error", "median", "%"),
+        attribute("p90_error", "p90", "%"), attribute("bias_error", "bias", "+%", "bias"),
     ),
-)
+)  # fmt: skip
 """How well a fit reproduces each kind of kernel. Errors are of log(predicted / measured): 0.05 is 5 %."""
 CALIBRATED: View[Calibrated] = View(
     rows=lambda calibrated: RESIDUALS.rows(calibrated.residuals),

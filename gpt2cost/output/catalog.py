@@ -76,8 +76,9 @@ ONE_DEVICE: View[Hardware] = View(
     document=lambda hardware: {**envelope(), "hardware": [hardware_record(hardware)]},
     text=lambda page, hardware: mapping(page, hardware_record(hardware)),
     summary=_hardware_summary,
+    notebook=lambda page, hardware: _devices(page, [hardware]),
 )
-"""All that is known of one device."""
+"""All that is known of one device; in a notebook, its main rates."""
 
 
 # ---------------------------------------------------------------------------------------------- single kernels

@@ -60,22 +60,14 @@ def chrome_trace(prediction: Prediction) -> Record:
         events += _events(phase.pass_, slices, start_s, launches)
         start_s += end_s
         launches += len(slices)
-    head = prediction.to_dict()
-    names = (
-        "gpt2cost_version",
-        "transformers_version",
-        "flops_convention",
-        "model",
-        "hardware",
-        "settings",
-        "warnings",
-    )
+    document = prediction.to_dict()
+    head = {name: value for name, value in document.items() if name not in ("schema_version", "phases", "memory")}
     return {
         "schemaVersion": 1,
         "deviceProperties": [{"id": 0, "name": prediction.hardware.name}],
         "displayTimeUnit": "ms",
         "traceName": f"gpt2cost: {prediction.model.name} on {prediction.hardware.name}",
-        "gpt2cost": {"predicted": True, **{name: head[name] for name in names}},
+        "gpt2cost": {"predicted": True, **head},
         "traceEvents": events,
     }
 

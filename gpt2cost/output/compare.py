@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from textwrap import shorten
 from typing import Any, get_args
 
-from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import (
     Field,
@@ -19,13 +19,12 @@ from gpt2cost.output.record import (
     envelope,
     record_of,
     sizes_record,
-    what_if,
     within,
 )
+from gpt2cost.prediction.capacity import Capacity
 from gpt2cost.prediction.compare import WAITING, Candidate, Comparison, Crossover, seconds_by_kind
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How
-from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Kind
 from gpt2cost.units import scale_for
 
@@ -44,68 +43,63 @@ class Compared:
     seconds: dict[str, float]  # of the phase by kernel kind
 
     @property
-    def model(self) -> Model:
-        return self.candidate.choice.model
+    def valid(self) -> bool:
+        """Whether the model has as many positions."""
+        return bool(self.phase.kv_len <= self.candidate.choice.model.n_positions)
 
     @property
-    def hardware(self) -> Hardware:
-        return self.candidate.choice.hardware
+    def calibration(self) -> str:
+        return calibration(self.candidate.choice.hardware, self.candidate.choice.how.dtype)
 
     @property
-    def how(self) -> How:
-        return self.candidate.prediction.how
+    def moved_bytes(self) -> int:
+        return int(self.phase.totals.read_bytes + self.phase.totals.write_bytes)
+
+    @property
+    def latency_ratio(self) -> float:
+        """The latency over the first candidate's."""
+        return float(self.phase.totals.latency_s / self.first.totals.latency_s)
 
     def first_crossover(self, *axes: str) -> int | None:
         """The smallest size at which the ranking against the first candidate turns, along one of the axes."""
-        pair = {self.comparison.candidates[0].label, self.candidate.label}
-        sizes = (
-            crossover.size
-            for crossover in self.comparison.crossovers
-            if crossover.phase == self.phase.phase
-            and crossover.axis in axes
-            and {crossover.before, crossover.after} == pair
-        )
-        return min(sizes, default=None)
+        pair, phase = {self.comparison.candidates[0].label, self.candidate.label}, self.phase.phase
+        turns = (turn for turn in self.comparison.crossovers if {turn.before, turn.after} == pair)
+        return min((turn.size for turn in turns if turn.phase == phase and turn.axis in axes), default=None)
 
 
 # ---------------------------------------------------------------------------------------------- fields
 
 CHOICE: tuple[Field[Any], ...] = (
-    Field("model", "", "", lambda row: row.model.name),
-    Field("gpu", "", "", lambda row: row.hardware.name),
-    *within(lambda row: row.how, map(attribute, ("dtype", "attn", "runtime", "logits", "use_cache"))),
+    attribute("model", path="model.name"),
+    attribute("gpu", path="hardware.name"),
+    *(attribute(name, path=f"how.{name}") for name in ("dtype", "attn", "runtime", "logits", "use_cache")),
 )
-"""What a row with a model, a device and a way of running it is of."""
-LABEL: Field[Compared] = Field("label", "", "", lambda row: row.candidate.label)
-CONSTANTS: Field[Compared] = Field("calibration", "constants", "", lambda row: calibration(row.hardware, row.how.dtype))
-SIZES = within(lambda row: row.phase, map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len")))
-LATENCY, LOW, HIGH, DEVICE_S, HOST_S, RATE, BOUND, FLOPS, LAUNCHES = within(
-    lambda row: row.phase.totals,
-    (
-        attribute("latency_s", "latency", "s"), attribute("latency_low_s", "low", "s"),
-        attribute("latency_high_s", "high", "s"), attribute("device_s"), attribute("host_s"),
-        attribute("tokens_per_s", "tokens/s", ","), attribute("bound", "bound"), attribute("flops"),
-        attribute("launches"),
-    ),
-)  # fmt: skip
-MOVED: Field[Compared] = Field(
-    "moved_bytes", "", "", lambda row: row.phase.totals.read_bytes + row.phase.totals.write_bytes
-)
-MEMORY, CAPACITY, FITS = within(
-    lambda row: row.candidate.prediction.memory,
-    (attribute("total_bytes", "memory", "B"), attribute("capacity_bytes"), attribute("fits")),
-)
-VALID: Field[Compared] = Field("valid", "", "", lambda row: row.phase.kv_len <= row.model.n_positions)
-RATIO: Field[Compared] = Field(
-    "latency_ratio", "ratio", "x", lambda row: row.phase.totals.latency_s / row.first.totals.latency_s
-)
-"""The latency over the first candidate's."""
+"""The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+
+
+def _total(key: str, header: str = "", unit: str = "") -> Field[Compared]:
+    return attribute(key, header, unit, f"phase.totals.{key}")
+
+
+def _memory(key: str, header: str = "", unit: str = "") -> Field[Compared]:
+    return attribute(key, header, unit, f"candidate.prediction.memory.{key}")
+
+
+LABEL = attribute("label", path="candidate.label")
+RUN = within(attrgetter("candidate.prediction"), CHOICE)
+CONSTANTS, VALID = attribute("calibration", "constants"), attribute("valid")
+LATENCY, BOUND = _total("latency_s", "latency", "s"), _total("bound", "bound")
+LOW, HIGH = _total("latency_low_s", "low", "s"), _total("latency_high_s", "high", "s")
+RATE, RATIO = _total("tokens_per_s", "tokens/s", ","), attribute("latency_ratio", "ratio", "x")
+MEMORY, FITS = _memory("total_bytes", "memory", "B"), _memory("fits")
 MARKS: Field[Compared] = Field(
-    "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if VALID.get(row) else "*")
+    "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if row.valid else "*")
 )
 FIGURES: tuple[Field[Compared], ...] = (
-    LABEL, *CHOICE, CONSTANTS, *SIZES, LATENCY, LOW, HIGH, DEVICE_S, HOST_S, RATE, BOUND, FLOPS, MOVED, LAUNCHES,
-    MEMORY, CAPACITY, FITS, VALID, RATIO,
+    LABEL, *RUN, CONSTANTS,
+    *within(attrgetter("phase"), map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len"))),
+    LATENCY, LOW, HIGH, _total("device_s"), _total("host_s"), RATE, BOUND, _total("flops"), attribute("moved_bytes"),
+    _total("launches"), MEMORY, _memory("capacity_bytes"), FITS, VALID, RATIO,
 )  # fmt: skip
 
 
@@ -150,20 +144,21 @@ def _rows(comparison: Comparison) -> list[Record]:
 
 def _document(comparison: Comparison) -> Record:
     first = comparison.candidates[0]
-    how = first.choice.how
     return {
-        **envelope(),
-        "settings": {
-            **sizes_record(comparison.sizes), "phase": comparison.phase, "logits": how.logits,
-            "use_cache": how.use_cache,
-        },
-        **what_if(first.choice.model, first.choice.hardware),
+        **envelope(first.choice.model, first.choice.hardware),
+        "settings": asked(comparison, first.choice.how),
         "first": first.label,
         "phases": [
             {"phase": rows[0].phase.phase, "candidates": list(map(_nested, rows))} for rows in _compared(comparison)
         ],
         "crossovers": list(map(dataclasses.asdict, comparison.crossovers)),
-    }  # fmt: skip
+    }
+
+
+def asked(result: Comparison | Capacity, how: How) -> Record:
+    """What was asked for, apart from the choices."""
+    sizes = sizes_record(result.sizes)
+    return {**sizes, "phase": result.phase, "logits": how.logits, "use_cache": how.use_cache}
 
 
 def _nested(row: Compared) -> Record:
@@ -177,7 +172,7 @@ def _text(page: Page, comparison: Comparison) -> None:
     for rows in _compared(comparison):
         phase = rows[0].phase
         sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
-        shared = [field.get(rows[0]) for field in CHOICE[:5] if len({field.get(row) for row in rows}) == 1]
+        shared = [field.get(rows[0]) for field in RUN[:5] if len({field.get(row) for row in rows}) == 1]
         page.line(f"{phase.phase}: {sizes}; {', '.join(shared)}\n", style="bold")
         page.fields(rows, *LAYOUTS)
         page.line(f"\nwhere the time goes, and the difference from {LABEL.get(rows[0])}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from gpt2cost.output.formats import figures, sections
@@ -20,7 +21,6 @@ from gpt2cost.output.record import (
     hardware_head,
     how_record,
     record_of,
-    what_if,
     within,
 )
 from gpt2cost.prediction.generate import Generation, Stretch
@@ -57,7 +57,7 @@ def _tokens(run: Generation) -> list[NewToken]:
 
 POSITION = attribute("position", "position")
 LATENCY, LOW, HIGH, PASS_S, GENERATE_S, HOST_S, DEVICE_S, BOUND = TURN = within(
-    lambda row: row.turn,
+    attrgetter("turn"),
     (
         attribute("latency_s", "latency", "s"), attribute("latency_low_s"), attribute("latency_high_s"),
         attribute("pass_s", "pass", "s"), attribute("generate_s", "generate", "s"), attribute("host_s"),
@@ -78,21 +78,12 @@ FIGURES: tuple[Field[Generation], ...] = (
     attribute("ttft_s"),
     Field("ttft_low_s", "", "", lambda run: float(run.first.latency_low_s)),
     Field("ttft_high_s", "", "", lambda run: float(run.first.latency_high_s)),
-    attribute("tpot_first_s"),
-    attribute("tpot_mean_s"),
-    attribute("tpot_last_s"),
-    attribute("total_s"),
-    _summed("total_low_s", "latency_low_s"),
-    _summed("total_high_s", "latency_high_s"),
-    _summed("passes_s", "pass_s"),
-    _summed("generate_s", "generate_s"),
-    attribute("tokens_per_s"),
+    *map(attribute, ("tpot_first_s", "tpot_mean_s", "tpot_last_s", "total_s")),
+    _summed("total_low_s", "latency_low_s"), _summed("total_high_s", "latency_high_s"), _summed("passes_s", "pass_s"),
+    _summed("generate_s", "generate_s"), attribute("tokens_per_s"),
     Field("tokens_per_s_per_request", "", "", lambda run: run.tokens_per_s / run.settings.batch_size),
-    attribute("peak_bytes"),
-    attribute("fits"),
-    attribute("price_per_hour"),
-    attribute("cost_per_million_tokens"),
-)
+    *map(attribute, ("peak_bytes", "fits", "price_per_hour", "cost_per_million_tokens")),
+)  # fmt: skip
 """The figures of a whole run."""
 
 # ---------------------------------------------------------------------------------------------- records
@@ -115,10 +106,9 @@ def _document(run: Generation) -> Record:
     first, *later = _tokens(run)
     head = hardware_head(run.hardware, run.settings.how.dtype)
     return {
-        **envelope(),
+        **envelope(run.model, run.hardware),
         "model": record_of(MODEL, run.model),
         "hardware": {**head, "capacity_bytes": round(run.hardware.memory.capacity_bytes)},
-        **what_if(run.model, run.hardware),
         "settings": _settings(run.settings),
         **record_of(FIGURES, run),
         "first_token": record_of(TURN, first),

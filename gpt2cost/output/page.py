@@ -110,9 +110,9 @@ def _column(shown: Field[T], items: Sequence[T]) -> tuple[str, list[str], bool]:
 def _number(value: float, unit: str) -> str:
     match unit:
         case "%":
-            return f"{100 * value:.1f}%"
+            return f"{100 * value:z.1f}%"
         case "+%":
-            return f"{100 * value:+.1f}%"
+            return f"{100 * value:+z.1f}%"
         case "x":
             return f"{value:.2f}x"
         case ",":

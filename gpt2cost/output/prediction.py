@@ -28,7 +28,6 @@ from gpt2cost.output.record import (
     how_record,
     record_of,
     sizes_record,
-    what_if,
 )
 from gpt2cost.prediction.explain import Explanation, KernelExplanation, explain
 from gpt2cost.prediction.one_pass import KernelCost
@@ -165,7 +164,7 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
 
 def _document(prediction: Prediction, group: str, explained: bool) -> Record:
     return {
-        **envelope(),
+        **envelope(prediction.model, prediction.hardware),
         "model": record_of(MODEL, prediction.model),
         "hardware": hardware_head(prediction.hardware, prediction.how.dtype),
         "settings": {**sizes_record(prediction.sizes), **how_record(prediction.how)},
@@ -174,7 +173,6 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
             for phase in prediction.phases
         ],
         "memory": dataclasses.asdict(prediction.memory),
-        **what_if(prediction.model, prediction.hardware),
         "warnings": list(prediction.warnings),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from gpt2cost.device.hardware import Hardware
@@ -41,9 +42,9 @@ class Field(Generic[T]):
     get: Callable[[T], Any]
 
 
-def attribute(key: str, header: str = "", unit: str = "") -> Field[Any]:
-    """A field that is the attribute of its name; without a header, tables do not show it."""
-    return Field(key, header, unit, lambda item: getattr(item, key))
+def attribute(key: str, header: str = "", unit: str = "", path: str = "") -> Field[Any]:
+    """A field that is an attribute: that of its name, or at a dotted path. Tables leave out what has no header."""
+    return Field(key, header, unit, attrgetter(path or key))
 
 
 def within(part: Callable[[Any], T], fields: Iterable[Field[T]]) -> tuple[Field[Any], ...]:
@@ -64,7 +65,7 @@ def record_of(fields: Iterable[Field[T]], item: T) -> Record:
 class View(Generic[T]):
     """How results of one type are shown: as flat rows, as a JSON document, as text, in two lines, as Markdown.
 
-    Without `markdown` that is a table of the rows.
+    Without `markdown` that is a table of the rows; a notebook shows the text unless it has a page of its own.
     """
 
     rows: Callable[[T], Iterable[Record]]
@@ -72,21 +73,27 @@ class View(Generic[T]):
     text: Callable[[Page, T], None]
     summary: Callable[[T], tuple[str, ...]]
     markdown: Callable[[T], str] | None = None
+    notebook: Callable[[Page, T], None] | None = None
 
     def html(self, result: T) -> str:
-        """The text's tables and lines as HTML, for a notebook."""
+        """Tables and lines as HTML, for a notebook."""
         page = Page(NOTEBOOK_WIDTH)
-        self.text(page, result)
+        (self.notebook or self.text)(page, result)
         return page.html()
 
 
-def envelope() -> Record:
-    """What every JSON document begins with. The source lines in it are those of `transformers_version`."""
+def envelope(model: Model | None = None, hardware: Hardware | None = None) -> Record:
+    """What every JSON document begins with. The source lines in it are those of `transformers_version`.
+
+    Of a model and a device, also what was changed of them.
+    """
+    changes = {name: dict(item.changes) for name, item in (("model", model), ("hardware", hardware)) if item}
     return {
         "schema_version": SCHEMA_VERSION,
         "gpt2cost_version": __version__,
         "transformers_version": transformers_version(),
         "flops_convention": FLOPS_CONVENTION,
+        **({"what_if": changes} if changes else {}),
     }
 
 
@@ -112,18 +119,11 @@ def listing(
 # ---------------------------------------------------------------------------------------------- what many share
 
 MODEL: tuple[Field[Model], ...] = (
-    attribute("name", "model"),
-    attribute("n_layer", "n_layer"),
-    attribute("n_head", "n_head"),
-    attribute("n_embd", "n_embd"),
-    attribute("n_inner"),
-    attribute("vocab_size", "vocab_size"),
-    attribute("n_positions", "n_positions"),
-    attribute("activation_function"),
-    attribute("tie_word_embeddings"),
-    attribute("reorder_and_upcast_attn"),
-    attribute("parameters", "parameters", ","),
-)
+    attribute("name", "model"), attribute("n_layer", "n_layer"), attribute("n_head", "n_head"),
+    attribute("n_embd", "n_embd"), attribute("n_inner"), attribute("vocab_size", "vocab_size"),
+    attribute("n_positions", "n_positions"), attribute("activation_function"), attribute("tie_word_embeddings"),
+    attribute("reorder_and_upcast_attn"), attribute("parameters", "parameters", ","),
+)  # fmt: skip
 """A model's dimensions under GPT2Config's names, and its parameters."""
 
 
@@ -135,11 +135,6 @@ def how_record(how: How) -> Record:
 def sizes_record(sizes: Sizes) -> Record:
     """The sizes asked for."""
     return {name: getattr(sizes, name) for name in ("batch_size", "seq_len", "cache_len")}
-
-
-def what_if(model: Model, hardware: Hardware) -> Record:
-    """What was changed of a model and a device."""
-    return {"what_if": {"model": dict(model.changes), "hardware": dict(hardware.changes)}}
 
 
 def calibration(hardware: Hardware, dtype: str | None = None) -> str:

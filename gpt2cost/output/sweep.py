@@ -14,7 +14,7 @@ import numpy as np
 from gpt2cost.output.formats import markdown_cell
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, envelope, what_if
+from gpt2cost.output.record import Field, Record, View, envelope
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
 from gpt2cost.units import scale_for
@@ -37,20 +37,16 @@ NumberText: TypeAlias = Callable[[float], str]
 
 def show_sweep(sink: Sink, sweep: Sweep, blocks: Iterable[Block]) -> None:
     """Write the rows of `blocks`, which are those of `sweep` in the order that is wanted, as they come."""
-    match sink.format:
-        case "csv":
-            sink.stream(csv_chunks(blocks, sweep.names))
-        case "jsonl":
-            sink.stream(jsonl_chunks(blocks, sweep.names))
-        case "json":
-            sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
-        case "markdown":
-            sink.stream(markdown_chunks(blocks, sweep.names))
-        case _:
-            rows = list(islice(chain.from_iterable(map(block_rows, blocks)), TABLE_ROWS + 1))
-            sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep.kernels))
-            if len(rows) > TABLE_ROWS:
-                print_warnings([f"the table ends after {TABLE_ROWS:,} rows; --format csv gives all"])
+    chunks = {"csv": csv_chunks, "jsonl": jsonl_chunks, "markdown": markdown_chunks}
+    if sink.format == "json":
+        sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
+    elif sink.format in chunks:
+        sink.stream(chunks[sink.format](blocks, sweep.names))
+    else:
+        rows = list(islice(chain.from_iterable(map(block_rows, blocks)), TABLE_ROWS + 1))
+        sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep.kernels))
+        if len(rows) > TABLE_ROWS:
+            print_warnings([f"the table ends after {TABLE_ROWS:,} rows; --format csv gives all"])
 
 
 # ---------------------------------------------------------------------------------------------- text in pieces
@@ -177,18 +173,10 @@ def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
         divisor, label = scale_for([min(row[scale] for row in rows)], unit)
         return Field(key, f"{header} {label}", ".", lambda row: row[key] / divisor)
 
-    latency, low, high, device, host = (
-        fine(key, header, "s", "latency_s")
-        for key, header in (
-            ("latency_s", "latency"), ("latency_low_s", "low"), ("latency_high_s", "high"), ("device_s", "device"),
-            ("host_s", "host"),
-        )
-    )  # fmt: skip
-    rest = (
-        _column("tokens_per_s", "tokens/s", ","),
-        fine("total_bytes", "memory", "B", "total_bytes"),
-        _column("bound", "bound"),
-    )
+    names = {"latency_s": "latency", "latency_low_s": "low", "latency_high_s": "high", "device_s": "device"}
+    latency, low, high, device = (fine(key, header, "s", "latency_s") for key, header in names.items())
+    host, memory = fine("host_s", "host", "s", "latency_s"), fine("total_bytes", "memory", "B", "total_bytes")
+    rest = (_column("tokens_per_s", "tokens/s", ","), memory, _column("bound", "bound"))
     return [
         (latency, low, high, device, host, _column("flops", "", "FLOP"), MOVED, *rest),
         (latency, low, high, device, host, *rest),
@@ -202,7 +190,7 @@ def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
 
 def _head(sweep: Sweep) -> Record:
     first = sweep.choices[0]
-    return {**envelope(), **what_if(first.model, first.hardware)}
+    return envelope(first.model, first.hardware)
 
 
 def _text(page: Page, sweep: Sweep) -> None:

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from gpt2cost.measure.evidence import as_evidence, run_of
 from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
 from gpt2cost.measure.score import STEADY, KernelScore, ProfileScore, Summary, Validation
 from gpt2cost.measure.torch_trace import observed_passes
-from gpt2cost.output.accuracy import (
-    ATTN,
-    DTYPE,
-    ERROR,
-    HIGH,
-    INSIDE,
-    LOW,
-    MEASURED_S,
-    MODEL_NAME,
-    PREDICTED_S,
-    REPEAT,
-    RUN,
-    RUNTIME,
-    SCORED,
-    SIZE,
-    SUMMARY,
-    Run,
-    run_of_case,
-)
+from gpt2cost.output.accuracy import FIGURES, INSIDE, RANGE, REPEAT, RUN, SCORED, SIZE, SUMMARY, Run, run_of_case
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import Field, Record, View, attribute, envelope, record_of, within
 from gpt2cost.units import format_quantity
@@ -41,7 +24,7 @@ T = TypeVar("T")
 NAME_WIDTH = 40
 """Longest name of a kernel that is no row of the table, in characters."""
 NO_CACHE: Field[Run] = Field("use_cache", "KV cache", "", lambda run: "" if run.how.use_cache else "no cache")
-CHOICES: tuple[Field[Run], ...] = (MODEL_NAME, DTYPE, ATTN, RUNTIME, NO_CACHE)
+CHOICES: tuple[Field[Run], ...] = (*RUN[:4], NO_CACHE)
 """What a heading or a column says of a run, beside its size."""
 
 # ---------------------------------------------------------------------------------------------- measured
@@ -49,10 +32,22 @@ CHOICES: tuple[Field[Run], ...] = (MODEL_NAME, DTYPE, ATTN, RUNTIME, NO_CACHE)
 
 @dataclass(frozen=True)
 class Measured:
-    """One row: a measured pass."""
+    """One row: a measured pass, in seconds. `repeat_difference`: by how much two halves of the measurement differ."""
 
     run: Run
     record: Measurement
+
+    @property
+    def latency_s(self) -> float:
+        return as_evidence(self.record, "").latency_s
+
+    @property
+    def least_s(self) -> float:
+        return 1e-6 * float(self.record["wall_min_us"])
+
+    @property
+    def repeat_difference(self) -> float | None:
+        return repeat_difference(self.record)
 
 
 @dataclass(frozen=True)
@@ -66,47 +61,32 @@ class MeasuredOp:
     share: float
 
 
-def _run(item: Any) -> Run:
-    run: Run = item.run
-    return run
-
-
-LATENCY: Field[Measured] = Field(
-    "latency_s", "latency", "own s", lambda measured: as_evidence(measured.record, "").latency_s
-)
-LEAST: Field[Measured] = Field("least_s", "least", "own s", lambda measured: 1e-6 * measured.record["wall_min_us"])
-RUNS: Field[Measured] = Field("runs", "runs", "", lambda measured: measured.record["runs"])
-DIFFERENCE: Field[Measured] = Field(
-    "repeat_difference", "repeat", "%", lambda measured: repeat_difference(measured.record)
-)
-"""By how much the two halves of the measurement differ."""
-PASS: tuple[Field[Measured], ...] = (*within(_run, RUN), LATENCY, LEAST, RUNS, DIFFERENCE)
+TIMES: tuple[Field[Measured], ...] = (
+    attribute("latency_s", "latency", "own s"), attribute("least_s", "least", "own s"),
+    Field("runs", "runs", "", lambda measured: measured.record["runs"]),
+    attribute("repeat_difference", "repeat", "%"),
+)  # fmt: skip
+PASS: tuple[Field[Measured], ...] = (*within(attrgetter("run"), RUN), *TIMES)
 """The fields of a measured pass."""
-FIGURES = (attribute("count", "count"), attribute("measured_s", "measured", "s"), attribute("share", "share", "%"))
-OP: tuple[Field[MeasuredOp], ...] = (*within(_run, RUN), attribute("op"), *FIGURES)
+SHARES = (attribute("count", "count"), attribute("measured_s", "measured", "s"), attribute("share", "share", "%"))
+OP: tuple[Field[MeasuredOp], ...] = (*within(attrgetter("run"), RUN), attribute("op"), *SHARES)
 """The fields of an op of a profiled pass."""
 SHORT_OP: Field[MeasuredOp] = Field("op", "op", "", lambda op: _short(op.op))
 
 
-def _passes(records: Iterable[Measurement]) -> list[Measured]:
-    return [Measured(_run_of(record), record) for record in _measured(records, "pass")]
-
-
-def _ops(records: Iterable[Measurement]) -> list[MeasuredOp]:
-    """The ops of each profiled pass, the longest first."""
-    return [op for record in _measured(records, "profile") for op in _ops_of(record)]
-
-
-def _measured(records: Iterable[Measurement], kind: str) -> list[Measurement]:
+def _of_kind(records: Iterable[Measurement], kind: str) -> Iterator[tuple[Run, Measurement]]:
     """The records of a kind, without those that failed."""
-    return [record for record in of_kind(records, kind) if "error" not in record]
+    return (
+        (Run(record["model"], *run_of(record)), record) for record in of_kind(records, kind) if "error" not in record
+    )
 
 
-def _run_of(record: Measurement) -> Run:
-    return Run(record["model"], *run_of(record))
+def _passes(records: Iterable[Measurement]) -> list[Measured]:
+    return [Measured(run, record) for run, record in _of_kind(records, "pass")]
 
 
-def _ops_of(record: Measurement) -> list[MeasuredOp]:
+def _ops(run: Run, record: Measurement) -> list[MeasuredOp]:
+    """The ops of a profiled pass, the longest first."""
     recordings = observed_passes(record)
     seconds: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(recordings))
     counts: dict[str, int] = defaultdict(int)
@@ -116,55 +96,48 @@ def _ops_of(record: Measurement) -> list[MeasuredOp]:
             seconds[name][index] += observed.seconds
             counts[name] += index == 0
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    total_s, run = sum(medians.values()), _run_of(record)
+    total_s = sum(medians.values())
     ops = [MeasuredOp(run, name, counts[name], median_s, median_s / total_s) for name, median_s in medians.items()]
     return sorted(ops, key=lambda op: -op.measured_s)
 
 
-def _measured_rows(records: Sequence[Measurement], ops: bool) -> list[Record]:
-    if ops:
-        return [record_of(OP, op) for op in _ops(records)]
+def _pass_records(records: Iterable[Measurement]) -> list[Record]:
     return [record_of(PASS, measured) for measured in _passes(records)]
 
 
+def _op_records(records: Iterable[Measurement]) -> list[Record]:
+    profiles = _of_kind(records, "profile")
+    return [record_of(OP, op) for run, record in profiles for op in _ops(run, record)]
+
+
 def _measured_document(records: Sequence[Measurement]) -> Record:
-    passes, ops = _measured_rows(records, ops=False), _measured_rows(records, ops=True)
+    passes, ops = _pass_records(records), _op_records(records)
     return {**envelope(), "machine": dict(machine(records)), "passes": passes, "ops": ops}
 
 
 def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
     """Measured passes, then the ops of profiled ones."""
     if passes := _passes(records):
-        _varying_table(page, passes, _run, [[LATENCY, LEAST, RUNS, DIFFERENCE]])
+        _varying_table(page, passes, attrgetter("run"), [TIMES])
         page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
         page.line("repeat: by how much two halves of the measurement differ")
-    runs: dict[Run, list[MeasuredOp]] = {}
-    for op in _ops(records):
-        runs.setdefault(op.run, []).append(op)
-    for run, ops in runs.items():
+    for run, record in _of_kind(records, "profile"):
+        ops = _ops(run, record)
         page.line(f"\n{_head(run)}: {format_quantity(sum(op.measured_s for op in ops), 's')} in ops")
-        page.fields(ops, (SHORT_OP, *FIGURES))
+        page.fields(ops, (SHORT_OP, *SHARES))
 
 
-def _measured_view(ops: bool) -> View[Sequence[Measurement]]:
-    return View(
-        rows=partial(_measured_rows, ops=ops),
-        document=_measured_document,
-        text=_measured_text,
-        summary=lambda records: (f"<{len(records)} measurements>", ""),
-    )
-
-
-MEASURED = _measured_view(ops=False)
+MEASURED: View[Sequence[Measurement]] = View(
+    _pass_records, _measured_document, _measured_text, lambda records: (f"<{len(records)} measurements>", "")
+)
 """What `measure` recorded: the machine, passes, profiles. A row per pass."""
-MEASURED_OPS = _measured_view(ops=True)
+MEASURED_OPS = replace(MEASURED, rows=_op_records)
 """The same with a row per op of the profiled passes."""
 
 # ---------------------------------------------------------------------------------------------- scored
 
 KERNEL: tuple[Field[KernelScore], ...] = (
-    attribute("name", "kernel"), attribute("op"), attribute("kind"), attribute("count", "count"), MEASURED_S,
-    PREDICTED_S, ERROR,
+    attribute("name", "kernel"), attribute("op"), attribute("kind"), attribute("count", "count"), *FIGURES,
 )  # fmt: skip
 """The fields of a kernel of a profiled pass, or of all kernels of a kind."""
 
@@ -218,13 +191,12 @@ def _profile_record(profile: ProfileScore) -> Record:
 def _text(page: Page, validation: Validation, kernels: bool) -> None:
     """Passes, their summary, and the kinds of kernels of profiled passes; with `kernels` every kernel."""
     if summary := validation.summary:
-        figures, ranged = (MEASURED_S, PREDICTED_S, ERROR), (LOW, HIGH)
-        layouts = ((*figures, *ranged, INSIDE, REPEAT), (*figures, INSIDE, REPEAT), (*figures, INSIDE), figures)
+        layouts = ((*FIGURES, *RANGE, INSIDE, REPEAT), (*FIGURES, INSIDE, REPEAT), (*FIGURES, INSIDE), FIGURES)
         _varying_table(page, validation.passes, run_of_case, layouts, f"on {validation.hardware.name}")
         page.line()
         _summary_lines(page, summary, validation.steady_summary)
         if validation.slowdown is not None:
-            page.line(f"time of a reference product, against the calibration: {_signed(validation.slowdown)}")
+            page.line(f"time of a reference product, against the calibration: {validation.slowdown:+.1%}")
     for profile in validation.profiles:
         page.line()
         _profile(page, profile, kernels)
@@ -245,11 +217,10 @@ def _summary_lines(page: Page, summary: Summary, steady: Summary | None) -> None
 
 
 def _errors(summary: Summary) -> str:
-    median, mean, worst = (
-        f"{error:.1%}"
-        for error in (summary.median_absolute_error, summary.mean_absolute_error, summary.worst_absolute_error)
+    return (
+        f"error {summary.median_absolute_error:.1%} median, {summary.mean_absolute_error:.1%} mean,"
+        f" {summary.worst_absolute_error:.1%} worst, {summary.signed_mean_error:+.1%} signed"
     )
-    return f"error {median} median, {mean} mean, {worst} worst, {_signed(summary.signed_mean_error)} signed"
 
 
 def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
@@ -291,10 +262,6 @@ def _short(name: str) -> str:
 
 def _counted(count: int, singular: str, plural: str) -> str:
     return f"{count} {singular if count == 1 else plural}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1%}"
 
 
 def _validation_summary(validation: Validation) -> tuple[str, ...]:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 import gpt2cost
-from gpt2cost.output.chrome_trace import chrome_trace
-from gpt2cost.prediction.one_pass import run_pass
-from gpt2cost.timing.queue_steps import run_queue
+from gpt2cost.errors import InputError
+from gpt2cost.output.chrome_trace import MOST_SLICES, chrome_trace, slice_count, slices_of
 
 POINTS: list[dict[str, Any]] = [
     {"batch": 2, "seq": 32},
@@ -51,8 +50,8 @@ def validate(document: dict[str, Any]) -> None:
                 assert event["args"]
             case other:
                 raise AssertionError(other)
-    for found in slices.values():
-        assert_nested(found)
+    for track in slices.values():
+        assert_nested(track)
     for ends in arrows.values():
         assert [end["ph"] for end in ends] == ["s", "f"]
         assert ends[0]["ts"] <= ends[1]["ts"]
@@ -62,7 +61,7 @@ def assert_nested(slices: list[tuple[float, float]]) -> None:
     """Two slices of a track either do not overlap, or one lies in the other."""
     close = 2e-6
     open_: list[float] = []
-    for start, end in sorted(slices, key=lambda one: (one[0], -one[1])):
+    for start, end in sorted(slices, key=lambda span: (span[0], -span[1])):
         while open_ and open_[-1] <= start + close:
             open_.pop()
         assert not open_ or end <= open_[-1] + close
@@ -98,10 +97,10 @@ def test_the_format_and_the_times(point: dict[str, Any], runtime: str) -> None:
 def test_the_queue_ends_when_predict_says(point: dict[str, Any], runtime: str) -> None:
     """Step by step, and by matrices over (max, +): two ways to the same end."""
     prediction = gpt2cost.predict("distilgpt2", "a100", **point, runtime=runtime)
-    hw, settings = prediction.hardware, prediction.settings
+    hw = prediction.hardware
     for phase in prediction.phases:
-        one = run_pass(prediction.model, hw, settings, phase.seq_len, phase.cache_len)
-        slices = list(run_queue(one.rows, one.launch_s, one.symbols, hw.host, runtime))
+        (slices,) = slices_of(phase)
+        assert len(slices) == slice_count(phase.pass_)
         last = max(piece.end_s for piece in slices[:-1])
         assert slices[-1].name == "cudaDeviceSynchronize"
         assert last == pytest.approx(phase.totals.latency_s - hw.host.sync_s, rel=1e-9)
@@ -134,3 +133,15 @@ def test_modules_hold_their_kernels() -> None:
             inside += 1
     blocks = [cost.count for cost in prediction.phases[0].kernels if cost.row.path.startswith("transformer.h.")]
     assert inside == sum(blocks)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_trace_that_is_too_long(runtime: str) -> None:
+    """It says how many slices there would be, and does not make them."""
+    model = gpt2cost.change_model(gpt2cost.load_model("gpt2"), {"n_layer": 10**7})
+    prediction = gpt2cost.predict(model, "a100", runtime=runtime)
+    count = sum(slice_count(phase.pass_) for phase in prediction.phases)
+    assert count > 10**7
+    for make in (lambda: chrome_trace(prediction), lambda: slices_of(prediction.phases[0], prediction.phases[1])):
+        with pytest.raises(InputError, match=f"at most {MOST_SLICES:,} slices, .* would have {count:,}$"):
+            make()

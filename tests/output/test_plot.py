@@ -48,6 +48,39 @@ def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [A100.name, T4.name]
 
 
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_throughput_without_a_cache_counts_new_tokens(phase: str) -> None:
+    """A decode step without a KV cache runs over all tokens, but brings one per sequence."""
+    data = curve(MODEL, [A100], SIZES, phase, "throughput", use_cache=False)
+    for batch, rate, low, high in zip(
+        data.sizes, data.lines[0].values, data.lines[0].low, data.lines[0].high, strict=True
+    ):
+        prediction = gpt2cost.predict(MODEL, A100, batch=int(batch), seq=32, phase=phase, use_cache=False)
+        assert rate == pytest.approx(prediction.phases[0].totals.tokens_per_s, rel=1e-12)
+        assert low < rate < high
+
+
+@pytest.mark.parametrize("asked", ["prefill", "decode"])
+def test_a_decode_step_is_labelled_as_predict_labels_it(asked: str) -> None:
+    """One token on a cache is a decode step, whatever it was asked for as."""
+    swept: dict[str, object] = {"batch": "1,2,4", "seq": 1, "cache": 64}
+    step = gpt2cost.predict(MODEL, A100, batch=2, seq=1, cache=64, phase=asked)
+    assert [phase.phase for phase in step.phases] == ["decode"]
+    line, bars = curve(MODEL, [A100], swept, asked), breakdown(MODEL, A100, swept, asked)
+    assert line.lines[0].values[1] == pytest.approx(step.phases[0].totals.latency_s, rel=1e-12)
+    assert sum(bars.kinds.values())[1] == pytest.approx(step.phases[0].totals.device_s, rel=1e-12)
+    for data in (line, bars, timeline(step)):
+        assert "decode" in data.title
+        assert "prefill" not in data.title + data.subtitle
+    assert "after 64 tokens" in line.subtitle
+
+
+def test_a_timeline_that_is_too_long() -> None:
+    model = gpt2cost.change_model(MODEL, {"n_layer": 10**7})
+    with pytest.raises(InputError, match="at most 200,000 slices"):
+        timeline(gpt2cost.predict(model, A100, phase="prefill"))
+
+
 def test_a_curve_marks_the_end_of_the_positions() -> None:
     sizes: dict[str, object] = {"cache": "900-1200+50", "seq": 1}
     (axes,) = draw(curve(MODEL, [A100], sizes)).axes

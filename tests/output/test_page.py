@@ -1,0 +1,90 @@
+"""Text for people: cells, tables, pages as text and as HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpt2cost.output.page import Page, Table, short_number, table_of
+from gpt2cost.output.record import Field, attribute, within
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"), (0.004, "0.00"), (-0.004, "0.00"), (0.005, "0.01"), (-0.2, "-0.20"), (1.234, "1.23"), (9.996, "10.0"),
+        (12.34, "12.3"), (99.96, "100"), (1234.5, "1,234"), (-12345, "-12,345"),
+    ],
+)  # fmt: skip
+def test_short_numbers(value: float, text: str) -> None:
+    assert short_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "header", "cells"),
+    [
+        ("s", [0.0021, 0.00000321, None], "x ms", ["2.10", "0.00", "-"]),
+        ("own s", [0.0021, 0.00000321, None], "x", ["2.10 ms", "3.21 us", "-"]),
+        ("B", [2_000_000, 1_500_000_000], "x GB", ["0.00", "1.50"]),
+        ("FLOP/s", [3e12], "x TFLOP/s", ["3.00"]),
+        ("%", [0.1234, -0.5], "x", ["12.3%", "-50.0%"]),
+        ("+%", [0.1234, -0.5, -0.0001, None], "x", ["+12.3%", "-50.0%", "+0.0%", "-"]),
+        ("x", [1.5], "x", ["1.50x"]),
+        (".", [0.5, 1234.0], "x", ["0.50", "1,234"]),
+        ("+.", [0.5, -0.5, 0.001, -0.001, 0.0], "x", ["+0.50", "-0.50", "0.00", "0.00", "0"]),
+        (",", [1234567.8], "x", ["1,234,568"]),
+        ("", [1024, None], "x", ["1024", "-"]),
+        ("", ["a", None], "x", ["a", ""]),
+    ],
+)
+def test_units_of_a_column(unit: str, values: list[Any], header: str, cells: list[str]) -> None:
+    """Words stand on the left, numbers on the right."""
+    table = table_of([Field("x", "x", unit, lambda value: value)], values)
+    assert table.headers == [header]
+    assert [row[0] for row in table.rows] == cells
+    assert table.numeric == [not isinstance(values[0], str)]
+
+
+def test_a_table_as_lines() -> None:
+    """Never wrapped; only the first column is cut short, to 20 characters at least."""
+    name = "transformer.h.attn.scaled_dot_product_attention"
+    table = Table(["kernel", "us"], [[name, "12"], ["wte", "5"]], [False, True])
+    width = len(name) + 2 + 2
+    assert table.width == width
+    assert table.lines(width) == [
+        f"{'kernel':<{len(name)}}  us",
+        "-" * width,
+        f"{name}  12",
+        f"{'wte':<{len(name)}}   5",
+    ]
+    assert table.lines(34)[2:] == ["transformer.h.attn.scaled_d...  12", "wte                              5"]
+    assert table.lines(1)[2] == "transformer.h.att...  12"
+
+
+def test_a_field_of_a_part() -> None:
+    (real,) = within(lambda row: row[0], [attribute("real", "re", ".")])
+    assert (real.key, real.header, real.unit, real.get([3 + 4j])) == ("real", "re", ".", 3.0)
+    assert attribute("imag", path="real.imag").get(3 + 4j) == 0.0
+
+
+def test_the_first_layout_that_fits() -> None:
+    wide, narrow = Table(["a" * 30], [], [False]), Table(["b" * 12], [], [False])
+    for width, index in ((30, 0), (29, 1), (5, 1)):
+        page = Page(width)
+        assert page.first_fit(wide, narrow) == index
+        page.table(wide, narrow)
+        assert page.lines[0] == ("ab"[index] * (30, 12)[index], "bold")
+
+
+def test_html_escapes_what_it_shows() -> None:
+    page = Page(80)
+    page.line("\na < b")
+    page.line()
+    page.table(Table(["<name>", "us"], [["x & y", "1"]], [False, True]))
+    html = page.html()
+    assert html.startswith("<p>a &lt; b</p>\n<table>")
+    assert html.count("<p>") == html.count("<table>") == 1
+    assert '<th style="text-align: left">&lt;name&gt;</th><th style="text-align: right">us</th>' in html
+    assert '<td style="text-align: left">x &amp; y</td><td style="text-align: right">1</td>' in html
+    assert page.plain().startswith("\na < b\n\n<name>  us\n")
