@@ -42,7 +42,7 @@ BUSY = 0.2
 class Calibrated(Result):
     """A fitted device, how well it reproduces each kind of kernel, and what went wrong in measuring."""
 
-    shown_by = "accuracy"
+    shown_by = "calibration"
 
     hardware: Hardware
     residuals: tuple[FitResidual, ...]
