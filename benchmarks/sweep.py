@@ -15,9 +15,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from gpt2cost import predict
-from gpt2cost.prediction.grid import make_grid
-from gpt2cost.prediction.sweep import block_rows, blocks, plan
+from gpt2cost import predict, sweep
 
 AXES = {
     "model": "distilgpt2,gpt2,gpt2-medium,gpt2-large,gpt2-xl",
@@ -31,10 +29,9 @@ LOOP_POINTS = 200
 
 
 def main() -> None:
-    grid = make_grid(**AXES)
-    combinations, _ = plan(grid)
+    grid = sweep(**AXES)
     begin = time.perf_counter()
-    rows = sum(block.rows for block in blocks(grid, combinations))
+    rows = sum(block.rows for block in grid.blocks())
     evaluated_s = time.perf_counter() - begin
     print(f"evaluation: {rows:,} points in {evaluated_s:.2f} s: {rows / evaluated_s:,.0f} points/s")
 
@@ -51,11 +48,11 @@ def main() -> None:
         f"gpt2cost sweep --format csv -o: {whole_s:.1f} s, {size / 1e6:.0f} MB written, peak memory {peak / 1e6:.0f} MB"
     )
 
-    points = list(islice((row for block in blocks(grid, combinations) for row in block_rows(block)), LOOP_POINTS))
+    points = list(islice(grid, LOOP_POINTS))
     begin = time.perf_counter()
     for row in points:
-        sizes = (row[name] for name in ("batch_size", "seq_len", "cache_len"))
-        predict(row["model"], row["gpu"], *sizes, dtype=row["dtype"], phase="prefill")
+        sizes = {"batch": row["batch_size"], "seq": row["seq_len"], "cache": row["cache_len"]}
+        predict(row["model"], row["gpu"], **sizes, dtype=row["dtype"], phase="prefill")
     one_s = (time.perf_counter() - begin) / LOOP_POINTS
     print(f"predict in a loop: {1 / one_s:,.0f} points/s; the sweep is {rows / evaluated_s * one_s:,.0f} times as fast")
 

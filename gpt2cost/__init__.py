@@ -15,7 +15,8 @@ from gpt2cost.errors import Gpt2CostError, InputError
 from gpt2cost.version import __version__
 
 if TYPE_CHECKING:
-    from gpt2cost.calibration.calibrate import Calibrated, calibrate
+    from gpt2cost.calibration.calibrate import calibrate
+    from gpt2cost.calibration.forms import Calibrated
     from gpt2cost.device.catalog import change_hardware, list_hardware, load_hardware
     from gpt2cost.device.hardware import Hardware
     from gpt2cost.measure.records import read_records
@@ -28,76 +29,35 @@ if TYPE_CHECKING:
     from gpt2cost.prediction.sweep import Sweep, sweep
     from gpt2cost.table.config import Model, change_model, list_models, load_model
 
-# Each name's module, imported when the name is first asked for.
 _HOMES = {
-    "Calibrated": "calibration.calibrate",
-    "Capacity": "prediction.capacity",
-    "Comparison": "prediction.compare",
-    "Generation": "prediction.generate",
-    "Hardware": "device.hardware",
-    "KernelLatency": "prediction.one_kernel",
-    "MemoryUse": "prediction.predict",
-    "Model": "table.config",
-    "Phase": "prediction.predict",
-    "Prediction": "prediction.predict",
-    "Sweep": "prediction.sweep",
-    "Totals": "prediction.predict",
-    "Validation": "measure.score",
-    "calibrate": "calibration.calibrate",
-    "capacity": "prediction.capacity",
-    "change_hardware": "device.catalog",
-    "change_model": "table.config",
-    "compare": "prediction.compare",
-    "generate": "prediction.generate",
-    "kernel_latency": "prediction.one_kernel",
-    "list_hardware": "device.catalog",
-    "list_models": "table.config",
-    "load_hardware": "device.catalog",
-    "load_model": "table.config",
-    "predict": "prediction.predict",
-    "read_records": "measure.records",
-    "sweep": "prediction.sweep",
-    "validate": "measure.score",
+    "calibration.calibrate": ("calibrate",),
+    "calibration.forms": ("Calibrated",),
+    "device.catalog": ("change_hardware", "list_hardware", "load_hardware"),
+    "device.hardware": ("Hardware",),
+    "measure.records": ("read_records",),
+    "measure.score": ("Validation", "validate"),
+    "prediction.capacity": ("Capacity", "capacity"),
+    "prediction.compare": ("Comparison", "compare"),
+    "prediction.generate": ("Generation", "generate"),
+    "prediction.one_kernel": ("KernelLatency", "kernel_latency"),
+    "prediction.predict": ("MemoryUse", "Phase", "Prediction", "Totals", "predict"),
+    "prediction.sweep": ("Sweep", "sweep"),
+    "table.config": ("Model", "change_model", "list_models", "load_model"),
 }
+"""A module -> the names that it offers. Each is imported when one of them is first asked for."""
 
 __all__ = [
-    "Calibrated",
-    "Capacity",
-    "Comparison",
-    "Generation",
-    "Gpt2CostError",
-    "Hardware",
-    "InputError",
-    "KernelLatency",
-    "MemoryUse",
-    "Model",
-    "Phase",
-    "Prediction",
-    "Sweep",
-    "Totals",
-    "Validation",
-    "__version__",
-    "calibrate",
-    "capacity",
-    "change_hardware",
-    "change_model",
-    "compare",
-    "generate",
-    "kernel_latency",
-    "list_hardware",
-    "list_models",
-    "load_hardware",
-    "load_model",
-    "predict",
-    "read_records",
-    "sweep",
-    "validate",
-]
+    "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError",
+    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "Validation", "__version__",
+    "calibrate", "capacity", "change_hardware", "change_model", "compare", "generate", "kernel_latency",
+    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "sweep", "validate",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"gpt2cost.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"gpt2cost.{module}"), name)
     raise AttributeError(f"module 'gpt2cost' has no attribute {name!r}")
 
 

@@ -6,7 +6,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client, which reads it once
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers import Result
@@ -35,9 +37,19 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def gpt2cost(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """The command line, called in this process."""
 
-    def call(*arguments: str) -> Result:
+    def call(*arguments: str | Path) -> Result:
         capsys.readouterr()
-        code = app.run(arguments)
+        code = app.run(list(map(str, arguments)))
         return Result(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small model's config.json."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 64, "n_positions": 64}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    return str(folder)

@@ -1,4 +1,4 @@
-"""What several tests need: the command line called, tiny models, and the rows of the table laid out."""
+"""What several tests need: the command line called, and the rows of the table laid out. No torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import torch
-from transformers import GPT2Config
-
+from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.table.symbols import CONSTANT_BYTES
@@ -27,6 +25,10 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+
+Call: TypeAlias = Callable[..., Result]
+"""The fixture `gpt2cost`: the command line, called."""
 
 
 def process(
@@ -48,14 +50,18 @@ def assert_refused(result: Result, named: str = "") -> None:
     assert named in result.err
 
 
+def refusal(result: Result) -> str:
+    """The error of a refused command, its last line; what is above says what went before."""
+    error = result.err.splitlines(keepends=True)[-1]
+    assert_refused(Result(result.code, result.out, error))
+    return error
+
+
 # ---------------------------------------------------------------------------------------------- the cost table
 
 
-DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-
-
 def values(model: Model, dtype: str, batch: int, seq: int, cache: int) -> dict[str, int]:
-    size = DTYPES[dtype].itemsize
+    size = ELEMENT_BYTES[dtype]
     sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": seq + cache}
     return {**model.symbols(), **CONSTANT_BYTES, **sizes, "w_bytes": size, "a_bytes": size}
 
@@ -70,11 +76,6 @@ def unrolled(rows: list[Row], layers: int) -> Iterator[tuple[str, Kernel | Free]
                     yield re.sub(r"\.h\b", f".h.{layer}", inner.module, count=1), inner.step
         elif row not in block:
             yield row.module, row.step
-
-
-def tiny(**keys: Any) -> GPT2Config:
-    base = {"n_layer": 2, "n_embd": 24, "n_head": 3, "vocab_size": 11, "bos_token_id": None, "eos_token_id": None}
-    return GPT2Config(**{**base, **keys})
 
 
 POINTS = [(8, 512, 0), (8, 512, 1024), (1, 1, 512), (3, 17, 5), (1, 40, 0)]

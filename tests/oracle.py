@@ -30,6 +30,8 @@ from transformers.cache_utils import DynamicCache
 
 aten = torch.ops.aten
 
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+
 # Ops that move no data: they return a view, allocate without writing, or read a scalar back (the `SYNCS`).
 VIEWS = {
     "alias", "as_strided", "detach", "empty", "empty_like", "expand", "lift_fresh", "new_empty", "permute", "resize_",
@@ -201,6 +203,12 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(old)
+
+
+def tiny(**keys: Any) -> GPT2Config:
+    """A small model, with some of its keys set."""
+    base = {"n_layer": 2, "n_embd": 24, "n_head": 3, "vocab_size": 11, "bos_token_id": None, "eos_token_id": None}
+    return GPT2Config(**{**base, **keys})
 
 
 def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:

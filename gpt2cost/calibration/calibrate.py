@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gpt2cost.calibration.cpu import fit_cpu
-from gpt2cost.calibration.forms import FitResidual
+from gpt2cost.calibration.forms import Calibrated
 from gpt2cost.calibration.gpu import fit_gpu
 from gpt2cost.calibration.nearest import base_for
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.device.hardware import Calibration, Hardware
+from gpt2cost.device.hardware import Calibration
 from gpt2cost.errors import InputError
 from gpt2cost.measure.records import (
     Measurement,
@@ -27,7 +27,6 @@ from gpt2cost.measure.records import (
     shape_of,
     trimmed_mean,
 )
-from gpt2cost.result import Result
 from gpt2cost.units import format_quantity
 
 KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "cat", "where")
@@ -36,17 +35,6 @@ KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permu
 
 BUSY = 0.2
 """A reference product whose slow tenth takes this much longer than its fast one shows a busy or throttling machine."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Calibrated(Result):
-    """A fitted device, how well it reproduces each kind of kernel, and what went wrong in measuring."""
-
-    shown_by = "calibration"
-
-    hardware: Hardware
-    residuals: tuple[FitResidual, ...]
-    warnings: tuple[str, ...]
 
 
 def calibrate(records: Sequence[Measurement], name: str, like: str | None = None) -> Calibrated:

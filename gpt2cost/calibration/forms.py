@@ -11,6 +11,7 @@ import numpy as np
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.measure.records import Measurement, is_time, keys_of, of_kind, seconds
+from gpt2cost.result import Result
 from gpt2cost.timing import cpu
 from gpt2cost.timing.gpu_attention import SMALL_HEAD, attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
@@ -67,6 +68,17 @@ class FitResidual:
     median_error: float
     p90_error: float
     bias: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibrated(Result):
+    """A fitted device, how well it reproduces each kind of kernel, and what went wrong in measuring."""
+
+    shown_by = "accuracy"
+
+    hardware: Hardware
+    residuals: tuple[FitResidual, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,29 +9,32 @@ import typer
 
 from gpt2cost.checks import check_choice, check_size
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import DEVICES, MAX_THREADS, FormatFlag, among, device_names
+from gpt2cost.cli.flags import FormatFlag, device_names, takes
+from gpt2cost.cli.measure import DeviceFlag, ThreadsFlag
 from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.measure.journal import Journal
-from gpt2cost.measure.plan import plan_for
+from gpt2cost.measure.plan import DEVICES, MAX_THREADS, plan_for
 from gpt2cost.measure.records import read_records
-from gpt2cost.output.accuracy import render_rows, residual_record
-from gpt2cost.output.sink import Sink, print_warnings, tell
+from gpt2cost.output.messages import print_warnings, tell
+from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.grid import split_list
 
 
+@takes
 def calibrate(
+    *,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The hardware file to write.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="What to measure.", autocompletion=among(*DEVICES))] = "cpu",
+    device: DeviceFlag = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="About a minute, fewer sizes.")] = False,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", help="Dtypes of products: fp32,bf16.", show_default="fp32; on a GPU fp16,bf16,fp32"),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a CPU.", show_default="torch's")] = None,
+    threads: ThreadsFlag = None,
     from_: Annotated[
         Path | None,
         typer.Option("--from", help="Fit measurements in a folder or file of JSON lines.", show_default=False),
@@ -62,8 +65,7 @@ def calibrate(
     if journal is not None:
         journal.add([{"kind": "end", "complete": True}])
     print_warnings(calibrated.warnings)
-    rows = [residual_record(residual) for residual in calibrated.residuals]
-    sink.listing("residuals", rows, lambda page: render_rows(page, rows))
+    sink.show(calibrated.view, calibrated)
 
 
 def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: int | None) -> Journal:

@@ -23,8 +23,3 @@ def load(room: str, command: str) -> Any:
         if library not in EXTRAS:
             raise
         raise InputError(f'{command} needs {library}: pip install "gpt2cost[{EXTRAS[library]}]"') from None
-
-
-def need_torch(command: str) -> None:
-    """Raise `InputError` that says how to install torch, where `command` needs it and it cannot be imported."""
-    load("torch", command)

@@ -1,24 +1,82 @@
-"""The command line's flags: one definition each, with its help and shell completion."""
+"""The command line's flags, each defined once with its help and completion, and the groups that commands share.
+
+A group is a dataclass of annotated fields; `takes` gives a command the flags of the groups among its parameters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
+from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.files import data_dir
+from gpt2cost.output.formats import FORMATS
+from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.sink import Sink
+from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model, preset_names
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
 
-DEVICES = ("cpu", "cuda", "mps")
-"""What can be measured, by torch's names."""
+# ---------------------------------------------------------------------------------------------- groups of flags
+
+Command = Callable[..., None]
 
 
-MAX_THREADS = 4096
+def takes(command: Command, more: Iterable[inspect.Parameter] = ()) -> Command:
+    """`command` with each parameter that is a dataclass of flags replaced by the flags, as typer reads them.
+
+    `more` are the flags that a parameter such as `**shape` stands for.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters += _parameters_of(groups[name])
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            parameters += more
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+
+    @wraps(command)
+    def call(**flags: Any) -> None:
+        made = {
+            name: group(**{field.name: flags.pop(field.name) for field in dataclasses.fields(group)})
+            for name, group in groups.items()
+        }
+        command(**made, **flags)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _parameters_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [keyword(field.name, hints[field.name], field.default) for field in dataclasses.fields(group)]
+
+
+def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """A flag as a parameter of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+# ---------------------------------------------------------------------------------------------- choices and completion
+
+
+def either(choices: Sequence[str]) -> str:
+    """Choices as a help text names them: `a, b or c`."""
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def model_names(incomplete: str) -> list[str]:
@@ -46,16 +104,33 @@ def several(complete: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
     return completed
 
 
-ModelFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="A preset (gpt2cost models), a folder, a config.json, or a hub id.",
-        autocompletion=model_names,
-        show_default=False,
-    ),
-]
+def choice(flag: str, choices: Sequence[str], help: str = "", **more: Any) -> Any:
+    """A flag that takes one of `choices`; without `help` that names them."""
+    return typer.Option(flag, help=help or f"{either(choices)}.", autocompletion=among(*choices), **more)
 
+
+def choices(flag: str, names: Sequence[str], default: str) -> Any:
+    """A flag that takes one or more of `names`, `default` where it is not given."""
+    complete = several(among(*names))
+    return typer.Option(flag, help=f"Of {', '.join(names)} one or more.", show_default=default, autocompletion=complete)
+
+
+def size(name: str, help: str, **more: Any) -> Any:
+    """The flag of one of `SIZE_FIELDS`, under both of its names."""
+    return typer.Option(f"--{name}", f"--{SIZE_FIELDS[name].replace('_', '-')}", help=help, **more)
+
+
+def size_list(name: str, default: str | None) -> Any:
+    """The same where it takes a list or a range. `default`: as the help shows it."""
+    helps = {
+        "batch": "Sequences: 1,2,8, 1-64*2.",
+        "seq": "New tokens: 64, 128-1024+128.",
+        "cache": "Tokens in the KV cache: 0,512.",
+    }
+    return size(name, helps[name], show_default=default or False)
+
+
+# ---------------------------------------------------------------------------------------------- single flags
 
 GpuFlag = Annotated[
     str | None,
@@ -67,76 +142,12 @@ GpuFlag = Annotated[
         show_default=False,
     ),
 ]
-
-
-BatchFlag = Annotated[int, typer.Option("--batch", "--batch-size", help="Sequences in the batch.")]
-
-
-SeqFlag = Annotated[int, typer.Option("--seq", "--seq-len", help="New tokens a sequence in this forward pass.")]
-
-
-CacheFlag = Annotated[int, typer.Option("--cache", "--cache-len", help="Tokens a sequence already in the KV cache.")]
-
-
-DtypeFlag = Annotated[
-    str,
-    typer.Option("--dtype", help="fp32, tf32, fp16 or bf16.", autocompletion=among("fp32", "tf32", "fp16", "bf16")),
-]
-
-
-AttnFlag = Annotated[
-    str,
-    typer.Option(
-        "--attn", help="eager, sdpa or flash_attention_2.", autocompletion=among("eager", "sdpa", "flash_attention_2")
-    ),
-]
-
-
-RuntimeFlag = Annotated[
-    str,
-    typer.Option(
-        "--runtime", help="eager, compile or cuda-graph.", autocompletion=among("eager", "compile", "cuda-graph")
-    ),
-]
-
-
-PhaseFlag = Annotated[
-    str,
-    typer.Option("--phase", help="prefill, decode or both.", autocompletion=among("prefill", "decode", "both")),
-]
-
-
-LogitsFlag = Annotated[
-    str, typer.Option("--logits", help="lm_head on all positions or the last.", autocompletion=among("all", "last"))
-]
-
-
-NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
-
-
-FormatFlag = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="table, json, jsonl, csv or markdown.",
-        autocompletion=among("table", "json", "jsonl", "csv", "markdown"),
-    ),
-]
-
-
-OutputFlag = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.", show_default=False)
-]
-
-
 ModelsFlag = Annotated[
     str | None,
     typer.Option(
         "--model", help="Models, separated by commas.", autocompletion=several(model_names), show_default=False
     ),
 ]
-
-
 GpusFlag = Annotated[
     str | None,
     typer.Option(
@@ -147,49 +158,12 @@ GpusFlag = Annotated[
         show_default=False,
     ),
 ]
-
-
-DtypesFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        help="Of fp32, tf32, fp16, bf16 one or more.",
-        show_default="fp16",
-        autocompletion=several(among("fp32", "tf32", "fp16", "bf16")),
-    ),
-]
-
-
-AttnsFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--attn",
-        help="Of eager, sdpa, flash_attention_2 one or more.",
-        show_default="sdpa",
-        autocompletion=several(among("eager", "sdpa", "flash_attention_2")),
-    ),
-]
-
-
-RuntimesFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--runtime",
-        help="Of eager, compile, cuda-graph one or more.",
-        show_default="eager",
-        autocompletion=several(among("eager", "compile", "cuda-graph")),
-    ),
-]
-
-
 SetFlag = Annotated[
     list[str] | None,
     typer.Option(
         "--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.", show_default=False
     ),
 ]
-
-
 HwSetFlag = Annotated[
     list[str] | None,
     typer.Option(
@@ -198,34 +172,185 @@ HwSetFlag = Annotated[
         show_default=False,
     ),
 ]
+BatchFlag = Annotated[int, size("batch", "Sequences in the batch.")]
+DtypeFlag = Annotated[str, choice("--dtype", DTYPES)]
+AttnsFlag = Annotated[str | None, choices("--attn", ATTENTION_IMPLEMENTATIONS, "sdpa")]
+RuntimesFlag = Annotated[str | None, choices("--runtime", RUNTIMES, "eager")]
+PHASE_HELP = "prefill (the pass of --seq tokens), decode (the next token) or both"
+PhaseFlag = Annotated[str, choice("--phase", PHASES, f"{PHASE_HELP}.")]
+LOGITS_OPTION = choice("--logits", LOGITS, "lm_head on all positions or the last.")
+NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
+StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
+FormatFlag = Annotated[str, choice("--format", FORMATS)]
+OutputFlag = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.", show_default=False)
+]
+
+# ---------------------------------------------------------------------------------------------- shared groups
+
+
+@dataclass(eq=False, repr=False)
+class ModelFlags:
+    """One model."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="A preset (gpt2cost models), a folder, a config.json, or a hub id.",
+            autocompletion=model_names,
+            show_default=False,
+        ),
+    ] = None
+    set_: SetFlag = None
+
+    def load_model(self, default: str | None = None) -> Model:
+        """The model of --model and --set. Raises `InputError` where there is none."""
+        name = required("--model", default if self.model is None else self.model)
+        return change_model(load_model(name), assignments("--set", self.set_, ","))
+
+
+@dataclass(eq=False, repr=False)
+class DeviceFlags:
+    """One device."""
+
+    gpu: GpuFlag = None
+    hw_set: HwSetFlag = None
+
+    def load_device(self) -> Hardware:
+        """The device of --gpu and --hw-set. Raises `InputError` where there is none."""
+        return changed_device(required("--gpu", self.gpu), self.hw_set)
+
+
+@dataclass(eq=False, repr=False)
+class SizeFlags:
+    """The sizes of one pass."""
+
+    batch: BatchFlag = 1
+    seq: Annotated[int, size("seq", "New tokens per sequence in this forward pass.")] = 128
+    cache: Annotated[int, size("cache", "Tokens per sequence already in the KV cache.")] = 0
+
+
+@dataclass(eq=False, repr=False)
+class SizeListFlags:
+    """Sizes of many passes: lists and ranges."""
+
+    batch: Annotated[str | None, size_list("batch", "1")] = None
+    seq: Annotated[str | None, size_list("seq", "128")] = None
+    cache: Annotated[str | None, size_list("cache", "0")] = None
+
+
+@dataclass(eq=False, repr=False)
+class SettingFlags:
+    """What decides which kernels run."""
+
+    dtype: DtypeFlag = "fp16"
+    attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
+    runtime: Annotated[str, choice("--runtime", RUNTIMES)] = "eager"
+
+
+@dataclass(eq=False, repr=False)
+class LogitsFlags:
+    """Which logits there are, and whether there is a KV cache."""
+
+    logits: Annotated[str, LOGITS_OPTION] = "all"
+    no_use_cache: NoCacheFlag = False
+
+
+@dataclass(eq=False, repr=False)
+class WorkFlags(LogitsFlags, SettingFlags, SizeFlags):  # the fields of the last base come first
+    """One pass, whatever it runs on."""
+
+    def how(self) -> How:
+        """The settings. Raises `InputError` for what is wrong."""
+        return check_how(self.dtype, self.attn, self.runtime, self.logits, not self.no_use_cache)
+
+    def sizes(self) -> Sizes:
+        """The sizes. Raises `InputError` for what is wrong."""
+        return check_sizes(self.batch, self.seq, self.cache, not self.no_use_cache)
+
+    def work(self) -> dict[str, Any]:
+        """All of it as the API's functions take it."""
+        return {
+            "batch": self.batch, "seq": self.seq, "cache": self.cache, "dtype": self.dtype, "attn": self.attn,
+            "runtime": self.runtime, "logits": self.logits, "use_cache": not self.no_use_cache,
+        }  # fmt: skip
+
+
+@dataclass(eq=False, repr=False)
+class RunFlags(WorkFlags, DeviceFlags, ModelFlags):
+    """One pass of a model on a device."""
+
+
+@dataclass(eq=False, repr=False)
+class ManyFlags:
+    """Several models, devices, dtypes, attention implementations and runtimes."""
+
+    model: ModelsFlag = None
+    set_: SetFlag = None
+    gpu: GpusFlag = None
+    hw_set: HwSetFlag = None
+    dtype: Annotated[str | None, choices("--dtype", DTYPES, "fp16")] = None
+    attn: AttnsFlag = None
+    runtime: RuntimesFlag = None
+
+    def axes(self) -> dict[str, str | None]:
+        """As `make_grid` takes them."""
+        return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime")}
+
+    def model_changes(self) -> dict[str, str]:
+        """What --set changes."""
+        return assignments("--set", self.set_, ",")
+
+    def hw_changes(self) -> dict[str, str]:
+        """What --hw-set changes."""
+        return assignments("--hw-set", self.hw_set)
+
+
+@dataclass(eq=False, repr=False)
+class OutputFlags:
+    """In which format the output is, and where it goes."""
+
+    format: FormatFlag = "table"
+    output: OutputFlag = None
+
+    def sink(self) -> Sink:
+        """Raises `InputError` for an unknown format or a path that cannot be written: before the work."""
+        return Sink(self.format, self.output)
+
+
+# ---------------------------------------------------------------------------------------------- what flags say
 
 
 def assignments(flag: str, given: list[str] | None, separator: str | None = None) -> dict[str, str]:
     """`key=value` texts as a mapping, each split at `separator` first. Raises `InputError` for anything else."""
-    found: dict[str, str] = {}
+    changes: dict[str, str] = {}
     for part in (part for text in given or [] for part in (text.split(separator) if separator else [text])):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
             raise InputError(f"{flag}: expected key=value, got {echo(part)}")
-        if key in found:
+        if key in changes:
             raise InputError(f"{flag}: {plain(key)} is set twice")
-        found[key] = value
-    return found
+        changes[key] = value
+    return changes
 
 
-def chosen_model(name: str | None, changes: list[str] | None) -> Model:
-    """The model of --model and --set."""
-    return change_model(load_model(required("--model", name)), assignments("--set", changes, ","))
-
-
-def chosen_device(name: str | None, changes: list[str] | None) -> Hardware:
-    """The device of --gpu and --hw-set."""
-    return change_hardware(load_hardware(required("--gpu", name)), assignments("--hw-set", changes))
+def changed_device(name: str, changes: list[str] | None) -> Hardware:
+    """A device with what --hw-set changes of it."""
+    return change_hardware(load_hardware(name), assignments("--hw-set", changes))
 
 
 def required(flag: str, value: str | None) -> str:
-    """The value of a flag that must be given. Raises `InputError`, which lists what there is."""
+    """The value of a flag that must be given. Raises `InputError`, which says what there is."""
     if value is not None:
         return value
-    choices = preset_names() if flag == "--model" else hardware_names()
-    raise InputError(f"{flag} is required: one of {', '.join(choices)}")
+    if flag == "--model":
+        raise InputError(f"{flag} is required: one of {', '.join(preset_names())}")
+    raise InputError(f"{flag} is required: a device that gpt2cost hardware list names, or a YAML file")
+
+
+def heed(warnings: Sequence[str], strict: bool) -> None:
+    """Print warnings. Raises `InputError` for them where they are errors."""
+    if strict and warnings:
+        raise InputError("; ".join(warnings))
+    print_warnings(warnings)

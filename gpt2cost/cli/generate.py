@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
 
 from gpt2cost.cli.flags import (
-    AttnFlag,
     BatchFlag,
-    DtypeFlag,
-    FormatFlag,
-    GpuFlag,
-    HwSetFlag,
-    ModelFlag,
-    OutputFlag,
-    RuntimeFlag,
-    SetFlag,
-    among,
-    chosen_device,
-    chosen_model,
+    DeviceFlags,
+    ModelFlags,
+    OutputFlags,
+    SettingFlags,
+    StrictFlag,
+    choice,
+    heed,
+    takes,
 )
-from gpt2cost.errors import InputError
-from gpt2cost.output.sink import Sink, print_warnings
+from gpt2cost.prediction.generate import generate as predict_generate
+from gpt2cost.table.options import CACHE_TYPES
 
 
+@takes
 def generate(
-    model: ModelFlag = None,
-    gpu: GpuFlag = None,
+    *,
+    model: ModelFlags,
+    device: DeviceFlags,
     prompt: Annotated[int, typer.Option("--prompt", help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens to generate for each.")] = 128,
     batch: BatchFlag = 1,
-    dtype: DtypeFlag = "fp16",
-    attn: AttnFlag = "sdpa",
-    runtime: RuntimeFlag = "eager",
+    setting: SettingFlags,
     sample: Annotated[bool, typer.Option("--sample", help="Draw from the 50 likeliest tokens; else greedy.")] = False,
     cache_type: Annotated[
         str,
-        typer.Option(
-            "--cache-type",
-            help="dynamic (concatenated each step) or static (of the final length from the start).",
-            autocompletion=among("dynamic", "static"),
+        choice(
+            "--cache-type", CACHE_TYPES, "dynamic (concatenated each step) or static (of the final length at once)."
         ),
     ] = "dynamic",
     no_use_cache: Annotated[
@@ -50,27 +45,23 @@ def generate(
     price_per_hour: Annotated[
         float | None, typer.Option("--price-per-hour", help="Of the device: adds the cost.", show_default=False)
     ] = None,
-    set_: SetFlag = None,
-    hw_set: HwSetFlag = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")] = False,
-    format: FormatFlag = "table",
-    output: OutputFlag = None,
+    strict: StrictFlag = False,
+    out: OutputFlags,
 ) -> None:
     """Predict HuggingFace's generate: time to first token, time per token, throughput, memory and cost."""
-    from gpt2cost.output import generate as rendering
-    from gpt2cost.output import generate as results
-    from gpt2cost.prediction.generate import generate as run_generate
-
-    sink = Sink(format, output)
-    run = run_generate(
-        chosen_model(model, set_), chosen_device(gpu, hw_set), prompt, new_tokens, batch, dtype, attn, runtime,
-        sample=sample, use_cache=not no_use_cache, cache_type=cache_type, padded=padded, price_per_hour=price_per_hour,
-    )  # fmt: skip
-    if strict and run.warnings:
-        raise InputError("; ".join(run.warnings))
-    print_warnings(run.warnings)
-    if format in ("jsonl", "csv"):
-        sink.rows(list(results.token_records(run)))
-    else:
-        document = results.generation_record(run)
-        sink.document(document, lambda page: rendering.render_generation(page, document), rendering.generation_markdown)
+    sink = out.sink()
+    run = predict_generate(
+        model.load_model(),
+        device.load_device(),
+        prompt_tokens=prompt,
+        new_tokens=new_tokens,
+        batch=batch,
+        **dataclasses.asdict(setting),
+        sample=sample,
+        use_cache=not no_use_cache,
+        cache_type=cache_type,
+        padded=padded,
+        price_per_hour=price_per_hour,
+    )
+    heed(run.warnings, strict)
+    sink.show(run.view, run)

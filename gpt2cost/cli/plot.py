@@ -1,200 +1,129 @@
-"""`gpt2cost plot`: pictures of predictions."""
+"""Draw predictions: PNG, SVG or PDF, by the suffix of -o."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
+from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
-    AttnFlag,
-    BatchFlag,
-    CacheFlag,
-    DtypeFlag,
-    GpuFlag,
+    DeviceFlags,
     GpusFlag,
     HwSetFlag,
-    LogitsFlag,
-    ModelFlag,
-    NoCacheFlag,
+    LogitsFlags,
+    ModelFlags,
     PhaseFlag,
-    RuntimeFlag,
-    SeqFlag,
-    SetFlag,
-    among,
-    chosen_device,
-    chosen_model,
+    RunFlags,
+    SettingFlags,
+    SizeListFlags,
+    changed_device,
+    choice,
     required,
+    takes,
 )
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes
-from gpt2cost.output.sink import print_warnings
-
-if TYPE_CHECKING:
-    from gpt2cost.output.plot_data import Breakdown, Curve, Roofline, Timeline
-
-
-app = typer.Typer(no_args_is_help=True, help="Draw predictions: PNG, SVG or PDF, by the suffix of -o.")
-
+from gpt2cost.output import plot_data
+from gpt2cost.output.messages import print_warnings
+from gpt2cost.prediction.predict import Prediction, predict_run
+from gpt2cost.prediction.settings import PHASES
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
+plot = typer.Typer(name="plot", no_args_is_help=True, add_completion=False, help=__doc__)
 
 PictureFlag = Annotated[
     Path | None, typer.Option("-o", "--output", help="The file: .png, .svg or .pdf.", show_default=False)
 ]
+OnePhaseFlag = Annotated[str, choice("--phase", PHASES[:2])]
 
 
-OnePhaseFlag = Annotated[
-    str, typer.Option("--phase", help="prefill or decode.", autocompletion=among("prefill", "decode"))
-]
+@dataclass(eq=False, repr=False)
+class SweptFlags(LogitsFlags, SettingFlags, SizeListFlags):
+    """Passes along one size, the one that is a list or a range."""
+
+    def sizes(self) -> dict[str, object]:
+        """The sizes as they are given."""
+        given = {name: getattr(self, name) for name in ("batch", "seq", "cache")}
+        return {name: text for name, text in given.items() if text is not None}
+
+    def settings(self) -> dict[str, Any]:
+        """The rest, as `predict` takes it."""
+        settings = {name: getattr(self, name) for name in ("dtype", "attn", "runtime", "logits")}
+        return {**settings, "use_cache": not self.no_use_cache}
 
 
-BatchesFlag = Annotated[str, typer.Option("--batch", "--batch-size", help="Sequences; a list or range sweeps it.")]
-
-
-SeqsFlag = Annotated[str, typer.Option("--seq", "--seq-len", help="New tokens; a list or range sweeps it.")]
-
-
-CachesFlag = Annotated[str, typer.Option("--cache", "--cache-len", help="Cached tokens; a list or range sweeps it.")]
-
-
-@app.command()
-def roofline(
-    model: ModelFlag = None,
-    gpu: GpuFlag = None,
-    batch: BatchFlag = 1,
-    seq: SeqFlag = 128,
-    cache: CacheFlag = 0,
-    dtype: DtypeFlag = "fp16",
-    attn: AttnFlag = "sdpa",
-    runtime: RuntimeFlag = "eager",
-    phase: PhaseFlag = "both",
-    logits: LogitsFlag = "all",
-    no_use_cache: NoCacheFlag = False,
-    set_: SetFlag = None,
-    hw_set: HwSetFlag = None,
-    output: PictureFlag = None,
-) -> None:
+@plot.command()
+@takes
+def roofline(*, run: RunFlags, phase: PhaseFlag = "both", output: PictureFlag = None) -> None:
     """Kernels on the device's roofs: intensity against the rate that each attains."""
-    path = _path(output)
-    from gpt2cost.output.plot_data import roofline
-    from gpt2cost.prediction.predict import predict
-
-    prediction = predict(
-        chosen_model(model, set_), chosen_device(gpu, hw_set), batch, seq, cache, dtype, attn, runtime, phase, logits,
-        use_cache=not no_use_cache,
-    )  # fmt: skip
-    print_warnings(prediction.warnings)
-    _write(path, lambda: roofline(prediction))
+    picture = _Picture(output)
+    picture.write(plot_data.roofline(_predicted(run, phase)))
 
 
-@app.command()
+@plot.command()
+@takes
 def breakdown(
-    model: ModelFlag = None,
-    gpu: GpuFlag = None,
-    batch: BatchesFlag = "1",
-    seq: SeqsFlag = "128",
-    cache: CachesFlag = "0",
-    dtype: DtypeFlag = "fp16",
-    attn: AttnFlag = "sdpa",
-    runtime: RuntimeFlag = "eager",
+    *,
+    model: ModelFlags,
+    device: DeviceFlags,
+    swept: SweptFlags,
     phase: OnePhaseFlag = "prefill",
-    logits: LogitsFlag = "all",
-    no_use_cache: NoCacheFlag = False,
-    set_: SetFlag = None,
-    hw_set: HwSetFlag = None,
     output: PictureFlag = None,
 ) -> None:
     """Time by kernel kind, stacked, over the size that is swept, such as --batch 1-64*2."""
-    path = _path(output)
-    from gpt2cost.output.plot_data import breakdown
-
-    chosen, device = chosen_model(model, set_), chosen_device(gpu, hw_set)
-    settings = {"dtype": dtype, "attn": attn, "runtime": runtime, "logits": logits, "use_cache": not no_use_cache}
-    sizes: dict[str, object] = {"batch": batch, "seq": seq, "cache": cache}
-    _write(path, lambda: breakdown(chosen, device, sizes, phase, **settings))
+    picture = _Picture(output)
+    loaded, hardware = model.load_model(), device.load_device()
+    picture.write(plot_data.breakdown(loaded, hardware, swept.sizes(), phase, **swept.settings()))
 
 
-@app.command()
+@plot.command()
+@takes
 def curve(
-    model: ModelFlag = None,
+    *,
+    model: ModelFlags,
     gpu: GpusFlag = None,
-    batch: BatchesFlag = "1",
-    seq: SeqsFlag = "128",
-    cache: CachesFlag = "0",
-    dtype: DtypeFlag = "fp16",
-    attn: AttnFlag = "sdpa",
-    runtime: RuntimeFlag = "eager",
-    phase: OnePhaseFlag = "decode",
-    quantity: Annotated[
-        str,
-        typer.Option("--quantity", help="latency or throughput.", autocompletion=among("latency", "throughput")),
-    ] = "latency",
-    logits: LogitsFlag = "all",
-    no_use_cache: NoCacheFlag = False,
-    set_: SetFlag = None,
     hw_set: HwSetFlag = None,
+    swept: SweptFlags,
+    phase: OnePhaseFlag = "decode",
+    quantity: Annotated[str, choice("--quantity", plot_data.QUANTITIES)] = "latency",
     output: PictureFlag = None,
 ) -> None:
     """Latency or throughput over the size that is swept, of one device or several, with the range of each."""
-    path = _path(output)
-    from gpt2cost.output.plot_data import curve
-
-    chosen = chosen_model(model, set_)
+    picture = _Picture(output)
+    loaded = model.load_model()
     names = [name.strip() for name in required("--gpu", gpu).split(",")]
-    devices = [chosen_device(name, hw_set) for name in dict.fromkeys(names)]
-    settings = {"dtype": dtype, "attn": attn, "runtime": runtime, "logits": logits, "use_cache": not no_use_cache}
-    sizes: dict[str, object] = {"batch": batch, "seq": seq, "cache": cache}
-    _write(path, lambda: curve(chosen, devices, sizes, phase, quantity, **settings))
+    devices = [changed_device(name, hw_set) for name in dict.fromkeys(names)]
+    picture.write(plot_data.curve(loaded, devices, swept.sizes(), phase, quantity, **swept.settings()))
 
 
-@app.command()
-def timeline(
-    model: ModelFlag = None,
-    gpu: GpuFlag = None,
-    batch: BatchFlag = 1,
-    seq: SeqFlag = 128,
-    cache: CacheFlag = 0,
-    dtype: DtypeFlag = "fp16",
-    attn: AttnFlag = "sdpa",
-    runtime: RuntimeFlag = "eager",
-    phase: OnePhaseFlag = "prefill",
-    logits: LogitsFlag = "all",
-    no_use_cache: NoCacheFlag = False,
-    set_: SetFlag = None,
-    hw_set: HwSetFlag = None,
-    output: PictureFlag = None,
-) -> None:
+@plot.command()
+@takes
+def timeline(*, run: RunFlags, phase: OnePhaseFlag = "prefill", output: PictureFlag = None) -> None:
     """The host's queue above the device's stream: the whole pass, and one layer closely."""
-    path = _path(output)
-    from gpt2cost.output.plot_data import timeline
-    from gpt2cost.prediction.predict import predict
+    picture = _Picture(output)
+    picture.write(plot_data.timeline(_predicted(run, phase)))
 
-    prediction = predict(
-        chosen_model(model, set_), chosen_device(gpu, hw_set), batch, seq, cache, dtype, attn, runtime, phase, logits,
-        use_cache=not no_use_cache,
-    )  # fmt: skip
+
+def _predicted(run: RunFlags, phase: str) -> Prediction:
+    prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
     print_warnings(prediction.warnings)
-    _write(path, lambda: timeline(prediction))
+    return prediction
 
 
-def _path(output: Path | None) -> Path:
+class _Picture:
     """The picture's file, checked before the work. Raises `InputError`, also where matplotlib is missing."""
-    if output is None or output.suffix.lower() not in SUFFIXES:
-        given = "" if output is None else f", got {output}"
-        raise InputError(f"-o is required, and ends in {', '.join(SUFFIXES)}{given}")
-    check_writable(output)
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("plot needs matplotlib: pip install 'gpt2cost[plot]'") from None
-    return output
 
+    def __init__(self, output: Path | None) -> None:
+        if output is None or output.suffix.lower() not in SUFFIXES:
+            given = "" if output is None else f", got {output}"
+            raise InputError(f"-o is required, and ends in {', '.join(SUFFIXES)}{given}")
+        check_writable(output)
+        self.path, self.drawing = output, load("gpt2cost.output.plot", "plot")
 
-def _write(path: Path, data: Callable[[], Roofline | Breakdown | Curve | Timeline]) -> None:
-    from gpt2cost.output.plot import draw, rendered
-
-    write_bytes([rendered(draw(data()), path.suffix.lower()[1:])], path)
+    def write(self, data: Any) -> None:
+        """Draw `data`, and write the file whole or not at all."""
+        write_bytes([self.drawing.rendered(self.drawing.draw(data), self.path.suffix.lower()[1:])], self.path)

@@ -1,8 +1,16 @@
-"""What a calibration measures: which sizes of kernels, how often, and for how long. Needs no torch."""
+"""What is measured: on which devices, which sizes of kernels, how often, and for how long. Needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+DEVICES = ("cpu", "cuda", "mps")
+"""What can be measured, by torch's names."""
+MEASURED_DTYPES = ("fp32", "fp16", "bf16")
+"""Dtypes that can be measured: a model's weights have one of them."""
+MAX_THREADS = 4096
+ROUNDS, MOST_ROUNDS = 8, 1000
+"""How often all passes are measured by default, and at most."""
 
 CPU_POOL_ELEMENTS, GPU_POOL_ELEMENTS = 125_000_000, 500_000_000
 """On a CPU as many as gpt2's weights: of fewer, the last-level cache keeps a share that it does not keep in a pass.
@@ -77,3 +85,8 @@ def plan_for(on_cpu: bool, quick: bool) -> Plan:
     return Plan(
         sizes[on_cpu, quick], sweeps=6 if quick else 10, limit_s=90.0 if quick else 270.0, pool_elements=elements
     )
+
+
+def usual_dtype(on_cpu: bool) -> str:
+    """The dtype of passes where none is asked for."""
+    return "fp32" if on_cpu else "fp16"

@@ -1,6 +1,6 @@
 """Measurements of a machine as JSON lines: what `calibrate` and `measure` write and `validate` reads.
 
-One object a line, in files `*.jsonl` or `*.jsonl.gz`. `kind` says what it is: `machine` (versions, clocks, threads),
+One object per line, in files `*.jsonl` or `*.jsonl.gz`. `kind` says what it is: `machine` (versions, clocks, threads),
 `host` and `floor` (costs of issuing work), kernels (`gemm`, `bmm`, `sdpa`, `softmax`, `elementwise`, ...), `pass` (a
 whole forward pass) and `profile` (the ops of one). Times are in microseconds: `wall_us` is that of synchronised
 single runs, `stream_us` the mean of runs queued back to back, `graph_us` a CUDA-graph replay. A case that could not

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt2cost.device.catalog import list_hardware
+from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.device.gpu_constants import MachineConstants
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
@@ -272,11 +272,13 @@ class Validation(Result):
         return summary_of([case for case in self.passes if case.repeat is not None and case.repeat <= STEADY])
 
 
-def validate(hw: Hardware, records: Iterable[Measurement]) -> Validation:
-    """Predict every pass and profile of `records`; other kinds are passed over.
+def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
+    """Predict every pass and profile of `records` on a device; other kinds are passed over.
 
-    Raises `InputError` for a record that lacks what it needs, and where nothing is left to score.
+    `gpu` is a device's name or file, or a `Hardware`. Raises `InputError` for a record that lacks what it needs, and
+    where nothing is left to score.
     """
+    hw = load_hardware(gpu)
     passes: list[Measurement] = []
     profiles: list[ProfileScore] = []
     skipped: Counter[str] = Counter()
@@ -319,11 +321,11 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
     Raises `InputError` where a recording has no such pass.
     """
     pass_ = run_pass(model, hw, how, sizes)
-    found = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
-    if not found or not all(each.passes for each in found):
+    matches = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
+    if not matches or not all(matched.passes for matched in matches):
         raise InputError(f"trace: found no pass of {model.name} in it: no op or kernel of a layer norm")
     measured: dict[int, list[float]] = {}
-    for row in (row for each in found for row in each.rows):
+    for row in (row for matched in matches for row in matched.rows):
         measured.setdefault(row.row.index, []).append(row.seconds)
     kernels = tuple(
         KernelScore(
@@ -336,9 +338,9 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         )
         for cost in pass_.kernels
     )
-    passes = sum(each.passes for each in found)
+    passes = sum(matched.passes for matched in matches)
     unmapped: Counter[str] = Counter()
-    for left in (left for each in found for left in each.unmapped):
+    for left in (left for matched in matches for left in matched.unmapped):
         unmapped[left.op or ", ".join(left.kernels)] += left.seconds / passes  # type: ignore[assignment]
     return ProfileScore(
         model=model,
@@ -347,7 +349,7 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         passes=passes,
         kernels=kernels,
         unmapped=dict(unmapped.most_common()),
-        missing=tuple(dict.fromkeys(row.path for each in found for row in each.missing)),
-        mapped_share=statistics.median(each.mapped_share for each in found),
-        in_order=all(each.in_order for each in found),
+        missing=tuple(dict.fromkeys(row.path for matched in matches for row in matched.missing)),
+        mapped_share=statistics.median(matched.mapped_share for matched in matches),
+        in_order=all(matched.in_order for matched in matches),
     )

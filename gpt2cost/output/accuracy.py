@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
+from typing import Any
 
 import numpy as np
 
-from gpt2cost.calibration.forms import FitResidual
+from gpt2cost.calibration.forms import Calibrated, FitResidual
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
 from gpt2cost.output.page import Page
@@ -148,3 +149,13 @@ RESIDUALS: View[Sequence[FitResidual]] = listing(
     ),
 )  # fmt: skip
 """How well a fit reproduces each kind of kernel. Errors are of log(predicted / measured): 0.05 is 5 %."""
+CALIBRATED: View[Calibrated] = View(
+    rows=lambda calibrated: RESIDUALS.rows(calibrated.residuals),
+    document=lambda calibrated: RESIDUALS.document(calibrated.residuals),
+    text=lambda page, calibrated: RESIDUALS.text(page, calibrated.residuals),
+    summary=lambda calibrated: (
+        f"<Calibrated {calibrated.hardware.name}:",
+        f" {len(calibrated.residuals)} kinds of kernels, {len(calibrated.warnings)} warnings>",
+    ),
+)
+VIEWS: dict[type, View[Any]] = {Calibrated: CALIBRATED}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gpt2cost.checks import check_choice
-from gpt2cost.errors import InputWarning
 from gpt2cost.files import check_writable, write_chunks, write_text
 from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
@@ -66,41 +63,3 @@ class Sink:
             import_module("gpt2cost.output.terminal").print_styled(page)  # brings rich, which only a terminal needs
         else:
             write_text(page.plain(), self.output)
-
-
-@contextmanager
-def input_warnings_printed() -> Iterator[None]:
-    """Each `InputWarning` as one line on stderr, once, while this lasts."""
-    printed: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, InputWarning):
-            usual(message, category, *where, **more)
-        elif str(message) not in printed:
-            printed.add(str(message))
-            print_warnings([str(message)])
-
-    with warnings.catch_warnings():
-        usual, warnings.showwarning = warnings.showwarning, show
-        warnings.simplefilter("always", InputWarning)
-        yield
-
-
-def print_warnings(messages: Iterable[str]) -> None:
-    """Warnings to stderr, a line each."""
-    for message in messages:
-        print(f"warning: {one_line(message)}", file=sys.stderr)
-
-
-def tell(progress: str = "") -> None:
-    """Progress to stderr: on one line of a terminal, which no text clears; else a line each."""
-    if sys.stderr.isatty():
-        print(f"{one_line(progress)}\x1b[K", end="\r", file=sys.stderr, flush=True)
-    elif progress:
-        print(one_line(progress), file=sys.stderr, flush=True)
-
-
-def one_line(message: str) -> str:
-    """A message as one printable line, whatever names of the user's are in it."""
-    line = " ".join(message.split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)

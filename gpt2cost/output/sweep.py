@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpt2cost.output.formats import markdown_cell
+from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import Field, Record, View, envelope
-from gpt2cost.output.sink import Sink, print_warnings
+from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
 from gpt2cost.units import scale_for
 

@@ -116,9 +116,9 @@ def read_study(path: Path) -> dict[str, Any]:
     study: dict[str, Any] = {}
     for key, value in tree.items():
         name = OTHER_NAMES.get(key, key)
-        known = (*DEFAULTS, *WHAT_IFS)
-        if name not in known:
-            hint = nearest(str(key), known) or f"known: {', '.join(known)}"
+        keys = (*DEFAULTS, *WHAT_IFS)
+        if name not in keys:
+            hint = nearest(str(key), keys) or f"known: {', '.join(keys)}"
             raise InputError(f"{where}: $.{plain(str(key))}: unknown key, {hint}")
         if name in study:
             raise InputError(f"{where}: $.{key}: given twice, under two names")

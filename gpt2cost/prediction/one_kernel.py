@@ -170,3 +170,9 @@ _KINDS: dict[str, _Kind] = {
 
 
 KERNEL_KINDS = tuple(_KINDS)
+
+
+KERNEL_SIZES: dict[str, dict[str, int | bool | None]] = {
+    kind: dict.fromkeys(takes.required) | takes.optional for kind, takes in _KINDS.items()
+}
+"""The sizes that each kind takes, with the default of those that have one."""

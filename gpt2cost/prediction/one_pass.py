@@ -83,7 +83,7 @@ class Pass:
         """Busy seconds of the device."""
         return total(kernel.device_s for kernel in self.kernels)
 
-    def latency_at(self, device: float, host: float) -> Number:
+    def latency_at(self, device: float, host: Number) -> Number:
         """The pass's latency if the device took `device` times as long for every kernel, and the host `host` times."""
         launch_s = [device * seconds for seconds in self.launch_s]
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s

@@ -50,7 +50,7 @@ EVIDENCE_MARGIN = 1.5
 
 HOST_LOW, HOST_HIGH = 0.8, 1.25
 """Host time over the defaults among machines of one kind: published decode figures of 2023 and later imply 0.19 to 0.22
-ms a layer of GPT-2, where the server defaults say 0.18."""
+ms per layer of GPT-2, where the server defaults say 0.18."""
 
 
 HOST_MARGIN = 1.1
@@ -148,14 +148,11 @@ def _cases(hw: Hardware, rows: list[Evidence]) -> list[Case]:
 
 def _host_factors(pass_: Pass, measured_s: Any) -> Any:
     """The factors on the host's constants at which passes take as long as was measured."""
-    factors, step = np.ones(len(measured_s)), 0.01
-
-    def latency_at(factors: Any) -> Any:
-        return np.broadcast_to(pass_.latency_at(1.0, factors), measured_s.shape)
-
+    factors, step, shape = np.ones(len(measured_s)), 0.01, (2, len(measured_s))
     moving = np.ones(len(measured_s), bool)
     for _ in range(20):  # latency is convex and piecewise linear in the factor: a few steps of Newton's method
-        latency_s, more_s = latency_at(factors), latency_at(factors + step)
+        pair = np.stack([factors, factors + step])
+        latency_s, more_s = np.broadcast_to(pass_.latency_at(1.0, pair), shape)
         slope = (more_s - latency_s) / step
         moving = moving & (slope > 0) & (np.abs(latency_s - measured_s) >= 1e-4 * measured_s)
         if not np.any(moving):

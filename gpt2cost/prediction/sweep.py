@@ -1,4 +1,4 @@
-"""Many predictions at once: a row a point of a grid, evaluated by broadcasting, block by block in constant memory.
+"""Many predictions at once: a row per point of a grid, evaluated by broadcasting, block by block in constant memory.
 
 A block is one choice of everything but sizes, over a part of the sizes. Its columns keep the shape that they depend on
 until they are written: `host_s` of a block of (batch, seq, cache) may be an array of (1, seq, cache), a name just text.
@@ -42,14 +42,14 @@ COLUMNS = (
     *INPUTS, "phase", "kv_len", "latency_s", "latency_low_s", "latency_high_s", "device_s", "host_s", "flops",
     "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s", "total_bytes", "fits", "valid",
 )  # fmt: skip
-"""A row a point. `seq_len` and `cache_len` are the run's; `kv_len` is the phase's. `total_bytes` is memory in use."""
+"""A row per point. `seq_len` and `cache_len` are the run's; `kv_len` is the phase's. `total_bytes` is memory in use."""
 
 
 KERNEL_COLUMNS = (
     *INPUTS, "phase", "kv_len", "name", "op", "kind", "count", "flops", "read_bytes", "write_bytes", "device_s",
     "share", "bound", "arithmetic_intensity", "pass_latency_s", "total_bytes", "fits", "valid",
 )  # fmt: skip
-"""A row a kernel and point; figures are totals over its `count` launches."""
+"""A row per kernel and point; figures are totals over its `count` launches."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from gpt2cost.prediction.sweep import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, Block
 
 def check_column(name: str, kernels: bool) -> None:
     """Raise `InputError` unless a sweep has the column that `name`, with or without a leading `-`, means."""
-    known = KERNEL_COLUMNS if kernels else COLUMNS
-    if name.removeprefix("-") not in known:
-        hint = nearest(name.removeprefix("-"), known) or f"known: {', '.join(known)}"
+    columns = KERNEL_COLUMNS if kernels else COLUMNS
+    if name.removeprefix("-") not in columns:
+        hint = nearest(name.removeprefix("-"), columns) or f"known: {', '.join(columns)}"
         raise InputError(f"sort: no column {name.removeprefix('-')!r}; {hint}")
 
 

@@ -16,7 +16,7 @@ from helpers import ROOT, Result
 from gpt2cost.calibration.calibrate import calibrate
 from gpt2cost.device.catalog import validate_file
 from gpt2cost.measure.records import of_kind, read_records
-from gpt2cost.measure.score import score
+from gpt2cost.measure.score import validate
 
 pytest.importorskip("scipy")
 
@@ -46,7 +46,7 @@ def test_a_campaign_is_calibrated_from_and_scored(tmp_path: Path, gpt2cost: Call
 def test_every_profiled_kernel_of_a_campaign_has_its_row() -> None:
     """Prefill and decode, with sdpa and eager: all of the table, in order, and nothing else."""
     records = read_records(FOLDER)
-    found = score(calibrate(records, "mine").hardware, records)
+    found = validate(calibrate(records, "mine").hardware, records)
     assert len(found.profiles) == 4
     for profile in found.profiles:
         assert (profile.mapped_share, profile.in_order, profile.missing) == (1.0, True, ())

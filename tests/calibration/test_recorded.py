@@ -8,7 +8,7 @@ from helpers import ROOT
 from gpt2cost.calibration.calibrate import calibrate
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.measure.records import read_records
-from gpt2cost.measure.score import score
+from gpt2cost.measure.score import validate
 
 pytest.importorskip("scipy")
 
@@ -20,8 +20,8 @@ def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes() -> None:
     records = read_records(FOLDER / "kernels.jsonl.gz")
     assert not any(record["kind"] == "pass" for record in records)
     found = calibrate(records, "epyc-7003-2c").hardware
-    scored = score(found, read_records(FOLDER / "passes.jsonl.gz"))
-    assert scored.summary.count == 32
+    scored = validate(found, read_records(FOLDER / "passes.jsonl.gz"))
+    assert scored.summary.cases == 32
     assert scored.summary.median_absolute_error <= 0.10
     steady = [one for one in scored.passes if one.repeat is not None and one.repeat <= 0.05]
     assert len(steady) >= 4

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gpt2cost
-from gpt2cost.cli import app as cli
 from gpt2cost.errors import InputError
 from gpt2cost.output.chrome_trace import MOST_SLICES, chrome_trace, slice_count, slices_of
 
@@ -147,27 +145,3 @@ def test_a_trace_that_is_too_long(runtime: str) -> None:
     for make in (lambda: chrome_trace(prediction), lambda: slices_of(prediction.phases[0], prediction.phases[1])):
         with pytest.raises(InputError, match=f"at most {MOST_SLICES:,} slices, .* would have {count:,}$"):
             make()
-
-
-def test_the_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "trace.json"
-    flags = ["trace", "--model", "distilgpt2", "--gpu", "a100", "--seq", "16"]
-    assert cli.run([*flags, "-o", str(path)]) == 0
-    assert capsys.readouterr().out == ""
-    document = json.loads(path.read_text("utf-8"))
-    validate(document)
-    assert document["gpt2cost"]["predicted"] is True
-    assert cli.run(flags) == 0
-    assert json.loads(capsys.readouterr().out) == document
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    "flags", [["--model", "distilgpt2"], ["--model", "distilgpt2", "--gpu", "a100", "--seq", "0"], ["--seq", "x"]]
-)
-def test_bad_input_is_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["trace", *flags]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1

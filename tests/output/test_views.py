@@ -16,8 +16,7 @@ import pytest
 from helpers import ROOT, process
 
 import gpt2cost
-from gpt2cost.calibration.calibrate import Calibrated
-from gpt2cost.calibration.forms import FitResidual
+from gpt2cost.calibration.forms import Calibrated, FitResidual
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import Scored, Validation, score_evidence, score_trace

@@ -12,8 +12,8 @@ from gpt2cost.prediction.explain import explain
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 def test_no_kernel_beats_the_speed_of_light(gpu: str, dtype: str, attn: str) -> None:
-    for sizes in ((1, 1024, 0), (4, 1024, 0), (8, 1, 512), (8, 128, 512)):
-        prediction = predict("gpt2", gpu, *sizes, dtype=dtype, attn=attn)
+    for batch, seq, cache in ((1, 1024, 0), (4, 1024, 0), (8, 1, 512), (8, 128, 512)):
+        prediction = predict("gpt2", gpu, batch=batch, seq=seq, cache=cache, dtype=dtype, attn=attn)
         for phase in prediction.phases:
             for kernel in explain(prediction, phase, top=100).slowest:
                 assert kernel.gap >= 0.5 if "attention" in kernel.name else kernel.gap >= 0.999, kernel
@@ -21,7 +21,7 @@ def test_no_kernel_beats_the_speed_of_light(gpu: str, dtype: str, attn: str) -> 
 
 def test_better_hardware_is_never_slower() -> None:
     for gpu in ("a100", "rtx3090", "m2"):
-        prediction = predict("gpt2", gpu, 4, 256)
+        prediction = predict("gpt2", gpu, batch=4, seq=256)
         for phase in prediction.phases:
             changes = {change.change: change for change in explain(prediction, phase).sensitivity}
             assert set(changes) == {"2x memory bandwidth", "2x FLOP/s", "no launch cost"}
@@ -32,14 +32,14 @@ def test_better_hardware_is_never_slower() -> None:
 
 def test_without_launches_a_decode_step_is_its_kernels() -> None:
     """What is left of a host-bound step is device time, well below the step's busy time of short kernels."""
-    prediction = predict("gpt2", "a100", 1, 1, 64)
+    prediction = predict("gpt2", "a100", batch=1, seq=1, cache=64)
     (phase,) = prediction.phases
     free = explain(prediction, phase).sensitivity[2]
     assert free.latency_s < phase.totals.device_s < phase.totals.latency_s
 
 
 def test_the_slowest_come_first_and_sum_their_launches() -> None:
-    prediction = predict("gpt2", "h100", 8, 512)
+    prediction = predict("gpt2", "h100", batch=8, seq=512)
     phase = prediction.phases[0]
     slowest = explain(prediction, phase, top=3).slowest
     seconds = sorted((float(cost.device_s) for cost in phase.kernels), reverse=True)[:3]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import tiny, unrolled
+from helpers import unrolled
+from oracle import tiny
 from transformers import GPT2LMHeadModel
 
 import gpt2cost
-from gpt2cost.cli import app as cli
-from gpt2cost.output.formats import FORMATS
 from gpt2cost.prediction.one_pass import Pass, run_rows
-from gpt2cost.prediction.settings import Settings
 from gpt2cost.prediction.turns import Turns
 from gpt2cost.table.config import load_model
 from gpt2cost.table.generate_loop import after, before, setup
@@ -147,7 +141,7 @@ MASKED: list[dict[str, Any]] = [
 
 
 def run(**keys: Any) -> gpt2cost.Generation:
-    return gpt2cost.generate(**{"model": "distilgpt2", "gpu": "a100", "prompt": 40, "new_tokens": 6, **keys})
+    return gpt2cost.generate(**{"model": "distilgpt2", "gpu": "a100", "prompt_tokens": 40, "new_tokens": 6, **keys})
 
 
 @pytest.mark.parametrize("keys", RUNS, ids=str)
@@ -155,11 +149,12 @@ def test_it_is_the_sum_of_its_passes_and_of_what_generate_adds(keys: dict[str, A
     found = run(**keys)
     s = found.settings
     common = {
-        "model": "distilgpt2", "gpu": "a100", "batch": s.batch_size, "dtype": s.dtype, "attn": s.attn,
-        "runtime": s.runtime, "logits": "last", "use_cache": s.use_cache,
+        "model": "distilgpt2", "gpu": "a100", "batch": s.batch_size, "dtype": s.how.dtype, "attn": s.how.attn,
+        "runtime": s.how.runtime, "logits": "last", "use_cache": s.how.use_cache,
     }  # fmt: skip
-    sizes = [(s.prompt, 0)] + [
-        (1, s.prompt + token) if s.use_cache else (s.prompt + token + 1, 0) for token in range(s.new_tokens - 1)
+    prompt = s.prompt_tokens
+    sizes = [(prompt, 0)] + [
+        (1, prompt + token) if s.how.use_cache else (prompt + token + 1, 0) for token in range(s.new_tokens - 1)
     ]
     passes = [
         gpt2cost.predict(**common, seq=seq, cache=cache, phase="decode" if seq == 1 and cache else "prefill")
@@ -180,12 +175,10 @@ def test_each_turn_is_one_run_through_the_queue(keys: dict[str, Any]) -> None:
     s, hw = found.settings, found.hardware
     turns = Turns(found.model, hw, s)
     for number, latency_s in enumerate([float(found.first.latency_s), *found.rest.latency_s]):
-        seq, cache = (s.prompt, 0) if number == 0 else turns.sizes(number)
-        values = turns.values(seq, cache)
-        settings = Settings(s.batch_size, seq, cache, s.dtype, s.attn, s.runtime, "last", s.use_cache)
+        values = turns.values(turns.sizes(number))
         host_s, device_s = 0.0, 0.0
         for rows, runtime in turns.parts(first=number == 0):
-            one = run_rows(rows, values, hw, replace(settings, runtime=runtime))
+            one = run_rows(rows, values, hw, s.how.dtype, runtime)
             if runtime == "cuda-graph":
                 host_s += hw.host.graph_replay_s
             for row, launch_s in zip_unrolled(one):
@@ -201,8 +194,8 @@ def test_each_turn_is_one_run_through_the_queue(keys: dict[str, Any]) -> None:
 
 
 def zip_unrolled(one: Pass) -> Iterator[tuple[Row, float]]:
-    seconds = {id(row): launch_s for row, launch_s in zip(one.rows, one.launch_s, strict=True)}
-    return ((row, seconds[id(row)]) for row, _ in unrolled_rows(one.rows, one.symbols))
+    seconds = {row.step: launch_s for row, launch_s in zip(one.rows, one.launch_s, strict=True)}
+    return ((row, seconds[row.step]) for row, _ in unrolled_rows(one.rows, one.symbols))
 
 
 @pytest.mark.parametrize("keys", [*RUNS, *MASKED], ids=str)
@@ -215,23 +208,23 @@ def test_the_curve_is_monotone(keys: dict[str, Any], gpu: str) -> None:
     if found.settings.cache_type == "static" and found.settings.padded:
         seconds = seconds[:-1]  # the last mask is as long as the cache, and need not be padded: one kernel less
     assert np.all(np.diff(seconds) >= -1e-9 * seconds[1:])
-    prompt, new = found.settings.prompt, found.settings.new_tokens
+    prompt, new = found.settings.prompt_tokens, found.settings.new_tokens
     assert found.positions.tolist() == list(range(prompt + 1, prompt + new))
 
 
 def test_edges() -> None:
     one = run(new_tokens=1)
-    assert one.tpot_s == {"first": None, "mean": None, "last": None}
+    assert (one.tpot_first_s, one.tpot_mean_s, one.tpot_last_s) == (None, None, None)
     assert one.total_s == one.ttft_s
     assert [stretch.phase for stretch in one.stretches] == ["prefill"]
     two = run(new_tokens=2)
-    assert two.tpot_s["first"] == two.tpot_s["last"] == pytest.approx(two.total_s - two.ttft_s)
-    assert run(prompt=1).positions[0] == 2
+    assert two.tpot_first_s == two.tpot_last_s == pytest.approx(two.total_s - two.ttft_s)
+    assert run(prompt_tokens=1).positions[0] == 2
 
 
 def test_blocks_of_tokens_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(new_tokens=50)
-    monkeypatch.setattr(importlib.import_module("gpt2cost.prediction.turns"), "BLOCK", 7)
+    monkeypatch.setattr("gpt2cost.prediction.turns.BLOCK", 7)
     blocks = run(new_tokens=50)
     assert blocks.rest.latency_s.tolist() == whole.rest.latency_s.tolist()
     assert blocks.stretches == whole.stretches
@@ -242,7 +235,7 @@ def test_what_costs_more() -> None:
     plain = run(new_tokens=64)
     assert run(new_tokens=64, sample=True).total_s > plain.total_s
     assert run(new_tokens=64, padded=True).total_s > plain.total_s
-    long = {"prompt": 512, "new_tokens": 64, "batch": 32}
+    long = {"prompt_tokens": 512, "new_tokens": 64, "batch": 32}
     assert run(**long, use_cache=False).total_s > 5 * run(**long).total_s
     assert run(**long, cache_type="static").peak_bytes != run(**long).peak_bytes
     assert plain.peak_bytes > plain.model.parameters * 2
@@ -250,14 +243,14 @@ def test_what_costs_more() -> None:
 
 def test_peak_memory_of_a_single_pass_is_predicts() -> None:
     """But for the position embeddings, which `generate` looks up for each sequence."""
-    found = run(prompt=512, batch=8, new_tokens=1)
-    memory = gpt2cost.predict("distilgpt2", "a100", 8, 512, logits="last", phase="prefill").memory
+    found = run(prompt_tokens=512, batch=8, new_tokens=1)
+    memory = gpt2cost.predict("distilgpt2", "a100", batch=8, seq=512, logits="last", phase="prefill").memory
     positions = 8 * 512 * 768 * 2
     assert memory.total_bytes < found.peak_bytes < memory.total_bytes + positions
 
 
 def test_stretches_cover_the_run() -> None:
-    found = run(model="gpt2-xl", gpu="h100", prompt=512, new_tokens=20000)
+    found = run(model="gpt2-xl", gpu="h100", prompt_tokens=512, new_tokens=20000)
     assert sum(stretch.tokens for stretch in found.stretches) == 20000
     assert sum(stretch.latency_s for stretch in found.stretches) == pytest.approx(found.total_s, rel=1e-12)
     assert [stretch.bound for stretch in found.stretches[1:]] == ["host", "memory"]
@@ -270,62 +263,3 @@ def test_cost() -> None:
     seconds_a_million = 1e6 / found.tokens_per_s
     assert found.cost_per_million_tokens == pytest.approx(2.5 * seconds_a_million / 3600)
     assert run().cost_per_million_tokens is None
-
-
-# ---------------------------------------------------------------------------------------------- the command
-
-FLAGS = ["generate", "--model", "distilgpt2", "--gpu", "a100", "--prompt", "40", "--new-tokens", "12"]
-
-
-def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([*FLAGS, "--format", "json", "--batch", "2", "--price-per-hour", "3"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    curve = document["curve"]
-    assert [point["position"] for point in curve] == list(range(41, 52))
-    assert document["total_s"] == pytest.approx(document["ttft_s"] + sum(point["latency_s"] for point in curve))
-    assert document["total_s"] == pytest.approx(document["passes_s"] + document["generate_s"])
-    assert document["tokens_per_s"] == pytest.approx(2 * document["tokens_per_s_per_request"])
-    assert document["tpot_s"]["mean"] == pytest.approx(sum(point["latency_s"] for point in curve) / 11)
-    assert document["total_low_s"] < document["total_s"] < document["total_high_s"]
-    steps = {step["name"]: step for step in document["loop"]}
-    assert steps["generate.argmax"]["source"].startswith("generation/utils.py:")
-    assert steps["generate.stop_check_sync"]["op"] == "sync"
-    assert document["settings"]["cache_type"] == "dynamic"
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("new", ["1", "30"])
-def test_every_format(format: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [*FLAGS[:-1], new, "--format", format]
-    assert cli.run(flags) == 0
-    text = capsys.readouterr().out
-    assert text
-    path = tmp_path / "out"
-    assert cli.run([*flags, "-o", str(path)]) == 0
-    assert path.read_text("utf-8") == text
-    if format in ("csv", "jsonl"):
-        assert len(text.splitlines()) == int(new) + (format == "csv")
-
-
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (["--prompt", "0"], "prompt"),
-        (["--new-tokens", "0"], "new_tokens"),
-        (["--new-tokens", "1000001"], "at most 1000000"),
-        (["--cache-type", "statik"], "static"),
-        (["--cache-type", "static", "--no-use-cache"], "use_cache"),
-        (["--padded", "--attn", "flash_attention_2"], "padded"),
-        (["--cache-type", "static", "--attn", "flash_attention_2"], "cache_type"),
-        (["--price-per-hour", "-1"], "price_per_hour"),
-        (["--price-per-hour", "nan"], "price_per_hour"),
-        (["--prompt", "2000", "--strict"], "n_positions"),
-    ],
-)
-def test_bad_input_is_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([*FLAGS, *flags]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert named in err

@@ -209,11 +209,34 @@ def test_latency_never_falls_when_the_work_grows(
 def test_memory(dtype: str, size: int) -> None:
     memory = run(8, 100, 28, dtype=dtype).memory
     assert memory.weights_bytes == 81_912_576 * size
-    assert memory.kv_cache_bytes == 2 * 6 * 12 * 64 * 8 * (100 + 28 + 1) * size  # of the decode step, the longer one
-    assert memory.total_bytes <= memory.weights_bytes + memory.kv_cache_bytes + memory.activations_bytes
+    assert memory.kv_cache_bytes == 2 * 6 * 12 * 64 * 8 * (100 + 28) * size  # of the prefill, which needs more in all
+    assert memory.total_bytes == memory.weights_bytes + memory.kv_cache_bytes + memory.activations_bytes
     assert memory.activations_bytes >= 8 * 100 * 50257 * size, "the logits alone"
     assert memory.capacity_bytes == 80_000_000_000
     assert memory.fits is True
+
+
+def test_the_parts_of_memory_are_those_of_one_phase() -> None:
+    """On a grid too: where decode needs more, its cache and its activations are shown."""
+    grid = run(np.array([1, 8]), np.array([4, 400])[:, None], logits="last").memory
+    for i, batch in enumerate((1, 8)):
+        for j, seq in enumerate((4, 400)):
+            point = run(batch, seq, logits="last").memory
+            assert point.total_bytes == point.weights_bytes + point.kv_cache_bytes + point.activations_bytes
+            for field in dataclasses.fields(point):
+                assert np.broadcast_to(getattr(grid, field.name), (2, 2))[j, i] == getattr(point, field.name)
+
+
+def test_equality_is_identity() -> None:
+    prediction = run()
+    assert prediction == prediction
+    assert prediction != run()
+
+
+def test_phases_by_name() -> None:
+    both, step = run(2, 16), run(2, 1, 16)
+    assert (both.prefill, both.decode) == both.phases
+    assert (step.prefill, step.decode) == (None, step.phases[0])
 
 
 def test_too_much_memory_is_a_warning() -> None:
@@ -295,7 +318,7 @@ def test_hub_names_are_aliases(alias: str) -> None:
     assert gpt2cost.load_model(alias) == gpt2cost.load_model("gpt2")
 
 
-def test_fused_attention_is_one_kernel_a_layer() -> None:
+def test_fused_attention_is_one_kernel_per_layer() -> None:
     (prefill,) = run(2, 16, phase="prefill").phases
     (attention,) = (cost for cost in prefill.kernels if isinstance(cost.kernel.shape, FusedAttention))
     assert attention.count == 6
@@ -305,15 +328,15 @@ def test_fused_attention_is_one_kernel_a_layer() -> None:
 def test_a_config_without_a_cache_is_run_without_one() -> None:
     """`use_cache: false` in a config is the switch of `GPT2Config`."""
     model = dataclasses.replace(load_model("distilgpt2"), use_cache=False)
-    without = predict(model, "a100", 2, 16)
-    assert without.settings.use_cache is False
-    assert without.phases[0].totals == predict("distilgpt2", "a100", 2, 16, use_cache=False).phases[0].totals
+    without, asked = predict(model, "a100", batch=2, seq=16), run(2, 16, use_cache=False)
+    assert without.how.use_cache is False
+    assert dataclasses.asdict(without.phases[0].totals) == dataclasses.asdict(asked.phases[0].totals)
     assert without.memory.kv_cache_bytes == 0
     with pytest.raises(InputError, match="cache: expected 0"):
-        predict(model, "a100", 2, 16, 8)
+        predict(model, "a100", batch=2, seq=16, cache=8)
 
 
 def test_a_decode_step_without_a_cache_brings_one_token() -> None:
-    decode = predict("distilgpt2", "a100", 3, 100, use_cache=False, phase="decode").phases[0]
+    decode = run(3, 100, use_cache=False, phase="decode").phases[0]
     assert decode.seq_len == 101
     assert decode.totals.tokens_per_s == pytest.approx(3 / decode.totals.latency_s)

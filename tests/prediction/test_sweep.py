@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
-import signal
-import stat
-import subprocess
-import sys
-import time
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import assert_refused, process
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import gpt2cost as package
-from gpt2cost.cli import app as cli
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.prediction import prediction_record
-from gpt2cost.prediction.grid import MAX_AXIS, make_grid, read_study
+from gpt2cost.prediction.grid import MAX_AXIS, make_grid
 from gpt2cost.prediction.predict import Prediction, predict
-from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, blocks, plan, sweep
+from gpt2cost.prediction.sweep import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, plan, sweep
+from gpt2cost.prediction.sweep_order import ordered
 from gpt2cost.table.config import Model
-
-BASE = ["sweep", "--model", "gpt2", "--gpu", "a100"]
-GRID = [*BASE, "--batch", "1,2", "--seq", "8-24+8", "--cache", "0,16"]
-
-
-def rows_of(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
-
 
 # ---------------------------------------------------------------------------------------------- equal to predict
 
 
 def expected_rows(prediction: Prediction, batch: int, seq: int, cache: int) -> list[dict[str, Any]]:
-    settings = prediction.settings
+    how = prediction.how
     return [
         {
             "model": prediction.model.name, "batch_size": batch, "seq_len": seq, "cache_len": cache,
-            "gpu": prediction.hardware.name, "dtype": settings.dtype, "attn": settings.attn,
-            "runtime": settings.runtime, "phase": phase.phase, "kv_len": phase.kv_len,
+            "gpu": prediction.hardware.name, "dtype": how.dtype, "attn": how.attn, "runtime": how.runtime,
+            "logits": how.logits, "use_cache": how.use_cache, "phase": phase.phase, "kv_len": phase.kv_len,
             "total_bytes": prediction.memory.total_bytes, "fits": prediction.memory.fits,
             "valid": phase.kv_len <= prediction.model.n_positions,
             **{name: getattr(phase.totals, name) for name in (
@@ -91,11 +71,11 @@ def test_every_row_is_what_predict_says(
     assume((gpu, runtime) != ("m1", "cuda-graph"))
     cache = cache if use_cache else [0]
     options = {"dtype": dtype, "attn": attn, "runtime": runtime, "phase": phase, "logits": logits}
-    found = list(sweep(model, gpu, batch, seq, cache, **options, use_cache=use_cache))
+    found = list(sweep(model, gpu, batch=batch, seq=seq, cache=cache, **options, use_cache=use_cache))
     expected = [
         row
         for b, s, c in product(batch, seq, cache)
-        for row in expected_rows(predict(model, gpu, b, s, c, **options, use_cache=use_cache), b, s, c)
+        for row in expected_rows(predict(model, gpu, batch=b, seq=s, cache=c, **options, use_cache=use_cache), b, s, c)
     ]
     assert_equal_rows(found, expected)
     assert [list(row) for row in found] == [list(COLUMNS)] * len(found)
@@ -113,10 +93,12 @@ def test_every_row_is_what_predict_says(
 def test_every_kernel_row_is_what_predict_says(
     batch: list[int], seq: list[int], cache: list[int], attn: str, runtime: str, phase: str
 ) -> None:
-    found = list(sweep("gpt2", "a100", batch, seq, cache, attn=attn, runtime=runtime, phase=phase, kernels=True))
+    found = list(
+        sweep("gpt2", "a100", batch=batch, seq=seq, cache=cache, attn=attn, runtime=runtime, phase=phase, kernels=True)
+    )
     place = 0
     for b, s, c in product(batch, seq, cache):
-        record = prediction_record(predict("gpt2", "a100", b, s, c, attn=attn, runtime=runtime, phase=phase))
+        record = predict("gpt2", "a100", batch=b, seq=s, cache=c, attn=attn, runtime=runtime, phase=phase).to_dict()
         for part in record["phases"]:
             for kernel in part["kernels"]:
                 row = found[place]
@@ -124,20 +106,42 @@ def test_every_kernel_row_is_what_predict_says(
                 assert list(row) == list(KERNEL_COLUMNS)
                 assert (row["batch_size"], row["seq_len"], row["cache_len"], row["phase"]) == (b, s, c, part["phase"])
                 assert row["pass_latency_s"] == pytest.approx(part["totals"]["latency_s"], rel=1e-12)
-                for name in KERNEL_COLUMNS[10:17]:
+                for name in KERNEL_COLUMNS[
+                    KERNEL_COLUMNS.index("name") : KERNEL_COLUMNS.index("arithmetic_intensity") + 1
+                ]:
                     value = kernel[name]
                     assert row[name] == (pytest.approx(value, rel=1e-12) if type(value) is float else value)
     assert place == len(found)
 
 
 def test_a_large_axis_comes_in_blocks_in_order() -> None:
-    grid = make_grid(model="gpt2", gpu="a100", batch="1-3", seq="1-300", cache="0-299")
-    found = list(blocks(grid, plan(grid)[0]))
+    found = list(sweep("gpt2", "a100", batch="1-3", seq="1-300", cache="0-299").blocks())
     assert len(found) > 5
     order = [
         point for block in found for point in zip(*(block.flat(f"{n}").tolist() for n in COLUMNS[1:4]), strict=True)
     ]
     assert order == list(product(range(1, 4), range(1, 301), range(300)))
+
+
+def test_columns_are_the_rows() -> None:
+    """As arrays of one length, in kinds that pandas, polars and pyarrow know."""
+    for kernels in (False, True):
+        found = sweep("gpt2,gpt2-xl", "a100", batch="1-3", seq="8,1", cache="0,16", phase="both", kernels=kernels)
+        columns, rows = found.columns(), list(found)
+        assert list(columns) == list(rows[0])
+        for name, values in columns.items():
+            assert values.shape == (len(rows),)
+            assert values.tolist() == [row[name] for row in rows]
+
+
+def test_whole_numbers_too_large_for_floats_are_floats() -> None:
+    """An integer that is printed is exact; beyond 2^53 a grid's are not."""
+    for batch, kind in ((1, int), (4097, float)):
+        (row,) = sweep("gpt2-xl", "a100", batch=batch, seq=1023)
+        exact = predict("gpt2-xl", "a100", batch=batch, seq=1023, phase="prefill").phases[0].totals.flops
+        assert type(row["flops"]) is kind
+        assert row["flops"] == pytest.approx(exact, rel=1e-15)
+        assert (exact > 2**53) == (kind is float)
 
 
 def test_rows_are_made_as_they_are_asked_for() -> None:
@@ -199,200 +203,17 @@ def test_values_given_twice_count_once() -> None:
     assert "two names" in notes[0]
 
 
-STUDY = """
-model: [gpt2, gpt2-xl]
-gpu: a100
-batch_size: 1-4*2
-seq: [16, 32-48+16]
-phase: both
-set: {n_layer: 3}
-hw_set: {memory.bandwidth: 1 TB/s}
-"""
-
-
-def test_a_saved_study(gpt2cost: Any, tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(STUDY)
-    done = gpt2cost("sweep", "--grid", str(path), "--format", "csv", "--batch", "1,2")
-    assert done.code == 0, done.err
-    found = rows_of(done.out)
-    assert len(found) == 2 * 2 * 3 * 2
-    assert {row["model"] for row in found} == {"gpt2[n_layer=3]", "gpt2-xl[n_layer=3]"}
-    assert {row["gpu"] for row in found} == {"a100-sxm-80gb[memory.bandwidth=1 TB/s]"}
-    assert read_study(path)["batch"] == "1-4*2"
-
-
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [("modle: gpt2", "did you mean 'model'"), ("[1]", "mapping"), ("batch: 1\nbatch_size: 2", "twice"),
-     ("seq:", "nothing"), ("set: 3", "mapping"), ("batch: {a: 1}", "batch"), ("use_cache: maybe", "true or false"),
-     ("phase: [prefill]", "phase")],
-)  # fmt: skip
-def test_a_bad_study(gpt2cost: Any, tmp_path: Path, text: str, hint: str) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(text)
-    assert_refused(gpt2cost("sweep", "--model", "gpt2", "--gpu", "a100", "--grid", str(path)), hint)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (["--batch", "1-1000", "--seq", "1-1000", "--cache", "1-1000"], "1,000,000,000 points"),
-        (["--batch", "9-1"], "backwards"),
-        (["--gpu", "t4", "--dtype", "bf16"], "no bf16"),
-        (["--set", "n_lyer=3"], "did you mean 'n_layer'"),
-        (["--set", "n_layer"], "key=value"),
-        (["--set", "n_layer=3,n_layer=4"], "twice"),
-        (["--set", "n_embd=770"], "multiple of n_head"),
-        (["--hw-set", "memory.bandwith=2 TB/s"], "did you mean 'bandwidth'"),
-        (["--hw-set", "memory.bandwidth=2 TFLOP/s"], "byte rate"),
-        (["--hw-set", "name=x"], "unknown key"),
-        (["--sort", "latency"], "did you mean 'latency_s'"),
-        (["--top", "0"], "top"),
-        (["--attn", "spda"], "did you mean 'sdpa'"),
-        (["--model", "gpt2,gtp2"], "did you mean"),
-        (["--gpu", "a100,"], "commas"),
-        (["--phase", "all"], "phase"),
-        (["--no-use-cache", "--cache", "0,1"], "cache"),
-        (["--grid", "none.yaml"], "none.yaml"),
-        (["--format", "xml"], "xml"),
-    ],
-)
-def test_refused(gpt2cost: Any, arguments: list[str], hint: str) -> None:
-    assert_refused(gpt2cost(*BASE, *arguments), hint)
-
-
-@pytest.mark.parametrize("flag", ["--model", "--gpu"])
-def test_model_and_gpu_are_required(gpt2cost: Any, flag: str) -> None:
-    other = ["--gpu", "a100"] if flag == "--model" else ["--model", "gpt2"]
-    assert_refused(gpt2cost("sweep", *other), f"{flag} is required")
-
-
-def test_what_cannot_run_is_skipped_with_one_warning(gpt2cost: Any) -> None:
-    done = gpt2cost("sweep", "--model", "gpt2", "--gpu", "a100,t4", "--dtype", "bf16,fp16", "--format", "csv",
-                    "--attn", "sdpa,flash_attention_2")  # fmt: skip
-    assert done.code == 0
-    assert len(rows_of(done.out)) == 5
-    assert done.err.count("\n") == 1
-    assert "skipped 3 of 8" in done.err
-    assert "t4 has no bf16" in done.err
-
-
 # ---------------------------------------------------------------------------------------------- formats and order
 
 
-def test_formats_agree(gpt2cost: Any) -> None:
-    text = {
-        name: gpt2cost(*GRID, "--phase", "both", "--format", name).out for name in ("csv", "jsonl", "json", "markdown")
-    }
-    from_csv = rows_of(text["csv"])
-    from_lines = [json.loads(line) for line in text["jsonl"].splitlines()]
-    assert len(from_csv) == 24
-    assert list(from_csv[0]) == list(COLUMNS)
-    assert json.loads(text["json"])["rows"] == from_lines == list(
-        package.sweep("gpt2", "a100", "1,2", "8-24+8", "0,16", phase="both")
-    )  # fmt: skip
-    for row, values in zip(from_csv, from_lines, strict=True):
-        assert row == {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}
-    assert text["markdown"].count("\n") == 26
-    assert text["markdown"].startswith("| model | batch_size |")
-
-
-def test_names_are_quoted(gpt2cost: Any, tmp_path: Path) -> None:
-    config = tmp_path / 'odd "na,me".json'
-    config.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 48, "n_head": 4}))
-    study = tmp_path / "study.yaml"
-    study.write_text(json.dumps({"model": [str(config)], "gpu": "a100"}))
-    arguments = ["sweep", "--grid", str(study), "--set", "n_layer=3,n_head=2", "--format"]
-    name = 'odd "na,me"[n_layer=3,n_head=2]'
-    assert rows_of(gpt2cost(*arguments, "csv").out)[0]["model"] == name
-    assert json.loads(gpt2cost(*arguments, "jsonl").out)["model"] == name
-
-
-def test_a_table_shows_what_varies(gpt2cost: Any) -> None:
-    done = gpt2cost(*GRID)
-    head, _, columns = done.out.splitlines()[:3]
-    assert "gpt2" in head
-    assert "a100-sxm-80gb" in head
-    assert columns.split()[:3] == ["batch", "seq", "cache"]
-    assert "latency" in columns
-    assert len(done.out.splitlines()) == 4 + 12
-    assert all(line == line.rstrip() for line in done.out.splitlines())
-
-
-def test_sort_and_top(gpt2cost: Any) -> None:
-    every = rows_of(gpt2cost(*GRID, "--format", "csv").out)
-    for column in ("latency_s", "bound", "flops"):
-        key = (lambda row, c=column: row[c]) if column == "bound" else (lambda row, c=column: float(row[c]))
-        for sign in ("", "-"):
-            found = rows_of(gpt2cost(*GRID, "--format", "csv", "--sort", sign + column).out)
-            assert found == sorted(every, key=key, reverse=sign == "-") or sign == "-"
-            assert [key(row) for row in found] == sorted(map(key, every), reverse=sign == "-")
-    assert rows_of(gpt2cost(*GRID, "--format", "csv", "--top", "5").out) == every[:5]
-    by_rate = sorted(every, key=lambda row: -float(row["tokens_per_s"]))
-    assert rows_of(gpt2cost(*GRID, "--format", "csv", "--sort", "-tokens_per_s", "--top", "2").out) == by_rate[:2]
-
-
 def test_top_over_many_blocks() -> None:
-    from gpt2cost.prediction.sweep_order import ordered
-
-    grid = make_grid(model="gpt2,gpt2-xl", gpu="a100,t4,l4", batch="1-20", seq="1-50", cache="0-29")
-    found = blocks(grid, plan(grid)[0])
-    values = [float(v) for block in blocks(grid, plan(grid)[0]) for v in block.flat("latency_s")]
-    top = [float(v) for block in ordered(found, "-latency_s", 7) for v in block.flat("latency_s")]
+    found = sweep("gpt2,gpt2-xl", "a100,t4,l4", batch="1-20", seq="1-50", cache="0-29")
+    values = found.columns()["latency_s"].tolist()
+    top = [float(v) for block in ordered(found.blocks(), "-latency_s", 7) for v in block.flat("latency_s")]
     assert top == sorted(values, reverse=True)[:7]
 
 
-def test_filters(gpt2cost: Any) -> None:
-    wide = [
-        "sweep",
-        "--model",
-        "gpt2-xl",
-        "--gpu",
-        "t4",
-        "--batch",
-        "1-256*4",
-        "--seq",
-        "512,1024,2048",
-        "--format",
-        "csv",
-    ]
-    every = rows_of(gpt2cost(*wide).out)
-    for flags, columns in ((["--only-fitting"], ["fits"]), (["--only-valid"], ["valid"]),
-                           (["--only-fitting", "--only-valid"], ["fits", "valid"])):  # fmt: skip
-        found = rows_of(gpt2cost(*wide, *flags).out)
-        assert found == [row for row in every if all(row[name] == "true" for name in columns)]
-        assert 0 < len(found) < len(every)
-    empty = gpt2cost(*BASE, "--seq", "2000", "--only-valid", "--format", "csv")
-    assert (empty.code, empty.out.count("\n")) == (0, 1)
-    assert gpt2cost(*BASE, "--seq", "2000", "--only-valid").out == "no rows\n"
-    assert json.loads(gpt2cost(*BASE, "--seq", "2000", "--only-valid", "--format", "json").out)["rows"] == []
-
-
-def test_kernels_sum_to_the_pass(gpt2cost: Any) -> None:
-    passes = rows_of(gpt2cost(*GRID, "--format", "csv").out)
-    kernels = rows_of(gpt2cost(*GRID, "--kernels", "--format", "csv").out)
-    for row in passes:
-        own = [k for k in kernels if all(k[name] == row[name] for name in ("batch_size", "seq_len", "cache_len"))]
-        assert sum(int(k["flops"]) for k in own) == int(row["flops"])
-        assert sum(int(k["count"]) for k in own) == int(row["launches"])
-        assert sum(float(k["share"]) for k in own) == pytest.approx(1)
-    assert gpt2cost(*GRID, "--kernels").code == 0
-
-
 # ---------------------------------------------------------------------------------------------- what-ifs
-
-
-def test_what_ifs_in_predict(gpt2cost: Any) -> None:
-    flags = ["--set", "n_layer=3,n_embd=96", "--set", "vocab_size=100", "--hw-set", "memory.bandwidth=1 TB/s",
-             "--hw-set", "launch.stream_floor=1 us", "--format", "json"]  # fmt: skip
-    done = gpt2cost("predict", "--model", "gpt2", "--gpu", "a100", *flags)
-    document = json.loads(done.out)
-    assert document["model"]["name"] == "gpt2[n_layer=3,n_embd=96,vocab_size=100]"
-    assert (document["model"]["n_layer"], document["model"]["n_inner"]) == (3, 384)
-    assert document["what_if"]["model"] == {"n_layer": 3, "n_embd": 96, "vocab_size": 100}
-    assert document["what_if"]["hardware"] == {"memory.bandwidth": "1 TB/s", "launch.stream_floor": "1 us"}
-    assert document["hardware"]["name"].startswith("a100-sxm-80gb[memory.bandwidth=1 TB/s,")
 
 
 def test_a_changed_model_is_the_model_of_that_size() -> None:
@@ -453,113 +274,15 @@ def test_a_changed_device(path: str, value: str, get: Any, expected: Any) -> Non
 
 # ---------------------------------------------------------------------------------------------- how it ends
 
-MANY = [*BASE, "--batch", "1-100", "--seq", "1-100", "--cache", "0-99", "--format", "csv"]
-
-
-def test_head_closes_the_pipe() -> None:
-    command = f'"{sys.executable}" -m gpt2cost {" ".join(MANY)} | head -2; echo ${{PIPESTATUS[0]}}'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stdout.splitlines()[0] == ",".join(COLUMNS)
-    assert done.stdout.splitlines()[2] == "0"
-    assert done.stderr == ""
-
-
-def test_a_full_disk() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full")
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "gpt2cost", *MANY], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "error: cannot write: No space left on device\n"
-    done = process(["-m", "gpt2cost", *MANY, "-o", "/dev/full"])
-    assert done.returncode in (1, 2)
-    assert done.stderr.count("\n") == 1
-    assert "No space left on device" in done.stderr
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    target = tmp_path / "out.csv"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "gpt2cost", *BASE, "--batch", "1-4000", "--seq", "1-100", "--cache", "0-99", "--yes",
-         "--format", "csv", "-o", str(target)],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not list(tmp_path.iterdir()):  # until the temporary file is there
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(number)
-    _, err = child.communicate()
-    assert child.returncode == code
-    assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_read_only_folder(gpt2cost: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "closed"
-    folder.mkdir()
-    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    if os.access(folder, os.W_OK):
-        pytest.skip("this user may write anywhere")
-    assert_refused(gpt2cost(*BASE, "--format", "csv", "-o", str(folder / "x.csv")), "permission denied")
-
-
-def test_a_failure_on_the_way_keeps_the_old_file(
-    gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "out.csv"
-    target.write_text("old")
-
-    def broken(*_: Any) -> Any:
-        raise InputError("broken")
-
-    monkeypatch.setattr("gpt2cost.output.sweep._cells", broken)
-    done = gpt2cost(*BASE, "--format", "csv", "-o", str(target))
-    assert done.code == 2
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_file_is_what_stdout_gets(gpt2cost: Any, tmp_path: Path) -> None:
-    for name in ("csv", "jsonl", "json", "markdown", "table"):
-        target = tmp_path / name
-        assert gpt2cost(*GRID, "--format", name, "-o", str(target)).out == ""
-        assert target.read_text() == gpt2cost(*GRID, "--format", name).out
-
-
-def test_completion_of_lists() -> None:
-    from gpt2cost.cli.flags import device_names, several
-
-    assert "t4,a100" in several(device_names)("t4,a1")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("terminal", "long"), [(True, True), (True, False), (False, True)])
-def test_a_progress_bar_on_a_terminal_alone(
-    terminal: bool, long: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stderr = Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr("gpt2cost.cli.sweep.LONG", 1 if long else 10**6)
-    monkeypatch.setattr(sys, "stderr", stderr)
-    assert cli.run([*GRID, "--format", "csv", "-o", str(tmp_path / "out.csv")]) == 0
-    assert ("points" in stderr.getvalue()) == (terminal and long)
-
 
 def test_memory_does_not_grow_with_the_grid() -> None:
     """What a block holds is bounded, whatever the grid's shape."""
-    from gpt2cost.prediction.sweep import BLOCK_ROWS
-
     for axes in (
         {"batch": "1-100000"},
         {"seq": "1-100000"},
         {"cache": "0-99999"},
         {"batch": "1-50", "cache": "0-4999"},
     ):
-        grid = make_grid(model="gpt2", gpu="a100", **axes)
         for kernels in (False, True):
-            for block in islice(blocks(grid, plan(grid)[0], kernels), 2):
+            for block in islice(sweep("gpt2", "a100", **axes, kernels=kernels).blocks(), 2):
                 assert 0 < block.rows <= 2 * BLOCK_ROWS

@@ -9,7 +9,8 @@ from typing import Any
 import oracle
 import pytest
 import torch
-from helpers import DTYPES, POINTS, tiny, unrolled, values
+from helpers import POINTS, unrolled, values
+from oracle import DTYPES, tiny
 from transformers import GPT2Config
 
 from gpt2cost.table.activations import ACTIVATIONS

@@ -8,7 +8,8 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import POINTS, tiny, values
+from helpers import POINTS, values
+from oracle import tiny
 
 from gpt2cost.table.config import load_model
 from gpt2cost.table.gpt2 import cost_table

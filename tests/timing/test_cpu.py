@@ -19,7 +19,7 @@ from gpt2cost.device.cpu_constants import CpuConstants, CpuKind, CpuProducts, Pr
 from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
 from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.prediction.one_pass import run_pass
-from gpt2cost.prediction.settings import check_settings
+from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import load_model
 from gpt2cost.timing.cpu import attention_terms, memory_terms, product_terms
 from gpt2cost.timing.queue_steps import run_queue
@@ -80,11 +80,10 @@ def test_a_pass_is_the_sum_of_its_host_and_its_kernels() -> None:
 
 
 def test_step_by_step_nothing_overlaps_either() -> None:
-    settings = check_settings(1, 64, 0, "fp32", "eager", "eager", "prefill", "all", True)
-    one = run_pass(load_model("distilgpt2"), CPU, settings, 64, 0)
-    slices = list(run_queue(one.rows, one.launch_s, one.symbols, CPU.host, "eager"))
+    pass_ = run_pass(load_model("distilgpt2"), CPU, How("fp32", "eager"), Sizes(1, 64, 0))
+    slices = list(run_queue(pass_.rows, pass_.launch_s, pass_.symbols, CPU.host, "eager"))
     assert all(after.start_s >= before.end_s - 1e-12 for before, after in itertools.pairwise(slices))
-    assert slices[-1].end_s == pytest.approx(one.times.latency_s, rel=1e-9)
+    assert slices[-1].end_s == pytest.approx(pass_.times.latency_s, rel=1e-9)
 
 
 @given(st.integers(1, 64), st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 4000))

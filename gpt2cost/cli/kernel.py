@@ -1,0 +1,48 @@
+"""`gpt2cost kernel`: one kernel on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from inspect import Parameter
+from typing import Annotated, Any
+
+import typer
+
+from gpt2cost.cli.flags import DeviceFlags, DtypeFlag, OutputFlags, among, either, keyword, takes
+from gpt2cost.output.catalog import KERNEL
+from gpt2cost.prediction.one_kernel import KERNEL_KINDS, KERNEL_SIZES, kernel_latency
+
+MEANINGS = {
+    "m": "rows of the result",
+    "n": "columns of the result",
+    "k": "what is summed over",
+    "write_cache": "the call writes the KV cache too (default)",
+    "inputs": "tensors read",
+}
+"""What the name of a size does not say."""
+
+
+def _sizes() -> Iterator[Parameter]:
+    """A flag for every size that a kind takes; a switch where its default is one."""
+    for name in dict.fromkeys(name for sizes in KERNEL_SIZES.values() for name in sizes):
+        kinds = [kind for kind, sizes in KERNEL_SIZES.items() if name in sizes]
+        meaning = f": {MEANINGS[name]}" if name in MEANINGS else ""
+        option = typer.Option(help=f"{', '.join(kinds)}{meaning}.", show_default=False)
+        of = bool if isinstance(KERNEL_SIZES[kinds[0]][name], bool) else int
+        yield keyword(name, Annotated[of | None, option])
+
+
+@partial(takes, more=_sizes())
+def kernel(
+    kind: Annotated[str, typer.Argument(help=f"{either(KERNEL_KINDS)}.", autocompletion=among(*KERNEL_KINDS))],
+    *,
+    device: DeviceFlags,
+    dtype: DtypeFlag = "fp16",
+    out: OutputFlags,
+    **sizes: Any,
+) -> None:
+    """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it."""
+    sink = out.sink()
+    shape = {name: value for name, value in sizes.items() if value is not None}
+    sink.show(KERNEL, kernel_latency(kind, device.load_device(), dtype, **shape))

@@ -1,0 +1,65 @@
+"""`gpt2cost compare`: formats, what-ifs, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from helpers import Result, assert_refused
+
+from gpt2cost.output.compare import KINDS
+
+TWO = ["compare", "--model", "gpt2", "--gpu", "a100,rtx4090"]
+
+
+def test_formats(gpt2cost: Any) -> None:
+    document = json.loads(gpt2cost(*TWO, "--format", "json").out)
+    rows = list(csv.DictReader(io.StringIO(gpt2cost(*TWO, "--format", "csv").out)))
+    lines = [json.loads(line) for line in gpt2cost(*TWO, "--format", "jsonl").out.splitlines()]
+    assert [phase["phase"] for phase in document["phases"]] == ["prefill", "decode"]
+    assert [row["label"] for row in rows] == ["a100-sxm-80gb", "rtx4090"] * 2
+    assert float(rows[0]["latency_ratio"]) == 1
+    for row, line in zip(rows, lines, strict=True):
+        assert row == {
+            name: "" if v is None else v if isinstance(v, str) else json.dumps(v) for name, v in line.items()
+        }
+        kinds = [float(row[f"{kind}_s"]) for kind in KINDS]
+        assert sum(kinds) == pytest.approx(float(row["latency_s"]))
+    batch = [c["size"] for c in document["crossovers"] if (c["phase"], c["axis"]) == ("prefill", "batch_size")]
+    assert int(rows[1]["crossover_batch"]) == min(batch)
+    assert gpt2cost(*TWO, "--format", "markdown").out.startswith("| label |")
+    assert "from batch size" in gpt2cost(*TWO).out
+
+
+def test_what_ifs(gpt2cost: Any) -> None:
+    done = gpt2cost(*TWO, "--set", "n_layer=2", "--hw-set", "memory.bandwidth=1 TB/s", "--format", "json")
+    document = json.loads(done.out)
+    assert document["what_if"] == {"model": {"n_layer": 2}, "hardware": {"memory.bandwidth": "1 TB/s"}}
+    assert document["phases"][0]["candidates"][0]["model"] == "gpt2[n_layer=2]"
+
+
+def test_the_real_model_cannot_run_it(gpt2cost: Any) -> None:
+    done = gpt2cost(*TWO, "--seq", "2000")
+    assert done.code == 0
+    assert "n_positions" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--gpu", "a100"], "2 to 20"),
+        (["--gpu", "a100,a100"], "only one"),
+        (["--gpu", "a100,b100x"], "unknown hardware"),
+        (["--dtype", "fp16,bf16,fp32,tf32", "--attn", "eager,sdpa", "--runtime", "eager,compile,cuda-graph"], "48"),
+        (["--batch", "0"], "batch"),
+        (["--phase", "x"], "phase"),
+        (["--set", "x=1"], "unknown key"),
+    ],
+)
+def test_refused(gpt2cost: Any, arguments: list[str], hint: str) -> None:
+    result = gpt2cost(*TWO, *arguments)
+    last = Result(result.code, result.out, result.err.splitlines(keepends=True)[-1])
+    assert_refused(last, hint)

@@ -1,0 +1,156 @@
+"""`gpt2cost predict`: the example, its formats, its document and its text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from helpers import assert_refused, process
+
+from gpt2cost.output.sink import PIPED_WIDTH
+from gpt2cost.units import parse_quantity
+
+
+def test_what_ifs_in_predict(gpt2cost: Any) -> None:
+    flags = ["--set", "n_layer=3,n_embd=96", "--set", "vocab_size=100", "--hw-set", "memory.bandwidth=1 TB/s",
+             "--hw-set", "launch.stream_floor=1 us", "--format", "json"]  # fmt: skip
+    done = gpt2cost("predict", "--model", "gpt2", "--gpu", "a100", *flags)
+    document = json.loads(done.out)
+    assert document["model"]["name"] == "gpt2[n_layer=3,n_embd=96,vocab_size=100]"
+    assert (document["model"]["n_layer"], document["model"]["n_inner"]) == (3, 384)
+    assert document["what_if"]["model"] == {"n_layer": 3, "n_embd": 96, "vocab_size": 100}
+    assert document["what_if"]["hardware"] == {"memory.bandwidth": "1 TB/s", "launch.stream_floor": "1 us"}
+    assert document["hardware"]["name"].startswith("a100-sxm-80gb[memory.bandwidth=1 TB/s,")
+
+
+EXAMPLE = ["predict", "--model", "distilgpt2", "--batch", "8", "--seq", "512", "--cache", "1024", "--gpu", "a100"]
+
+
+PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
+
+
+SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
+
+
+def test_the_example() -> None:
+    done = process(["-m", "gpt2cost", *EXAMPLE])
+    assert done.returncode == 0
+    warnings = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in warnings] == ["warning", "warning"]
+    for line, length in zip(warnings, ("1536", "1537"), strict=True):
+        assert length in line
+        assert "1024" in line
+    for part in ("distilgpt2", "a100-sxm-80gb", "fp16", "sdpa", "eager runtime", "1 FMA = 2 FLOPs"):
+        assert part in done.stdout.splitlines()[0]
+    assert "\x1b" not in done.stdout
+
+
+def test_strict_makes_a_warning_an_error(gpt2cost: Any) -> None:
+    assert_refused(gpt2cost(*EXAMPLE, "--strict"), "1536")
+    assert gpt2cost(*SMALL, "--strict").code == 0
+
+
+def test_schema(gpt2cost: Any) -> None:
+    document = json.loads(gpt2cost(*SMALL, "--format", "json").out)
+    assert {"model", "hardware", "settings", "phases", "memory", "warnings", "flops_convention"} <= set(document)
+    model = ("name", "n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions", "activation_function")
+    assert {*model, "parameters"} <= set(document["model"])
+    assert {"name", "calibration"} <= set(document["hardware"])
+    assert set(document["settings"]) == {
+        "batch_size", "seq_len", "cache_len", "dtype", "attn", "runtime", "logits", "use_cache",
+    }  # fmt: skip
+    assert set(document["memory"]) == {
+        "weights_bytes", "kv_cache_bytes", "activations_bytes", "total_bytes", "capacity_bytes", "fits",
+    }  # fmt: skip
+    assert [phase["phase"] for phase in document["phases"]] == ["prefill", "decode"]
+    for phase in document["phases"]:
+        assert {"phase", "seq_len", "cache_len", "kv_len", "totals", "symbols", "kernels"} == set(phase)
+        assert {
+            "launches", "flops", "read_bytes", "write_bytes", "device_s", "host_s", "latency_s", "latency_low_s",
+            "latency_high_s", "bound", "tokens_per_s", "flops_utilization", "bandwidth_utilization",
+        } <= set(phase["totals"])  # fmt: skip
+        assert phase["totals"]["bound"] in ("host", "compute", "memory", "launch")
+        for kernel in phase["kernels"]:
+            assert {
+                "name", "op", "kind", "count", "flops", "read_bytes", "write_bytes", "device_s", "share", "bound",
+                "arithmetic_intensity", "flops_formula", "read_formula", "write_formula", "source",
+            } <= set(kernel)  # fmt: skip
+            assert kernel["bound"] in ("compute", "memory", "launch")
+            file, _, line = kernel["source"].partition(":")
+            assert file.endswith(".py")
+            assert int(line) > 0
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph"])
+def test_formulas_give_the_figures(attn: str, runtime: str, gpt2cost: Any) -> None:
+    result = gpt2cost(*SMALL, "--attn", attn, "--runtime", runtime, "--format", "json")
+    for phase in json.loads(result.out)["phases"]:
+        for kernel in phase["kernels"]:
+            for figure, formula in (("flops", "flops"), ("read_bytes", "read"), ("write_bytes", "write")):
+                value = eval(kernel[f"{formula}_formula"], {"__builtins__": {}}, dict(phase["symbols"]))
+                assert value == kernel[figure], kernel["name"]
+        assert sum(kernel["share"] for kernel in phase["kernels"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("group", ["kernel", "module", "layer"])
+def test_rows_sum_to_the_totals(group: str, gpt2cost: Any) -> None:
+    document = json.loads(gpt2cost(*SMALL, "--group", group, "--format", "json").out)
+    for phase in document["phases"]:
+        for name in ("flops", "read_bytes", "write_bytes"):
+            assert sum(row[name] for row in phase["kernels"]) == phase["totals"][name]
+        assert sum(row["count"] for row in phase["kernels"]) == phase["totals"]["launches"]
+        names = [row["name"] for row in phase["kernels"]]
+        assert len(names) == len(set(names))
+    if group == "layer":
+        assert "transformer.h" in names
+
+
+def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:
+    document = json.loads(gpt2cost(*SMALL, "--format", "json").out)
+    kernels = [kernel for phase in document["phases"] for kernel in phase["kernels"]]
+    lines = [json.loads(line) for line in gpt2cost(*SMALL, "--format", "jsonl").out.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(gpt2cost(*SMALL, "--format", "csv").out)))
+    assert len(lines) == len(rows) == len(kernels)
+    for line, row, kernel in zip(lines, rows, kernels, strict=True):
+        assert list(line) == list(row)
+        assert {key: line[key] for key in kernel} == kernel
+        assert (line["model"], line["gpu"], line["batch_size"], line["dtype"]) == (
+            "distilgpt2",
+            "a100-sxm-80gb",
+            2,
+            "fp16",
+        )
+        assert (line["seq_len"], line["cache_len"]) == (16, 4)
+        assert row["flops"] == str(kernel["flops"])
+
+
+@pytest.mark.parametrize("width", ["80", "100", "120", None])
+def test_a_kernel_is_one_line_at_any_width(width: str | None, gpt2cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if width:
+        monkeypatch.setenv("COLUMNS", width)
+    document = json.loads(gpt2cost(*SMALL, "--format", "json").out)
+    text = gpt2cost(*SMALL).out
+    for phase in document["phases"]:
+        for kernel in phase["kernels"]:
+            name = kernel["name"].removeprefix("transformer.")[:17]
+            assert any(line.startswith(name) and line.split()[1].isdigit() for line in text.splitlines()), name
+    tables = [block for block in text.split("\n\n") if block.startswith("kernel ")]
+    assert len(tables) == 2
+    assert all(len(line) <= int(width or PIPED_WIDTH) for block in tables for line in block.splitlines())
+    headers = [block.splitlines()[0] for block in tables]
+    assert not any("..." in header for header in headers), "only names are cut short"
+
+
+def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
+    lines = gpt2cost(*SMALL).out.splitlines()
+    memory, (prefill, decode) = lines[1], lines[-3:-1]
+    for name, line in (("prefill", prefill), ("decode", decode)):
+        assert line.startswith(f"{name}: ")
+        assert "tokens/s" in line
+        assert "-bound" in line
+        assert parse_quantity(" ".join(line.split()[1:3]), "s") > 0
+    assert "fits" in memory
