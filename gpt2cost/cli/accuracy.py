@@ -18,8 +18,7 @@ from gpt2cost.output.accuracy import EVIDENCE, KERNELS, TRANSFER
 def accuracy(
     *,
     measurements: Annotated[
-        Path | None,
-        typer.Option("--measurements", help="A folder of CSV files of kernel measurements.", show_default=False),
+        Path | None, typer.Option("--measurements", help="A folder of CSV files of kernel measurements.")
     ] = None,
     transfer: Annotated[
         bool, typer.Option("--leave-one-out", help="Predict each device with every other device's constants.")

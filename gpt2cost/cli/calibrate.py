@@ -25,9 +25,7 @@ from gpt2cost.prediction.grid import split_list
 @takes
 def calibrate(
     *,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The hardware file to write.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The hardware file to write.")] = None,
     device: DeviceFlag = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="About a minute, fewer sizes.")] = False,
     dtype: Annotated[
@@ -36,14 +34,10 @@ def calibrate(
     ] = None,
     threads: ThreadsFlag = None,
     from_: Annotated[
-        Path | None,
-        typer.Option("--from", help="Fit measurements in a folder or file of JSON lines.", show_default=False),
+        Path | None, typer.Option("--from", help="Fit measurements in a folder or file of JSON lines.")
     ] = None,
     like: Annotated[
-        str | None,
-        typer.Option(
-            "--like", help="The device that a GPU's fit starts from.", show_default=False, autocompletion=device_names
-        ),
+        str | None, typer.Option("--like", help="The device that a GPU's fit starts from.", autocompletion=device_names)
     ] = None,
     format: FormatFlag = "table",
 ) -> None:

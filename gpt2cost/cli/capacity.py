@@ -18,9 +18,7 @@ def fit(
     *,
     run: RunFlags,
     phase: PhaseFlag = "both",
-    max_latency: Annotated[
-        str | None, typer.Option("--max-latency", help="Of one pass, such as 50ms.", show_default=False)
-    ] = None,
+    max_latency: Annotated[str | None, typer.Option("--max-latency", help="Of one pass, such as 50ms.")] = None,
     out: OutputFlags,
 ) -> None:
     """Find the largest batch at --seq and --cache, the largest context at --batch, and the best throughput."""

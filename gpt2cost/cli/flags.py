@@ -127,7 +127,7 @@ def size_list(name: str, default: str | None) -> Any:
         "seq": "New tokens: 64, 128-1024+128.",
         "cache": "Tokens in the KV cache: 0,512.",
     }
-    return size(name, helps[name], show_default=default or False)
+    return size(name, helps[name], show_default=default or True)
 
 
 # ---------------------------------------------------------------------------------------------- single flags
@@ -135,41 +135,23 @@ def size_list(name: str, default: str | None) -> Any:
 GpuFlag = Annotated[
     str | None,
     typer.Option(
-        "--gpu",
-        "--hardware",
-        help="A device (gpt2cost hardware list) or a YAML file.",
-        autocompletion=device_names,
-        show_default=False,
+        "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
     ),
 ]
 ModelsFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--model", help="Models, separated by commas.", autocompletion=several(model_names), show_default=False
-    ),
+    str | None, typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names))
 ]
 GpusFlag = Annotated[
     str | None,
-    typer.Option(
-        "--gpu",
-        "--hardware",
-        help="Devices, separated by commas.",
-        autocompletion=several(device_names),
-        show_default=False,
-    ),
+    typer.Option("--gpu", "--hardware", help="Devices, separated by commas.", autocompletion=several(device_names)),
 ]
 SetFlag = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.", show_default=False
-    ),
+    list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
 ]
 HwSetFlag = Annotated[
     list[str] | None,
     typer.Option(
-        "--hw-set",
-        help="What if: a constant of the device, such as memory.bandwidth='2 TB/s'; may be repeated.",
-        show_default=False,
+        "--hw-set", help="What if: a constant of the device, such as memory.bandwidth='2 TB/s'; may be repeated."
     ),
 ]
 BatchFlag = Annotated[int, size("batch", "Sequences in the batch.")]
@@ -182,9 +164,7 @@ LOGITS_OPTION = choice("--logits", LOGITS, "lm_head on all positions or the last
 NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
 FormatFlag = Annotated[str, choice("--format", FORMATS)]
-OutputFlag = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.", show_default=False)
-]
+OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
 
 # ---------------------------------------------------------------------------------------------- shared groups
 
@@ -199,7 +179,6 @@ class ModelFlags:
             "--model",
             help="A preset (gpt2cost models), a folder, a config.json, or a hub id.",
             autocompletion=model_names,
-            show_default=False,
         ),
     ] = None
     set_: SetFlag = None

@@ -35,7 +35,9 @@ def generate(
     cache_type: Annotated[
         str,
         choice(
-            "--cache-type", CACHE_TYPES, "dynamic (concatenated each step) or static (of the final length at once)."
+            "--cache-type",
+            CACHE_TYPES,
+            "dynamic (concatenated each step) or static (of the final length from the start).",
         ),
     ] = "dynamic",
     no_use_cache: Annotated[
@@ -43,7 +45,7 @@ def generate(
     ] = False,
     padded: Annotated[bool, typer.Option("--padded", help="Prompts padded on the left: every step is masked.")] = False,
     price_per_hour: Annotated[
-        float | None, typer.Option("--price-per-hour", help="Of the device: adds the cost.", show_default=False)
+        float | None, typer.Option("--price-per-hour", help="Of the device: adds the cost.")
     ] = None,
     strict: StrictFlag = False,
     out: OutputFlags,
@@ -51,17 +53,9 @@ def generate(
     """Predict HuggingFace's generate: time to first token, time per token, throughput, memory and cost."""
     sink = out.sink()
     run = predict_generate(
-        model.load_model(),
-        device.load_device(),
-        prompt_tokens=prompt,
-        new_tokens=new_tokens,
-        batch=batch,
-        **dataclasses.asdict(setting),
-        sample=sample,
-        use_cache=not no_use_cache,
-        cache_type=cache_type,
-        padded=padded,
+        model.load_model(), device.load_device(), prompt_tokens=prompt, new_tokens=new_tokens, batch=batch,
+        **dataclasses.asdict(setting), sample=sample, use_cache=not no_use_cache, cache_type=cache_type, padded=padded,
         price_per_hour=price_per_hour,
-    )
+    )  # fmt: skip
     heed(run.warnings, strict)
     sink.show(run.view, run)

@@ -28,7 +28,7 @@ def _sizes() -> Iterator[Parameter]:
     for name in dict.fromkeys(name for sizes in KERNEL_SIZES.values() for name in sizes):
         kinds = [kind for kind, sizes in KERNEL_SIZES.items() if name in sizes]
         meaning = f": {MEANINGS[name]}" if name in MEANINGS else ""
-        option = typer.Option(help=f"{', '.join(kinds)}{meaning}.", show_default=False)
+        option = typer.Option(help=f"{', '.join(kinds)}{meaning}.")
         of = bool if isinstance(KERNEL_SIZES[kinds[0]][name], bool) else int
         yield keyword(name, Annotated[of | None, option])
 

@@ -19,6 +19,7 @@ from gpt2cost.cli.flags import (
     RuntimesFlag,
     choice,
     choices,
+    either,
     required,
     size_list,
     takes,
@@ -36,7 +37,7 @@ from gpt2cost.prediction.settings import LEAST
 if TYPE_CHECKING:
     from gpt2cost.measure.passes import PassCase
 
-DeviceFlag = Annotated[str, choice("--device", DEVICES, "What to measure: cpu, cuda or mps.")]
+DeviceFlag = Annotated[str, choice("--device", DEVICES, f"What to measure: {either(DEVICES)}.")]
 ThreadsFlag = Annotated[
     int | None, typer.Option("--threads", help="Threads of a CPU.", show_default="as torch chooses")
 ]
@@ -54,10 +55,7 @@ class MeasureFlags:
     seq: Annotated[str | None, size_list("seq", None)] = None
     cache: Annotated[str | None, size_list("cache", None)] = None
     case: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--case", help="BATCH,SEQ,CACHE: one size instead of a grid; may be repeated.", show_default=False
-        ),
+        list[str] | None, typer.Option("--case", help="BATCH,SEQ,CACHE: one size instead of a grid; may be repeated.")
     ] = None
     device: DeviceFlag = "cpu"
     dtype: Annotated[str | None, choices("--dtype", MEASURED_DTYPES, "fp32 on a CPU, else fp16")] = None
@@ -127,8 +125,7 @@ def measure(
     flags: MeasureFlags,
     kernels: Annotated[bool, typer.Option("--kernels", help="Profile one pass of each too.")] = False,
     evidence: Annotated[
-        Path | None,
-        typer.Option("--evidence", help="Write the passes to this YAML as a device's evidence.", show_default=False),
+        Path | None, typer.Option("--evidence", help="Write the passes to this YAML as a device's evidence.")
     ] = None,
     out: OutputFlags,
 ) -> None:

@@ -50,5 +50,5 @@ def read_plainly(command: Any, parent: Any = None) -> None:
         plain = kind in (str, int, float, bool, Path, list[str])
         if plain and getattr(param, "_runtime_param", param) is None:
             param._runtime_param = PlainReader(kind)
-    for each in getattr(command, "commands", {}).values():
-        read_plainly(each, context)
+    for subcommand in getattr(command, "commands", {}).values():
+        read_plainly(subcommand, context)

@@ -21,6 +21,7 @@ from gpt2cost.cli.flags import (
     SizeListFlags,
     changed_device,
     choice,
+    either,
     required,
     takes,
 )
@@ -29,15 +30,13 @@ from gpt2cost.files import check_writable, write_bytes
 from gpt2cost.output import plot_data
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.prediction.predict import Prediction, predict_run
-from gpt2cost.prediction.settings import PHASES
+from gpt2cost.prediction.settings import LEAST, PHASES
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 plot = typer.Typer(name="plot", no_args_is_help=True, add_completion=False, help=__doc__)
 
-PictureFlag = Annotated[
-    Path | None, typer.Option("-o", "--output", help="The file: .png, .svg or .pdf.", show_default=False)
-]
+PictureFlag = Annotated[Path | None, typer.Option("-o", "--output", help=f"The file: {either(SUFFIXES)}.")]
 OnePhaseFlag = Annotated[str, choice("--phase", PHASES[:2])]
 
 
@@ -46,9 +45,8 @@ class SweptFlags(LogitsFlags, SettingFlags, SizeListFlags):
     """Passes along one size, the one that is a list or a range."""
 
     def sizes(self) -> dict[str, object]:
-        """The sizes as they are given."""
-        given = {name: getattr(self, name) for name in ("batch", "seq", "cache")}
-        return {name: text for name, text in given.items() if text is not None}
+        """The sizes as `make_grid` takes them."""
+        return {name: getattr(self, name) for name in LEAST}
 
     def settings(self) -> dict[str, Any]:
         """The rest, as `predict` takes it."""

@@ -48,16 +48,12 @@ def sweep(
     ] = None,
     logits: Annotated[str | None, LOGITS_OPTION] = None,
     no_use_cache: NoCacheFlag = False,
-    grid: Annotated[
-        Path | None, typer.Option("--grid", help="A saved study in YAML; flags override it.", show_default=False)
-    ] = None,
+    grid: Annotated[Path | None, typer.Option("--grid", help="A saved study in YAML; flags override it.")] = None,
     kernels: Annotated[bool, typer.Option("--kernels", help="A row per kernel.")] = False,
     only_fitting: Annotated[bool, typer.Option("--only-fitting", help="Only what fits into memory.")] = False,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="Only within the model's positions.")] = False,
-    sort: Annotated[
-        str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.", show_default=False)
-    ] = None,
-    top: Annotated[int | None, typer.Option("--top", help="Only the first rows.", show_default=False)] = None,
+    sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
+    top: Annotated[int | None, typer.Option("--top", help="Only the first rows.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,
     out: OutputFlags,
 ) -> None:

@@ -36,16 +36,10 @@ def validate(
     on: DeviceFlags,
     kernels: Annotated[bool, typer.Option("--kernels", help="Score every kernel of a profiled pass too.")] = False,
     from_: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", help="Measure nothing: score the measurements in this file or folder.", show_default=False
-        ),
+        Path | None, typer.Option("--from", help="Measure nothing: score the measurements in this file or folder.")
     ] = None,
     trace: Annotated[
-        Path | None,
-        typer.Option(
-            "--trace", help="Measure nothing: score the kernels in this trace of torch.profiler.", show_default=False
-        ),
+        Path | None, typer.Option("--trace", help="Measure nothing: score the kernels in this trace of torch.profiler.")
     ] = None,
     out: OutputFlags,
 ) -> None:

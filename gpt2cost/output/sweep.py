@@ -189,8 +189,7 @@ def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
 
 
 def _head(sweep: Sweep) -> Record:
-    first = sweep.choices[0]
-    return envelope(first.model, first.hardware)
+    return envelope(sweep.choices[0].model, sweep.choices[0].hardware)
 
 
 def _text(page: Page, sweep: Sweep) -> None:

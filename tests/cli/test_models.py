@@ -131,7 +131,7 @@ keys = st.sampled_from(
     cut=st.integers(0, 400),
     truncated=st.booleans(),
 )
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_fuzzed_configs(
     changes: dict[str, Any], cut: int, truncated: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from measured import planted
 
+import gpt2cost
 from gpt2cost import InputError, load_hardware, predict
 from gpt2cost.device.catalog import validate_file
 from gpt2cost.device.hardware import Calibration
@@ -305,3 +306,9 @@ def test_what_is_missing_in_a_trace_is_not_in_its_totals(tiny_config: str, profi
     assert some.total.count == whole.total.count - sum(kernel.count for kernel in products)
     lost_s = sum(kernel.predicted_s for kernel in products)
     assert some.total.predicted_s == pytest.approx(whole.total.predicted_s - lost_s)
+
+
+def test_a_device_is_named_or_given() -> None:
+    """Catches `gpt2cost.validate` taking no name, as the other functions of the package do."""
+    by_name, given = (gpt2cost.validate(gpu, [planted()]) for gpu in ("a100", load_hardware("a100")))
+    assert by_name.to_dict() == given.to_dict()

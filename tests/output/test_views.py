@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, process
 
 import gpt2cost
+from gpt2cost.calibration.forms import Calibrated, FitResidual
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import Scored, Validation, score_evidence, score_trace
@@ -299,11 +300,13 @@ def results() -> dict[str, tuple[Result, int]]:
         "Capacity": (case("capacity").shown, 1),
         "Sweep": (gpt2cost.sweep("gpt2", "a100", batch="1-1000", seq="1-1000"), 1),
         "Validation": (validated(), 1),
+        "Calibrated": (Calibrated(prediction.hardware, (FitResidual("gemm fp16", 9, 0.04, 0.2, -0.01),), ()), 1),
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["Prediction", "Phase", "Hardware", "Generation", "Comparison", "Capacity", "Sweep", "Validation"]
+    "name",
+    ["Prediction", "Phase", "Hardware", "Generation", "Comparison", "Capacity", "Sweep", "Validation", "Calibrated"],
 )
 def test_a_result_in_a_notebook(name: str) -> None:
     result, tables = results()[name]
@@ -317,3 +320,10 @@ def test_a_result_in_a_notebook(name: str) -> None:
     if not isinstance(result, Sweep):
         assert result.rows()
         assert json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_scores_are_shown_without_scipy() -> None:
+    """Only fitting needs it."""
+    rooms = "accuracy, validation, compare, sweep, generate"
+    done = process(["-c", f"import sys; from gpt2cost.output import {rooms}; sys.exit('scipy' in sys.modules)"])
+    assert done.returncode == 0, done.stderr
