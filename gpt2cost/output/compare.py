@@ -23,7 +23,7 @@ from gpt2cost.output.record import (
 )
 from gpt2cost.prediction.capacity import Capacity
 from gpt2cost.prediction.compare import WAITING, Candidate, Comparison, Crossover, seconds_by_kind
-from gpt2cost.prediction.predict import Phase
+from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.settings import How
 from gpt2cost.table.kernel import Kind
 from gpt2cost.units import scale_for
@@ -43,22 +43,8 @@ class Compared:
     seconds: dict[str, float]  # of the phase by kernel kind
 
     @property
-    def valid(self) -> bool:
-        """Whether the model has as many positions."""
-        return bool(self.phase.kv_len <= self.candidate.choice.model.n_positions)
-
-    @property
-    def calibration(self) -> str:
-        return calibration(self.candidate.choice.hardware, self.candidate.choice.how.dtype)
-
-    @property
-    def moved_bytes(self) -> int:
-        return int(self.phase.totals.read_bytes + self.phase.totals.write_bytes)
-
-    @property
-    def latency_ratio(self) -> float:
-        """The latency over the first candidate's."""
-        return float(self.phase.totals.latency_s / self.first.totals.latency_s)
+    def prediction(self) -> Prediction:
+        return self.candidate.prediction
 
     def first_crossover(self, *axes: str) -> int | None:
         """The smallest size at which the ranking against the first candidate turns, along one of the axes."""
@@ -82,23 +68,28 @@ def _total(key: str, header: str = "", unit: str = "") -> Field[Compared]:
 
 
 def _memory(key: str, header: str = "", unit: str = "") -> Field[Compared]:
-    return attribute(key, header, unit, f"candidate.prediction.memory.{key}")
+    return attribute(key, header, unit, f"prediction.memory.{key}")
 
 
 LABEL = attribute("label", path="candidate.label")
-RUN = within(attrgetter("candidate.prediction"), CHOICE)
-CONSTANTS, VALID = attribute("calibration", "constants"), attribute("valid")
+RUN = within(attrgetter("prediction"), CHOICE)
+CONSTANTS: Field[Compared] = Field(
+    "calibration", "constants", "", lambda row: calibration(row.prediction.hardware, row.prediction.how.dtype)
+)
 LATENCY, BOUND = _total("latency_s", "latency", "s"), _total("bound", "bound")
 LOW, HIGH = _total("latency_low_s", "low", "s"), _total("latency_high_s", "high", "s")
-RATE, RATIO = _total("tokens_per_s", "tokens/s", ","), attribute("latency_ratio", "ratio", "x")
-MEMORY, FITS = _memory("total_bytes", "memory", "B"), _memory("fits")
+RATE, MEMORY, FITS = _total("tokens_per_s", "tokens/s", ","), _memory("total_bytes", "memory", "B"), _memory("fits")
+RATIO: Field[Compared] = Field("latency_ratio", "ratio", "x", lambda row: LATENCY.get(row) / row.first.totals.latency_s)
+"""The latency over the first candidate's."""
+MOVED: Field[Compared] = Field("moved_bytes", "", "", lambda row: sum(cost.moved_bytes for cost in row.phase.kernels))
+VALID: Field[Compared] = Field("valid", "", "", lambda row: row.phase.kv_len <= row.prediction.model.n_positions)
 MARKS: Field[Compared] = Field(
-    "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if row.valid else "*")
+    "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if VALID.get(row) else "*")
 )
 FIGURES: tuple[Field[Compared], ...] = (
     LABEL, *RUN, CONSTANTS,
     *within(attrgetter("phase"), map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len"))),
-    LATENCY, LOW, HIGH, _total("device_s"), _total("host_s"), RATE, BOUND, _total("flops"), attribute("moved_bytes"),
+    LATENCY, LOW, HIGH, _total("device_s"), _total("host_s"), RATE, BOUND, _total("flops"), MOVED,
     _total("launches"), MEMORY, _memory("capacity_bytes"), FITS, VALID, RATIO,
 )  # fmt: skip
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
-from typing import Any, TypeVar
+from operator import attrgetter, itemgetter
+from typing import Any, TypeAlias, TypeVar
 
 from gpt2cost.measure.evidence import as_evidence, run_of
 from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
@@ -30,24 +30,8 @@ CHOICES: tuple[Field[Run], ...] = (*RUN[:4], NO_CACHE)
 # ---------------------------------------------------------------------------------------------- measured
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One row: a measured pass, in seconds. `repeat_difference`: by how much two halves of the measurement differ."""
-
-    run: Run
-    record: Measurement
-
-    @property
-    def latency_s(self) -> float:
-        return as_evidence(self.record, "").latency_s
-
-    @property
-    def least_s(self) -> float:
-        return 1e-6 * float(self.record["wall_min_us"])
-
-    @property
-    def repeat_difference(self) -> float | None:
-        return repeat_difference(self.record)
+Measured: TypeAlias = tuple[Run, Measurement]
+"""A measured pass, or the profile of one."""
 
 
 @dataclass(frozen=True)
@@ -62,27 +46,23 @@ class MeasuredOp:
 
 
 TIMES: tuple[Field[Measured], ...] = (
-    attribute("latency_s", "latency", "own s"), attribute("least_s", "least", "own s"),
-    Field("runs", "runs", "", lambda measured: measured.record["runs"]),
-    attribute("repeat_difference", "repeat", "%"),
-)  # fmt: skip
-PASS: tuple[Field[Measured], ...] = (*within(attrgetter("run"), RUN), *TIMES)
-"""The fields of a measured pass."""
+    Field("latency_s", "latency", "own s", lambda measured: as_evidence(measured[1], "").latency_s),
+    Field("least_s", "least", "own s", lambda measured: 1e-6 * measured[1]["wall_min_us"]),
+    Field("runs", "runs", "", lambda measured: measured[1]["runs"]),
+    Field("repeat_difference", "repeat", "%", lambda measured: repeat_difference(measured[1])),
+)
+PASS: tuple[Field[Measured], ...] = (*within(itemgetter(0), RUN), *TIMES)
+"""The fields of a measured pass. `repeat_difference`: by how much the two halves of the measurement differ."""
 SHARES = (attribute("count", "count"), attribute("measured_s", "measured", "s"), attribute("share", "share", "%"))
 OP: tuple[Field[MeasuredOp], ...] = (*within(attrgetter("run"), RUN), attribute("op"), *SHARES)
 """The fields of an op of a profiled pass."""
 SHORT_OP: Field[MeasuredOp] = Field("op", "op", "", lambda op: _short(op.op))
 
 
-def _of_kind(records: Iterable[Measurement], kind: str) -> Iterator[tuple[Run, Measurement]]:
+def _measured(records: Iterable[Measurement], kind: str) -> list[Measured]:
     """The records of a kind, without those that failed."""
-    return (
-        (Run(record["model"], *run_of(record)), record) for record in of_kind(records, kind) if "error" not in record
-    )
-
-
-def _passes(records: Iterable[Measurement]) -> list[Measured]:
-    return [Measured(run, record) for run, record in _of_kind(records, "pass")]
+    fine = (record for record in of_kind(records, kind) if "error" not in record)
+    return [(Run(record["model"], *run_of(record)), record) for record in fine]
 
 
 def _ops(run: Run, record: Measurement) -> list[MeasuredOp]:
@@ -102,12 +82,11 @@ def _ops(run: Run, record: Measurement) -> list[MeasuredOp]:
 
 
 def _pass_records(records: Iterable[Measurement]) -> list[Record]:
-    return [record_of(PASS, measured) for measured in _passes(records)]
+    return [record_of(PASS, measured) for measured in _measured(records, "pass")]
 
 
 def _op_records(records: Iterable[Measurement]) -> list[Record]:
-    profiles = _of_kind(records, "profile")
-    return [record_of(OP, op) for run, record in profiles for op in _ops(run, record)]
+    return [record_of(OP, op) for profile in _measured(records, "profile") for op in _ops(*profile)]
 
 
 def _measured_document(records: Sequence[Measurement]) -> Record:
@@ -117,11 +96,11 @@ def _measured_document(records: Sequence[Measurement]) -> Record:
 
 def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
     """Measured passes, then the ops of profiled ones."""
-    if passes := _passes(records):
-        _varying_table(page, passes, attrgetter("run"), [TIMES])
+    if passes := _measured(records, "pass"):
+        _varying_table(page, passes, itemgetter(0), [TIMES])
         page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
         page.line("repeat: by how much two halves of the measurement differ")
-    for run, record in _of_kind(records, "profile"):
+    for run, record in _measured(records, "profile"):
         ops = _ops(run, record)
         page.line(f"\n{_head(run)}: {format_quantity(sum(op.measured_s for op in ops), 's')} in ops")
         page.fields(ops, (SHORT_OP, *SHARES))
