@@ -90,15 +90,14 @@ def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
                 file.writelines(chunks)
             return
         temporary = path.parent / f".{path.name[:40]}.{os.urandom(6).hex()}"
-        with temporary.open("xb") as file:
-            try:
+        try:  # around the opening too: an interrupt may come as soon as the file is there
+            with temporary.open("xb") as file:
                 if path.exists():
                     temporary.chmod(path.stat().st_mode & 0o777)
                 file.writelines(chunks)
-                file.close()  # whole, before it takes the name
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror or error}") from None
