@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from gpt2cost.errors import InputError, echo, nearest
 
 Size: TypeAlias = Any
-"""An int, or a numpy array of integers."""
+"""An int, or an array of whole numbers, which is kept as float64."""
 
 
 MAX_SIZE = 10**9
@@ -31,7 +33,10 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_size(name: str, value: object, least: int, most: int = MAX_SIZE) -> Size:
-    """`value` as an int or an integer array, every element from `least` to `most`; `InputError` otherwise."""
+    """`value`, an integer or an array of integers from `least` to `most`, as an int or a float64 array.
+
+    Raises `InputError` for anything else.
+    """
     wanted = f"{name}: expected an integer from {least} to {most}"
     if isinstance(value, np.ndarray) and not value.ndim:
         value = value[()]
@@ -49,3 +54,28 @@ def check_size(name: str, value: object, least: int, most: int = MAX_SIZE) -> Si
                 raise InputError(f"{wanted}, got {sizes.min() if sizes.min() < least else sizes.max()}")
             return sizes.astype(np.float64)
     raise InputError(f"{wanted}, got {echo(value)}")
+
+
+def check_point(name: str, value: object, least: int, most: int = MAX_SIZE) -> int:
+    """`value` as an int from `least` to `most`; `InputError` otherwise, and for an array."""
+    size = check_size(name, value, least, most)
+    if not isinstance(size, int):
+        raise InputError(f"{name}: expected one size, got {echo(value)}")
+    return size
+
+
+def check_broadcast(sizes: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless the sizes, by name, are arrays that broadcast together."""
+    try:
+        np.broadcast_shapes(*map(np.shape, sizes.values()))
+    except ValueError:
+        shapes = ", ".join(str(np.shape(size)) for size in sizes.values())
+        raise InputError(f"{', '.join(sizes)}: expected arrays that broadcast, got shapes {shapes}") from None
+
+
+def check_positive(name: str, value: object) -> float:
+    """`value` as a finite number above 0; `InputError` otherwise."""
+    number = value if isinstance(value, int | float | np.number) and not isinstance(value, bool) else math.nan
+    if not 0 < number < math.inf:
+        raise InputError(f"{name}: expected a number above 0, got {echo(value)}")
+    return float(number)

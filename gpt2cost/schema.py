@@ -2,12 +2,12 @@
 
 Hardware files and config.json are read with it. A field's NAME carries its unit, and the file's key is the name without
 it: `bandwidth_bytes_per_s: float` is read from `bandwidth: 3.35 TB/s`, `t0_s` from `t0: 1.8 us`. A float without a unit
-in its name is a bare, finite number. Other types: int, str (one printable line), bool, a Literal of strings,
-`T | None`, tuple[T, ...], dict[str, T], dataclasses and unions of them (the one whose keys fit best). A default makes a
-key optional. Field metadata narrows values:
+in its name is a bare number: 0, or of a magnitude from 1e-9 to 1e15. Other types: int, str (one printable line), bool,
+a Literal of strings, `T | None`, tuple[T, ...], dict[str, T], dataclasses and unions of them (the one whose keys fit
+best). A default makes a key optional. Field metadata narrows values:
 
     {"bound": "positive" | "natural" | "fraction"}   numbers above 0; 0 or more; above 0 and at most 1
-    {"range": (1, 10**7)}                            whole numbers, both ends included
+    {"range": (1, 10**7)}                            both ends included
     {"keys": (...), "required": (...)}               which keys a dict may have, and which it must have
     {"derived": True}                                the field is not read from the file
 
@@ -66,6 +66,15 @@ def change(instance: T, path: str, tree: object, where: str) -> T:
     if builder.problems:
         raise InputError(f"{where}: {'; '.join(builder.problems)}")
     return changed  # type: ignore[no-any-return]
+
+
+def check_mapping(where: str, tree: object) -> None:
+    """Raise `InputError` unless `tree` is a mapping whose keys are text."""
+    if not isinstance(tree, Mapping):
+        raise InputError(f"{where}: expected a mapping from what to change to its value, got {echo(tree)}")
+    for key in tree:
+        if not isinstance(key, str):
+            raise InputError(f"{where}: expected text as a key, got {echo(key)}")
 
 
 @dataclass(frozen=True)
@@ -168,12 +177,12 @@ class _Builder:
     def changed(self, kind: Any, field: SchemaField | None, old: Any, keys: list[str], tree: object, path: str) -> Any:
         """`old`, a value of the type `kind`, with what lies under `keys` set to `tree`."""
         key, here = keys[0] if keys else "", f"{path}.{plain(keys[0])}" if keys else path
-        if get_origin(kind) in (Union, UnionType):
-            kinds = [arg for arg in get_args(kind) if arg is not NoneType]
-            kind = type(old) if type(old) in kinds else kinds[0]
         if not keys:
             assert field is not None
             return self.value(kind, field, tree, path)
+        if get_origin(kind) in (Union, UnionType):
+            kinds = [arg for arg in get_args(kind) if arg is not NoneType]
+            kind = type(old) if type(old) in kinds else kinds[0]
         if dataclasses.is_dataclass(kind) and old is not None:
             fields = fields_of(kind)  # type: ignore[arg-type]
             if not self.keys({key: tree}, path, fields, ()):
@@ -189,9 +198,11 @@ class _Builder:
             if not self.keys({key: tree}, path, allowed, ()):
                 return None
             return {**old, key: self.changed(get_args(kind)[1], field, old.get(key), keys[1:], tree, here)}
+        if old is None:
+            return self.fail(path, "is not set, so that it can only be set as a whole, as a mapping")
         return self.fail(path, f"has no keys, so no {plain('.'.join(keys))}")
 
-    def scalar(self, kind: type, field: SchemaField, tree: object, path: str) -> Any:
+    def scalar(self, kind: type, field: SchemaField, tree: Any, path: str) -> Any:
         if field.unit is not None:
             try:
                 return parse_quantity(tree, field.unit)
@@ -202,16 +213,18 @@ class _Builder:
         if kind is bool:
             return tree if isinstance(tree, bool) else self.expected(path, "true or false", tree)
         text, holds = _BOUNDS.get(field.rules.get("bound", ""), ("", lambda x: True))
+        if "range" in field.rules:
+            least, most = field.rules["range"]
+            text, holds = f" from {least} to {most}", lambda x: least <= x <= most
         if kind is int:
-            if "range" in field.rules:
-                least, most = field.rules["range"]
-                text, holds = f" from {least} to {most}", lambda x: least <= x <= most
             if not isinstance(tree, int) or isinstance(tree, bool) or abs(tree) >= 2**63 or not holds(tree):
                 return self.expected(path, "a whole number" + text, tree)
             return tree
         if kind is float:
-            if not isinstance(tree, int | float) or isinstance(tree, bool) or not _is_finite(tree) or not holds(tree):
-                return self.expected(path, f"a plain number{text}, such as 0.85", tree)
+            is_number = isinstance(tree, int | float) and not isinstance(tree, bool)
+            if not (is_number and _is_plausible(tree) and holds(tree)):
+                power = "; a power of ten needs a point and a sign, as 8.5e-1 has" if _is_number(tree) else ""
+                return self.expected(path, f"a plain number{text}, such as 0.85{power}", tree)
             return float(tree)
         raise TypeError(f"the schema has no rule for {kind}")
 
@@ -222,8 +235,14 @@ def _likeliest(kinds: list[Any], tree: object) -> Any:
     return max(kinds, key=lambda kind: len(keys & set(fields_of(kind)))) if keys else kinds[0]
 
 
-def _is_finite(number: float) -> bool:
+def _is_plausible(number: float) -> bool:
+    """Whether a bare number can be meant: rates per second go far up, nothing goes far down."""
+    return number == 0 or 1e-9 <= abs(number) <= 1e15
+
+
+def _is_number(tree: object) -> bool:
+    """Whether `tree` is text that other languages than YAML read as a number."""
     try:
-        return math.isfinite(number)
-    except OverflowError:  # an integer beyond the range of floats
+        return isinstance(tree, str) and math.isfinite(float(tree))
+    except ValueError:
         return False

@@ -30,10 +30,10 @@ def compare(
     given, use_cache = dataclasses.asdict(sizes), not outputs.no_use_cache
     grid = make_grid(**axes, **given, phase=phase, logits=outputs.logits, use_cache=use_cache)
     choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
-    print_warnings(warnings)
     if not 2 <= len(choices) <= MOST:
-        what = "only one runs" if len(choices) == 1 else f"these are {len(choices)}"
-        raise InputError(f"compare: expected 2 to {MOST} candidates, such as --gpu a100,h100; {what}")
+        print_warnings(warnings)
+        reason = "only one runs" if len(choices) == 1 else f"these are {len(choices)}"
+        raise InputError(f"compare: expected 2 to {MOST} candidates, such as --gpu a100,h100; {reason}")
     comparison = compare_choices(choices, check_sizes(**given, use_cache=use_cache), phase, warnings)
-    print_warnings(comparison.warnings[len(warnings) :])
+    print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gpt2cost.cli.flags import OutputFlags, takes
 from gpt2cost.output.catalog import MODELS
-from gpt2cost.table.config import load_model, preset_names
+from gpt2cost.table.config import list_models
 
 
 @takes
 def models(*, out: OutputFlags) -> None:
     """List the presets."""
-    out.sink().show(MODELS, [load_model(name) for name in preset_names()])
+    out.sink().show(MODELS, list_models())

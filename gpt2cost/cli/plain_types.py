@@ -29,7 +29,7 @@ class PlainReader:
             return tuple(value or ())
         if value is None or isinstance(value, self.kind):
             return value
-        if self.kind is Path:
+        if self.kind is Path and value != "":
             return Path(value)
         if self.kind is int and isinstance(value, str) and _INTEGER.fullmatch(value) and len(value) <= 4000:
             return int(value)
@@ -38,7 +38,8 @@ class PlainReader:
                 return float(value)
             except ValueError:
                 pass
-        wanted = {int: "an integer", float: "a number"}.get(self.kind, f"a value of type {self.kind.__name__}")
+        names = {int: "an integer", float: "a number", Path: "a path"}
+        wanted = names.get(self.kind, f"a value of type {self.kind.__name__}")
         raise typer.BadParameter(f"expected {wanted}, got {echo(value)}", ctx=ctx, param=param)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, InputWarning, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
-from gpt2cost.schema import build, change
+from gpt2cost.schema import build, change, check_mapping
 from gpt2cost.yaml_text import read_yaml, yaml_value
 
 SHARED_SECTIONS = ("model", "host", "launch")
@@ -32,7 +32,7 @@ PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 T = TypeVar("T")
 
 
-def load_hardware(device: str | Path | Hardware) -> Hardware:
+def load_hardware(gpu: str | Path | Hardware) -> Hardware:
     """The device of this name or alias (in any case), or of this file; a `Hardware` is itself.
 
     A path is a `Path`, or text that holds a separator or ends in .yaml or .yml. A name is looked up in the folders of
@@ -40,13 +40,13 @@ def load_hardware(device: str | Path | Hardware) -> Hardware:
     unchanged. Raises InputError for an unknown name, with the nearest ones, and for a file that is wrong, if it was
     asked for by its path or name; warns (`InputWarning`) of another such file in those folders, and goes on without.
     """
-    if isinstance(device, Hardware):
-        return device
-    if isinstance(device, Path) or (isinstance(device, str) and _looks_like_a_path(device)):
-        return validate_file(device)[0]
-    if not isinstance(device, str):
-        raise InputError(f"hardware: expected a name or a path, got {echo(device)}")
-    key = device.casefold()
+    if isinstance(gpu, Hardware):
+        return gpu
+    if isinstance(gpu, Path) or (isinstance(gpu, str) and _looks_like_a_path(gpu)):
+        return validate_file(gpu)[0]
+    if not isinstance(gpu, str):
+        raise InputError(f"hardware: expected a name or a path, got {echo(gpu)}")
+    key = gpu.casefold()
     for folder in _folders():
         for path in _candidates(folder, key):
             if path.stem.casefold() == key:
@@ -54,11 +54,11 @@ def load_hardware(device: str | Path | Hardware) -> Hardware:
             for candidate in _unless_bad(path, validate_file) or ():
                 if key in map(str.casefold, candidate.names):
                     return candidate
-    if _is_file(device):
-        return validate_file(device)[0]
-    hint = f", {nearest(device, hardware_names())}".rstrip(", ")
+    if _is_file(gpu):
+        return validate_file(gpu)[0]
+    hint = f", {nearest(gpu, hardware_names())}".rstrip(", ")
     raise InputError(
-        f"unknown hardware {echo(device)}{hint} (`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"
+        f"unknown hardware {echo(gpu)}{hint} (`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"
     )
 
 
@@ -72,15 +72,16 @@ def validate_file(path: str | Path) -> tuple[Hardware, ...]:
     return _load_file(Path(path), stamp)
 
 
-def change_hardware(device: Hardware, changes: Mapping[str, object]) -> Hardware:
-    """`device` with constants set: `{"memory.bandwidth": "2 TB/s"}`, paths and values as its file has them.
+def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardware:
+    """`hardware` with constants set: `{"memory.bandwidth": "2 TB/s"}`, paths and values as its file has them.
 
     The name says so, and the evidence goes: it was measured on the device as it is. Raises `InputError` for an unknown
     path, with the nearest, and for a value that a file could not have there.
     """
+    check_mapping("hw-set", changes)
     if not changes:
-        return device
-    changed = device
+        return hardware
+    changed = hardware
     for path, value in changes.items():
         if path.partition(".")[0] not in CHANGEABLE:
             hint = nearest(path.partition(".")[0], CHANGEABLE) or f"known: {', '.join(CHANGEABLE)}"
@@ -88,8 +89,8 @@ def change_hardware(device: Hardware, changes: Mapping[str, object]) -> Hardware
         tree = yaml_value(value, f"hw-set: {plain(path)}") if isinstance(value, str) else value
         changed = change(changed, path, tree, "hw-set")
     written = {path: str(value) for path, value in changes.items()}
-    name = f"{device.name}[{','.join(f'{path}={value}' for path, value in written.items())}]"
-    return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**device.changes, **written})
+    name = f"{hardware.name}[{','.join(f'{path}={value}' for path, value in written.items())}]"
+    return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**hardware.changes, **written})
 
 
 def list_hardware() -> list[Hardware]:
@@ -177,8 +178,7 @@ def _load_file(path: Path, stamp: tuple[int, int]) -> tuple[Hardware, ...]:
     """See `validate_file`. `stamp` (time of change, size) tells a changed file from a cached one."""
     where, tree = plain(str(path)), _read(path)
     variants = tree.pop("variants", {})
-    if not isinstance(variants, dict) or not all(isinstance(name, str) for name in variants):
-        raise InputError(f"{where}: $.variants: expected a mapping from names to what differs, got {echo(variants)}")
+    check_mapping(f"{where}: $.variants", variants)
     devices = [_device(tree, where, tuple(variants))]
     base = {key: value for key, value in tree.items() if key not in ("aliases", "evidence")}
     for name, changes in variants.items():

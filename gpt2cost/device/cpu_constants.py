@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from gpt2cost.device.dtypes import HALF_DTYPES
-from gpt2cost.device.gpu_constants import POSITIVE
+from gpt2cost.device.gpu_constants import POSITIVE, RESIDUAL
 from gpt2cost.errors import InputError
 
 CPU_KINDS = ("elementwise", "tanh", "gelu", "softmax", "layer_norm", "copy", "cat", "where", "gather", "fill")
@@ -82,7 +82,7 @@ class CpuConstants:
     fresh_from_bytes: float
     fresh_bytes_per_s: float
     kept_bytes_per_s: float
-    residual: float | None = field(default=None, metadata=POSITIVE)  # 90th percentile of |log(error)| of addmm or mm
+    residual: float | None = field(default=None, metadata=RESIDUAL)  # 90th percentile of |log(error)| of addmm or mm
 
     def __post_init__(self) -> None:
         if lacking := [dtype for dtype in self.products if dtype not in self.attention]:

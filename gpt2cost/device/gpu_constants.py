@@ -24,6 +24,10 @@ FRACTION = {"bound": "fraction"}
 NATURAL = {"bound": "natural"}
 
 
+RESIDUAL = {"range": (1e-6, 10)}
+"""Rule of a fit's residuals, which are logarithms of factors."""
+
+
 MEMORY_KINDS = ("elementwise", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
 
@@ -46,7 +50,7 @@ class GemmConstants:
     step_s: float = 0.0  # least time of 64 elements of K in one tile
     wave_power: float = field(
         default=1.0, metadata=POSITIVE
-    )  # 0: whole waves only, 1: no quantisation beyond the first wave
+    )  # near 0: whole waves, 1: no quantisation beyond the first wave
     overlap: float = field(default=4.0, metadata=POSITIVE)  # norm that joins compute, DRAM and L2 time
     dram_efficiency: float = field(metadata=FRACTION)
     activation_traffic: float = field(default=1.0, metadata=POSITIVE)  # DRAM traffic of activations over their size
@@ -71,7 +75,7 @@ class GemmConstants:
     gemv_dram_efficiency: float = field(default=1.0, metadata=FRACTION)
     gemv_k_s: float = 0.0  # and time per element of K
     pass_clock: float = field(default=1.0, metadata=POSITIVE)  # rate in a whole pass over that of isolated products
-    residual: float | None = field(default=None, metadata=POSITIVE)  # of the fit: 95th percentile of |log(error)|
+    residual: float | None = field(default=None, metadata=RESIDUAL)  # of the fit: 95th percentile of |log(error)|
 
     def __post_init__(self) -> None:
         for tile in (*self.tiles, *self.batched_tiles):

@@ -30,7 +30,7 @@ def hardware_tree(hw: Hardware) -> dict[str, Any]:
 
 
 def hardware_yaml(hw: Hardware) -> str:
-    """`hardware_tree` as YAML, which `hardware.validate_file` reads as a device equal to `hw` to `DIGITS` digits."""
+    """`hardware_tree` as YAML, which `catalog.validate_file` reads as a device equal to `hw` to `DIGITS` digits."""
     return yaml.dump(hardware_tree(hw), Dumper=_Dumper, sort_keys=False, width=110, default_flow_style=None)
 
 

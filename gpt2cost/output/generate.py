@@ -24,7 +24,7 @@ from gpt2cost.output.record import (
     within,
 )
 from gpt2cost.prediction.generate import Generation, Stretch
-from gpt2cost.prediction.one_pass import plain
+from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.prediction.turns import GenerateSettings, Turn
 from gpt2cost.units import format_quantity
 
@@ -44,7 +44,7 @@ class NewToken:
 
 def _tokens(run: Generation) -> list[NewToken]:
     names = [field.name for field in dataclasses.fields(Turn)]
-    first = Turn(*(plain(getattr(run.first, name)) for name in names))
+    first = Turn(*(as_python(getattr(run.first, name)) for name in names))
     columns = (getattr(run.rest, name).tolist() for name in names)
     later = zip(run.positions.tolist(), *columns, strict=True)
     return [

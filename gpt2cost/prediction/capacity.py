@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.checks import check_choice
+from gpt2cost.checks import check_choice, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError
 from gpt2cost.prediction.compare import context_axis, longest_context
 from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.one_pass import is_decode
 from gpt2cost.prediction.predict import Prediction, passes_of, predict_run
 from gpt2cost.prediction.search import largest_where
-from gpt2cost.prediction.settings import PHASES, Sizes, check_how, check_sizes
+from gpt2cost.prediction.settings import PHASES, Sizes, check_how, check_single_sizes
 from gpt2cost.prediction.sweep import Choice
 from gpt2cost.result import Result
 from gpt2cost.table.config import load_model
@@ -82,14 +81,13 @@ def capacity(
     `max_latency_s` limits one pass. Raises `InputError` for what is wrong.
     """
     check_choice("phase", phase, PHASES)
-    if max_latency_s is not None and not max_latency_s > 0:
-        raise InputError(f"max_latency_s: expected seconds above 0, got {max_latency_s}")
+    limit_s = np.inf if max_latency_s is None else check_positive("max_latency_s", max_latency_s)
     how = check_how(dtype, attn, runtime, logits, use_cache)
-    sizes = check_sizes(batch, seq, cache, use_cache)
+    sizes = check_single_sizes(batch, seq, cache, use_cache)
     loaded = load_model(model)
     choice = Choice(loaded, load_hardware(gpu), how.on(loaded))
     names = ["decode"] if is_decode(sizes) else ["prefill", "decode"] if phase == "both" else [phase]
-    answers = (answer for name in names for answer in _Search(choice, sizes, name, max_latency_s or np.inf).answers())
+    answers = (answer for name in names for answer in _Search(choice, sizes, name, limit_s).answers())
     return Capacity(choice, sizes, phase, max_latency_s, tuple(answers))
 
 
@@ -151,5 +149,6 @@ class _Search:
             prediction = self._run(axis, size)
             return Answer(goal, prediction.phases[0].phase, prediction.phases[0].sizes, limit, prediction)
         ((_, sizes),) = passes_of(self.sizes, self.phase, self.choice.how.use_cache)
-        grown = axis if axis == "batch_size" else "cache_len" if self.phase == "decode" else "seq_len"
+        cached = self.phase == "decode" and self.choice.how.use_cache
+        grown = axis if axis == "batch_size" else "cache_len" if cached else "seq_len"
         return Answer(goal, self.phase, replace(sizes, **{grown: 0}), limit, None)

@@ -13,7 +13,7 @@ from gpt2cost.prediction.grid import Axis, make_grid
 from gpt2cost.prediction.one_pass import is_decode
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.search import powers_of_two, sign_changes
-from gpt2cost.prediction.settings import Sizes, check_sizes
+from gpt2cost.prediction.settings import Sizes, check_single_sizes
 from gpt2cost.prediction.sweep import Choice, plan
 from gpt2cost.result import Result
 
@@ -81,10 +81,11 @@ def compare(
     Finds where their ranking changes, too. What a device cannot run is left out, with a warning. Raises `InputError`
     for what is wrong.
     """
+    sizes = check_single_sizes(batch, seq, cache, use_cache)
     axes = {"model": model, "gpu": gpu, "dtype": dtype, "attn": attn, "runtime": runtime}
     grid = make_grid(**axes, batch=batch, seq=seq, cache=cache, phase=phase, logits=logits, use_cache=use_cache)
     choices, warnings = plan(grid)
-    return compare_choices(choices, check_sizes(batch, seq, cache, use_cache), phase, warnings)
+    return compare_choices(choices, sizes, phase, warnings)
 
 
 def compare_choices(choices: Sequence[Choice], sizes: Sizes, phase: str, warnings: Iterable[str] = ()) -> Comparison:
@@ -107,13 +108,15 @@ def compare_choices(choices: Sequence[Choice], sizes: Sizes, phase: str, warning
 
 
 def _labels(choices: Sequence[Choice]) -> list[str]:
-    """What tells the choices apart: the names that differ."""
+    """What tells the choices apart: the names that differ, and a number where none does."""
     names = [
         (choice.model.name, choice.hardware.name, choice.how.dtype, choice.how.attn, choice.how.runtime)
         for choice in choices
     ]
     varying = [place for place in range(5) if len({name[place] for name in names}) > 1] or [1]
-    return [" ".join(name[place] for place in varying) for name in names]
+    labels = [" ".join(name[place] for place in varying) for name in names]
+    numbers = [labels[:index].count(label) + 1 for index, label in enumerate(labels)]
+    return [f"{label} ({number})" if number > 1 else label for label, number in zip(labels, numbers, strict=True)]
 
 
 def seconds_by_kind(phase: Phase) -> dict[str, float]:
@@ -154,13 +157,13 @@ def _crossovers(candidates: Sequence[Candidate], sizes: Sizes, asked: str, phase
         return np.broadcast_to(run(candidate, axis_sizes, phase).phases[0].totals.latency_s, axis_sizes.shape)
 
     coarse = powers_of_two(1, most)
-    coarse_s = {candidate.label: latency(candidate, coarse) for candidate in candidates}
+    coarse_s = {candidate: latency(candidate, coarse) for candidate in candidates}
     crossovers = []
     for left, right in itertools.combinations(candidates, 2):
 
         def sign(axis_sizes: Axis, left: Candidate = left, right: Candidate = right) -> Any:
             if np.array_equal(axis_sizes, coarse):
-                return np.sign(coarse_s[right.label] - coarse_s[left.label])
+                return np.sign(coarse_s[right] - coarse_s[left])
             return np.sign(latency(right, axis_sizes) - latency(left, axis_sizes))
 
         for size, side in sign_changes(sign, 1, most):

@@ -10,7 +10,7 @@ from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.timing.kernel import improvements
 from gpt2cost.timing.queue import host_cost
-from gpt2cost.timing.terms import engine
+from gpt2cost.timing.terms import product_dtype
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
     in_l2 = moved <= cost.count * hw.memory.l2_bytes
     light_s = moved / (hw.memory.l2_bandwidth_bytes_per_s if in_l2 else hw.memory.bandwidth_bytes_per_s)
     if isinstance(cost.kernel.shape, Gemm | FusedAttention):
-        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[engine(cost.kernel, how.dtype)])
+        light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[product_dtype(cost.kernel, how.dtype)])
     total = {name: float(cost.count * getattr(terms, name)) for name in ("compute_s", "wave_s", "memory_s", "launch_s")}
     return KernelExplanation(
         name=cost.row.path,

@@ -7,7 +7,6 @@ one run through the host queue: what `generate` does before the pass, the pass, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cost.checks import check_choice, check_size
+from gpt2cost.checks import check_choice, check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError, echo
+from gpt2cost.errors import InputError
 from gpt2cost.prediction.settings import How, check_device, check_how
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
@@ -133,19 +132,15 @@ def generate(
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
     loaded, hw = load_model(model), load_hardware(gpu)
-    for name, value in (("batch", batch), ("prompt_tokens", prompt_tokens), ("new_tokens", new_tokens)):
-        check_size(name, value, 1)
-        if not isinstance(value, int | np.integer):
-            raise InputError(f"{name}: generate takes one size, got {echo(value)}")
-    if new_tokens > MAX_TOKENS:
-        raise InputError(f"new_tokens: expected at most {MAX_TOKENS}, got {new_tokens}")
+    batch, prompt_tokens = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
+    new_tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
+    sample, padded = check_flag("sample", sample), check_flag("padded", padded)
     how = check_how(dtype, attn, runtime, "last", use_cache).on(loaded)
     check_device(hw, how)
     _check_cache(cache_type, how, padded)
-    if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour > 0):
-        raise InputError(f"price_per_hour: expected a positive number, got {price_per_hour}")
+    price = None if price_per_hour is None else check_positive("price_per_hour", price_per_hour)
     kind: Literal["dynamic", "static"] = "static" if cache_type == "static" else "dynamic"
-    settings = GenerateSettings(int(batch), int(prompt_tokens), int(new_tokens), how, sample, kind, padded)
+    settings = GenerateSettings(batch, prompt_tokens, new_tokens, how, sample, kind, padded)
     turns = Turns(loaded, hw, settings)
     first, rest, peak = turns.first(), turns.rest(), turns.peak()
     return Generation(
@@ -158,7 +153,7 @@ def generate(
         stretches=tuple(_stretches(settings.prompt_tokens, first, rest)),
         loop=tuple(turns.loop()),
         peak_bytes=peak,
-        price_per_hour=price_per_hour,
+        price_per_hour=price,
         warnings=(*loaded.notes, *_warnings(loaded, hw, settings, peak)),
     )
 
@@ -172,14 +167,14 @@ def _check_cache(cache_type: str, how: How, padded: bool) -> None:
             raise InputError(f"{name}: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa")
 
 
-def _warnings(model: Model, hw: Hardware, s: GenerateSettings, peak: int) -> Iterator[str]:
-    longest = s.prompt_tokens + s.new_tokens - 1
+def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:
+    longest = settings.prompt_tokens + settings.new_tokens - 1
     if longest > model.n_positions:
         yield (
             f"kv_len {longest} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"
             " the real model cannot run it"
         )
-    if s.cache_type == "static" and s.how.runtime == "eager":
+    if settings.cache_type == "static" and settings.how.runtime == "eager":
         yield (
             "generate compiles the steps on a static cache unless disable_compile is set, as assumed here;"
             " --runtime compile or cuda-graph predicts compiled passes"

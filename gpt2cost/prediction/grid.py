@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.checks import MAX_SIZE, check_choice
+from gpt2cost.checks import MAX_SIZE, check_choice, check_flag
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.prediction.settings import LEAST, PHASES
@@ -102,10 +102,8 @@ def make_grid(**axes: Any) -> Grid:
         values[key] = _sizes(key, given[key], least, notes)
     check_choice("phase", given["phase"], PHASES)
     check_choice("logits", given["logits"], LOGITS)
-    if not isinstance(given["use_cache"], bool):
-        raise InputError(f"use_cache: expected true or false, got {echo(given['use_cache'])}")
-    rest = {key: given[key] for key in ("phase", "logits", "use_cache")}
-    return replace(Grid(**values, **rest), notes=tuple(notes))
+    use_cache = check_flag("use_cache", given["use_cache"])
+    return Grid(**values, phase=given["phase"], logits=given["logits"], use_cache=use_cache, notes=tuple(notes))
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -151,7 +149,7 @@ def split_list(name: str, value: object) -> tuple[Any, ...]:
 
 
 def _names(name: str, value: object, notes: list[str]) -> tuple[Any, ...]:
-    if value == ():
+    if isinstance(value, tuple) and not value:
         raise InputError(f"{name}: missing; give one or more")
     items = split_list(name, value)
     unique = _unique(name, items, notes)

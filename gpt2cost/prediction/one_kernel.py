@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from gpt2cost.checks import check_choice, check_flag, check_size
+import numpy as np
+
+from gpt2cost.checks import check_broadcast, check_choice, check_flag, check_size
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.device.dtypes import ELEMENT_BYTES
+from gpt2cost.device.dtypes import DTYPES, ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.settings import How, check_device
@@ -40,6 +42,10 @@ class KernelLatency(Result):
     bound: Any
     terms: Terms
 
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        return np.broadcast_shapes(*map(np.shape, self.shape.values()))
+
 
 def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape: Any) -> KernelLatency:
     """Predict one kernel by its shape.
@@ -59,7 +65,7 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     """
     check_choice("kind", kind, tuple(_KINDS))
     hardware = load_hardware(gpu)
-    check_choice("dtype", dtype, tuple(ELEMENT_BYTES))
+    check_choice("dtype", dtype, DTYPES)
     check_device(hardware, How(dtype))
     sizes = _shape(kind, shape)
     real = {name: float(value) if type(value) is int else value for name, value in sizes.items()}
@@ -93,13 +99,14 @@ def _shape(kind: str, given: Shape) -> Shape:
             raise InputError(f"{name}: {kind} takes {', '.join(names)}; {nearest(name, names)}".rstrip("; "))
     if missing := [name for name in takes.required if name not in given]:
         raise InputError(f"{', '.join(missing)}: missing; {kind} takes {', '.join(names)}")
-    sizes = {**takes.optional, **given}
-    return {
+    sizes = {
         name: check_flag(name, value)
         if isinstance(takes.optional.get(name), bool)
         else check_size(name, value, 0 if name == "cached_tokens" else 1, MAX_ELEMENTS)
-        for name, value in sizes.items()
+        for name, value in {**takes.optional, **given}.items()
     }
+    check_broadcast(sizes)
+    return sizes
 
 
 def _product_counts(size: int, s: Shape) -> Counts:
@@ -127,7 +134,7 @@ def _attention_terms(machine: Machine, dtype: str, s: Shape) -> Terms:
 
 
 def _of_rows(kind: str, flops: int) -> _Kind:
-    """A reduction over the columns of each row, `flops` an element."""
+    """A reduction over the columns of each row, `flops` per element."""
 
     def counts(size: int, s: Shape) -> Counts:
         elements = s["rows"] * s["columns"]
@@ -141,7 +148,7 @@ def _of_rows(kind: str, flops: int) -> _Kind:
 
 
 def _of_elements(kind: str, flops: int) -> _Kind:
-    """A kernel that reads `inputs` tensors and writes one, `flops` an element."""
+    """A kernel that reads `inputs` tensors and writes one, `flops` per element."""
 
     def counts(size: int, s: Shape) -> Counts:
         return flops * s["elements"], s["inputs"] * s["elements"] * size, s["elements"] * size

@@ -156,7 +156,9 @@ def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, d
 def _kernel_cost(row: Row, kernel: Kernel, exact: Mapping[str, Number], terms: Terms) -> KernelCost:
     count = row.count.evaluate(exact) * kernel.when.evaluate(exact)
     flops, reads, writes = (cost.evaluate(exact) for cost in (kernel.flops, kernel.reads, kernel.writes))
-    return KernelCost(row, count, count * flops, count * reads, count * writes, plain(count * terms.device_s), terms)
+    return KernelCost(
+        row, count, count * flops, count * reads, count * writes, as_python(count * terms.device_s), terms
+    )
 
 
 def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> Number:
@@ -173,7 +175,7 @@ def total(values: Iterable[Number]) -> Number:
     return sum(sums[shape] for shape in sorted(sums, key=math.prod))
 
 
-def plain(value: Number) -> Number:
+def as_python(value: Number) -> Number:
     """A numpy scalar as the Python number it is; arrays as they are."""
     is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim)
     return value.item() if is_scalar else value

@@ -21,10 +21,10 @@ from gpt2cost.errors import InputError
 from gpt2cost.prediction.one_pass import (
     KernelCost,
     Pass,
+    as_python,
     bound_of_pass,
     is_decode,
     kv_cache_bytes,
-    plain,
     run_pass,
     total,
 )
@@ -72,6 +72,10 @@ class Phase(Result):
     pass_: Pass
     totals: Totals
     activations_bytes: Number
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        return self.sizes.shape
 
     @property
     def batch_size(self) -> Size:
@@ -127,6 +131,10 @@ class Prediction(Result):
     phases: tuple[Phase, ...]
     memory: MemoryUse
     warnings: tuple[str, ...]
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        return self.sizes.shape
 
     @property
     def prefill(self) -> Phase | None:
@@ -212,8 +220,8 @@ def _totals(pass_: Pass, hw: Hardware, how: How, tokens: Size) -> Totals:
         total(getattr(kernel, name) for kernel in kernels) for name in ("count", "flops", "read_bytes", "write_bytes")
     )
     products = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
-    device_s, host_s, latency_s = pass_.device_s, plain(pass_.times.host_s), plain(pass_.times.latency_s)
-    low_s, high_s = map(plain, range_of(pass_.latency_at, hw, how.dtype))
+    device_s, host_s, latency_s = pass_.device_s, as_python(pass_.times.host_s), as_python(pass_.times.latency_s)
+    low_s, high_s = map(as_python, range_of(pass_.latency_at, hw, how.dtype))
     return Totals(
         launches=launches,
         flops=flops,

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.checks import Size, check_choice, check_flag, check_size
+from gpt2cost.checks import Size, check_broadcast, check_choice, check_flag, check_point, check_size
 from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
@@ -39,6 +39,11 @@ class Sizes:
     def kv_len(self) -> Size:
         """Tokens per sequence that attention sees."""
         return self.cache_len + self.seq_len
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the sizes broadcast to; of a single point it is empty."""
+        return np.broadcast_shapes(*map(np.shape, (self.batch_size, self.seq_len, self.cache_len)))
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,18 @@ def check_sizes(batch: object, seq: object, cache: object, use_cache: bool = Tru
     Without a KV cache nothing is cached, so that `cache` must be 0.
     """
     given = {"batch": batch, "seq": seq, "cache": cache}
-    sizes = [check_size(name, value, LEAST[name]) for name, value in given.items()]
-    try:
-        np.broadcast_shapes(*map(np.shape, sizes))
-    except ValueError:
-        shapes = ", ".join(str(np.shape(size)) for size in sizes)
-        raise InputError(f"batch, seq, cache: expected arrays that broadcast, got shapes {shapes}") from None
-    if not use_cache and np.any(np.asarray(sizes[2]) != 0):
+    sizes = {name: check_size(name, value, LEAST[name]) for name, value in given.items()}
+    check_broadcast(sizes)
+    if not use_cache and np.any(np.asarray(sizes["cache"]) != 0):
         raise InputError("cache: expected 0 with use_cache off, because without a KV cache nothing is cached")
-    return Sizes(*sizes)
+    return Sizes(*sizes.values())
+
+
+def check_single_sizes(batch: object, seq: object, cache: object, use_cache: bool = True) -> Sizes:
+    """`check_sizes` of what takes one size of each kind. Raises `InputError` for an array too."""
+    for name, value in {"batch": batch, "seq": seq, "cache": cache}.items():
+        check_point(name, value, LEAST[name])
+    return check_sizes(batch, seq, cache, use_cache)
 
 
 def check_device(hardware: Hardware, how: How) -> None:

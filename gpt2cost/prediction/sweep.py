@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gpt2cost.checks import check_flag
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
@@ -62,11 +63,11 @@ class Block:
     points: int
 
     def flat(self, name: str) -> Any:
-        """A column as an array of one element a row."""
+        """A column as an array of one element per row."""
         return self.spread(np.asarray(self.columns[name]))
 
     def spread(self, values: Any) -> Any:
-        """An array that broadcasts to `shape`, as one element a row."""
+        """An array that broadcasts to `shape`, as one element per row."""
         full = np.broadcast_to(values, self.shape)
         return full.ravel() if self.keep is True else full[np.broadcast_to(self.keep, self.shape)]
 
@@ -155,7 +156,9 @@ def sweep(
         logits=logits, use_cache=use_cache,
     )  # fmt: skip
     choices, warnings = plan(grid, model_changes, hw_changes)
-    return Sweep(grid, tuple(choices), kernels, only_fitting, only_valid, tuple(warnings))
+    flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid}
+    checked = {name: check_flag(name, value) for name, value in flags.items()}
+    return Sweep(grid, tuple(choices), **checked, warnings=tuple(warnings))
 
 
 def block_rows(block: Block) -> Iterator[dict[str, Any]]:
@@ -171,7 +174,7 @@ def plan(
     notes = list(grid.notes)
     models = _distinct("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
     devices = _distinct("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in grid.gpu), notes)
-    check_sizes(*_open(grid.batch, grid.seq, grid.cache), grid.use_cache)
+    check_sizes(*_broadcastable(grid.batch, grid.seq, grid.cache), grid.use_cache)
     running, reasons, skipped = [], [], 0
     for model, hardware, dtype, attn, runtime in itertools.product(
         models, devices, grid.dtype, grid.attn, grid.runtime
@@ -212,7 +215,7 @@ def _parts(grid: Grid, limit: int) -> Iterator[tuple[Axis, Axis, Axis]]:
                 yield batch, seq, cache
 
 
-def _open(batch: Axis, seq: Axis, cache: Axis) -> tuple[Axis, Axis, Axis]:
+def _broadcastable(batch: Axis, seq: Axis, cache: Axis) -> tuple[Axis, Axis, Axis]:
     """The axes in shapes that broadcast to (batch, seq, cache)."""
     return batch[:, None, None], seq[:, None], cache
 
@@ -223,7 +226,7 @@ def _slices(axis: Axis, step: int) -> Iterator[Axis]:
 
 def _block(choice: Choice, sweep: Sweep, axes: tuple[Axis, Axis, Axis]) -> Block:
     grid, how = sweep.grid, choice.how
-    batch, seq, cache = _open(*axes)
+    batch, seq, cache = _broadcastable(*axes)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
     prediction = predict_run(choice.model, choice.hardware, how, sizes, grid.phase)
     inputs = {
@@ -253,7 +256,7 @@ def _block(choice: Choice, sweep: Sweep, axes: tuple[Axis, Axis, Axis]) -> Block
 
 
 def _side_by_side(parts: list[Any], rows: list[int]) -> Any:
-    """What the phases say of one column, joined along the last axis: `rows` of each a point, or one for all."""
+    """The phases' values of one column, joined along the last axis: `rows` per point of each, or one for all."""
     if len(parts) == 1:
         return parts[0]
     arrays = [np.asarray(part) for part in parts]

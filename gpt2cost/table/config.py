@@ -16,9 +16,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2cost.checks import check_point
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
-from gpt2cost.schema import build, fields_of
+from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
 from gpt2cost.table.gpt2 import parameter_count
 
@@ -74,6 +75,9 @@ class Model:
     changes: tuple[tuple[str, Any], ...] = field(default=(), metadata=_DERIVED)
 
     def __post_init__(self) -> None:
+        for name, own in fields_of(Model).items():
+            if "range" in own.rules:
+                check_point(name, getattr(self, name), *own.rules["range"])
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd: expected a multiple of n_head, got {self.n_embd} / {self.n_head}")
         check_activation(self.activation_function)
@@ -120,8 +124,8 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
 def _near_miss(key: str) -> str:
     """A hint where an unknown key looks like a misspelt one that changes cost."""
     sizes = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "activation_function")
-    known = {*fields_of(Model), "n_ctx", "num_labels"}
-    return "" if key in known or key.startswith("_") else nearest(key, sizes)
+    right = {*fields_of(Model), "n_ctx", "num_labels"}
+    return "" if key in right or key.startswith("_") else nearest(key, sizes)
 
 
 def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
@@ -130,16 +134,19 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     An `n_inner` that was four times `n_embd` stays so unless it is set. Raises `InputError` for an unknown key, with
     the nearest, and for whatever `model_from_config` refuses.
     """
+    check_mapping("set", changes)
     if not changes:
         return model
     set_to: dict[str, Any] = {}
-    known = [key for key in fields_of(Model) if key != "model_type"]
+    keys = [key for key in fields_of(Model) if key != "model_type"]
     for given, value in changes.items():
         key = _OTHER_NAMES.get(given, given)
-        if key not in known:
-            raise InputError(f"set: unknown key {echo(given)}; {nearest(given, known) or 'known: ' + ', '.join(known)}")
+        if key not in keys:
+            raise InputError(f"set: unknown key {echo(given)}; {nearest(given, keys) or 'known: ' + ', '.join(keys)}")
+        if key in set_to:
+            raise InputError(f"set: {key} is set twice, under two names")
         set_to[key] = _parsed(value) if isinstance(value, str) else value
-    config = {key: getattr(model, key) for key in known}
+    config = {key: getattr(model, key) for key in keys}
     if model.n_inner == 4 * model.n_embd:
         del config["n_inner"]
     name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
@@ -182,9 +189,10 @@ def load_model(model: object) -> Model:
         return model
     if isinstance(model, str | os.PathLike):
         return _load_named(os.fspath(model))
-    if hasattr(model, "to_dict"):
+    if hasattr(model, "model_type") and hasattr(model, "to_dict") and not isinstance(model, type):
         config = model.to_dict()
-        return model_from_config(config, str(config.get("_name_or_path") or "GPT2Config"), "GPT2Config")
+        if isinstance(config, Mapping):
+            return model_from_config(config, str(config.get("_name_or_path") or "GPT2Config"), "GPT2Config")
     raise InputError(f"model: expected a name, a path or a GPT2Config, got {type(model).__name__}")
 
 

@@ -99,10 +99,6 @@ class Formula:
         """The names that the formula depends on."""
         return frozenset(name for monomial in self.terms for name, _ in monomial)
 
-    def degree(self, names: frozenset[str] | set[str]) -> set[int]:
-        """The degrees in `names`, taken together, of the formula's monomials: `{1}` for a formula in bytes."""
-        return {sum(power for name, power in monomial if name in names) for monomial in self.terms}
-
     def __str__(self) -> str:
         return " + ".join(self._printed_terms()).replace("+ -", "- ") or "0"
 

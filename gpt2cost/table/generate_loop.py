@@ -48,7 +48,7 @@ def setup(batch_above_one: bool) -> tuple[Row, ...]:
     special = "_prepare_special_tokens"
     isin, negative = _utils(special, "pad_token_tensor).any()"), _utils(special, "(eos_token_tensor < 0).any()")
     eos, pad = Tensor("eos_token_id", i64), Tensor("pad_token_id", i64)
-    found, below = Tensor("eos_is_pad", b8), Tensor("eos_below_0", b8)
+    eos_is_pad, eos_is_negative = Tensor("eos_is_pad", b8), Tensor("eos_below_0", b8)
     last, padded_right = Tensor("last_column", B * i64), Tensor("right_padding", B * b8)
     right = _utils("generate", "has_right_padding = torch.any(attention_mask[:, -1] == 0).item()")
     count = _utils("_prepare_position_ids_for_generation", "attention_mask.long().cumsum(-1) - 1")
@@ -62,10 +62,10 @@ def setup(batch_above_one: bool) -> tuple[Row, ...]:
     steps: list[Kernel | Free] = [
         Free("generate", "call", 8),  # generate, its configuration, cache, processors and criteria
         Free("views", "view", 3),
-        Kernel("eos_is_pad", "isin", "elementwise", (eos, pad), (found,), formula(1), isin),
-        *_asked(found, 1, "any", isin),
-        pointwise("eos_below_0", "lt", (eos,), below, negative, element=b8),
-        *_asked(below, 1, "any", negative),
+        Kernel("eos_is_pad", "isin", "elementwise", (eos, pad), (eos_is_pad,), formula(1), isin),
+        *_asked(eos_is_pad, 1, "any", isin),
+        pointwise("eos_below_0", "lt", (eos,), eos_is_negative, negative, element=b8),
+        *_asked(eos_is_negative, 1, "any", negative),
     ]
     if batch_above_one:
         steps += [

@@ -80,7 +80,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     )
     mask_steps, mask = causal_mask(options)
     if options.in_generate and options.cache_type == "static":
-        mask_steps = ()  # prepare_inputs_for_generation has made it: see generation.py
+        mask_steps = ()  # prepare_inputs_for_generation has made it: see generate_loop.py
     packed = not options.use_cache and not options.padded
     h, y = block(x, mask, positions, options)
     group = "norm"

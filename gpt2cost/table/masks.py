@@ -127,7 +127,7 @@ def packed_sequence(positions: Tensor, rows: Formula) -> tuple[Kernel | Free, ..
 
     `rows`: how many rows of positions there are, B or 1.
     """
-    src, file = "find_packed_sequence_indices", "masking_utils.py"
+    src, file = "find_packed_sequence_indices", FILE
     first_source = cite(src, "first_dummy_value = position_ids[:, :1] - 1", file=file)
     diff_source = cite(src, "torch.diff(position_ids", file=file)
     cumsum_source = cite(src, "(position_diff != 1).cumsum(-1)", file=file)

@@ -1,10 +1,9 @@
-"""The symbols of the cost table. One letter each, here and nowhere else; formulas print the long names."""
+"""The symbols of the cost table, short in code; formulas print the long names."""
 
 from __future__ import annotations
 
 from gpt2cost.table.formula import symbol
 
-# The symbols. One letter each, here and nowhere else; formulas print the long names.
 B = symbol("batch_size")
 
 
@@ -48,9 +47,6 @@ b8 = symbol("bool_bytes")  # bytes of a mask element: 1
 
 
 f32 = symbol("stat_bytes")  # bytes of a float32 element whatever the dtype: layer norm's statistics, upcast scores: 4
-
-
-BYTE_SYMBOLS = frozenset(next(iter(s.symbols)) for s in (w, a, i64, b8, f32))
 
 
 CONSTANT_BYTES = {"index_bytes": 8, "bool_bytes": 1, "stat_bytes": 4}

@@ -1,9 +1,11 @@
 """Seconds of one kernel on a CPU, whose threads run it while the interpreter waits.
 
-    product    launch + batch * (start + k n * element(m)),   element(m): straight lines between measured rows
-    attention  launch + batch heads * (start + head_dim * keys * element(new tokens))
-    other      launch + max(min(elements * one thread's, fork + elements * all threads'), DRAM bytes / DRAM rate)
-    all        + fresh output / rate at which the system hands out memory
+    product    core = batch * (start + k n * element(m)),   element(m): straight lines between measured rows
+    attention  core = batch heads * (start + head_dim * keys * element(new tokens) / masked_attention)
+               without a mask, masked_attention is 1
+    other      core = min(elements * one thread's, fork + elements * all threads')
+    T          = launch + max(core, FLOPs / peak, spilled bytes / DRAM bandwidth) + fresh
+    fresh      = output bytes / rate at which the system hands out memory; 0 for attention
 
 A library packs the weights of a product before it multiplies, has kernels of its own for one row and for few, and
 rounds rows up to its registers: that is what the curve holds. All forms grow with every size. Nothing is faster than
@@ -21,6 +23,7 @@ from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.table.liveness import OLD_CACHE
 from gpt2cost.timing.terms import Array, Terms, at_least, residency
 
 _RESIDENT_FROM = 0.5
@@ -43,7 +46,7 @@ def element_seconds(curve: ProductCurve, m: Array) -> Array:
 def product_terms(
     hw: Hardware, dtype: str, name: str, batch: Array, m: Array, n: Array, k: Array, element_bytes: float
 ) -> Terms:
-    """`batch` products of (m, k) and (k, n) of one of the fields of `CpuProducts`; sizes as floats or arrays."""
+    """`batch` products of (m, k) and (k, n) of one of the fields of `CpuProducts`; sizes broadcast."""
     c = hw.cpu_model
     curve: ProductCurve = getattr(c.products[dtype], name)
     core_s = batch * (curve.start_s + k * n * element_seconds(curve, m))
@@ -127,7 +130,7 @@ class CpuMachine:
                 terms = attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
-                is_cache = kernel.op == "cat" and kernel.inputs[0].name.startswith("past")
+                is_cache = kernel.op == "cat" and kernel.inputs[0].name in OLD_CACHE
                 kept = 2.0 * values["num_layers"] if is_cache else 1.0
                 terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, kept)
         return at_least(floor_s, terms)
@@ -170,7 +173,7 @@ def product_name(kernel: Kernel) -> str:
 
 def cpu_kind(c: CpuConstants, kernel: Kernel) -> str:
     """Which of `CPU_KINDS` times `kernel`; of a fusion, the slowest."""
-    kinds = {_kind_of(op, kernel.kind) for op in kernel.op.split("+")}
+    kinds = [_kind_of(op, kernel.kind) for op in kernel.op.split("+")]
     measured = [kind for kind in kinds if kind in c.kinds]
     return max(measured, key=lambda kind: c.kinds[kind].element_s) if measured else "elementwise"
 

@@ -13,7 +13,7 @@ from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
 from gpt2cost.timing.gpu_attention import attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms
-from gpt2cost.timing.terms import Array, Terms, at_least, engine
+from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 _REUSE = 6.0
 """Traffic between two reads of a product's (k, n) operand over its size, where a product runs on its own: about what
@@ -35,17 +35,17 @@ class GpuMachine:
         match kernel.shape:
             case Gemm(batch, m, n, k):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
-                kind = engine(kernel, dtype)
+                own_dtype = product_dtype(kernel, dtype)
+                pass_clock = self.hw.gpu_model.products(own_dtype).pass_clock
                 terms = gemm_terms(
-                    self.hw, kind, count, rows, columns, depth, ELEMENT_BYTES[kind],
-                    batched=kernel.kind == "bmm", slowdown=1.0 / self.hw.gpu_model.products(kind).pass_clock,
+                    self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
+                    batched=kernel.kind == "bmm", slowdown=1.0 / pass_clock,
                 )  # fmt: skip
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
-                count, per_row, width = (size.evaluate(values) for size in (batch, heads, head_dim))
-                terms = attention_terms(
-                    self.hw, dtype, count, per_row, width, new, kv - new, ELEMENT_BYTES[dtype], masked=masked
-                )
+                count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))
+                size = ELEMENT_BYTES[dtype]
+                terms = attention_terms(self.hw, dtype, count, many, width, new, kv - new, size, masked=masked)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 columns = 1.0 if kernel.columns is None else kernel.columns.evaluate(values)

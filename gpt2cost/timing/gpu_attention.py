@@ -3,12 +3,13 @@
 A thread block takes `q_tile` queries of one head through the keys in steps of `kv_block`:
 
     blocks  = visible blocks of keys, summed over the tiles of queries (all of them without the causal rule)
-    stream  = seconds to read a step's keys and values,   tensor = seconds of a full tile's arithmetic in a step
+    stream  = seconds to read a step's keys and values
+    tensor  = seconds of a full tile's arithmetic in a step, longer by masked_attention without a flash kernel
     step    = stream + min(1, queries / q_tile) (max(stream, tensor) - stream)
     busy    = (thread blocks * block_s + batch * heads * blocks * step) / units
     chain   = block_s + max(1, blocks of keys / splits) * step,   splits = units / thread blocks, from 1 to max_splits
     compute = max(chain, busy + tail * chain * max(0, 1 - units / thread blocks))
-    memory  = bytes / (rate of L2 where it holds them, of DRAM where it does not)
+    memory  = bytes / (rate of L2 where it holds them, of DRAM where it does not); an explicit mask adds its bytes
     T       = launch + hypot(compute, memory) + cache write
 
 `launch` has parts that come with more than one new token and with more than one block of keys. In decode the keys of
@@ -45,7 +46,8 @@ def attention_terms(
     masked: bool = False,
     write_cache: bool = False,
 ) -> Terms:
-    """`new_tokens` queries per head over `cached_tokens + new_tokens` keys; sizes as floats or arrays.
+    """`new_tokens` queries per head over `cached_tokens + new_tokens` keys; sizes as floats or arrays, which
+    broadcast.
 
     `masked`: the memory-efficient kernel with an explicit mask, which computes the whole square and reads the mask.
     NVIDIA devices before sm80 and fp32 have no flash kernel and use the memory-efficient one too.

@@ -2,21 +2,24 @@
 
 A tiled product takes the least time over tiles (tm, tn) and splits s of K:
 
+    P_unit = efficiency * peak / units
     step   = max(2 tm tn / P_unit * (1 + edge (1/tm + 1/tn)), step_s / 64)       seconds per element of K in a tile
     blocks = batch * ceil(m/tm) * ceil(n/tn) * s,    r = blocks / units
     waves  = max(1, floor(r) + frac(r)**wave_power)
-    full   = waves * (ceil(k / s) + prologue_k) * step                           k / s padded to k_step
+    full   = waves * (ceil(k / s) + prologue_k) * step / pass_clock              k / s padded to k_step
     T_comp = full * (1 + heat * full / (full + heat_time))                       the clock falls in a long kernel
-    T_dram = (cold * weights + activation_traffic * activations) / DRAM rate
-    T_l2   = blocks / s * (tm + tn) * k * bytes / L2 rate
-    core   = norm(T_comp, T_dram, T_l2) + epilogue                               waves * tile's bytes / L2's share
-    T      = launch + core * (1 + droop * FLOPs / (peak * core)) + reduction     the clock falls at full rate
+    T_dram = (cold * weights + activation_traffic * activations) / (dram_efficiency * DRAM bandwidth)
+    T_l2   = blocks / s * (tm + tn) * k * bytes / (l2_efficiency * L2 bandwidth) 0 without l2_efficiency
+    core   = norm(T_comp, T_dram, T_l2) + epilogue                               the p-norm of p = overlap
+    T      = launch + core * (1 + droop * min(1, FLOPs / (peak * core))) + reduction     the clock falls at full rate
     cold   = 1 / (1 + (reuse / (warm_l2 * L2 size))**-8)                         1 without warm_l2
-    reduction = split + 8 s m n batch / L2 rate, for s > 1
+    epilogue  = waves * tm tn bytes * units / (epilogue_rate * L2 bandwidth)     0 without epilogue_rate
+    reduction = split + 8 s m n batch / (split_rate * L2 bandwidth), for s > 1
 
-after the published analyses of tile and wave quantisation on GPUs. For one row (m = 1) a matrix-vector kernel, if there
-is one, takes its place where it is faster: gemv + cold * weights / DRAM rate + k * gemv_k. Each candidate grows with
-batch, m and n, hence so does the minimum. The result is never below FLOPs / peak, bytes / L2 bandwidth and, once the
+after the published analyses of tile and wave quantisation on GPUs; pass_clock counts in a whole pass only. For one row
+(m = 1) of a product that is not batched, a matrix-vector kernel, if there is one, takes its place where it is faster:
+gemv + cold * weights / (gemv_dram_efficiency * DRAM bandwidth) + k * gemv_k. Each candidate grows with batch, m and n,
+hence so does the minimum. The result is never below FLOPs / peak, bytes / L2 bandwidth and, once the
 operands exceed L2, bytes / DRAM bandwidth; this last bound sets in from half of L2's size.
 """
 
@@ -55,7 +58,7 @@ def gemm_terms(
     reuse_bytes: Array = np.inf,
     slowdown: float = 1.0,
 ) -> Terms:
-    """`batch` products of (m, k) and (k, n), sizes as floats or arrays.
+    """`batch` products of (m, k) and (k, n), sizes as floats or arrays; the terms have the shape they broadcast to.
 
     `reuse_bytes`: traffic between two uses of the same (k, n) operand; infinite means that it is cold. `slowdown`
     lengthens the arithmetic.

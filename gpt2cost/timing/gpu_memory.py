@@ -1,8 +1,13 @@
 """Seconds of a kernel that moves bytes: element-wise, softmax, layer norm, copies, gathers, fills.
 
-    missing = share of the traffic that L2 does not serve: 0 for a small footprint, 1 for one beyond its size
-    T_dram  = missing * (read + write_weight * written, scaled to equal bytes) / (efficiency * DRAM bandwidth)
-    T       = max(floor, max(bytes / L2 copy bandwidth, T_dram, elements / rate) + fill + columns)
+    missing  = share of the traffic that L2 does not serve: 0 for a small footprint, 1 for one beyond its size
+    weighted = (read + write_weight * written) * 2 / (1 + write_weight)
+    passes   = 1 + 1.15 / (1 + (long_row / bytes of a row)**4.6)                     1 without long_row
+    late     = carry_over * L2 size                                                  written after the kernel's end
+    T_dram   = missing * max(max(0, weighted - late) * passes / (dram_efficiency * DRAM bandwidth),
+                             bytes / DRAM bandwidth)
+    serial   = fill * x / (1 + x) + column * columns,   x = rows / (8 units)
+    T        = max(floor, max(bytes / L2 copy bandwidth, T_dram, elements / (rate * units)) + serial)
 
 Monotone in bytes and rows; never below bytes / DRAM bandwidth once the footprint exceeds L2.
 """
@@ -21,7 +26,11 @@ _LONG_ROW = (1.15, 4.6)
 def memory_terms(
     hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float, columns: Array, floor_s: float
 ) -> Terms:
-    """A kernel of one of `MEMORY_KINDS`. `columns` is the length of the rows that it reduces (1 for none)."""
+    """A kernel of one of `MEMORY_KINDS`. `columns` is the length of the rows that it reduces (1 for none).
+
+    Bytes and columns are floats or arrays; the terms have the shape that they broadcast to. `floor_s`: the least time
+    of a launch.
+    """
     memory = hw.gpu_model.memory
     c = memory.kinds[kind]
     moved = read_bytes + write_bytes

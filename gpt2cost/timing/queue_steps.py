@@ -1,6 +1,6 @@
 """One pass, step by step: when the host issues each kernel and when the device runs it, all layers unrolled.
 
-`timeline` has the same rules as one product of matrices, without the times in between.
+`queue` has the same rules as one product of matrices, without the times in between.
 """
 
 from __future__ import annotations

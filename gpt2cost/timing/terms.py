@@ -46,7 +46,7 @@ def at_least(floor_s: float, terms: Terms) -> Terms:
     return replace(terms, device_s=np.maximum(floor_s, terms.device_s), launch_s=launch_s)
 
 
-def engine(kernel: Kernel, dtype: str) -> str:
+def product_dtype(kernel: Kernel, dtype: str) -> str:
     """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is."""
     return "fp32" if kernel.op == "baddbmm" else dtype
 
