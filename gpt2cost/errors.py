@@ -5,6 +5,7 @@ A message is one line: what was wrong, where, and what would be right.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 ECHO_LIMIT = 60
@@ -25,8 +26,6 @@ class InputWarning(UserWarning):
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as `did you mean 'a100', 'a10'?`, or an empty string when nothing is close. Ignores case."""
-    import difflib  # only an error needs it
-
     by_key = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name[:ECHO_LIMIT].casefold(), by_key, n=3, cutoff=0.6)
     return f"did you mean {', '.join(repr(by_key[key]) for key in close)}?" if close else ""

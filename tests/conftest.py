@@ -18,7 +18,7 @@ from gpt2cost.cli import app
 
 settings.register_profile(
     "gpt2cost",
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from helpers import Call, refusal
 
-from gpt2cost.measure.bench import Bench
 from gpt2cost.measure.plan import MEASURED_DTYPES
-from gpt2cost.measure.pool import DTYPES
 from gpt2cost.output.formats import FORMATS
+
+pytest.importorskip("torch")
+
+from gpt2cost.measure.bench import Bench
+from gpt2cost.measure.pool import DTYPES
 
 
 @pytest.fixture(autouse=True)

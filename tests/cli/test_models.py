@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import Result, assert_refused, process
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2cost.cli import app as cli
@@ -131,7 +131,6 @@ keys = st.sampled_from(
     cut=st.integers(0, 400),
     truncated=st.booleans(),
 )
-@settings(max_examples=60)
 def test_fuzzed_configs(
     changes: dict[str, Any], cut: int, truncated: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

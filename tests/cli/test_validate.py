@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from helpers import Call, process, refusal
 from measured import planted, written
+
+from gpt2cost.measure.torch_trace import read_trace
+
+pytest.importorskip("torch")
+
+import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cost.measure.bench import Bench
-from gpt2cost.measure.torch_trace import read_trace
 
 
 @pytest.fixture(autouse=True)

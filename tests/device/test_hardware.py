@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers import ROOT
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2cost.device import catalog, hardware
@@ -554,7 +554,7 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
 # --- fuzz: a file is a valid device or one InputError, nothing else
 
 COUNTER = itertools.count()
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=100)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
 QUANTITIES = st.sampled_from(
     ["1 GB", "1 us", "3 TB/s", "2 TFLOP/s", "0 GB", "a100-sxm-80gb", "like", "m1", "", "1e400 s"]
