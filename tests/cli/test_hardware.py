@@ -23,7 +23,7 @@ provenance: {memory: datasheet}
 
 
 BAD_HARDWARE = {
-    "empty": ("", ""),
+    "empty": ("", "expected a mapping"),
     "missing key": (GOOD_HARDWARE.replace("vendor: nvidia\n", ""), "vendor"),
     "unknown key": (GOOD_HARDWARE + "color: red\n", "color"),
     "bare number": (GOOD_HARDWARE.replace("2 TB/s", "2000000000000"), "$.memory.bandwidth"),

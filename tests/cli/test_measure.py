@@ -34,9 +34,18 @@ def test_measure_in_every_format(gpt2cost: Call, tiny_config: str, format: str, 
     assert "round 1/" in result.err
 
 
-@pytest.mark.parametrize("case", ["1,2", "1,2,3,4", "a,b,c", "0,1,1", "1,0,1", "1,1,-1", ""])
-def test_a_bad_case(gpt2cost: Call, tiny_config: str, case: str) -> None:
-    refusal(gpt2cost("measure", "--model", tiny_config, "--case", case))
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        *((case, f"--case: expected BATCH,SEQ,CACHE such as 8,1,512, got '{case}'") for case in ("1,2", "a,b,c", "")),
+        ("1,2,3,4", "got '1,2,3,4'"),
+        ("1,1,-1", "got '1,1,-1'"),
+        ("0,1,1", "batch: expected an integer from 1"),
+        ("1,0,1", "seq: expected an integer from 1"),
+    ],
+)
+def test_a_bad_case(gpt2cost: Call, tiny_config: str, case: str, says: str) -> None:
+    assert says in refusal(gpt2cost("measure", "--model", tiny_config, "--case", case))
 
 
 @pytest.mark.parametrize("command", ["measure", "validate"])

@@ -46,7 +46,7 @@ BAD_CONFIGS = {
     "null": (config(n_layer=None), "n_layer"),
     "true": (config(n_layer=True), "n_layer"),
     "absurd": (config(n_embd=10**30), "n_embd"),
-    "huge": ('{"model_type": "gpt2", "n_embd": ' + "9" * 6000 + "}", "config.json"),
+    "huge": ('{"model_type": "gpt2", "n_embd": ' + "9" * 6000 + "}", "not valid JSON"),
     "NaN": (config(n_embd=float("nan")), "n_embd"),
     "infinity": (config(n_inner=float("inf")), "n_inner"),
     "inner": (config(n_inner=-4), "n_inner"),
@@ -54,8 +54,8 @@ BAD_CONFIGS = {
     "activation list": (config(activation_function=["relu"]), "activation_function"),
     "switch": (config(reorder_and_upcast_attn="yes"), "reorder_and_upcast_attn"),
     "cross attention": (config(add_cross_attention=True), "cross"),
-    "nested": ("[" * 100_000, "config.json"),
-    "NUL": ("\0", "config.json"),
+    "nested": ("[" * 100_000, "nested too deeply"),
+    "NUL": ("\0", "NUL character"),
 }
 
 
@@ -79,8 +79,16 @@ def test_files_that_are_no_configs(gpt2cost: Any, tmp_path: Path) -> None:
     sparse = tmp_path / "large.json"
     with sparse.open("wb") as file:
         file.truncate(100_000_000)
-    for model in (binary, str(tmp_path / "folder"), str(sparse), str(tmp_path / "missing.json"), "/dev/null"):
-        assert_refused(gpt2cost("predict", "--gpu", "a100", "--model", model))
+    for model, says in {
+        binary: "not UTF-8 text",
+        str(tmp_path / "folder"): "cannot read this file",
+        str(sparse): "larger than 1 MB",
+        str(tmp_path / "missing.json"): "cannot read this file",
+        "/dev/null": "expected a regular file",
+    }.items():
+        result = gpt2cost("predict", "--gpu", "a100", "--model", model)
+        assert_refused(result, says)
+        assert model in result.err
 
 
 def test_an_odd_config_works(gpt2cost: Any, tmp_path: Path) -> None:

@@ -193,6 +193,8 @@ def test_every_constant_has_a_source(path: Path) -> None:
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     sections = {key: tree[key] for key in ("memory", "compute", "launch", "host", "model")}
     constants, provenance = leaves(sections), tree["provenance"]
+    assert constants
+    assert provenance
     words = ("datasheet", "measured: ", "fitted: ", "borrowed from ", "assumed: ")
     for key, source in provenance.items():
         assert source.startswith(words), key
