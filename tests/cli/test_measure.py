@@ -13,15 +13,9 @@ from gpt2cost.output.formats import FORMATS
 
 pytest.importorskip("torch")
 
-from gpt2cost.measure.bench import Bench
 from gpt2cost.measure.pool import DTYPES
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As few samples as there may be."""
-    sample = Bench.sample
-    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least))
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 @pytest.mark.parametrize(("format", "kernels"), [*((format, True) for format in FORMATS), ("csv", False)])

@@ -7,17 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Result, assert_refused, process
+from helpers import SMALL, Result, assert_calm, assert_refused, process
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2cost.cli import app as cli
-
-PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
-
-
-SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
-
 
 GOOD_CONFIG = {"model_type": "gpt2", "n_layer": 3, "n_embd": 48, "n_head": 4, "vocab_size": 100, "n_inner": 50}
 
@@ -110,16 +104,6 @@ def test_a_misspelt_key_is_a_warning(gpt2cost: Any, tmp_path: Path) -> None:
     assert "n_layer" in result.err
 
 
-def assert_calm(code: int, out: str, err: str) -> None:
-    """Fine, perhaps with warnings; or refused in one line."""
-    assert code in (0, 2)
-    assert "Traceback" not in err
-    if code == 0:
-        assert all(line.startswith("warning: ") for line in err.splitlines())
-    elif "Usage" not in out + err:
-        assert_refused(Result(code, out, err))
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -146,8 +130,7 @@ def test_fuzzed_configs(
     path = write_config(tmp_path, text[:cut] if truncated else text)
     capsys.readouterr()
     code = cli.run(["predict", "--gpu", "a100", "--format", "json", "--model", path])
-    out, err = capsys.readouterr()
-    assert_calm(code, out, err)
+    assert_calm(Result(code, *capsys.readouterr()))
 
 
 WITHOUT_TORCH = """

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from helpers import assert_refused, process
+from helpers import SMALL, assert_refused, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
 from gpt2cost.units import parse_quantity
@@ -28,12 +28,6 @@ def test_what_ifs_in_predict(gpt2cost: Any) -> None:
 
 
 EXAMPLE = ["predict", "--model", "distilgpt2", "--batch", "8", "--seq", "512", "--cache", "1024", "--gpu", "a100"]
-
-
-PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
-
-
-SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
 
 
 def test_the_example() -> None:

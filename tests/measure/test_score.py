@@ -30,11 +30,7 @@ from gpt2cost.table.config import load_model
 SIZES = [(1, 1, 9), (2, 6, 0)]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As few samples as there may be."""
-    sample = Bench.sample
-    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least))
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def no_words(_: str) -> None:
