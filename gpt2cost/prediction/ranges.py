@@ -35,24 +35,15 @@ from gpt2cost.table.config import Model, load_model
 
 Basis = Literal["evidence", "kernels", "borrowed"]
 
-
 BORROWED_SPREAD, SAME_ARCHITECTURE_SPREAD = math.log(1.5), math.log(1.2)
 """Of constants carried to another device, and to one of the same architecture (leave one device out)."""
-
-
 LEAST_SPREAD = math.log(1.05)
 """Clocks and temperature alone make two machines of one kind differ by this much."""
-
-
 EVIDENCE_MARGIN = 1.5
 """A handful of measurements has not seen the worst case: their worst residual is widened by this."""
-
-
 HOST_LOW, HOST_HIGH = 0.8, 1.25
 """Host time over the defaults among machines of one kind: published decode figures of 2023 and later imply 0.19 to 0.22
 ms per layer of GPT-2, where the server defaults say 0.18."""
-
-
 HOST_MARGIN = 1.1
 """How much the host factors that evidence implies are widened."""
 
