@@ -29,6 +29,8 @@ def read_text(path: Path) -> str:
             raise InputError(f"{where}: expected a regular file")
         with path.open("rb") as file:
             raw = file.read(SIZE_LIMIT + 1)
+    except InputError:  # which is a ValueError
+        raise
     except OSError as error:
         raise InputError(f"{where}: cannot read this file: {error.strerror or error}") from None
     except ValueError:  # a NUL or a lone surrogate in the name

@@ -1,4 +1,4 @@
-"""What several tests need: the command line called, and the rows of the table laid out. No torch."""
+"""What several tests need: the command line called, hardware files, the rows of the table laid out. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import pytest
+
+from gpt2cost.device.catalog import validate_file
 from gpt2cost.device.dtypes import ELEMENT_BYTES
+from gpt2cost.errors import InputError
+from gpt2cost.files import data_dir
 from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.table.symbols import CONSTANT_BYTES
@@ -40,6 +45,10 @@ def process(
     )
 
 
+PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
+SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
+
+
 def assert_refused(result: Result, named: str = "") -> None:
     assert result.code == 2
     assert result.out == ""
@@ -55,6 +64,52 @@ def refusal(result: Result) -> str:
     error = result.err.splitlines(keepends=True)[-1]
     assert_refused(Result(result.code, result.out, error))
     return error
+
+
+def assert_calm(result: Result) -> None:
+    """Fine, perhaps with warnings; or refused in one line."""
+    assert result.code in (0, 2)
+    assert "Traceback" not in result.err
+    if result.code == 0:
+        assert all(line.startswith("warning: ") for line in result.err.splitlines())
+    elif "Usage" not in result.out + result.err:
+        assert_refused(result)
+
+
+# ---------------------------------------------------------------------------------------------- hardware files
+
+MY_GPU = """
+name: my-gpu
+vendor: nvidia
+architecture: ampere_sm80
+compute_capability: 8.0
+memory: {capacity: 80 GB, bandwidth: 2 TB/s, l2: 40 MB, l2_bandwidth: 5 TB/s}
+compute: {units: 108, peak: {fp32: 19.5 TFLOP/s, fp16: 312 TFLOP/s}}
+launch: {like: a100-sxm-80gb}
+host: {like: a100-sxm-80gb}
+model: {like: a100-sxm-80gb}
+provenance: {memory: datasheet}
+"""
+"""The file of a device that borrows what was not measured."""
+
+SHIPPED = sorted(data_dir("hardware").glob("*.yaml"))
+
+
+def write_yaml(folder: Path, text: str | bytes, name: str = "case.yaml") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+    return path
+
+
+def file_refusal(path: Path) -> str:
+    """The message, less the path before it, with which a file is refused."""
+    with pytest.raises(InputError) as caught:
+        validate_file(path)
+    message = str(caught.value)
+    assert message.isprintable(), "one line"
+    assert message.startswith(f"{path}: ")
+    assert len(message) < 5000
+    return message.removeprefix(f"{path}: ")
 
 
 # ---------------------------------------------------------------------------------------------- the cost table

@@ -13,7 +13,8 @@ one. The flash-attn package is stubbed in the same way.
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
+import json
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -212,8 +213,14 @@ def tiny(**keys: Any) -> GPT2Config:
 
 
 def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+    """The model of a config, built once: a trace leaves nothing behind in it."""
+    return _built(config.to_json_string(use_diff=False), attn, dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _built(config: str, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
     with default_dtype(dtype), torch.device("meta"):
-        model = GPT2LMHeadModel(copy.deepcopy(config)).eval()
+        model = GPT2LMHeadModel(GPT2Config(**json.loads(config))).eval()
     model.config._attn_implementation = attn  # after construction, which would look for the flash-attn package
     return model
 

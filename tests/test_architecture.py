@@ -1,4 +1,4 @@
-"""The shape of the code: imports go downwards, citations and presets hold, and the linters are content."""
+"""The shape of the code and of its tests; citations and presets hold, and the linters are content."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import importlib
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import regenerate
@@ -27,6 +27,8 @@ PACKAGE = Path(gpt2cost.__file__).parent
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+WINGS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+
 
 def test_imports_go_one_way() -> None:
     """The contract of the wings, in pyproject.toml."""
@@ -34,10 +36,55 @@ def test_imports_go_one_way() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def imported(node: ast.AST) -> list[str]:
+    """The modules that an import statement may load: of `from a.b import c`, a.b and a.b.c. None of another node."""
+    match node:
+        case ast.Import(names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module, names):
+            return [str(module), *(f"{module}.{alias.name}" for alias in names)]
+    return []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_says_what_it_is(path: Path) -> None:
-    if path.stem != "__main__":
-        assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+def test_a_module_is_well_made(path: Path) -> None:
+    """It says what it is, is short, and imports at its top, but for libraries that are slow to load."""
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    assert len(text.splitlines()) <= 380
+    nodes = list(ast.walk(tree))
+    assert "gpt2cost" not in [name for node in nodes for name in imported(node)], "__init__ is for users"
+    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], "relative"
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    late = {name.partition(".")[0] for function in functions for node in ast.walk(function) for name in imported(node)}
+    assert late <= {"torch", "transformers", "matplotlib"}
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert "id" not in called, "an id is another object's as soon as its own is gone"
+
+
+def test_the_house_is_seen_at_a_glance() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
+    assert len(WINGS) <= 8
+
+
+def test_the_tests_lie_as_the_code_does() -> None:
+    """A folder for each wing; and what tests share lies where no test is, so that each may be read and run alone."""
+    tests = ROOT / "tests"
+    assert {path.parent.name for path in tests.glob("*/test_*.py")} == WINGS
+    names = {path.stem for path in tests.rglob("test_*.py")}
+    assert len(names) > 30
+    for path in tests.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            assert not {part for name in imported(node) for part in name.split(".")} & names, path
+
+
+def test_the_oldest_versions_are_the_lower_bounds() -> None:
+    """CI tests the command line with those of .ci/oldest.txt."""
+    bounds = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    lines = (ROOT / ".ci/oldest.txt").read_text("utf-8").splitlines()
+    oldest = [line for line in lines if not line.startswith("#")]
+    assert sorted(bound.replace(">=", "==") for bound in bounds) == oldest
 
 
 @pytest.mark.parametrize("module", ["gpt2cost", "gpt2cost.table.formula"])
@@ -128,9 +175,7 @@ def test_no_path_of_a_machine() -> None:
 
 
 @pytest.mark.parametrize("command", ["ruff check", "ruff format --check", "mypy"])
-def test_linters(command: str, tmp_path: Path) -> None:
-    arguments: list[Any] = [sys.executable, "-m", *command.split()]
-    if command == "mypy":
-        arguments += ["--cache-dir", tmp_path]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+def test_linters(command: str) -> None:
+    """Each keeps what it has seen in a folder of the checkout, so that only the first run takes long."""
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

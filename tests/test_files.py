@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt2cost.errors import InputError
-from gpt2cost.files import write_bytes, write_text
+from gpt2cost.files import read_text, write_bytes, write_text
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +49,9 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
     def chunks() -> Iterator[bytes]:
         yield b"half"
-        raise RuntimeError
+        raise RuntimeError("broken off")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="broken off"):
         write_bytes(chunks(), path)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
@@ -59,3 +59,11 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 def test_no_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write: No such file or directory$"):
         write_text("x", tmp_path / "missing" / "file")
+
+
+def test_what_is_no_file_says_so(tmp_path: Path) -> None:
+    """Catches a read that never ends, and a message about the name."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"{path}: expected a regular file"):
+            read_text(path)

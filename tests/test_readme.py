@@ -11,6 +11,7 @@ from helpers import ROOT
 from pages import BLOCKS, PAGES, README, output
 
 from gpt2cost.device.catalog import validate_file
+from gpt2cost.table.citations import shipped_lines, transformers_version
 
 
 def test_there_are_blocks() -> None:
@@ -24,6 +25,8 @@ def test_there_are_blocks() -> None:
     "block", [pytest.param(block, id=f"{page.stem}: {block['command'][:40]}") for page, block in BLOCKS]
 )
 def test_block(block: re.Match[str]) -> None:
+    if re.search(r"\w\.py:\d", block["text"]) and transformers_version() != shipped_lines().versions[-1]:
+        pytest.skip("the lines of HuggingFace's source are those of the newest transformers")
     assert output(block["command"], block["width"]) == block["text"], "python tests/regenerate.py writes it anew"
 
 

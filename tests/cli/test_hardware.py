@@ -6,31 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import assert_refused
-
-GOOD_HARDWARE = """
-name: my-gpu
-vendor: nvidia
-architecture: ampere_sm80
-compute_capability: 8.0
-memory: {capacity: 80 GB, bandwidth: 2 TB/s, l2: 40 MB, l2_bandwidth: 5 TB/s}
-compute: {units: 108, peak: {fp32: 19.5 TFLOP/s, fp16: 312 TFLOP/s}}
-launch: {like: a100-sxm-80gb}
-host: {like: a100-sxm-80gb}
-model: {like: a100-sxm-80gb}
-provenance: {memory: datasheet}
-"""
-
+from helpers import MY_GPU, assert_refused
 
 BAD_HARDWARE = {
-    "empty": ("", ""),
-    "missing key": (GOOD_HARDWARE.replace("vendor: nvidia\n", ""), "vendor"),
-    "unknown key": (GOOD_HARDWARE + "color: red\n", "color"),
-    "bare number": (GOOD_HARDWARE.replace("2 TB/s", "2000000000000"), "$.memory.bandwidth"),
-    "wrong unit": (GOOD_HARDWARE.replace("2 TB/s", "2 TFLOP/s"), "$.memory.bandwidth"),
-    "NaN": (GOOD_HARDWARE.replace("2 TB/s", ".nan"), "$.memory.bandwidth"),
-    "zero": (GOOD_HARDWARE.replace("2 TB/s", "0 TB/s"), "$.memory.bandwidth"),
-    "negative": (GOOD_HARDWARE.replace("2 TB/s", "-2 TB/s"), "$.memory.bandwidth"),
+    "empty": ("", "expected a mapping"),
+    "missing key": (MY_GPU.replace("vendor: nvidia\n", ""), "vendor"),
+    "unknown key": (MY_GPU + "color: red\n", "color"),
+    "bare number": (MY_GPU.replace("2 TB/s", "2000000000000"), "$.memory.bandwidth"),
+    "wrong unit": (MY_GPU.replace("2 TB/s", "2 TFLOP/s"), "$.memory.bandwidth"),
+    "NaN": (MY_GPU.replace("2 TB/s", ".nan"), "$.memory.bandwidth"),
+    "zero": (MY_GPU.replace("2 TB/s", "0 TB/s"), "$.memory.bandwidth"),
+    "negative": (MY_GPU.replace("2 TB/s", "-2 TB/s"), "$.memory.bandwidth"),
     "tag": ("!!python/object/apply:os.system ['true']", "tags"),
     "binary": ("\0\1\2", "NUL"),
 }
@@ -46,7 +32,7 @@ def test_bad_hardware_files_are_one_line(case: str, gpt2cost: Any, tmp_path: Pat
 
 
 def test_a_hardware_file_works(gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my-gpu.yaml").write_text(GOOD_HARDWARE)
+    (tmp_path / "my-gpu.yaml").write_text(MY_GPU)
     assert gpt2cost("hardware", "validate", str(tmp_path / "my-gpu.yaml")).code == 0
     by_path = gpt2cost("predict", "--model", "gpt2", "--gpu", str(tmp_path / "my-gpu.yaml"))
     monkeypatch.setenv("GPT2COST_HARDWARE_PATH", str(tmp_path))

@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 from helpers import Call, refusal
 
-from gpt2cost.measure.bench import Bench
 from gpt2cost.measure.plan import MEASURED_DTYPES
-from gpt2cost.measure.pool import DTYPES
 from gpt2cost.output.formats import FORMATS
 
+pytest.importorskip("torch")
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As few samples as there may be."""
-    sample = Bench.sample
-    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least))
+from gpt2cost.measure.pool import DTYPES
+
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 @pytest.mark.parametrize(("format", "kernels"), [*((format, True) for format in FORMATS), ("csv", False)])
@@ -31,9 +28,18 @@ def test_measure_in_every_format(gpt2cost: Call, tiny_config: str, format: str, 
     assert "round 1/" in result.err
 
 
-@pytest.mark.parametrize("case", ["1,2", "1,2,3,4", "a,b,c", "0,1,1", "1,0,1", "1,1,-1", ""])
-def test_a_bad_case(gpt2cost: Call, tiny_config: str, case: str) -> None:
-    refusal(gpt2cost("measure", "--model", tiny_config, "--case", case))
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        *((case, f"--case: expected BATCH,SEQ,CACHE such as 8,1,512, got '{case}'") for case in ("1,2", "a,b,c", "")),
+        ("1,2,3,4", "got '1,2,3,4'"),
+        ("1,1,-1", "got '1,1,-1'"),
+        ("0,1,1", "batch: expected an integer from 1"),
+        ("1,0,1", "seq: expected an integer from 1"),
+    ],
+)
+def test_a_bad_case(gpt2cost: Call, tiny_config: str, case: str, says: str) -> None:
+    assert says in refusal(gpt2cost("measure", "--model", tiny_config, "--case", case))
 
 
 @pytest.mark.parametrize("command", ["measure", "validate"])

@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Result, assert_refused, process
-
-PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
-
-
-SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
+from helpers import SMALL, Result, assert_refused, process
 
 
 def test_output_file(gpt2cost: Any, tmp_path: Path) -> None:

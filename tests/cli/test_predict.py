@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
-from helpers import assert_refused, process
+from helpers import SMALL, assert_refused, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
 from gpt2cost.units import parse_quantity
@@ -27,12 +28,6 @@ def test_what_ifs_in_predict(gpt2cost: Any) -> None:
 
 
 EXAMPLE = ["predict", "--model", "distilgpt2", "--batch", "8", "--seq", "512", "--cache", "1024", "--gpu", "a100"]
-
-
-PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
-
-
-SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
 
 
 def test_the_example() -> None:
@@ -79,16 +74,16 @@ def test_schema(gpt2cost: Any) -> None:
                 "arithmetic_intensity", "flops_formula", "read_formula", "write_formula", "source",
             } <= set(kernel)  # fmt: skip
             assert kernel["bound"] in ("compute", "memory", "launch")
-            file, _, line = kernel["source"].partition(":")
-            assert file.endswith(".py")
-            assert int(line) > 0
+            assert re.fullmatch(r"\w+\.py:(\d+|\?)", kernel["source"])  # `?`: the installed transformers lacks it
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
 @pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph"])
 def test_formulas_give_the_figures(attn: str, runtime: str, gpt2cost: Any) -> None:
     result = gpt2cost(*SMALL, "--attn", attn, "--runtime", runtime, "--format", "json")
-    for phase in json.loads(result.out)["phases"]:
+    phases = json.loads(result.out)["phases"]
+    assert len(phases) == 2
+    for phase in phases:
         for kernel in phase["kernels"]:
             for figure, formula in (("flops", "flops"), ("read_bytes", "read"), ("write_bytes", "write")):
                 value = eval(kernel[f"{formula}_formula"], {"__builtins__": {}}, dict(phase["symbols"]))
@@ -98,15 +93,15 @@ def test_formulas_give_the_figures(attn: str, runtime: str, gpt2cost: Any) -> No
 
 @pytest.mark.parametrize("group", ["kernel", "module", "layer"])
 def test_rows_sum_to_the_totals(group: str, gpt2cost: Any) -> None:
-    document = json.loads(gpt2cost(*SMALL, "--group", group, "--format", "json").out)
-    for phase in document["phases"]:
+    phases = json.loads(gpt2cost(*SMALL, "--group", group, "--format", "json").out)["phases"]
+    assert len(phases) == 2
+    for phase in phases:
         for name in ("flops", "read_bytes", "write_bytes"):
             assert sum(row[name] for row in phase["kernels"]) == phase["totals"][name]
         assert sum(row["count"] for row in phase["kernels"]) == phase["totals"]["launches"]
         names = [row["name"] for row in phase["kernels"]]
         assert len(names) == len(set(names))
-    if group == "layer":
-        assert "transformer.h" in names
+        assert ("transformer.h" in names) == (group == "layer")
 
 
 def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:

@@ -6,22 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from helpers import Call, process, refusal
 from measured import planted, written
+
+from gpt2cost.measure.torch_trace import read_trace
+
+pytest.importorskip("torch")
+
+import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cost.measure.bench import Bench
-from gpt2cost.measure.torch_trace import read_trace
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As few samples as there may be."""
-    sample = Bench.sample
-    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least))
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def test_measure_writes_what_validate_reads(gpt2cost: Call, tiny_config: str, tmp_path: Path) -> None:

@@ -30,11 +30,7 @@ from gpt2cost.table.config import load_model
 SIZES = [(1, 1, 9), (2, 6, 0)]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As few samples as there may be."""
-    sample = Bench.sample
-    monkeypatch.setattr(Bench, "sample", lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least))
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def no_words(_: str) -> None:
@@ -162,8 +158,14 @@ def test_a_planted_error_is_found(changes: dict[str, Any]) -> None:
     (one,) = found.passes
     assert one.error == pytest.approx(1 / 1.1 - 1, abs=1e-9)
     assert one.low_s < one.predicted_s < one.high_s
-    assert one.inside == (one.low_s <= one.measured_s <= one.high_s)
     assert one.repeat is None
+
+
+def test_a_pass_is_inside_or_outside_its_range() -> None:
+    found = validate(load_hardware("a100"), [planted(factor=factor) for factor in (0.1, 1.0, 10.0)])
+    assert [one.inside for one in found.passes] == [False, True, False]
+    assert found.summary is not None
+    assert found.summary.inside == 1
 
 
 def test_the_summary() -> None:
@@ -224,7 +226,7 @@ def test_a_bad_record_is_named(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         validate(load_hardware("a100"), [planted() | change])
     bad = {key: value for key, value in planted().items() if key not in change}
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=next(iter(change))):
         validate(load_hardware("a100"), [bad])
 
 
@@ -237,6 +239,7 @@ def test_use_cache_is_true_or_false(use_cache: object) -> None:
 def test_a_profile_is_scored_kernel_by_kernel(profiles: list[Measurement]) -> None:
     a100 = load_hardware("a100")
     found = validate(a100, profiles)
+    assert len(profiles) == 2 * len(SIZES)
     for record, one in zip(profiles, found.profiles, strict=True):
         assert (one.passes, one.in_order, one.missing, one.unmapped) == (3, True, (), {})
         assert one.mapped_share == pytest.approx(1)
@@ -252,6 +255,7 @@ def test_a_profile_is_scored_kernel_by_kernel(profiles: list[Measurement]) -> No
 
 
 def test_measured_seconds_are_the_trace_s(profiles: list[Measurement]) -> None:
+    assert len(profiles) == 2 * len(SIZES)
     for record in profiles:
         recording = observed_passes(record)[0]
         model, a100 = load_model(record["model"]), load_hardware("a100")

@@ -52,6 +52,7 @@ def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
 def test_throughput_without_a_cache_counts_new_tokens(phase: str) -> None:
     """A decode step without a KV cache runs over all tokens, but brings one per sequence."""
     data = curve(MODEL, [A100], SIZES, phase, "throughput", use_cache=False)
+    assert len(data.sizes) == 7
     for batch, rate, low, high in zip(
         data.sizes, data.lines[0].values, data.lines[0].low, data.lines[0].high, strict=True
     ):
@@ -186,8 +187,15 @@ def test_parts_of_a_picture_can_be_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [{}, {"batch": "1,2", "seq": "1,2"}, {"batch": "4-1"}, {"batch": "x"}, {"batch": "0,1"}]
+    ("sizes", "message"),
+    [
+        ({}, "exactly one"),
+        ({"batch": "1,2", "seq": "1,2"}, "exactly one"),
+        ({"batch": "4-1"}, "batch: .*backwards"),
+        ({"batch": "x"}, "batch: expected"),
+        ({"batch": "0,1"}, "batch: expected"),
+    ],
 )
-def test_sizes_that_are_no_sweep(sizes: dict[str, object]) -> None:
-    with pytest.raises(InputError):
+def test_sizes_that_are_no_sweep(sizes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         swept(sizes)

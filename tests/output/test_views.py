@@ -296,7 +296,7 @@ def results() -> dict[str, tuple[Result, int]]:
         "Phase": (prediction.prefill, 1),
         "Hardware": (prediction.hardware, 1),
         "Generation": (case("generation").shown, 1),
-        "Comparison": (gpt2cost.compare("gpt2", gpt2cost.list_hardware()[:12], phase="prefill"), 2),
+        "Comparison": (gpt2cost.compare("gpt2", gpt2cost.list_hardware()[:5], phase="prefill"), 2),
         "Capacity": (case("capacity").shown, 1),
         "Sweep": (gpt2cost.sweep("gpt2", "a100", batch="1-1000", seq="1-1000"), 1),
         "Validation": (validated(), 1),

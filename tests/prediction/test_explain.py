@@ -8,14 +8,16 @@ from gpt2cost import predict
 from gpt2cost.prediction.explain import explain
 
 
-@pytest.mark.parametrize("gpu", ["a100", "h100", "rtx4090", "t4", "l4", "m1-max"])
+@pytest.mark.parametrize("gpu", ["a100", "h100", "rtx4090", "t4", "m1-max"])
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 def test_no_kernel_beats_the_speed_of_light(gpu: str, dtype: str, attn: str) -> None:
     for batch, seq, cache in ((1, 1024, 0), (4, 1024, 0), (8, 1, 512), (8, 128, 512)):
         prediction = predict("gpt2", gpu, batch=batch, seq=seq, cache=cache, dtype=dtype, attn=attn)
         for phase in prediction.phases:
-            for kernel in explain(prediction, phase, top=100).slowest:
+            slowest = explain(prediction, phase, top=100).slowest
+            assert len(slowest) > 10
+            for kernel in slowest:
                 assert kernel.gap >= 0.5 if "attention" in kernel.name else kernel.gap >= 0.999, kernel
 
 

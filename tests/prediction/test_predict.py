@@ -157,7 +157,7 @@ def close(found: Any, expected: Any) -> None:
     st.sampled_from(RUNTIMES),
     st.booleans(),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_grid_is_the_loop_of_its_points(
     batches: list[int], seqs: list[int], caches: list[int], attn: str, runtime: str, use_cache: bool
 ) -> None:

@@ -48,7 +48,7 @@ def assert_equal_rows(found: list[dict[str, Any]], expected: list[dict[str, Any]
 SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=3, unique=True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     batch=st.lists(st.integers(1, 300), min_size=1, max_size=3, unique=True),
     seq=SIZES | st.just([1]) | st.just([1, 7]),
@@ -165,6 +165,7 @@ def test_rows_are_made_as_they_are_asked_for() -> None:
         ([4, "1-2"], [4, 1, 2]),
         (range(1, 3), [1, 2]),
         (9, [9]),
+        (None, [1]),
     ],
 )
 def test_notation(text: object, values: list[int]) -> None:
@@ -174,12 +175,9 @@ def test_notation(text: object, values: list[int]) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", ",", "1,,2", "8-1", "1-8*1", "0-8", "1-8+0", "-1", "1.5", "x", "1-", "1-2*3*4", "9" * 30, "1-9999999999",
-     "1-1000000000", [], True, None, 1.0, "\u0661"],
+     "1-1000000000", [], True, 1.0, "\u0661"],
 )  # fmt: skip
 def test_bad_notation(text: object) -> None:
-    if text is None:
-        assert make_grid(model="gpt2", gpu="a100", batch=text).batch.tolist() == [1]
-        return
     with pytest.raises(InputError, match="batch") as found:
         make_grid(model="gpt2", gpu="a100", batch=text)
     assert str(found.value).isprintable()
@@ -277,12 +275,12 @@ def test_a_changed_device(path: str, value: str, get: Any, expected: Any) -> Non
 
 def test_memory_does_not_grow_with_the_grid() -> None:
     """What a block holds is bounded, whatever the grid's shape."""
-    for axes in (
-        {"batch": "1-100000"},
-        {"seq": "1-100000"},
-        {"cache": "0-99999"},
-        {"batch": "1-50", "cache": "0-4999"},
+    for axes, kernels in (
+        ({"batch": "1-100000"}, False),
+        ({"seq": "1-100000"}, False),
+        ({"cache": "0-99999"}, True),
+        ({"batch": "1-50", "cache": "0-4999"}, True),
     ):
-        for kernels in (False, True):
-            for block in islice(sweep("gpt2", "a100", **axes, kernels=kernels).blocks(), 2):
-                assert 0 < block.rows <= 2 * BLOCK_ROWS
+        blocks = list(islice(sweep("gpt2", "a100", **axes, kernels=kernels).blocks(), 2))
+        assert len(blocks) == 2
+        assert all(0 < block.rows <= 2 * BLOCK_ROWS for block in blocks)

@@ -19,8 +19,9 @@ from gpt2cost.table.options import TableOptions
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("upcast", [False, True])
-@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize(
+    ("attn", "upcast"), [("eager", False), ("eager", True), ("sdpa", False), ("flash_attention_2", False)]
+)
 def test_peak_is_the_real_models(attn: Any, upcast: bool, use_cache: bool) -> None:
     config = tiny(n_layer=3, n_embd=48, n_head=4, reorder_and_upcast_attn=upcast)
     model = load_model(config)

@@ -49,19 +49,19 @@ def assert_within_bounds(kind: str, gpu: str, dtype: str, causal_share: float = 
 
 
 @given(device, dtype, size, size, size)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 def test_products_stay_within_bounds(gpu: str, dtype: str, m: int, n: int, k: int) -> None:
     assert_within_bounds("gemm", gpu, dtype, m=m, n=n, k=k)
 
 
 @given(device, dtype, small, st.integers(1, 2048), st.integers(1, 2048), st.integers(1, 2048))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 def test_batched_products_stay_within_bounds(gpu: str, dtype: str, batch: int, m: int, n: int, k: int) -> None:
     assert_within_bounds("bmm", gpu, dtype, batch=batch, m=m, n=n, k=k)
 
 
 @given(device, dtype, st.integers(1, 64), st.integers(1, 32), st.integers(1, 4096), st.integers(0, 8192))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 def test_attention_stays_within_bounds(gpu: str, dtype: str, batch: int, heads: int, new: int, cached: int) -> None:
     """The causal rule leaves at least half of the square's work."""
     shape = {"batch": batch, "heads": heads, "head_dim": 64, "new_tokens": new, "cached_tokens": cached}
@@ -69,7 +69,7 @@ def test_attention_stays_within_bounds(gpu: str, dtype: str, batch: int, heads: 
 
 
 @given(device, dtype, st.sampled_from(["elementwise", "softmax", "layer_norm", "copy"]), size, st.integers(1, 4096))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 def test_memory_bound_kernels_stay_within_bounds(gpu: str, dtype: str, kind: str, rows: int, columns: int) -> None:
     if kind in ("softmax", "layer_norm"):
         assert_within_bounds(kind, gpu, dtype, rows=rows, columns=columns)
@@ -79,7 +79,7 @@ def test_memory_bound_kernels_stay_within_bounds(gpu: str, dtype: str, kind: str
 
 @pytest.mark.parametrize("kind", KERNEL_KINDS)
 @given(device, dtype, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 def test_more_work_takes_no_less_time(kind: str, gpu: str, dtype: str, data: st.DataObject) -> None:
     """Batch, rows and tokens. K of a product and the columns of a reduction may trade a split or a launch."""
     grows = {
@@ -95,7 +95,7 @@ def test_more_work_takes_no_less_time(kind: str, gpu: str, dtype: str, data: st.
 
 
 @given(device, dtype, st.integers(1, 64), st.integers(1, 32), st.integers(1, 2000), st.integers(0, 4000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 def test_a_longer_cache_takes_at_most_a_tile_less(
     gpu: str, dtype: str, batch: int, heads: int, new: int, cached: int
 ) -> None:
@@ -105,7 +105,7 @@ def test_a_longer_cache_takes_at_most_a_tile_less(
 
 
 @given(device, dtype, st.integers(1, 5000), st.integers(64, 5000), st.integers(64, 5000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 def test_one_more_row_at_most_doubles_a_product(gpu: str, dtype: str, m: int, n: int, k: int) -> None:
     assert seconds("gemm", gpu, dtype, m=m + 1, n=n, k=k) <= 2.02 * seconds("gemm", gpu, dtype, m=m, n=n, k=k)
 

@@ -1,0 +1,158 @@
+"""The hardware files that ship: each constant is plausible, as the datasheet has it, and has a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import SHIPPED
+
+from gpt2cost.device.catalog import hardware_names, list_hardware, load_hardware, validate_file
+from gpt2cost.files import data_dir
+
+CANONICAL = [
+    "a100-sxm-40gb",
+    "a100-sxm-80gb",
+    "a100-pcie-40gb",
+    "a100-pcie-80gb",
+    "h100-sxm-80gb",
+    "h100-pcie-80gb",
+    "h200-sxm-141gb",
+    "b200-sxm-180gb",
+    "rtx4090",
+    "rtx3090",
+    "rtx3080ti-laptop",
+    "rtx5090",
+    "l40s",
+    "l4",
+    "a10",
+    "t4",
+    "v100-sxm-32gb",
+    "v100-pcie-32gb",
+    "m1",
+    "m1-pro",
+    "m1-max",
+    "m1-ultra",
+    "m2",
+    "m2-pro",
+    "m2-max",
+    "m2-ultra",
+    "m3",
+    "m3-pro",
+    "m3-max",
+    "m3-ultra",
+    "m4",
+    "m4-pro",
+    "m4-max",
+]
+
+
+def test_all_devices_are_there() -> None:
+    assert sorted(path.stem for path in SHIPPED) == sorted(CANONICAL)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_file(path: Path) -> None:
+    base, *variants = validate_file(path)
+    assert base.name == path.stem
+    assert base.variants == tuple(variant.name for variant in variants)
+    for device in (base, *variants):
+        peak, memory = device.compute.peak_flop_per_s, device.memory
+        nvidia, capability = device.vendor == "nvidia", device.compute_capability or 0.0
+        assert 8e9 <= memory.capacity_bytes <= 1e12
+        assert 50e9 < memory.bandwidth_bytes_per_s < 10e12
+        assert 1e6 < memory.l2_bytes < 0.01 * memory.capacity_bytes
+        l2_copy = device.model.memory.l2_copy_bytes_per_s
+        assert memory.bandwidth_bytes_per_s < l2_copy <= memory.l2_bandwidth_bytes_per_s
+        assert peak["fp16"] >= peak["fp32"]
+        assert ("tf32" in peak) == (nvidia and capability >= 8)
+        assert ("bf16" in peak) == (capability >= 8 or (device.vendor == "apple" and not device.name.startswith("m1")))
+        assert peak.get("bf16", peak["fp16"]) == peak["fp16"]
+        assert peak["fp32"] <= peak.get("tf32", peak["fp32"]) <= peak["fp16"]
+        assert nvidia == (device.compute_capability is not None)
+        if nvidia:
+            assert device.architecture.endswith(f"_sm{10 * capability:.0f}")
+        assert 0.5e-6 < device.launch.graph_floor_s <= device.launch.stream_floor_s < 20e-6
+        assert device.host.view_s < device.host.op_s <= device.host.module_s < 50e-6
+        lanes = 2 * device.compute.units * 128  # most fp32 FLOPs a clock; sm70, sm75 and sm80 have half of it
+        assert 0.4e9 < peak["fp32"] / lanes < 2.6e9, "clock"
+
+
+@pytest.mark.parametrize(
+    ("name", "capacity", "bandwidth", "units", "fp32", "fp16"),
+    [
+        ("a100-sxm-40gb", 40e9, 1555e9, 108, 19.5e12, 312e12),
+        ("a100-sxm-80gb", 80e9, 2039e9, 108, 19.5e12, 312e12),
+        ("a100-pcie-80gb", 80e9, 1935e9, 108, 19.5e12, 312e12),
+        ("h100-sxm-80gb", 80e9, 3350e9, 132, 66.9e12, 989e12),
+        ("h100-pcie-80gb", 80e9, 2039e9, 114, 51.2e12, 756e12),
+        ("h200-sxm-141gb", 141e9, 4800e9, 132, 66.9e12, 989e12),
+        ("b200-sxm-180gb", 180e9, 8000e9, 148, 80e12, 2250e12),
+        ("rtx4090", 24e9, 1008e9, 128, 82.6e12, 165.2e12),
+        ("rtx3090", 24e9, 936e9, 82, 35.6e12, 71.2e12),
+        ("l40s", 48e9, 864e9, 142, 91.6e12, 362e12),
+        ("l4", 24e9, 300e9, 58, 30.3e12, 121e12),
+        ("a10", 24e9, 600e9, 72, 31.2e12, 125e12),
+        ("t4", 16e9, 320e9, 40, 8.1e12, 65e12),
+        ("v100-sxm-32gb", 32e9, 900e9, 80, 15.7e12, 125e12),
+        ("v100-pcie-32gb", 32e9, 900e9, 80, 14.1e12, 112e12),
+        ("m1", 16e9, 68.25e9, 8, 2.62e12, 2.62e12),
+        ("m1-max-24c", 64e9, 409.6e9, 24, 7.96e12, 7.96e12),
+        ("m3-pro", 36e9, 153.6e9, 18, 6.44e12, 6.44e12),
+        ("m3-max", 128e9, 409.6e9, 40, 14.3e12, 14.3e12),
+        ("m3-max-30c", 128e9, 307.2e9, 30, 10.7e12, 10.7e12),
+        ("m4-max", 128e9, 546e9, 40, 16.2e12, 16.2e12),
+        ("m4-max-32c", 128e9, 410e9, 32, 12.9e12, 12.9e12),
+    ],
+)
+def test_datasheet(name: str, capacity: float, bandwidth: float, units: int, fp32: float, fp16: float) -> None:
+    device = load_hardware(name)
+    assert (device.memory.capacity_bytes, device.memory.bandwidth_bytes_per_s) == (capacity, bandwidth)
+    assert device.compute.units == units
+    assert (device.compute.peak_flop_per_s["fp32"], device.compute.peak_flop_per_s["fp16"]) == (fp32, fp16)
+
+
+@pytest.mark.parametrize("name", ["m1", "m1-max", "m2-pro", "m3", "m3-ultra", "m4-max"])
+def test_gpu_core_bins_differ_in_their_cores_only(name: str) -> None:
+    full, bin_ = validate_file(data_dir("hardware") / f"{name}.yaml")
+    cores = bin_.compute.units / full.compute.units
+    assert bin_.name == f"{name}-{bin_.compute.units}c"
+    assert bin_.compute.peak_flop_per_s["fp32"] == pytest.approx(cores * full.compute.peak_flop_per_s["fp32"], rel=0.02)
+    assert bin_.model.gemm == full.model.gemm
+    assert (bin_.evidence, bin_.variants) == ((), ())
+    assert not set(bin_.aliases) & set(full.aliases)
+
+
+def test_names_are_unique() -> None:
+    names = [name.casefold() for device in list_hardware() for name in device.names]
+    assert len(names) == len(set(names))
+    assert sorted(hardware_names()) == sorted(names)
+
+
+def leaves(tree: Any, path: str = "") -> list[str]:
+    """Paths of a tree's scalars."""
+    if not isinstance(tree, dict):
+        return [path]
+    return [leaf for key, value in tree.items() for leaf in leaves(value, f"{path}.{key}" if path else key)]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_constant_has_a_source(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sections = {key: tree[key] for key in ("memory", "compute", "launch", "host", "model")}
+    constants, provenance = leaves(sections), tree["provenance"]
+    assert constants
+    assert provenance
+    words = ("datasheet", "measured: ", "fitted: ", "borrowed from ", "assumed: ")
+    for key, source in provenance.items():
+        assert source.startswith(words), key
+        assert any(leaf == key or leaf.startswith(key + ".") for leaf in constants), (
+            f"{key} is no constant of this file"
+        )
+    for leaf in constants:
+        assert any(leaf == key or leaf.startswith(key + ".") for key in provenance), f"{leaf} has no source"
+    for key, section in sections.items():
+        if "like" in section:
+            assert provenance[key].startswith(f"borrowed from {section['like']}: ")
