@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,15 +15,16 @@ from gpt2cost.device.hardware import Calibration
 from gpt2cost.errors import InputError
 from gpt2cost.measure.records import (
     Measurement,
+    case_of,
     check_kernels,
     check_machines,
+    grouped,
     halves_difference,
     is_time,
     machine,
     of_all_sweeps,
     of_kind,
     reference_seconds,
-    shape_of,
     trimmed_mean,
 )
 from gpt2cost.units import format_quantity
@@ -79,11 +79,9 @@ def _clock(described: Measurement) -> str:
 
 def noise(records: Iterable[Measurement]) -> float | None:
     """By how much the even and the odd sweeps of one kernel differ, as a median; None after a single sweep."""
-    cases: dict[str, list[float]] = {}
-    for record in of_kind(records, *KERNELS):
-        if is_time(record.get("wall_us")):
-            cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record["wall_us"])
-    differences = [halves_difference(times) for times in cases.values() if len(times) > 1]
+    timed = [record for record in of_kind(records, *KERNELS) if is_time(record.get("wall_us"))]
+    repeats = [same for same in grouped(timed, case_of).values() if len(same) > 1]
+    differences = [halves_difference([record["wall_us"] for record in same]) for same in repeats]
     return float(f"{statistics.median(differences):.3g}") if differences else None
 
 

@@ -14,12 +14,12 @@ from typing import TypeAlias
 import numpy as np
 from scipy.optimize import least_squares
 
-from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups, grouped
+from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups
 from gpt2cost.device.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
 from gpt2cost.errors import InputError
-from gpt2cost.measure.records import Measurement, machine, of_kind, seconds
+from gpt2cost.measure.records import Measurement, grouped, machine, of_kind, seconds
 from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.schema import fields_of

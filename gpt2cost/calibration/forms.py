@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.measure.records import Measurement, is_time, keys_of, of_kind, seconds
+from gpt2cost.measure.records import Measurement, grouped, is_time, keys_of, of_kind, seconds
 from gpt2cost.result import Result
 from gpt2cost.timing import cpu
 from gpt2cost.timing.gpu_attention import SMALL_HEAD, attention_terms
@@ -111,17 +111,6 @@ class Fit:
 
     hardware: Hardware
     residuals: tuple[FitResidual, ...]
-
-
-Key = TypeVar("Key")
-
-
-def grouped(records: Iterable[Measurement], key: Callable[[Measurement], Key]) -> dict[Key, list[Measurement]]:
-    """The records with the same key, for every key in order of its first."""
-    groups: dict[Key, list[Measurement]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return groups
 
 
 def column(records: Sequence[Measurement], name: str) -> Array:
