@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -15,7 +15,10 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.schema import fields_of
 from gpt2cost.timing.terms import Array
 
-_F_SCALE = 0.1
+T = TypeVar("T")
+
+
+F_SCALE = 0.1
 """Log error from which a record counts as an outlier."""
 
 
@@ -110,7 +113,7 @@ def fitted_to(groups: Sequence[Group], hw: Hardware, free: Sequence[FreeConstant
             bounds=(low, high),
             method="dogbox",
             loss="soft_l1",
-            f_scale=_F_SCALE,
+            f_scale=F_SCALE,
             max_nfev=_MOST_STEPS,
         )
         for start in jitter
@@ -126,13 +129,14 @@ def value_at(node: Any, path: Sequence[str]) -> Any:
     return node
 
 
-def with_value(node: Any, path: Sequence[str], value: Any) -> Any:
+def with_value(node: T, path: Sequence[str], value: Any) -> T:
     """`node`, nested dataclasses and mappings, with `value` at `path`."""
     if not path:
-        return value
+        return value  # type: ignore[no-any-return]
     name, *rest = path
     inner = with_value(value_at(node, (name,)) if rest else None, rest, value)
-    return {**node, name: inner} if isinstance(node, Mapping) else replace(node, **{name: inner})
+    changed: Any = {**node, name: inner} if isinstance(node, Mapping) else replace(node, **{name: inner})  # type: ignore[type-var]
+    return changed  # type: ignore[no-any-return]
 
 
 def path_in_file(node: Any, path: Sequence[str]) -> str:
