@@ -8,16 +8,14 @@ from dataclasses import replace
 
 from gpt2cost.calibration.cpu import fit_cpu
 from gpt2cost.calibration.forms import Calibrated
-from gpt2cost.calibration.gpu import fit_gpu
-from gpt2cost.calibration.nearest import base_for
+from gpt2cost.calibration.gpu import base_for, fit_gpu
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Calibration
 from gpt2cost.errors import InputError
 from gpt2cost.measure.records import (
     Measurement,
     case_of,
-    check_kernels,
-    check_machines,
+    check_records,
     grouped,
     halves_difference,
     is_time,
@@ -46,8 +44,7 @@ def calibrate(records: Sequence[Measurement], name: str, like: str | None = None
     described = machine(records)
     if not described:
         raise InputError("calibrate: the measurements do not say which machine they are of: no line of kind 'machine'")
-    check_machines(of_kind(records, "machine"))
-    check_kernels(records)
+    check_records(records)
     cases = of_all_sweeps(records)
     on_gpu = described.get("gpu")
     fit = fit_gpu(cases, load_hardware(like or base_for(described))) if on_gpu else fit_cpu(cases, name)

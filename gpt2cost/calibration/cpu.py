@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups
-from gpt2cost.calibration.search import F_SCALE, with_value
+from gpt2cost.calibration.search import least_soft_l1, with_value
 from gpt2cost.device.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
@@ -47,7 +46,7 @@ Made = TypeVar("Made")
 
 
 def fit_cpu(records: Sequence[Measurement], name: str) -> Fit:
-    """Fit a CPU's constants to its kernels: one record per case, as `check_kernels` accepts them.
+    """Fit a CPU's constants to its kernels: one record per case, as `check_records` accepts them.
 
     Raises `InputError` where what no file can do without was not measured: products and element-wise kernels.
     """
@@ -60,8 +59,7 @@ def fit_cpu(records: Sequence[Measurement], name: str) -> Fit:
     cases = [r for r in cases if r["kind"] not in ("bmm", "sdpa") or r["dtype"] in dtypes]
     peaks = {dtype: max(_rate(r) for r in of_kind(cases, "gemm", "bmm") if r["dtype"] == dtype) for dtype in dtypes}
     groups = {(group.kind, group.dtype): group for group in cpu_groups(cases)}
-    hw = _unfitted(described, name, cases, peaks)
-    hw = _with_kinds(hw, groups)
+    hw = _with_kinds(_unfitted(described, name, cases, peaks), groups)
     for dtype in dtypes:
         hw = _with_attention(_with_products(hw, groups, dtype), groups, dtype)
     hw = _with_mask(hw, [group for group in groups.values() if group.kind == "attention masked"])
@@ -131,13 +129,13 @@ def _unfitted(described: Measurement, name: str, records: list[Measurement], pea
 
 def _memory(records: list[Measurement]) -> tuple[float, float, float]:
     """DRAM's and the cache's bandwidth, and the footprint beyond which copies run at DRAM's: the knee between them."""
-    copies = sorted((8.0 * r["elements"], seconds(r)) for r in of_kind(records, "copy") if r["dtype"] == "fp32")
-    if not copies:  # a campaign's copies are in 16 bit
-        copies = sorted((4.0 * r["elements"], seconds(r)) for r in of_kind(records, "copy"))
+    copies = of_kind(records, "copy")
+    copies = [r for r in copies if r["dtype"] == "fp32"] or copies  # a campaign's are in 16 bit
     if not copies:
         raise InputError("calibrate: the measurements hold no copies")
-    moved = np.array([size for size, _ in copies])
-    rates = moved / np.array([time for _, time in copies])
+    timed = sorted((2.0 * ELEMENT_BYTES[r["dtype"]] * r["elements"], seconds(r)) for r in copies)
+    moved, times_s = np.array(timed).T
+    rates = moved / times_s
     bandwidth, cached = float(rates[-1]), float(max(rates))
     fast = moved[rates > np.sqrt(bandwidth * cached)] if cached > 1.5 * bandwidth else moved[:1]
     return bandwidth, cached, float(2.0 * fast[-1])
@@ -146,19 +144,15 @@ def _memory(records: list[Measurement]) -> tuple[float, float, float]:
 def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, float]:
     """From which size on an output's memory is handed out anew, and at which rates: of one output, and of many kept."""
     outputs = of_kind(records, "fresh")
-    singles = sorted((r["bytes"], seconds(r)) for r in outputs if r["tensors"] == 1)
-    extra = [(size, time - 2.0 * size / bandwidth) for size, time in singles]
-    is_dear = [(size, time > 0.15e-9 * size) for size, time in extra]
-    if not any(dear for _, dear in is_dear):
+    singles = sorted((r for r in outputs if r["tensors"] == 1), key=lambda r: r["bytes"])
+    sizes = column(singles, "bytes")
+    extra_s = all_seconds(singles) - 2.0 * sizes / bandwidth
+    is_dear = extra_s > 0.15e-9 * sizes
+    if not np.any(is_dear):
         return _NEVER, _NEVER, _NEVER
-
-    def wrong(limit: float) -> int:
-        return sum(dear != (size >= limit) for size, dear in is_dear)
-
-    sizes = [size for size, _ in singles]
-    limits = [*map(float, np.sqrt(np.multiply(sizes[1:], sizes[:-1]))), float(sizes[-1])]
-    fresh_from = min(reversed(limits), key=wrong)
-    dear_s = statistics.median(time / size for size, time in extra if size >= fresh_from)
+    limits = [*np.sqrt(sizes[1:] * sizes[:-1]), sizes[-1]]
+    fresh_from = float(min(reversed(limits), key=lambda limit: int(np.sum(is_dear != (sizes >= limit)))))
+    dear_s = float(np.median((extra_s / sizes)[sizes >= fresh_from]))
     if dear_s <= 0:
         return _NEVER, _NEVER, _NEVER
     rate = 1.0 / dear_s
@@ -244,8 +238,7 @@ def _fitted(
     def errors(x: Array) -> Array:
         return np.concatenate([group.errors(with_value(hw, path, make(np.exp(x)))), _PRIOR * (x - start)])
 
-    best = least_squares(errors, start, bounds=(start - 5.0, start + 5.0), loss="soft_l1", f_scale=F_SCALE)
-    return make(np.exp(best.x))
+    return make(np.exp(least_soft_l1(errors, start, (start - 5.0, start + 5.0)).x))
 
 
 # ---------------------------------------------------------------------------------------------- host
@@ -281,9 +274,8 @@ def _layer_factors(hw: Hardware, records: list[Measurement]) -> Iterable[float]:
         if few is many:
             continue
         measured = seconds(many) - seconds(few)
-        free, plain = (
-            _layers_s(device, many) - _layers_s(device, few) for device in (replace(hw, host=hw.host.scaled(1e-6)), hw)
-        )
+        devices = replace(hw, host=hw.host.scaled(1e-6)), hw
+        free, plain = (_layers_s(device, many) - _layers_s(device, few) for device in devices)
         yield (measured - free) / (plain - free)
 
 

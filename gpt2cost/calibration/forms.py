@@ -103,10 +103,8 @@ class Group:
         """The summary of `errors`."""
         errors = self.errors(hw)
         size = np.abs(errors)
-        name = f"{self.kind} {self.dtype}".strip()
-        return FitResidual(
-            name, len(errors), float(np.median(size)), float(np.quantile(size, 0.9)), float(np.median(errors))
-        )
+        figures = (np.median(size), np.quantile(size, 0.9), np.median(errors))
+        return FitResidual(f"{self.kind} {self.dtype}".strip(), len(errors), *map(float, figures))
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,7 @@ _MACHINE = _record(
 """What a record of a machine may say; what is absent, null or empty is unknown."""
 
 
-def check_machines(machines: Iterable[Measurement]) -> None:
-    """Raise `InputError` for what a record of a machine says wrongly, and for records of more than one machine."""
+def _check_machines(machines: Iterable[Measurement]) -> None:
     first: dict[str, object] = {}
     for record in machines:
         said = {name: value for name, value in record.items() if value is not None and value != ""}
@@ -210,8 +209,10 @@ _KERNELS = {
 """Kind of a record -> what it has to say, beside its times and whatever else it says."""
 
 
-def check_kernels(records: Iterable[Measurement]) -> None:
-    """Raise `InputError` for a record of a kernel that lacks a size, a dtype, a name or a time, with what it lacks."""
+def check_records(records: Sequence[Measurement]) -> None:
+    """Raise `InputError` for a record of a kernel that lacks a size, a dtype, a name or a time, with what it lacks; for
+    what a record of a machine says wrongly, and for records of more than one machine."""
+    _check_machines(of_kind(records, "machine"))
     for record in records:
         if record["kind"] in _KERNELS:
             build(_KERNELS[record["kind"]], dict(record), f"measurement of kind {record['kind']}", "ignore")
