@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gpt2cost.calibration.cpu import fit_cpu
 from gpt2cost.calibration.forms import Calibrated
-from gpt2cost.calibration.gpu import fit_gpu
-from gpt2cost.calibration.nearest import base_for
+from gpt2cost.calibration.gpu import base_for, fit_gpu
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Calibration
 from gpt2cost.errors import InputError
 from gpt2cost.measure.records import (
     Measurement,
-    check_kernels,
-    check_machines,
+    case_of,
+    check_records,
+    grouped,
     halves_difference,
     is_time,
     machine,
     of_all_sweeps,
     of_kind,
     reference_seconds,
-    shape_of,
     trimmed_mean,
 )
 from gpt2cost.units import format_quantity
@@ -46,8 +44,7 @@ def calibrate(records: Sequence[Measurement], name: str, like: str | None = None
     described = machine(records)
     if not described:
         raise InputError("calibrate: the measurements do not say which machine they are of: no line of kind 'machine'")
-    check_machines(of_kind(records, "machine"))
-    check_kernels(records)
+    check_records(records)
     cases = of_all_sweeps(records)
     on_gpu = described.get("gpu")
     fit = fit_gpu(cases, load_hardware(like or base_for(described))) if on_gpu else fit_cpu(cases, name)
@@ -79,11 +76,9 @@ def _clock(described: Measurement) -> str:
 
 def noise(records: Iterable[Measurement]) -> float | None:
     """By how much the even and the odd sweeps of one kernel differ, as a median; None after a single sweep."""
-    cases: dict[str, list[float]] = {}
-    for record in of_kind(records, *KERNELS):
-        if is_time(record.get("wall_us")):
-            cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record["wall_us"])
-    differences = [halves_difference(times) for times in cases.values() if len(times) > 1]
+    timed = [record for record in of_kind(records, *KERNELS) if is_time(record.get("wall_us"))]
+    repeats = [same for same in grouped(timed, case_of).values() if len(same) > 1]
+    differences = [halves_difference([record["wall_us"] for record in same]) for same in repeats]
     return float(f"{statistics.median(differences):.3g}") if differences else None
 
 

@@ -9,26 +9,22 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups, grouped
+from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups
+from gpt2cost.calibration.search import least_soft_l1, with_value
 from gpt2cost.device.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
 from gpt2cost.errors import InputError
-from gpt2cost.measure.records import Measurement, machine, of_kind, seconds
+from gpt2cost.measure.records import Measurement, grouped, machine, of_kind, seconds
 from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.schema import fields_of
 from gpt2cost.table.config import model_from_config
 from gpt2cost.timing.terms import Array
-
-_F_SCALE = 0.1
-"""Log error from which a record counts as an outlier."""
-
 
 _PRIOR = 0.02
 """Weight of the prior: a constant that has moved by a factor of e counts like a record with this log error."""
@@ -46,8 +42,11 @@ Groups: TypeAlias = Mapping[tuple[str, str], Group]
 """(Kind, dtype) -> the records of it."""
 
 
+Made = TypeVar("Made")
+
+
 def fit_cpu(records: Sequence[Measurement], name: str) -> Fit:
-    """Fit a CPU's constants to its kernels: one record per case, as `check_kernels` accepts them.
+    """Fit a CPU's constants to its kernels: one record per case, as `check_records` accepts them.
 
     Raises `InputError` where what no file can do without was not measured: products and element-wise kernels.
     """
@@ -60,8 +59,7 @@ def fit_cpu(records: Sequence[Measurement], name: str) -> Fit:
     cases = [r for r in cases if r["kind"] not in ("bmm", "sdpa") or r["dtype"] in dtypes]
     peaks = {dtype: max(_rate(r) for r in of_kind(cases, "gemm", "bmm") if r["dtype"] == dtype) for dtype in dtypes}
     groups = {(group.kind, group.dtype): group for group in cpu_groups(cases)}
-    hw = _unfitted(described, name, cases, peaks)
-    hw = _with_kinds(hw, groups)
+    hw = _with_kinds(_unfitted(described, name, cases, peaks), groups)
     for dtype in dtypes:
         hw = _with_attention(_with_products(hw, groups, dtype), groups, dtype)
     hw = _with_mask(hw, [group for group in groups.values() if group.kind == "attention masked"])
@@ -131,13 +129,13 @@ def _unfitted(described: Measurement, name: str, records: list[Measurement], pea
 
 def _memory(records: list[Measurement]) -> tuple[float, float, float]:
     """DRAM's and the cache's bandwidth, and the footprint beyond which copies run at DRAM's: the knee between them."""
-    copies = sorted((8.0 * r["elements"], seconds(r)) for r in of_kind(records, "copy") if r["dtype"] == "fp32")
-    if not copies:  # a campaign's copies are in 16 bit
-        copies = sorted((4.0 * r["elements"], seconds(r)) for r in of_kind(records, "copy"))
+    copies = of_kind(records, "copy")
+    copies = [r for r in copies if r["dtype"] == "fp32"] or copies  # a campaign's are in 16 bit
     if not copies:
         raise InputError("calibrate: the measurements hold no copies")
-    moved = np.array([size for size, _ in copies])
-    rates = moved / np.array([time for _, time in copies])
+    timed = sorted((2.0 * ELEMENT_BYTES[r["dtype"]] * r["elements"], seconds(r)) for r in copies)
+    moved, times_s = np.array(timed).T
+    rates = moved / times_s
     bandwidth, cached = float(rates[-1]), float(max(rates))
     fast = moved[rates > np.sqrt(bandwidth * cached)] if cached > 1.5 * bandwidth else moved[:1]
     return bandwidth, cached, float(2.0 * fast[-1])
@@ -146,19 +144,15 @@ def _memory(records: list[Measurement]) -> tuple[float, float, float]:
 def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, float]:
     """From which size on an output's memory is handed out anew, and at which rates: of one output, and of many kept."""
     outputs = of_kind(records, "fresh")
-    singles = sorted((r["bytes"], seconds(r)) for r in outputs if r["tensors"] == 1)
-    extra = [(size, time - 2.0 * size / bandwidth) for size, time in singles]
-    is_dear = [(size, time > 0.15e-9 * size) for size, time in extra]
-    if not any(dear for _, dear in is_dear):
+    singles = sorted((r for r in outputs if r["tensors"] == 1), key=lambda r: r["bytes"])
+    sizes = column(singles, "bytes")
+    extra_s = all_seconds(singles) - 2.0 * sizes / bandwidth
+    is_dear = extra_s > 0.15e-9 * sizes
+    if not np.any(is_dear):
         return _NEVER, _NEVER, _NEVER
-
-    def wrong(limit: float) -> int:
-        return sum(dear != (size >= limit) for size, dear in is_dear)
-
-    sizes = [size for size, _ in singles]
-    limits = [*map(float, np.sqrt(np.multiply(sizes[1:], sizes[:-1]))), float(sizes[-1])]
-    fresh_from = min(reversed(limits), key=wrong)
-    dear_s = statistics.median(time / size for size, time in extra if size >= fresh_from)
+    limits = [*np.sqrt(sizes[1:] * sizes[:-1]), sizes[-1]]
+    fresh_from = float(min(reversed(limits), key=lambda limit: int(np.sum(is_dear != (sizes >= limit)))))
+    dear_s = float(np.median((extra_s / sizes)[sizes >= fresh_from]))
     if dear_s <= 0:
         return _NEVER, _NEVER, _NEVER
     rate = 1.0 / dear_s
@@ -171,61 +165,40 @@ def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, 
 
 
 def _with_kinds(hw: Hardware, groups: Groups) -> Hardware:
-    """The constants of memory-bound kernels."""
-    start = hw.cpu_model.kinds["elementwise"]
-    names = [field.name for field in fields_of(CpuKind).values()]
-    kinds: dict[str, CpuKind] = {}
+    """The constants of memory-bound kernels; where copies were not measured, those of element-wise kernels."""
+    path, start = ("model", "kinds"), hw.cpu_model.kinds["elementwise"]
+    fitted: dict[str, CpuKind] = {}
 
     def rates(values: Array) -> CpuKind:
-        return CpuKind(**dict(zip(names, map(float, values), strict=True)))
+        launch_s, element_s, fork_s, parallel_s = map(float, values)
+        return CpuKind(launch_s=launch_s, element_s=element_s, fork_s=fork_s, parallel_element_s=parallel_s)
 
     for kind, group in ((kind, group) for (kind, dtype), group in groups.items() if not dtype):
-
-        def put(values: Array, kind: str = kind) -> Hardware:
-            return replace(hw, model=replace(hw.cpu_model, kinds={**hw.cpu_model.kinds, kind: rates(values)}))
-
         launch_s = min(float(group.measured_s.min()), 2e-6)
-        kinds[kind] = rates(
-            _least_squares(put, [launch_s, start.element_s, start.fork_s, start.parallel_element_s], group)
-        )
-    kinds.setdefault("copy", kinds["elementwise"])
-    kinds["fill"] = kinds["elementwise"]
-    return replace(hw, model=replace(hw.cpu_model, kinds=kinds))
+        first = [launch_s, start.element_s, start.fork_s, start.parallel_element_s]
+        fitted[kind] = _fitted(hw, (*path, kind), rates, first, group)
+    fitted.setdefault("copy", fitted["elementwise"])
+    return with_value(hw, path, {**fitted, "fill": fitted["elementwise"]})
 
 
 def _with_products(hw: Hardware, groups: Groups, dtype: str) -> Hardware:
     """The curves of all products in a dtype; where one was not measured, that of the nearest."""
-    model = hw.cpu_model
-
-    def put(products: CpuProducts) -> Hardware:
-        return replace(hw, model=replace(model, products={**model.products, dtype: products}))
-
-    curves: dict[str, ProductCurve] = {}
-    for name in (field.name for field in fields_of(CpuProducts).values()):
-        if group := groups.get((name, dtype)):
-
-            def with_curve(curve: ProductCurve, name: str = name) -> Hardware:
-                return put(replace(model.products[dtype], **{name: curve}))
-
-            curves[name] = _curve(with_curve, group, "m")
+    path = ("model", "products", dtype)
+    names = [field.name for field in fields_of(CpuProducts).values() if (field.name, dtype) in groups]
+    curves = {name: _curve(hw, (*path, name), groups[name, dtype], "m") for name in names}
     if "addmm" not in curves:
         raise InputError(f"calibrate: the measurements hold no addmm in {dtype}")
     for name, nearest in (("mm", "addmm"), ("scores", "addmm"), ("context", "scores")):
         curves.setdefault(name, curves[nearest])
-    return put(CpuProducts(**curves))
+    return with_value(hw, path, CpuProducts(**curves))
 
 
 def _with_attention(hw: Hardware, groups: Groups, dtype: str) -> Hardware:
-    """The curve of fused attention in a dtype."""
-    model, scores = hw.cpu_model, hw.cpu_model.products[dtype].scores
-
-    def put(curve: ProductCurve) -> Hardware:
-        return replace(hw, model=replace(model, attention={**model.attention, dtype: curve}))
-
+    """The curve of fused attention in a dtype; where it was not measured, as two products of scores."""
+    path, scores = ("model", "attention", dtype), hw.cpu_model.products[dtype].scores
     if plain := groups.get(("attention", dtype)):
-        return put(_curve(put, plain, "new_tokens"))
-    # where it was not measured, as two products of scores
-    return put(replace(scores, element_s=tuple(2.0 * element_s for element_s in scores.element_s)))
+        return with_value(hw, path, _curve(hw, path, plain, "new_tokens"))
+    return with_value(hw, path, replace(scores, element_s=tuple(2.0 * element_s for element_s in scores.element_s)))
 
 
 def _with_mask(hw: Hardware, masked: Sequence[Group]) -> Hardware:
@@ -234,11 +207,11 @@ def _with_mask(hw: Hardware, masked: Sequence[Group]) -> Hardware:
         return hw
     ratios = np.concatenate([group.form(hw) / group.measured_s for group in masked])
     rate = float(f"{np.clip(np.median(ratios), 0.05, 2.0):.3g}")
-    return replace(hw, model=replace(hw.cpu_model, masked_attention=rate))
+    return with_value(hw, ("model", "masked_attention"), rate)
 
 
-def _curve(put: Callable[[ProductCurve], Hardware], group: Group, rows_name: str) -> ProductCurve:
-    """The curve that reproduces a group, with a node at each size `rows_name` in it. `put` sets it on the device."""
+def _curve(hw: Hardware, path: Sequence[str], group: Group, rows_name: str) -> ProductCurve:
+    """The curve at `path` that reproduces a group, with a node at each size `rows_name` in it."""
     m = column(group.records, rows_name)
     rows = tuple(int(size) for size in np.unique(m))
     batched = bool(np.any(column(group.records, "batch") > 1))
@@ -249,22 +222,23 @@ def _curve(put: Callable[[ProductCurve], Hardware], group: Group, rows_name: str
         return ProductCurve(rows=rows, element_s=elements, start_s=start if batched else 0.0, launch_s=launch)
 
     unit = replace(curve(np.ones(2 + len(rows))), element_s=(1.0,) * len(rows), start_s=0.0, launch_s=_LEAST_S)
-    operand = group.form(put(unit))  # elements of (k, n) operands: seconds at one second per element
+    operand = group.form(with_value(hw, path, unit))  # elements of (k, n) operands: seconds at one second per element
     typical = np.array([np.median((group.measured_s / operand)[m == row]) for row in rows])
     steps = np.maximum(np.diff(typical, prepend=0.0), 0.02 * typical)
     first = np.concatenate([[4e-6, 1e-7], steps])
-    return curve(_least_squares(lambda values: put(curve(values)), first, group))
+    return _fitted(hw, path, curve, first, group)
 
 
-def _least_squares(put: Callable[[Array], Hardware], first: Sequence[float] | Array, group: Group) -> Array:
-    """The positive values near `first`, within a factor of e^5, at which the device that `put` makes fits best."""
+def _fitted(
+    hw: Hardware, path: Sequence[str], make: Callable[[Array], Made], first: Sequence[float] | Array, group: Group
+) -> Made:
+    """What `make` makes of positive values, where it fits best at `path`; each within a factor of e^5 of `first`."""
     start = np.log(np.asarray(first, float))
 
     def errors(x: Array) -> Array:
-        return np.concatenate([group.errors(put(np.exp(x))), _PRIOR * (x - start)])
+        return np.concatenate([group.errors(with_value(hw, path, make(np.exp(x)))), _PRIOR * (x - start)])
 
-    best = least_squares(errors, start, bounds=(start - 5.0, start + 5.0), loss="soft_l1", f_scale=_F_SCALE)
-    return np.exp(best.x)
+    return make(np.exp(least_soft_l1(errors, start, (start - 5.0, start + 5.0)).x))
 
 
 # ---------------------------------------------------------------------------------------------- host
@@ -300,9 +274,8 @@ def _layer_factors(hw: Hardware, records: list[Measurement]) -> Iterable[float]:
         if few is many:
             continue
         measured = seconds(many) - seconds(few)
-        free, plain = (
-            _layers_s(device, many) - _layers_s(device, few) for device in (replace(hw, host=hw.host.scaled(1e-6)), hw)
-        )
+        devices = replace(hw, host=hw.host.scaled(1e-6)), hw
+        free, plain = (_layers_s(device, many) - _layers_s(device, few) for device in devices)
         yield (measured - free) / (plain - free)
 
 
@@ -310,14 +283,15 @@ def _with_kept(hw: Hardware, records: list[Measurement]) -> Hardware:
     """What a cache's fresh memory costs in a pass, where other outputs lie between: from a small model's steps."""
     if not records:
         return hw
+    path = ("model", "kept_bytes_per_s")
 
     def at(rate: float) -> Array:
-        device = replace(hw, model=replace(hw.cpu_model, kept_bytes_per_s=rate))
+        device = with_value(hw, path, rate)
         return np.array([_layers_s(device, record) for record in records])
 
     free = at(_NEVER)  # seconds are linear in the rate's reciprocal
     rates = (at(1e9) - free) / np.maximum(all_seconds(records) - free, 1e-12) * 1e9
-    return replace(hw, model=replace(hw.cpu_model, kept_bytes_per_s=float(np.clip(np.median(rates), 1e8, _NEVER))))
+    return with_value(hw, path, float(np.clip(np.median(rates), 1e8, _NEVER)))
 
 
 def _layers_s(hw: Hardware, record: Measurement) -> float:

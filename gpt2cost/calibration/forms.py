@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.measure.records import Measurement, is_time, keys_of, of_kind, seconds
+from gpt2cost.measure.records import Measurement, grouped, is_time, keys_of, of_kind, seconds
 from gpt2cost.result import Result
 from gpt2cost.timing import cpu
 from gpt2cost.timing.gpu_attention import SMALL_HEAD, attention_terms
@@ -83,13 +84,16 @@ class Calibrated(Result):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The records of one kind in one dtype, "" where it serves every dtype, with their seconds."""
+    """The records of one kind in one dtype, "" where it serves every dtype."""
 
     kind: str
     dtype: str
     records: tuple[Measurement, ...]
-    measured_s: Array
     form: Form
+
+    @cached_property
+    def measured_s(self) -> Array:
+        return all_seconds(self.records)
 
     def errors(self, hw: Hardware) -> Array:
         """log(predicted / measured) of each record."""
@@ -99,10 +103,8 @@ class Group:
         """The summary of `errors`."""
         errors = self.errors(hw)
         size = np.abs(errors)
-        name = f"{self.kind} {self.dtype}".strip()
-        return FitResidual(
-            name, len(errors), float(np.median(size)), float(np.quantile(size, 0.9)), float(np.median(errors))
-        )
+        figures = (np.median(size), np.quantile(size, 0.9), np.median(errors))
+        return FitResidual(f"{self.kind} {self.dtype}".strip(), len(errors), *map(float, figures))
 
 
 @dataclass(frozen=True)
@@ -111,17 +113,6 @@ class Fit:
 
     hardware: Hardware
     residuals: tuple[FitResidual, ...]
-
-
-Key = TypeVar("Key")
-
-
-def grouped(records: Iterable[Measurement], key: Callable[[Measurement], Key]) -> dict[Key, list[Measurement]]:
-    """The records with the same key, for every key in order of its first."""
-    groups: dict[Key, list[Measurement]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return groups
 
 
 def column(records: Sequence[Measurement], name: str) -> Array:
@@ -173,10 +164,7 @@ def gpu_groups(records: Iterable[Measurement], hw: Hardware) -> tuple[Group, ...
         and not (record["kind"] == "sdpa" and record["head_dim"] > SMALL_HEAD)
     ]
     groups = grouped(timed, lambda record: (_gpu_kind(record), str(record["dtype"])))
-    return tuple(
-        Group(kind, dtype, tuple(same), all_seconds(same), _gpu_form(dtype, same))
-        for (kind, dtype), same in sorted(groups.items())
-    )
+    return tuple(Group(*key, tuple(groups[key]), _gpu_form(key[1], groups[key])) for key in sorted(groups))
 
 
 def _waits_for_host(record: Measurement) -> bool:
@@ -223,42 +211,33 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
 
 def cpu_groups(records: Sequence[Measurement]) -> tuple[Group, ...]:
     """Products and attention by dtype, and memory-bound kernels, whose constants serve every dtype."""
-    groups: list[Group] = []
-
-    def add(kind: str, dtype: str, same: Sequence[Measurement], form: Form) -> None:
-        groups.append(Group(kind, dtype, tuple(same), all_seconds(same), form))
-
-    products = grouped(of_kind(records, "gemm", "bmm"), lambda r: (CPU_PRODUCTS[r["op"]], str(r["dtype"])))
-    for (name, dtype), same in products.items():
-        add(name, dtype, same, _cpu_product_form(name, dtype, same))
-    attention = grouped(of_kind(records, "sdpa"), lambda r: (str(r["dtype"]), r["mask"] == "explicit"))
-    for (dtype, masked), same in attention.items():
-        add("attention masked" if masked else "attention", dtype, same, _cpu_attention_form(dtype, masked, same))
-    for kind, same in grouped(of_kind(records, "elementwise", *CPU_MEMORY_KINDS), _cpu_kind).items():
-        add(kind, "", same, _cpu_memory_form(kind, same))
-    return tuple(groups)
+    kinds = (("gemm", "bmm"), ("sdpa",), ("elementwise", *CPU_MEMORY_KINDS))
+    groups = grouped((record for names in kinds for record in of_kind(records, *names)), _cpu_key)
+    return tuple(Group(*key, tuple(same), _cpu_form(*key, same)) for key, same in groups.items())
 
 
-def _cpu_kind(record: Measurement) -> str:
-    """Which of `CPU_KINDS` a memory-bound record is of."""
-    if record["kind"] == "elementwise":
-        return CPU_FUNCTIONS.get(record["op"], "elementwise")
-    return CPU_MEMORY_KINDS[record["kind"]]
+def _cpu_key(record: Measurement) -> tuple[str, str]:
+    """The kind and the dtype of a record's group: a field of `CpuProducts`, attention, or one of `CPU_KINDS`."""
+    match record["kind"]:
+        case "gemm" | "bmm":
+            return CPU_PRODUCTS[record["op"]], record["dtype"]
+        case "sdpa":
+            return "attention masked" if record["mask"] == "explicit" else "attention", record["dtype"]
+        case "elementwise":
+            return CPU_FUNCTIONS.get(record["op"], "elementwise"), ""
+        case kind:
+            return CPU_MEMORY_KINDS[kind], ""
 
 
-def _cpu_product_form(name: str, dtype: str, records: Sequence[Measurement]) -> Form:
-    sizes, size = _products(records), ELEMENT_BYTES[dtype]
-    return lambda hw: np.asarray(cpu.product_terms(hw, dtype, name, *sizes, size).device_s)
-
-
-def _cpu_attention_form(dtype: str, masked: bool, records: Sequence[Measurement]) -> Form:
-    (batch, heads, head_dim, new, cached), size = _attention(records), ELEMENT_BYTES[dtype]
-    pairs = batch * heads
-    return lambda hw: np.asarray(
-        cpu.attention_terms(hw, dtype, pairs, head_dim, new, cached, size, masked=masked).device_s
-    )
-
-
-def _cpu_memory_form(kind: str, records: Sequence[Measurement]) -> Form:
-    read, written = _moved(records, 4.0)
-    return lambda hw: np.asarray(cpu.memory_terms(hw, kind, read, written, 4.0).device_s)
+def _cpu_form(kind: str, dtype: str, records: Sequence[Measurement]) -> Form:
+    """Records of one kind and dtype."""
+    if not dtype:
+        read, written = _moved(records, 4.0)
+        return lambda hw: np.asarray(cpu.memory_terms(hw, kind, read, written, 4.0).device_s)
+    size = ELEMENT_BYTES[dtype]
+    if kind in CPU_PRODUCTS.values():
+        sizes = _products(records)
+        return lambda hw: np.asarray(cpu.product_terms(hw, dtype, kind, *sizes, size).device_s)
+    batch, heads, head_dim, new, cached = _attention(records)
+    shape, masked = (batch * heads, head_dim, new, cached), kind == "attention masked"
+    return lambda hw: np.asarray(cpu.attention_terms(hw, dtype, *shape, size, masked=masked).device_s)

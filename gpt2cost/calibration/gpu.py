@@ -11,6 +11,7 @@ such as tiles, splits and blocks are the base device's, and so is whatever no re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.calibration.forms import ATTENTION, GPU_MEMORY_KINDS, HOST_BOUND, REDUCTIONS, Fit, Group, gpu_groups
-from gpt2cost.calibration.search import FreeConstant, fitted_to, free_constants, path_in_file, with_value
+from gpt2cost.calibration.search import FreeConstant, fitted_to, free_constants, with_value
+from gpt2cost.device.catalog import list_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.gpu_constants import HEAD_DIMS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.to_yaml import hardware_tree
-from gpt2cost.errors import InputError, plain
+from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.measure.records import Measurement, is_time, machine, of_kind
+from gpt2cost.units import unit_of
 
 LEAST_RECORDS = 5
 """With fewer records the constants stay the base device's."""
@@ -55,10 +58,16 @@ _HOST_OPS = {
 """A host cost -> the ops of host records whose median it is."""
 
 
+_STATED = {
+    "sms": ("compute", "units"), "memory_bytes": ("memory", "capacity_bytes"), "l2_bytes": ("memory", "l2_bytes"),
+}  # fmt: skip
+"""What a machine's record may state -> where the device has it."""
+
+
 def fit_gpu(records: Sequence[Measurement], base: Hardware) -> Fit:
     """Fit the constants of `base`, a device of the same or a similar architecture, to kernels measured on a GPU.
 
-    `records`: one per case, as `check_kernels` accepts them. Of other kinds, in dtypes that `base` lacks, and of
+    `records`: one per case, as `check_records` accepts them. Of other kinds, in dtypes that `base` lacks, and of
     kernels that waited for the host they are left out. The result's device keeps the name of `base` but not its
     aliases and evidence; it has the SMs, the memory and the L2 cache that the records state. Where SMs differ, peak
     rates follow their number. Peak bandwidths stay. Raises InputError for a `base` that is a CPU.
@@ -88,23 +97,18 @@ class _Fitter:
 
     def _stated(self, hw: Hardware) -> Hardware:
         """`hw` with the SMs and sizes that the machine's record states."""
-        paths = {"sms": "compute.units", "memory_bytes": "memory.capacity", "l2_bytes": "memory.l2"}
-        stated = {name: value for name in paths if isinstance(value := self.machine.get(name), int) and value > 0}
-        self.sources.update({paths[name]: f"measured: stated by {self._gpu()}" for name in stated})
-        units = stated.get("sms", hw.compute.units)
-        peaks = {dtype: rate * units / hw.compute.units for dtype, rate in hw.compute.peak_flop_per_s.items()}
-        capacity = float(stated.get("memory_bytes", hw.memory.capacity_bytes))
-        l2 = float(stated.get("l2_bytes", hw.memory.l2_bytes))
-        if units != hw.compute.units:
+        units = hw.compute.units
+        for name, path in _STATED.items():
+            if isinstance(value := self.machine.get(name), int) and value > 0:
+                hw = with_value(hw, path, value if name == "sms" else float(value))
+                self.sources[_in_file(path)] = f"measured: stated by {self._gpu()}"
+        if hw.compute.units != units:
+            peaks = {dtype: rate * hw.compute.units / units for dtype, rate in hw.compute.peak_flop_per_s.items()}
+            hw = with_value(hw, ("compute", "peak_flop_per_s"), peaks)
             self.sources["compute.peak"] = f"that of {hw.name}, by the number of SMs"
+        description = self._gpu() if "gpu" in self.machine else hw.description
         capability = self.machine.get("compute_capability") or hw.compute_capability
-        return replace(
-            hw,
-            description=self._gpu() if "gpu" in self.machine else hw.description,
-            compute_capability=capability,
-            compute=replace(hw.compute, units=units, peak_flop_per_s=peaks),
-            memory=replace(hw.memory, capacity_bytes=capacity, l2_bytes=l2),
-        )
+        return replace(hw, description=description, compute_capability=capability)
 
     def _gpu(self) -> str:
         gpu = self.machine.get("gpu")
@@ -112,22 +116,19 @@ class _Fitter:
 
     def _note(self, path: Sequence[str], count: int, what: str, how: str = "fitted on") -> None:
         """Say that what lies at `path` is from `count` measurements."""
-        self.sources[path_in_file(self.hw, path)] = f"{how} {count} measurements of {what} on {self._gpu()}"
+        self.sources[_in_file(path)] = f"{how} {count} measurements of {what} on {self._gpu()}"
 
     def floors(self) -> None:
         """The shortest kernels. In a stream they may wait for the host: then the base's ratio of both floors holds."""
         launch = self.hw.launch
         kernels = of_kind(self.records, "floor", *GPU_MEMORY_KINDS)
-        graph = [1e-6 * record["graph_us"] for record in kernels if is_time(record.get("graph_us"))]
+        in_graph = [record for record in kernels if is_time(record.get("graph_us"))]
+        graph = [1e-6 * record["graph_us"] for record in in_graph]
         if len(graph) >= LEAST_RECORDS or (graph and of_kind(self.records, "floor")):
             shortest = _shortest(graph)
             graph_s = float(np.median(shortest))
-            stream = [
-                1e-6 * record["stream_us"]
-                for record in kernels
-                if all(is_time(record.get(name)) for name in ("stream_us", "graph_us"))
-                and 1e-6 * record["graph_us"] <= HOST_BOUND * graph_s
-            ]
+            short = [record for record in in_graph if 1e-6 * record["graph_us"] <= HOST_BOUND * graph_s]
+            stream = [1e-6 * record["stream_us"] for record in short if is_time(record.get("stream_us"))]
             stream_s = launch.stream_floor_s / launch.graph_floor_s * graph_s
             if len(stream) >= LEAST_RECORDS:  # what waits for the host still bounds the floor from above
                 stream_s = min(stream_s, float(np.median(_shortest(stream))))
@@ -138,9 +139,9 @@ class _Fitter:
     def host(self) -> None:
         """What the host takes to issue an op, a module's call, a view."""
         costs: dict[str, Any] = {}
+        issued = [record for record in of_kind(self.records, "host") if is_time(record.get("issue_us"))]
         for name, ops in _HOST_OPS.items():
-            times = [record["issue_us"] for record in of_kind(self.records, "host") if record.get("op") in ops]
-            if times := [time for time in times if is_time(time)]:
+            if times := [record["issue_us"] for record in issued if record.get("op") in ops]:
                 costs[name] = 1e-6 * float(np.median(times))
                 self._note(("host", name), len(times), "ops issued to an idle stream", "median of")
         if costs and isinstance(cpu := self.machine.get("cpu_model") or self.machine.get("cpu"), str):
@@ -154,23 +155,20 @@ class _Fitter:
         GPT-2's copies permute or concatenate: where those were measured, plain ones only serve as a start.
         """
         copies = self._of("copy")
-        self._fit(copies, [*self._kind("copy"), *self._shared()])
+        self._fit(copies, [*self._kind("copy"), *self._shared()], "copies")
         groups: list[Group] = []
         free = self._shared()
         for kind in dict.fromkeys(GPU_MEMORY_KINDS.values()):
-            own = self._of(
-                *(name for name, timed_as in GPU_MEMORY_KINDS.items() if timed_as == kind and name != "copy")
-            )
+            names = [name for name, timed_as in GPU_MEMORY_KINDS.items() if timed_as == kind and name != "copy"]
+            own = self._of(*names)
             if kind == "copy" and _count(own) < LEAST_RECORDS:
                 own = copies
             if _count(own) >= LEAST_RECORDS:
                 groups += own
                 free += self._kind(kind)
-                names = " and ".join(sorted({group.kind for group in own}))
-                self._note(("model", "memory", "kinds", kind), _count(own), names)
-        if count := self._fit(groups, free):
-            for constant in self._shared():
-                self._note(constant.path, count, "memory-bound kernels")
+                what = " and ".join(sorted({group.kind for group in own}))
+                self._note(("model", "memory", "kinds", kind), _count(own), what)
+        self._fit(groups, free, "memory-bound kernels", *(constant.path for constant in self._shared()))
 
     def _kind(self, kind: str) -> list[FreeConstant]:
         names = (*_KIND, "column_s") if kind in REDUCTIONS else _KIND
@@ -193,10 +191,9 @@ class _Fitter:
             return
         path = ("model", "gemm", dtype)
         self.hw = with_value(self.hw, path, self.hw.gpu_model.products(dtype))
-        count = self._fit(groups, free_constants(self.hw, path, _GEMM))
+        self._fit(groups, free_constants(self.hw, path, _GEMM), f"products in {dtype}", path)
         errors = np.abs(np.concatenate([group.errors(self.hw) for group in groups]))
         self.hw = with_value(self.hw, (*path, "residual"), max(1e-3, round(float(np.percentile(errors, 95)), 4)))
-        self._note(path, count, f"products in {dtype}")
 
     def attention(self) -> None:
         """Flash attention, then the other kernel's rate; where there is no flash kernel, the other one's constants."""
@@ -205,25 +202,26 @@ class _Fitter:
         slow = [group for group in groups if group not in flash]
         path = ("model", "attention", HEAD_DIMS[0])
         has_flash = any(map(self.hw.has_flash_attention, self.hw.compute.peak_flop_per_s))
-        if count := self._fit(flash if has_flash else slow, free_constants(self.hw, path, _ATTENTION)):
-            self._note(path, count, "attention")
-        masked = free_constants(self.hw, ("model",), ("masked_attention",))
-        if has_flash and (count := self._fit(slow, masked)):
-            self._note(masked[0].path, count, "attention with a mask or in fp32")
+        self._fit(flash if has_flash else slow, free_constants(self.hw, path, _ATTENTION), "attention", path)
+        if has_flash:
+            masked = free_constants(self.hw, ("model",), ("masked_attention",))
+            self._fit(slow, masked, "attention with a mask or in fp32", ("model", "masked_attention"))
 
     def _of(self, *kinds: str) -> list[Group]:
         return [group for group in self.groups if group.kind in kinds]
 
-    def _fit(self, groups: Sequence[Group], free: Sequence[FreeConstant]) -> int:
-        """Move the free constants of the device to what fits the groups best. Returns the number of records.
+    def _fit(self, groups: Sequence[Group], free: Sequence[FreeConstant], what: str, *paths: Sequence[str]) -> None:
+        """Move the free constants of the device to what fits the groups best, and note that `paths` are fitted on
+        `what`. With fewer than `LEAST_RECORDS` nothing moves."""
+        if (count := _count(groups)) >= LEAST_RECORDS:
+            self.hw = fitted_to(groups, self.hw, free)
+            for path in paths:
+                self._note(path, count, what)
 
-        With fewer than `LEAST_RECORDS` nothing moves, and it returns 0.
-        """
-        count = _count(groups)
-        if count < LEAST_RECORDS:
-            return 0
-        self.hw = fitted_to(groups, self.hw, free)
-        return count
+
+def _in_file(path: Sequence[str]) -> str:
+    """A path as a hardware file has it: `host.op` for (`host`, `op_s`)."""
+    return ".".join(unit_of(name)[0] for name in path)
 
 
 def _count(groups: Iterable[Group]) -> int:
@@ -252,3 +250,47 @@ def _at(tree: Any, path: str) -> Any:
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
+
+
+# ---------------------------------------------------------------------------------------------- the base device
+
+
+def base_for(machine: Measurement) -> str:
+    """The name of the device in reach that is nearest to the GPU that a machine record names.
+
+    Raises InputError, which asks for `--like`, where the record names none or none is near.
+    """
+    gpu = machine.get("gpu")
+    if not isinstance(gpu, str):
+        raise InputError("the measurements name no GPU: name the most similar device with --like")
+    wanted = _tokens(gpu)
+    chips = set(map(_chip, wanted)) - {""}
+
+    def nearness(device: Hardware) -> tuple[float, ...]:
+        """Larger is nearer: the exact chip, common words, words too many, the chip's main device, the memory's size."""
+        names = _names(device)
+        size = machine.get("memory_bytes") or device.memory.capacity_bytes
+        away = abs(float(np.log(size / device.memory.capacity_bytes)))
+        main = not wanted.isdisjoint(device.names)
+        return (any(map(_chip, wanted & names)), len(wanted & names), -len(names - wanted), main, -away)
+
+    gpus = [device for device in list_hardware() if device.vendor != "cpu"]
+    near = [device for device in gpus if chips & set(map(_chip, _names(device)))]
+    if not near:
+        raise InputError(f"no known device is near to {echo(gpu)}: name the most similar one with --like")
+    return max(near, key=nearness).name
+
+
+def _names(device: Hardware) -> set[str]:
+    return set().union(*map(_tokens, device.names))
+
+
+def _tokens(text: str) -> set[str]:
+    """The words of a name in lower case; `SXM4` is `sxm`."""
+    return {re.sub(r"^sxm[0-9]$", "sxm", word) for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
+
+
+def _chip(token: str) -> str:
+    """What names a chip in a word, such as `a10` in `a10g` and `4090`; empty for a word that names none."""
+    match = re.fullmatch(r"([a-z]{0,3}[0-9]{1,4})[a-z]?", token)
+    return match[1] if match and not re.fullmatch(r"[0-9]{1,3}[a-z]?|hbm[0-9][a-z]?", token) else ""

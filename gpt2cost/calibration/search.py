@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -14,6 +14,9 @@ from gpt2cost.calibration.forms import Group
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.schema import fields_of
 from gpt2cost.timing.terms import Array
+
+T = TypeVar("T")
+
 
 _F_SCALE = 0.1
 """Log error from which a record counts as an outlier."""
@@ -104,19 +107,16 @@ def fitted_to(groups: Sequence[Group], hw: Hardware, free: Sequence[FreeConstant
     jitter = np.random.default_rng(0).normal(0.0, 0.3, (_STARTS, len(free)))
     jitter[0] = 0.0  # the first start is the base device
     tries = [
-        least_squares(
-            errors,
-            np.clip(start, low, high),
-            bounds=(low, high),
-            method="dogbox",
-            loss="soft_l1",
-            f_scale=_F_SCALE,
-            max_nfev=_MOST_STEPS,
-        )
+        least_soft_l1(errors, np.clip(start, low, high), (low, high), method="dogbox", max_nfev=_MOST_STEPS)
         for start in jitter
     ]
     best = np.minimum(min(tries, key=lambda attempt: float(attempt.cost)).x, [constant.high for constant in free])
     return device(np.where(np.abs(best) < _KEPT, 0.0, best))
+
+
+def least_soft_l1(errors: Callable[[Array], Array], start: Array, bounds: tuple[Array, Array], **how: Any) -> Any:
+    """scipy's result for the least soft_l1 of errors in logarithms. `how`: what else `least_squares` takes."""
+    return least_squares(errors, start, bounds=bounds, loss="soft_l1", f_scale=_F_SCALE, **how)
 
 
 def value_at(node: Any, path: Sequence[str]) -> Any:
@@ -126,21 +126,11 @@ def value_at(node: Any, path: Sequence[str]) -> Any:
     return node
 
 
-def with_value(node: Any, path: Sequence[str], value: Any) -> Any:
+def with_value(node: T, path: Sequence[str], value: Any) -> T:
     """`node`, nested dataclasses and mappings, with `value` at `path`."""
     if not path:
-        return value
+        return value  # type: ignore[no-any-return]
     name, *rest = path
     inner = with_value(value_at(node, (name,)) if rest else None, rest, value)
-    return {**node, name: inner} if isinstance(node, Mapping) else replace(node, **{name: inner})
-
-
-def path_in_file(node: Any, path: Sequence[str]) -> str:
-    """A path as a hardware file has it: `host.op` for (`host`, `op_s`)."""
-    keys = []
-    for name in path:
-        kind: type = type(node)
-        fields = {} if isinstance(node, Mapping) else fields_of(kind)
-        keys.append(next((key for key, field in fields.items() if field.name == name), name))
-        node = value_at(node, (name,))
-    return ".".join(keys)
+    changed: Any = {**node, name: inner} if isinstance(node, Mapping) else replace(node, **{name: inner})  # type: ignore[type-var]
+    return changed  # type: ignore[no-any-return]

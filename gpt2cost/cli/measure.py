@@ -106,7 +106,7 @@ def _size(text: str) -> Size:
 def planned(flags: MeasureFlags, command: str) -> list[PassCase]:
     """The passes that the flags ask for. Raises `InputError` for what cannot run, and without torch."""
     sizes, grid = flags.sizes(), flags.grid()
-    cases: list[PassCase] = load("gpt2cost.measure.run", command).cases_of(grid, sizes, flags.device)
+    cases: list[PassCase] = load("gpt2cost.measure.passes", command).pass_cases(grid, sizes, flags.device)
     return cases
 
 

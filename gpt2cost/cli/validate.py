@@ -13,12 +13,12 @@ from gpt2cost.cli.flags import DeviceFlags, OutputFlags, required, takes
 from gpt2cost.cli.measure import MeasureFlags, measured, planned
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, plain
+from gpt2cost.measure.evidence import is_asked_for
 from gpt2cost.measure.plan import usual_dtype
-from gpt2cost.measure.recorded import RecordFilter, size_of_trace, validate_trace
 from gpt2cost.measure.records import Measurement, read_records
-from gpt2cost.measure.score import Validation
+from gpt2cost.measure.score import Validation, score_trace
 from gpt2cost.measure.score import validate as score
-from gpt2cost.measure.torch_trace import read_trace
+from gpt2cost.measure.torch_trace import read_trace, size_of_trace
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.validation import validation_view
 from gpt2cost.prediction.grid import make_grid
@@ -79,8 +79,7 @@ def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measur
     if "model" in axes:
         axes["model"] = frozenset(load_model(name).name for name in grid.model)
     cases = dataclasses.replace(flags, batch=None, seq=None, cache=None).sizes() or ()
-    record_filter = RecordFilter(cases, axes, flags.no_use_cache)
-    records = [record for record in read_records(path) if record_filter.accepts(record)]
+    records = [record for record in read_records(path) if is_asked_for(record, cases, axes, flags.no_use_cache)]
     if not records:
         raise InputError(f"{plain(str(path))}: no measured pass is what the flags ask for")
     only_profiles = all(record["kind"] == "profile" for record in records)
@@ -100,4 +99,4 @@ def _traced(hw: Hardware, path: Path, flags: MeasureFlags) -> Validation:
     dtype = flags.dtype or usual_dtype(hw.vendor == "cpu")
     how = check_how(dtype, flags.attn or "sdpa", flags.runtime or "eager", use_cache=not flags.no_use_cache).on(model)
     check_device(hw, how)
-    return validate_trace(hw, model, how, size, observed)
+    return Validation(hw, (), (score_trace(hw, model, how, size, observed),), {})

@@ -8,9 +8,11 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Callable, Iterable
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -37,6 +39,14 @@ COLD = 3
 """Weights are cold where those of a graph exceed the L2 cache by this factor."""
 
 
+Tell: TypeAlias = Callable[[str], None]
+"""What is called with progress, and with nothing at the end."""
+
+
+Warn: TypeAlias = Callable[[Iterable[str]], None]
+"""What is called with lines on what disturbs or failed."""
+
+
 class Bench:
     """One device. `device` is `cpu`, `cuda` or `mps`; raises `InputError` where torch cannot use it."""
 
@@ -60,12 +70,13 @@ class Bench:
 
     def machine(self) -> dict[str, Any]:
         """What is known of the machine: versions, processor, clocks, threads."""
+        mhz = _cpuinfo("cpu MHz")  # now
         record: dict[str, Any] = {
-            "kind": "machine", "device": self.device,
+            "kind": "machine", "device": self.device, "date": date.today().isoformat(),
             "torch": torch.__version__, "transformers": version("transformers"), "python": platform.python_version(),
             "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
             "cpu_model": _cpu_model(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "memory_bytes": _memory_bytes(), "mhz": _mhz(),
+            "memory_bytes": _memory_bytes(), "mhz": float(mhz) if mhz else None,
         }  # fmt: skip
         if self.device == "mps":
             record["gpu"] = _cpu_model()  # the GPU of the same chip
@@ -154,26 +165,28 @@ def run_aside(run: Run) -> None:
     torch.cuda.current_stream().wait_stream(side)
 
 
+def reason(error: Exception) -> str:
+    """Why a case could not run, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
 def busy_share() -> float:
     """The load of the last minute over the processors."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
+    brand = _cpuinfo("model name") or _output("sysctl", "-n", "machdep.cpu.brand_string")
+    return brand or platform.processor() or platform.machine()
 
 
-def _mhz() -> float | None:
-    """The clock of the first processor now."""
+def _cpuinfo(name: str) -> str:
+    """What Linux says of the first processor; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return float(next(line.partition(":")[2] for line in lines if line.startswith("cpu MHz")))
-    except (OSError, StopIteration, ValueError):
-        return None
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def _memory_bytes() -> int:

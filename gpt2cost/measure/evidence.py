@@ -1,17 +1,17 @@
-"""Measured passes as a hardware file's evidence."""
+"""Records of measured passes: how each was run, whether it is asked for, and as a hardware file's evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import yaml
 
 from gpt2cost.checks import check_flag
 from gpt2cost.device.hardware import Evidence
 from gpt2cost.errors import InputError, echo
-from gpt2cost.measure.records import Measurement, is_time
-from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
+from gpt2cost.measure.records import Measurement, is_time, of_kind
+from gpt2cost.prediction.settings import LEAST, How, Sizes, check_how, check_sizes
+from gpt2cost.table.config import load_model
 from gpt2cost.units import format_quantity
 
 PASSES = {"pass": "", "pass_graph": "cuda-graph", "pass_compile": "compile"}
@@ -34,6 +34,37 @@ def run_of(record: Measurement) -> tuple[How, Sizes]:
         raise InputError(f"measurement of kind {record['kind']}: expected {error.args[0]!r}, which it lacks") from None
     except InputError as error:
         raise InputError(f"measurement of kind {record['kind']}: {error}") from None
+
+
+def is_asked_for(
+    record: Measurement,
+    cases: Collection[tuple[int, int, int]],
+    axes: Mapping[str, Collection[object]],
+    uncached: bool,
+) -> bool:
+    """Whether a record is of a pass, or the profile of one: of a size in `cases` or on the axes, and with one of the
+    values of an axis.
+
+    `axes`: model, dtype, attn, runtime, batch, seq, cache; one that is missing takes every value. `cases`: sizes
+    (batch, seq, cache). `uncached`: only passes without a KV cache.
+    """
+    if record["kind"] not in (*PASSES, "profile"):
+        return False
+    how, sizes = run_of(record)
+    size = sizes.batch_size, sizes.seq_len, sizes.cache_len
+    on_axes = [value in axes[name] for name, value in zip(LEAST, size, strict=True) if name in axes]
+    fits = size in cases or (all(on_axes) if on_axes else not cases)
+    names = {"model": _name_of(record["model"]), "dtype": how.dtype, "attn": how.attn, "runtime": how.runtime}
+    chosen = all(name in axes[axis] for axis, name in names.items() if axis in axes)
+    return chosen and fits and not (uncached and how.use_cache)
+
+
+def _name_of(model: str) -> str:
+    """A model's name; of one that is not at hand, what the record calls it."""
+    try:
+        return load_model(model).name
+    except InputError:
+        return model
 
 
 def as_evidence(record: Measurement, source: str) -> Evidence:
@@ -59,14 +90,12 @@ def as_evidence(record: Measurement, source: str) -> Evidence:
 
 def evidence_yaml(records: Iterable[Measurement], source: str) -> str:
     """The measured passes among `records` as the list under `evidence:` of a hardware file."""
-    rows = [as_evidence(record, source) for record in records if record["kind"] in PASSES]
-    return yaml.safe_dump([_evidence_tree(row) for row in rows], sort_keys=False, width=110, default_flow_style=None)
-
-
-def _evidence_tree(row: Evidence) -> dict[str, Any]:
     names = ("model", "batch", "seq", "cache", "dtype", "attn", "use_cache", "runtime")
-    latency = format_quantity(row.latency_s, "s", 5)
-    return {**{name: getattr(row, name) for name in names}, "latency": latency, "source": row.source}
+    rows = []
+    for row in (as_evidence(record, source) for record in of_kind(records, *PASSES)):
+        latency = format_quantity(row.latency_s, "s", 5)
+        rows.append({**{name: getattr(row, name) for name in names}, "latency": latency, "source": source})
+    return yaml.safe_dump(rows, sort_keys=False, width=110, default_flow_style=None)
 
 
 def source_of(machine: Measurement) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpt2cost.errors import InputError
 from gpt2cost.files import write_text
-from gpt2cost.measure.records import Measurement, read_records, shape_of
+from gpt2cost.measure.records import Measurement, case_of, read_records
 
 SAME_MACHINE = ("torch", "transformers", "device", "gpu", "cpu_model", "threads", "dtypes", "sizes")
 """What must not have changed for a stopped run to go on."""
@@ -61,5 +61,5 @@ def _unused(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _key(record: Measurement) -> str:
-    return json.dumps(shape_of(record) | {"sweep": record.get("sweep")}, sort_keys=True)
+def _key(record: Measurement) -> tuple[str, int | None]:
+    return case_of(record), record.get("sweep")

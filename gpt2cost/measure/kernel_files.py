@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +23,7 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.measure.records import is_time
+from gpt2cost.measure.records import grouped, is_time
 from gpt2cost.prediction.one_kernel import MAX_ELEMENTS, kernel_latency
 from gpt2cost.timing.gpu_memory import memory_terms
 
@@ -48,35 +49,37 @@ Cells: TypeAlias = Mapping[str, str]
 """Column -> text of a row."""
 
 
-Shape: TypeAlias = Mapping[str, Any]
-"""What a row says of a kernel's operands, by name."""
+Kernel: TypeAlias = Mapping[str, Any]
+"""The `kind` that predicts a kernel, and what a row says of its operands, by name."""
+
+
+Series: TypeAlias = tuple[str, str, str]
+"""Device as the file names it, dtype and operation."""
 
 
 @dataclass(frozen=True)
 class Format:
     """A kind of measurement file, known by its columns, which may come in any order.
 
-    `operation`: what a row measured. `shape`: its operands. Both raise `InputError` for a wrong cell. `predict`:
-    seconds of kernels of one device, dtype and operation. `constant_over`: within what one additive constant holds.
+    `read`: the operation that a row measured, and its kernel; raises `InputError` for a wrong cell. `predict`: seconds
+    of kernels of one device, dtype and operation. `constant_over`: what the series that share one additive constant
+    have in common; None where the timing needs no constant.
     """
 
     name: str
-    columns: tuple[str, ...]
-    operation: Callable[[Cells], str]
-    shape: Callable[[str, Cells], Shape]
-    predict: Callable[[Hardware, str, str, Sequence[Shape]], np.ndarray]
-    constant_over: tuple[str, ...] | None = None
+    columns: str
+    read: Callable[[Cells], tuple[str, Kernel]]
+    predict: Callable[[Hardware, str, Sequence[Kernel]], np.ndarray]
+    constant_over: Callable[[Series], object] | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measured kernel and the line of the file that it is from."""
+    """A measured kernel, and the file, line and format that it is from."""
 
-    line: int
-    gpu: str
-    dtype: str
-    operation: str
-    shape: Shape
+    where: str
+    series: Series
+    kernel: Kernel
     measured_s: float
 
 
@@ -87,45 +90,24 @@ def score_measurements(folder: Path) -> list[KernelResult]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with CSV files of measurements")
-    results: list[KernelResult] = []
-    for path in sorted(path for path in folder.glob("*.csv") if path.is_file()):
-        format, rows = _read(path)
-        if format is not None:
-            results += _score_file(path, format, rows)
+    files = sorted(path for path in folder.glob("*.csv") if path.is_file())
+    results = [result for path in files for result in _score_file(path)]
     if not results:
         raise InputError(f"{folder}: no CSV file with the columns of a kernel measurement in it")
     return results
 
 
-def _read(path: Path) -> tuple[Format | None, list[Row]]:
-    """The format of a file, None for a file of something else, and its rows."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            columns = next(reader, [])
-            format = next((format for format in FORMATS if sorted(format.columns) == sorted(columns)), None)
-            if format is None:
-                return None, []
-            return format, [_row(path, reader.line_num, format, columns, cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot read: {error}") from None
-
-
 def _row(path: Path, line: int, format: Format, columns: Sequence[str], texts: Sequence[str]) -> Row:
+    where = f"{plain(path.name)}: line {line} of {format.name}"
     try:
         if len(texts) != len(columns):
             raise InputError(f"expected {len(columns)} cells, got {len(texts)}")
         cells = dict(zip(columns, texts, strict=True))
-        check_choice("dtype", cells["dtype"], tuple(ELEMENT_BYTES))
-        operation = format.operation(cells)
-        shape = format.shape(operation, cells)
-        return Row(line, cells["gpu"], cells["dtype"], operation, shape, _seconds(cells))
+        dtype = _choice(cells, "dtype", ELEMENT_BYTES)
+        operation, kernel = format.read(cells)
+        return Row(where, (cells["gpu"], dtype, operation), kernel, _seconds(cells))
     except InputError as error:
-        raise InputError(_where(path, line, format, error)) from None
-
-
-def _where(path: Path, line: int, format: Format, error: InputError) -> str:
-    return f"{plain(path.name)}: line {line} of {format.name}: {error}"
+        raise InputError(f"{where}: {error}") from None
 
 
 def _seconds(cells: Cells) -> float:
@@ -146,31 +128,44 @@ def _size(cells: Cells, name: str) -> int:
     return int(text)
 
 
-def _score_file(path: Path, format: Format, rows: Sequence[Row]) -> Iterator[KernelResult]:
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.gpu, row.dtype, row.operation), []).append(row)
-    scored = []
-    for (gpu, dtype, operation), members in groups.items():
-        try:
-            predicted = format.predict(load_hardware(gpu), dtype, operation, [row.shape for row in members])
-        except InputError as error:
-            raise InputError(_where(path, members[0].line, format, error)) from None
-        scored.append((gpu, dtype, operation, np.array([row.measured_s for row in members]), predicted))
-    constants: dict[tuple[str, ...], float] = {}
+def _choice(cells: Cells, column: str, choices: Iterable[str]) -> str:
+    """The text of a column, which has to be one of `choices`."""
+    check_choice(column, cells[column], tuple(choices))
+    return cells[column]
+
+
+def _score_file(path: Path) -> Iterator[KernelResult]:
+    """The results of a file; none of a file of something else."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            columns = next(reader, [])
+            format = next((format for format in FORMATS if sorted(format.columns.split()) == sorted(columns)), None)
+            if format is None:
+                return
+            rows = [_row(path, reader.line_num, format, columns, cells) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot read: {error}") from None
+    groups = grouped(rows, lambda row: row.series)
+    measured = {series: np.array([row.measured_s for row in members]) for series, members in groups.items()}
+    predicted = {series: _predicted(format, series, members) for series, members in groups.items()}
+    constants = dict.fromkeys(groups, 0.0)
     if format.constant_over is not None:
-        for key in {_constant_key(format, gpu, operation) for gpu, _, operation, _, _ in scored}:
-            parts = [(m, p) for g, _, o, m, p in scored if _constant_key(format, g, o) == key]
-            constants[key] = additive_constant(*(np.concatenate(side) for side in zip(*parts, strict=True)))
-    for gpu, dtype, operation, measured, predicted in scored:
-        constant = constants.get(_constant_key(format, gpu, operation), 0.0)
-        errors = (predicted + constant) / measured - 1.0
-        yield KernelResult(path.name, load_hardware(gpu).name, dtype, operation, len(measured), constant, errors)
+        for together in grouped(groups, format.constant_over).values():
+            sides = (np.concatenate([side[series] for series in together]) for side in (measured, predicted))
+            constants |= dict.fromkeys(together, additive_constant(*sides))
+    for series, constant_s in constants.items():
+        gpu, dtype, operation = series
+        errors = (predicted[series] + constant_s) / measured[series] - 1.0
+        yield KernelResult(path.name, load_hardware(gpu).name, dtype, operation, len(errors), constant_s, errors)
 
 
-def _constant_key(format: Format, gpu: str, operation: str) -> tuple[str, ...]:
-    values = {"gpu": gpu, "operation": operation}
-    return tuple(values[name] for name in format.constant_over or ())
+def _predicted(format: Format, series: Series, rows: Sequence[Row]) -> np.ndarray:
+    gpu, dtype, _ = series
+    try:
+        return format.predict(load_hardware(gpu), dtype, [row.kernel for row in rows])
+    except InputError as error:
+        raise InputError(f"{rows[0].where}: {error}") from None
 
 
 def additive_constant(measured: np.ndarray, predicted: np.ndarray) -> float:
@@ -183,70 +178,65 @@ def additive_constant(measured: np.ndarray, predicted: np.ndarray) -> float:
 
 # ------------------------------------------------------------------------------------------------ by sizes
 
-_KINDS = {
-    "gemm": "gemm", "linear": "gemm", "linear_tn": "gemm", "linear_nt": "gemm", "linear_tt": "gemm", "matmul": "gemm",
-    "bmm": "bmm", "attention prefill": "attention", "attention decode": "attention", "softmax": "softmax",
-    "layer_norm": "layer_norm", "gelu": "elementwise",
-}  # fmt: skip
-"""Operation -> the kind of `kernel_latency` that predicts it."""
+_SIZES = ("batch", "m", "n", "k", "heads", "head_dim", "new_tokens", "cached_tokens")
+"""Columns of sizes."""
 
 
-def _one_of(column: str, *choices: str) -> Callable[[Cells], str]:
-    """The text of a column, which has to be one of `choices`."""
-
-    def operation(cells: Cells) -> str:
-        check_choice(column, cells[column], choices)
-        return cells[column]
-
-    return operation
+def _sized(kind: str, cells: Cells) -> Kernel:
+    """A kernel that takes all sizes of a row, as the columns name them."""
+    return {"kind": kind, **{name: _size(cells, name) for name in cells if name in _SIZES}}
 
 
-def _sizes(*names: str) -> Callable[[str, Cells], Shape]:
-    return lambda operation, cells: {name: _size(cells, name) for name in names}
+def _product(cells: Cells) -> tuple[str, Kernel]:
+    op = _choice(cells, "op", ("linear", "bmm", "linear_tn", "linear_nt", "linear_tt"))
+    return op, _sized("bmm" if op == "bmm" else "gemm", cells)
 
 
-def _op_shape(operation: str, cells: Cells) -> Shape:
+def _attention(cells: Cells) -> tuple[str, Kernel]:
+    return f"attention {_choice(cells, 'phase', ('prefill', 'decode'))}", _sized("attention", cells)
+
+
+def _synchronised(cells: Cells) -> tuple[str, Kernel]:
     """Of an op with two sizes m is the rows and n the columns; of an element-wise one n may be left out."""
-    if operation == "matmul":
-        return {name: _size(cells, name) for name in ("m", "n", "k")}
-    if operation != "gelu":
-        return {"rows": _size(cells, "m"), "columns": _size(cells, "n")}
-    elements = _size(cells, "m") * (_size(cells, "n") if cells["n"] else 1)
-    return {"elements": _size({"elements": str(elements)}, "elements")}
+    op = _choice(cells, "op", ("matmul", "softmax", "layernorm", "gelu"))
+    if op == "matmul":
+        return op, _sized("gemm", cells)
+    if op == "gelu":
+        elements = _size(cells, "m") * (_size(cells, "n") if cells["n"] else 1)
+        return op, {"kind": "elementwise", "elements": _size({"elements": str(elements)}, "elements")}
+    kind = op.replace("layernorm", "layer_norm")
+    return kind, {"kind": kind, "rows": _size(cells, "m"), "columns": _size(cells, "n")}
 
 
-def _by_sizes(hw: Hardware, dtype: str, operation: str, shapes: Sequence[Shape]) -> np.ndarray:
-    arrays = {name: np.array([shape[name] for shape in shapes]) for name in shapes[0]}
-    return np.asarray(kernel_latency(_KINDS[operation], hw, dtype, **arrays).device_s)
+def _by_sizes(hw: Hardware, dtype: str, kernels: Sequence[Kernel]) -> np.ndarray:
+    arrays = {name: np.array([kernel[name] for kernel in kernels]) for name in kernels[0] if name != "kind"}
+    return np.asarray(kernel_latency(kernels[0]["kind"], hw, dtype, **arrays).device_s)
 
 
 # ------------------------------------------------------------------------------------------------ by operands
 
-_LAYER_OPERATIONS = {
-    "addmm": "linear", "lm_head": "linear", "matmul": "bmm", "softmax": "softmax", "ln_1": "layer norm",
-    "ln_2": "layer norm", "ln_f": "layer norm", "wte": "gather", "wpe": "gather", "contiguous": "copy",
-    **dict.fromkeys(("truediv", "where", "add", "mul", "pow", "tanh"), "element-wise"),
+_LAYER_KERNELS = {
+    "addmm": ("linear", "gemm"), "lm_head": ("linear", "gemm"), "matmul": ("bmm", "bmm"),
+    "softmax": ("softmax", "softmax"), "contiguous": ("copy", "copy"),
+    **dict.fromkeys(("ln_1", "ln_2", "ln_f"), ("layer norm", "layer_norm")),
+    **dict.fromkeys(("wte", "wpe"), ("gather", "gather")),
+    "truediv": ("element-wise", "scalar_op"), "where": ("element-wise", "where"),
+    **dict.fromkeys(("add", "mul", "pow", "tanh"), ("element-wise", "elementwise")),
 }  # fmt: skip
-"""The last part of a kernel's name in a trace -> its operation."""
+"""The last part of a kernel's name in a trace -> its operation, and the kind that predicts it."""
 
 
-def _layer_kernel(cells: Cells) -> str:
-    return cells["kernel"].rpartition(".")[2]
-
-
-def _layer_operation(cells: Cells) -> str:
-    check_choice("kernel", _layer_kernel(cells), tuple(_LAYER_OPERATIONS))
-    return _LAYER_OPERATIONS[_layer_kernel(cells)]
-
-
-def _layer_shape(operation: str, cells: Cells) -> Shape:
+def _traced(cells: Cells) -> tuple[str, Kernel]:
+    kernel = cells["kernel"].rpartition(".")[2]
+    operation, kind = _LAYER_KERNELS[_choice({"kernel": kernel}, "kernel", _LAYER_KERNELS)]
     inputs, out = _shapes(cells, "input_shapes"), _shapes(cells, "output_shape")[0]
-    kernel = _layer_kernel(cells)
-    if operation == "bmm" and [len(shape) for shape in inputs] != [4, 4]:
+    if kind == "bmm" and [len(shape) for shape in inputs] != [4, 4]:
         raise InputError(f"input_shapes: expected 2 shapes of 4 sizes, got {echo(cells['input_shapes'])}")
-    if kernel == "addmm" and len(inputs) != 3:
-        raise InputError(f"input_shapes: expected 3 shapes, got {echo(cells['input_shapes'])}")
-    return {"kernel": kernel, "first": cells["node"] == "matmul", "inputs": inputs, "out": out}
+    if kernel == "addmm":  # its first input is the bias
+        if len(inputs) != 3:
+            raise InputError(f"input_shapes: expected 3 shapes, got {echo(cells['input_shapes'])}")
+        inputs = inputs[1:]
+    return operation, {"kind": kind, "first": cells["node"] == "matmul", "inputs": inputs, "out": out}
 
 
 def _shapes(cells: Cells, name: str) -> list[list[int]]:
@@ -267,13 +257,11 @@ def _is_shape(shape: object) -> bool:
     return bool(sizes) and all(type(size) is int and size > 0 for size in sizes) and math.prod(sizes) <= MAX_ELEMENTS
 
 
-def _by_operands(hw: Hardware, dtype: str, operation: str, shapes: Sequence[Shape]) -> np.ndarray:
-    return np.array([_layer_seconds(hw, dtype, operation, **shape) for shape in shapes])
+def _by_operands(hw: Hardware, dtype: str, kernels: Sequence[Kernel]) -> np.ndarray:
+    return np.array([_layer_seconds(hw, dtype, **kernel) for kernel in kernels])
 
 
-def _layer_seconds(
-    hw: Hardware, dtype: str, operation: str, kernel: str, first: bool, inputs: list[list[int]], out: list[int]
-) -> float:
+def _layer_seconds(hw: Hardware, dtype: str, kind: str, first: bool, inputs: list[list[int]], out: list[int]) -> float:
     """One kernel of a traced layer, by the shapes of its operands.
 
     `torch.matmul` copies permuted operands before the product: in the `first` one query and key, then the value.
@@ -283,55 +271,40 @@ def _layer_seconds(
         return float(kernel_latency(kind, hw, dtype, **sizes).device_s)
 
     size, elements = ELEMENT_BYTES[dtype], math.prod(out)
-    if operation == "linear":
-        x = inputs[1] if kernel == "addmm" else inputs[0]
-        return seconds("gemm", m=math.prod(x[:-1]), n=out[-1], k=x[-1])
-    if operation == "bmm":
-        left, right = inputs
-        product_s = seconds("bmm", batch=left[0] * left[1], m=left[2], k=left[3], n=right[3])
-        return product_s + sum(seconds("copy", elements=math.prod(x)) for x in (inputs if first else [right]))
-    if operation in ("softmax", "layer norm"):
-        return seconds(operation.replace(" ", "_"), rows=elements // out[-1], columns=out[-1])
-    if operation == "copy":
-        return seconds("copy", elements=elements)
-    kind = {"truediv": "scalar_op", "where": "where"}.get(kernel, "gather" if operation == "gather" else "elementwise")
-    read = sum(math.prod(shape) for shape in inputs) * size
-    if kind == "where":
-        read = elements * size + math.prod(inputs[0])
-    if kind == "gather":
-        read = elements * size
+    left, right = inputs[0], inputs[-1]
+    match kind:
+        case "gemm":
+            return seconds("gemm", m=math.prod(left[:-1]), n=out[-1], k=left[-1])
+        case "bmm":
+            product_s = seconds("bmm", batch=left[0] * left[1], m=left[2], k=left[3], n=right[3])
+            return product_s + sum(seconds("copy", elements=math.prod(x)) for x in (inputs if first else [right]))
+        case "softmax" | "layer_norm":
+            return seconds(kind, rows=elements // out[-1], columns=out[-1])
+        case "copy":
+            return seconds("copy", elements=elements)
+        case "gather":
+            read = elements * size
+        case "where":
+            read = elements * size + math.prod(left)  # a mask has a byte per element
+        case _:
+            read = sum(map(math.prod, inputs)) * size
     terms = memory_terms(hw, kind, float(read), float(elements * size), size, float(out[-1]), hw.launch.stream_floor_s)
     return float(terms.device_s)
 
 
-_CALL = ("gpu", "operation")
+_PER_DEVICE, _PER_OPERATION = itemgetter(0), itemgetter(0, 2)
 
 
 FORMATS = (
+    Format("products", "gpu dtype m n k latency_us", lambda cells: ("gemm", _sized("gemm", cells)), _by_sizes),
+    Format("single products", "gpu dtype op batch m n k latency_us", _product, _by_sizes, _PER_OPERATION),
     Format(
-        "products", ("gpu", "dtype", "m", "n", "k", "latency_us"),
-        lambda cells: "gemm", _sizes("m", "n", "k"), _by_sizes,
+        "attention", "gpu dtype phase batch heads head_dim new_tokens cached_tokens latency_us",
+        _attention, _by_sizes, _PER_OPERATION,
     ),
+    Format("synchronised ops", "op m n k latency_us gpu dtype", _synchronised, _by_sizes, _PER_OPERATION),
     Format(
-        "single products", ("gpu", "dtype", "op", "batch", "m", "n", "k", "latency_us"),
-        _one_of("op", "linear", "bmm", "linear_tn", "linear_nt", "linear_tt"),
-        _sizes("batch", "m", "n", "k"), _by_sizes, _CALL,
-    ),
-    Format(
-        "attention",
-        ("gpu", "dtype", "phase", "batch", "heads", "head_dim", "new_tokens", "cached_tokens", "latency_us"),
-        lambda cells: f"attention {_one_of('phase', 'prefill', 'decode')(cells)}",
-        _sizes("batch", "heads", "head_dim", "new_tokens", "cached_tokens"), _by_sizes, _CALL,
-    ),
-    Format(
-        "synchronised ops", ("op", "m", "n", "k", "latency_us", "gpu", "dtype"),
-        lambda cells: _one_of("op", "matmul", "softmax", "layernorm", "gelu")(cells).replace("layernorm", "layer_norm"),
-        _op_shape, _by_sizes, _CALL,
-    ),
-    Format(
-        "a traced layer",
-        ("gpu", "model", "batch", "seq", "dtype", "kernel", "node", "scope", "input_shapes", "output_shape",
-         "latency_us"),
-        _layer_operation, _layer_shape, _by_operands, ("gpu",),
+        "a traced layer", "gpu model batch seq dtype kernel node scope input_shapes output_shape latency_us",
+        _traced, _by_operands, _PER_DEVICE,
     ),
 )  # fmt: skip

@@ -1,23 +1,30 @@
 """The kernels of GPT-2 one by one, on the machine at hand: what `gpt2cost calibrate` measures. Needs torch.
 
-A case is a record that says what it is (see `records`) and a function that builds what is timed. Operands
-are windows of one pool, so that building costs nothing; weights rotate over copies that exceed the cache: cold, as in
-a pass. Cases come in groups whose results are written together.
+A case is a record that says what it is (see `records`); `built` makes what is timed of it. Operands are windows of one
+pool, so that building costs nothing; weights rotate over copies that exceed the cache: cold, as in a pass. Cases come
+in groups whose results are written together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.cache_utils import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
+from gpt2cost.measure.passes import cached_run
 from gpt2cost.measure.plan import Sizes
-from gpt2cost.measure.pool import DTYPES, Case, Pool, Run
+from gpt2cost.measure.pool import DTYPES, Pool, Run
+from gpt2cost.measure.records import Measurement
+
+Case: TypeAlias = dict[str, Any]
+"""A record without times: a kind, a dtype, and the sizes that `built` needs."""
+
+
+# ---------------------------------------------------------------------------------------------- which
 
 
 def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> Iterator[list[Case]]:
@@ -26,277 +33,244 @@ def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> 
     if on_cpu and first:
         if sizes.cached_step is not None:
             n_layer, n_embd, batch, cache = sizes.cached_step
-            yield [_layers("cached_layers", n_layer, "sdpa", n_embd, batch, cache)]
-        yield _fresh(sizes)
+            yield [_step("cached_layers", n_layer, "sdpa", n_embd, batch, cache)]
+        outputs = [(megabytes, 1) for megabytes in sizes.fresh_mb] + [(megabytes, 24) for megabytes in sizes.kept_mb]
+        yield [
+            {"kind": "fresh", "dtype": "fp32", "bytes": int(megabytes * 1e6), "tensors": tensors}
+            for megabytes, tensors in outputs
+        ]
     for dtype in dtypes:
         yield from _products(sizes, dtype)
         yield from _attention(sizes, dtype, on_cpu)
     for dtype in dtypes[:1] if on_cpu else dtypes:
         yield from _memory_bound(sizes, dtype)
-    yield [_copy(1 << exponent) for exponent in sizes.copy_exponents]
+    yield [{"kind": "copy", "dtype": "fp32", "elements": 1 << exponent} for exponent in sizes.copy_exponents]
     if not on_cpu:
         yield host_cases()
         return
     steps = [(n_layer, attn) for n_layer in sizes.step_layers for attn in ("sdpa", "eager")]
-    yield [*host_cases(), *(_layers("layers", n_layer, attn, sizes.step_width) for n_layer, attn in steps)]
+    yield [*host_cases(), *(_step("layers", n_layer, attn, sizes.step_width) for n_layer, attn in steps)]
 
 
 def _products(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
+    def product(op: str, m: int, n: int, k: int) -> Case:
+        return {"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k}
+
     for width in sizes.widths:
         for n, k in ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width)):
-            yield [_product("addmm", dtype, m, n, k) for m in sizes.rows]
+            yield [product("addmm", m, n, k) for m in sizes.rows]
     n, k = sizes.vocab_size, sizes.widths[0]
-    yield [_product("linear", dtype, m, n, k) for m in sizes.lm_head_rows]
+    yield [product("linear", m, n, k) for m in sizes.lm_head_rows]
     # a second shape at the same m: with one, a curve that has a node at each m fits any times
-    yield [_product("linear", dtype, m, n // 2, 2 * k) for m in sizes.lm_head_rows[::3]]
-
-
-def _product(op: str, dtype: str, m: int, n: int, k: int) -> Case:
-    def build(pool: Pool) -> Run:
-        x, bias = pool.take(m, k), pool.take(n)
-        if op == "addmm":
-            weight = pool.rotating(k, n)
-            return lambda: torch.addmm(bias, x, weight())
-        weight = pool.rotating(n, k)
-        return lambda: F.linear(x, weight())
-
-    record = {"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k}
-    return Case(record, build, weight_bytes=n * k * DTYPES[dtype].itemsize)
+    yield [product("linear", m, n // 2, 2 * k) for m in sizes.lm_head_rows[::3]]
 
 
 def _attention(sizes: Sizes, dtype: str, on_cpu: bool) -> Iterator[list[Case]]:
     heads, head_dim = sizes.n_head, sizes.head_dim
     for batch in sizes.batches:
-        group = []
+        group: list[Case] = []
         for new in sizes.tokens:
             for kv in sizes.tokens:
                 if new > kv or kv == 1 or (batch > 1 and new * kv > 2**17 and on_cpu):
                     continue
-                pairs = batch * heads
-                group.append(_sdpa(dtype, batch, heads, head_dim, new, kv, "causal" if new == kv else "none"))
+                shape = {"batch": batch, "heads": heads, "head_dim": head_dim, "new_tokens": new}
+                sdpa = {"kind": "sdpa", "dtype": dtype, **shape, "cached_tokens": kv - new, "kv_len": kv}
+                group.append({**sdpa, "mask": "causal" if new == kv else "none"})
                 if new > 1:
-                    group.append(_sdpa(dtype, batch, heads, head_dim, new, kv, "explicit"))
-                group.append(_bmm("scores", dtype, pairs, new, kv, head_dim))
-                group.append(_bmm("context", dtype, pairs, new, head_dim, kv))
+                    group.append({**sdpa, "mask": "explicit"})
+                for op, n, k in (("scores", kv, head_dim), ("context", head_dim, kv)):
+                    product = {"batch": batch * heads, "m": new, "n": n, "k": k}
+                    group.append({"kind": "bmm", "op": op, "dtype": dtype, **product})
         yield group
-
-
-def _sdpa(dtype: str, batch: int, heads: int, head_dim: int, new: int, kv: int, mask: str) -> Case:
-    def build(pool: Pool) -> Run:
-        query = pool.take(batch, new, heads, head_dim).transpose(1, 2)  # a view of c_attn's output, in a pass
-        pairs = pool.rotating(2, batch, heads, kv, head_dim, most=16)
-        bias = None
-        if mask == "explicit":
-            bias = torch.zeros(batch, 1, new, kv, dtype=query.dtype, device=query.device)
-
-        def run() -> object:
-            key, value = pairs()
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=mask == "causal")
-
-        return run
-
-    sizes = {
-        "batch": batch,
-        "heads": heads,
-        "head_dim": head_dim,
-        "new_tokens": new,
-        "cached_tokens": kv - new,
-        "kv_len": kv,
-    }
-    return Case({"kind": "sdpa", "dtype": dtype, **sizes, "mask": mask}, build)
-
-
-def _bmm(op: str, dtype: str, batch: int, m: int, n: int, k: int) -> Case:
-    def build(pool: Pool) -> Run:
-        left = pool.take(batch, m, k)
-        if op == "scores":
-            keys = pool.rotating(batch, n, k, most=16)
-            return lambda: torch.bmm(left, keys().transpose(1, 2))
-        values = pool.rotating(batch, k, n, most=16)
-        return lambda: torch.bmm(left, values())
-
-    return Case({"kind": "bmm", "op": op, "dtype": dtype, "batch": batch, "m": m, "n": n, "k": k}, build)
 
 
 def _memory_bound(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
     width = sizes.widths[0]
-    pointwise: dict[str, Callable[[Any, Any], object]] = {
-        "add": lambda x, y: x + y,
-        "mul_scalar": lambda x, y: x * 0.5,
-        "pow": lambda x, y: torch.pow(x, 3.0),
-        "tanh": lambda x, y: torch.tanh(x),
-        "gelu": lambda x, y: F.gelu(x, approximate="tanh"),
-    }
+
+    def case(kind: str, rows: int, columns: int, **op: str) -> Case:
+        return {"kind": kind, **op, "dtype": dtype, "rows": rows, "columns": columns}
+
     for rows in sizes.memory_rows:
-        group = [
-            _pointwise(op, function, dtype, rows, columns)
-            for op, function in pointwise.items()
-            for columns in (width, 4 * width)
-        ]
-        group += [_layer_norm(dtype, rows, width), _permuted_copy(dtype, rows, width), _gather(dtype, rows, width)]
+        group = [case("elementwise", rows, columns, op=op) for op in _POINTWISE for columns in (width, 4 * width)]
+        group += [case(kind, rows, width) for kind in ("layer_norm", "permuted_copy", "gather")]
         if rows > 1:
-            group += [_softmax(dtype, 12 * rows, columns) for columns in (64, 512) if rows * columns <= 2**18]
-            group.append(_where(dtype, rows, min(rows, 512)))
-            group.append(_cat(dtype, 1, 12, rows, 1))
+            group += [case("softmax", 12 * rows, columns) for columns in (64, 512) if rows * columns <= 2**18]
+            group.append(case("where", rows, min(rows, 512)))
+            heads = {"batch": 1, "heads": 12, "head_dim": 64}
+            group.append({"kind": "cat", "dtype": dtype, **heads, "cached_tokens": rows, "new_tokens": 1})
         yield group
-
-
-def _pointwise(op: str, function: Callable[[Any, Any], object], dtype: str, rows: int, columns: int) -> Case:
-    def build(pool: Pool) -> Run:
-        x, y = pool.take(rows, columns), pool.take(rows, columns)
-        return lambda: function(x, y)
-
-    return Case({"kind": "elementwise", "op": op, "dtype": dtype, "rows": rows, "columns": columns}, build)
-
-
-def _layer_norm(dtype: str, rows: int, columns: int) -> Case:
-    def build(pool: Pool) -> Run:
-        x, weight, bias = pool.take(rows, columns), pool.take(columns), pool.take(columns)
-        return lambda: F.layer_norm(x, (columns,), weight, bias)
-
-    return Case({"kind": "layer_norm", "dtype": dtype, "rows": rows, "columns": columns}, build)
-
-
-def _softmax(dtype: str, rows: int, columns: int) -> Case:
-    def build(pool: Pool) -> Run:
-        x = pool.take(rows, columns)
-        return lambda: F.softmax(x, -1)
-
-    return Case({"kind": "softmax", "dtype": dtype, "rows": rows, "columns": columns}, build)
-
-
-def _permuted_copy(dtype: str, rows: int, columns: int) -> Case:
-    def build(pool: Pool) -> Run:
-        x = pool.take(1, max(1, columns // 64), rows, min(64, columns)).transpose(1, 2)
-        return lambda: x.contiguous()
-
-    return Case({"kind": "permuted_copy", "dtype": dtype, "rows": rows, "columns": columns}, build)
-
-
-def _gather(dtype: str, rows: int, columns: int) -> Case:
-    def build(pool: Pool) -> Run:
-        table = pool.data[: 8192 * columns].view(-1, columns)
-        index = torch.randint(0, len(table), (rows,), device=pool.device)
-        return lambda: F.embedding(index, table)
-
-    return Case({"kind": "gather", "dtype": dtype, "rows": rows, "columns": columns}, build)
-
-
-def _where(dtype: str, rows: int, columns: int) -> Case:
-    """A boolean mask made into a float one."""
-
-    def build(pool: Pool) -> Run:
-        mask = torch.ones(rows, columns, dtype=torch.bool, device=pool.device).tril()
-        zero, least = (torch.scalar_tensor(x, dtype=pool.data.dtype, device=pool.device) for x in (0.0, -1e4))
-        return lambda: torch.where(mask, zero, least)
-
-    return Case({"kind": "where", "dtype": dtype, "rows": rows, "columns": columns}, build)
-
-
-def _cat(dtype: str, batch: int, heads: int, cached: int, new: int) -> Case:
-    def build(pool: Pool) -> Run:
-        past, rows = pool.rotating(batch, heads, cached, 64), pool.take(batch, heads, new, 64)
-        return lambda: torch.cat((past(), rows), dim=-2)
-
-    sizes = {"batch": batch, "heads": heads, "head_dim": 64, "cached_tokens": cached, "new_tokens": new}
-    return Case({"kind": "cat", "dtype": dtype, **sizes}, build)
-
-
-def _copy(elements: int) -> Case:
-    """A copy into memory that is there: for the bandwidth, and where the caches end."""
-
-    def build(pool: Pool) -> Run:
-        x, y = pool.take(elements), torch.empty(elements, dtype=pool.data.dtype, device=pool.device).zero_()
-        return lambda: y.copy_(x)
-
-    return Case({"kind": "copy", "dtype": "fp32", "elements": elements}, build)
-
-
-def _fresh(sizes: Sizes) -> list[Case]:
-    """Outputs for which the system hands out memory anew: one large, and many that are kept as a cache is."""
-
-    def single(megabytes: float) -> Case:
-        def build(pool: Pool) -> Run:
-            x = pool.take(int(megabytes * 250_000))
-            return lambda: x * 2.0
-
-        return Case({"kind": "fresh", "dtype": "fp32", "bytes": int(megabytes * 1e6), "tensors": 1}, build)
-
-    def many(megabytes: float) -> Case:
-        def build(pool: Pool) -> Run:
-            past = pool.rotating(1, 12, int(megabytes * 250_000) // 768, 64)
-            rows = pool.take(1, 12, 1, 64)
-            return lambda: [torch.cat((past(), rows), dim=-2) for _ in range(24)]
-
-        return Case({"kind": "fresh", "dtype": "fp32", "bytes": int(megabytes * 1e6), "tensors": 24}, build)
-
-    return [*map(single, sizes.fresh_mb), *map(many, sizes.kept_mb)]
 
 
 def host_cases() -> list[Case]:
     """Small ops, whose time is the interpreter's and the dispatcher's."""
-
-    def case(op: str, build: Callable[[Pool], Run]) -> Case:
-        return Case({"kind": "host", "op": op}, build)
-
-    def on(pool: Pool, module: Any) -> Any:
-        return module.to(device=pool.device, dtype=pool.data.dtype).eval()
-
-    def module(make: Callable[[], Any], *shape: int) -> Callable[[Pool], Run]:
-        def build(pool: Pool) -> Run:
-            made, x = on(pool, make()), pool.take(*shape)
-            return lambda: made(x)
-
-        return build
-
-    def op(function: Callable[[Any], object], *shape: int) -> Callable[[Pool], Run]:
-        def build(pool: Pool) -> Run:
-            x = pool.take(*shape)
-            return lambda: function(x)
-
-        return build
-
-    nothing = None
-    return [
-        case("add", op(lambda x: x + x, 16)),
-        case("mul_scalar", op(lambda x: x * 0.5, 16)),
-        case("pow", op(lambda x: torch.pow(x, 3.0), 16)),
-        case("tanh", op(lambda x: torch.tanh(x), 16)),
-        case("addmm", op(lambda x: torch.addmm(x[0], x, x), 16, 16)),
-        case("linear_module", module(lambda: torch.nn.Linear(16, 16), 1, 16, 16)),
-        case("conv1d_module", module(lambda: Conv1D(16, 16), 1, 16, 16)),
-        case("layer_norm_module", module(lambda: torch.nn.LayerNorm(16), 1, 16, 16)),
-        case("layer_norm", op(lambda x: F.layer_norm(x, (16,), x[0, 0], x[0, 0]), 1, 16, 16)),
-        case("dropout_module", module(lambda: torch.nn.Dropout(), 16)),
-        case("view", op(lambda x: x.view(16, 16), 1, 16, 16)),
-        case("transpose", op(lambda x: x.transpose(1, 2), 1, 1, 16, 16)),
-        case("select", op(lambda x: x[0], 16, 16)),
-        case("select_3d", op(lambda x: x[0, 0], 1, 16, 16)),
-        case("empty_python_call", op(lambda x: nothing, 16)),
-    ]
+    return [{"kind": "host", "op": op} for op in (*_HOST_OPS, *_HOST_MODULES)]
 
 
-def _layers(kind: str, n_layer: int, attn: str, n_embd: int, batch: int = 1, cache: int = 8) -> Case:
+def _step(kind: str, n_layer: int, attn: str, n_embd: int, batch: int = 1, cache: int = 8) -> Case:
     """A decode step of a small model, for what only shows in a pass: what the interpreter takes when kernels sweep its
     caches, and the memory that a large KV cache takes."""
-    n_head = max(2, n_embd // 64)
-    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "vocab_size": 128, "n_positions": 1024}
+    model = {"n_layer": n_layer, "n_head": max(2, n_embd // 64), "n_embd": n_embd, "vocab_size": 128}
+    return {"kind": kind, **model, "n_positions": 1024, "attn": attn, "batch": batch, "seq": 1, "cache": cache}
 
-    def build(pool: Pool) -> Run:
-        config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, attn_implementation=attn)
-        model = GPT2LMHeadModel(config).eval().to(pool.device)
-        ids = torch.zeros((batch, 1), dtype=torch.long, device=pool.device)
-        shape = (batch, n_head, cache, n_embd // n_head)
-        pairs = [(pool.take(*shape), pool.take(*shape)) for _ in range(n_layer)]
-        past = DynamicCache(config=config)
-        for layer, (key, value) in zip(past.layers, pairs, strict=True):
-            layer.lazy_initialization(key, value)
 
-        def run() -> object:
-            for layer, (key, value) in zip(past.layers, pairs, strict=True):
-                layer.keys, layer.values = key, value
-            return model(ids, past, use_cache=True)
+# ---------------------------------------------------------------------------------------------- what is timed
 
-        return run
 
-    return Case({"kind": kind, **sizes, "attn": attn, "batch": batch, "seq": 1, "cache": cache}, build)
+def built(case: Measurement, pool: Pool) -> Run:
+    """The function to time, on operands from the pool of the case's dtype."""
+    return _BUILDERS[case["kind"]](
+        pool, **{name: case[name] for name in case if name not in ("kind", "dtype", "sweep")}
+    )
+
+
+def weight_bytes(case: Measurement) -> int:
+    """Of how many bytes of weights each call reads others than the last: a device has to make enough calls to find
+    them cold."""
+    return int(case["n"] * case["k"] * DTYPES[case["dtype"]].itemsize) if case["kind"] == "gemm" else 0
+
+
+def _gemm(pool: Pool, op: str, m: int, n: int, k: int) -> Run:
+    x, bias = pool.take(m, k), pool.take(n)
+    if op == "addmm":
+        weight = pool.rotating(k, n)
+        return lambda: torch.addmm(bias, x, weight())
+    weight = pool.rotating(n, k)
+    return lambda: F.linear(x, weight())
+
+
+def _sdpa(
+    pool: Pool, batch: int, heads: int, head_dim: int, new_tokens: int, cached_tokens: int, kv_len: int, mask: str
+) -> Run:
+    query = pool.take(batch, new_tokens, heads, head_dim).transpose(1, 2)  # a view of c_attn's output, in a pass
+    pairs = pool.rotating(2, batch, heads, kv_len, head_dim, most=16)
+    bias = None
+    if mask == "explicit":
+        bias = torch.zeros(batch, 1, new_tokens, kv_len, dtype=query.dtype, device=query.device)
+
+    def run() -> object:
+        key, value = pairs()
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=mask == "causal")
+
+    return run
+
+
+def _bmm(pool: Pool, op: str, batch: int, m: int, n: int, k: int) -> Run:
+    left = pool.take(batch, m, k)
+    if op == "scores":
+        keys = pool.rotating(batch, n, k, most=16)
+        return lambda: torch.bmm(left, keys().transpose(1, 2))
+    values = pool.rotating(batch, k, n, most=16)
+    return lambda: torch.bmm(left, values())
+
+
+_POINTWISE: dict[str, Callable[[Any, Any], object]] = {
+    "add": lambda x, y: x + y,
+    "mul_scalar": lambda x, y: x * 0.5,
+    "pow": lambda x, y: torch.pow(x, 3.0),
+    "tanh": lambda x, y: torch.tanh(x),
+    "gelu": lambda x, y: F.gelu(x, approximate="tanh"),
+}
+
+
+def _elementwise(pool: Pool, op: str, rows: int, columns: int) -> Run:
+    function, x, y = _POINTWISE[op], pool.take(rows, columns), pool.take(rows, columns)
+    return lambda: function(x, y)
+
+
+def _layer_norm(pool: Pool, rows: int, columns: int) -> Run:
+    x, weight, bias = pool.take(rows, columns), pool.take(columns), pool.take(columns)
+    return lambda: F.layer_norm(x, (columns,), weight, bias)
+
+
+def _softmax(pool: Pool, rows: int, columns: int) -> Run:
+    x = pool.take(rows, columns)
+    return lambda: F.softmax(x, -1)
+
+
+def _permuted_copy(pool: Pool, rows: int, columns: int) -> Run:
+    x = pool.take(1, max(1, columns // 64), rows, min(64, columns)).transpose(1, 2)
+    return lambda: x.contiguous()
+
+
+def _gather(pool: Pool, rows: int, columns: int) -> Run:
+    table = pool.data[: 8192 * columns].view(-1, columns)
+    index = torch.randint(0, len(table), (rows,), device=pool.device)
+    return lambda: F.embedding(index, table)
+
+
+def _where(pool: Pool, rows: int, columns: int) -> Run:
+    """A boolean mask made into a float one."""
+    mask = torch.ones(rows, columns, dtype=torch.bool, device=pool.device).tril()
+    zero, least = (torch.scalar_tensor(x, dtype=pool.data.dtype, device=pool.device) for x in (0.0, -1e4))
+    return lambda: torch.where(mask, zero, least)
+
+
+def _cat(pool: Pool, batch: int, heads: int, head_dim: int, cached_tokens: int, new_tokens: int) -> Run:
+    past, rows = pool.rotating(batch, heads, cached_tokens, head_dim), pool.take(batch, heads, new_tokens, head_dim)
+    return lambda: torch.cat((past(), rows), dim=-2)
+
+
+def _copy(pool: Pool, elements: int) -> Run:
+    """A copy into memory that is there: for the bandwidth, and where the caches end."""
+    x, y = pool.take(elements), torch.empty(elements, dtype=pool.data.dtype, device=pool.device).zero_()
+    return lambda: y.copy_(x)
+
+
+def _fresh(pool: Pool, bytes: int, tensors: int) -> Run:
+    """Outputs for which the system hands out memory anew: one large, or many that are kept as a cache is."""
+    if tensors == 1:
+        x = pool.take(bytes // 4)
+        return lambda: x * 2.0
+    grown = _cat(pool, 1, 12, bytes // 4 // 768, 64, 1)
+    return lambda: [grown() for _ in range(tensors)]
+
+
+_HOST_OPS: dict[str, tuple[tuple[int, ...], Callable[[Any], object]]] = {
+    "add": ((16,), lambda x: x + x),
+    "mul_scalar": ((16,), lambda x: x * 0.5),
+    "pow": ((16,), lambda x: torch.pow(x, 3.0)),
+    "tanh": ((16,), lambda x: torch.tanh(x)),
+    "addmm": ((16, 16), lambda x: torch.addmm(x[0], x, x)),
+    "layer_norm": ((1, 16, 16), lambda x: F.layer_norm(x, (16,), x[0, 0], x[0, 0])),
+    "view": ((1, 16, 16), lambda x: x.view(16, 16)),
+    "transpose": ((1, 1, 16, 16), lambda x: x.transpose(1, 2)),
+    "select": ((16, 16), lambda x: x[0]),
+    "select_3d": ((1, 16, 16), lambda x: x[0, 0]),
+    "empty_python_call": ((16,), lambda x: None),
+}
+"""An op -> the shape of its operand, and what runs it."""
+
+
+_HOST_MODULES: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
+    "linear_module": ((1, 16, 16), lambda: torch.nn.Linear(16, 16)),
+    "conv1d_module": ((1, 16, 16), lambda: Conv1D(16, 16)),
+    "layer_norm_module": ((1, 16, 16), lambda: torch.nn.LayerNorm(16)),
+    "dropout_module": ((16,), torch.nn.Dropout),
+}
+"""A module -> the shape of its operand, and what makes it."""
+
+
+def _host(pool: Pool, op: str) -> Run:
+    if op in _HOST_OPS:
+        shape, function = _HOST_OPS[op]
+    else:
+        shape, make = _HOST_MODULES[op]
+        function = make().to(device=pool.device, dtype=pool.data.dtype).eval()
+    x = pool.take(*shape)
+    return lambda: function(x)
+
+
+def _layers(pool: Pool, attn: str, batch: int, seq: int, cache: int, **sizes: int) -> Run:
+    config = GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, attn_implementation=attn)
+    model = GPT2LMHeadModel(config).eval().to(pool.device)
+    ids = torch.zeros((batch, seq), dtype=torch.long, device=pool.device)
+    shape = (batch, config.n_head, cache, config.n_embd // config.n_head)
+    return cached_run(model, ids, config, [(pool.take(*shape), pool.take(*shape)) for _ in range(config.n_layer)])
+
+
+_BUILDERS: Mapping[str, Callable[..., Run]] = {
+    "gemm": _gemm, "bmm": _bmm, "sdpa": _sdpa, "elementwise": _elementwise, "layer_norm": _layer_norm,
+    "softmax": _softmax, "permuted_copy": _permuted_copy, "gather": _gather, "where": _where, "cat": _cat,
+    "copy": _copy, "fresh": _fresh, "host": _host, "layers": _layers, "cached_layers": _layers,
+}  # fmt: skip
+"""Kind of a record -> what builds it, from its sizes."""

@@ -1,43 +1,30 @@
-"""HuggingFace's GPT-2 itself, with random weights, run and timed on the machine at hand. Needs torch and transformers.
-
-All cases are measured in every round, so that a slow minute of the machine touches all alike; the rounds' halves, put
-beside each other, say how well the machine repeats itself.
-"""
+"""HuggingFace's GPT-2 itself, with random weights: which passes are run, and how. Needs torch and transformers."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.cache_utils import DynamicCache
 
 from gpt2cost.errors import InputError
 from gpt2cost.measure.bench import Bench, run_aside
 from gpt2cost.measure.pool import DTYPES, Run
-from gpt2cost.measure.records import Measurement, trimmed_mean
-from gpt2cost.measure.torch_trace import Observed, profile_record, read_trace
 from gpt2cost.prediction.grid import Grid
 from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, load_model
 
-BUDGET_S = 0.1
-"""A case is timed for this long in a round, and at least once. A machine's bad moments last for seconds, so that many
-short rounds tell more than a few long ones."""
-
-
-PROFILED = 5
-"""Passes of which kernels are profiled."""
+USUAL_SIZES = (
+    (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
+)  # fmt: skip
+"""(batch, seq, cache) where none is asked for: decode steps, prompts, and a prompt's next part."""
 
 
 MEMORY_SHARE = 0.4
@@ -46,9 +33,6 @@ MEMORY_SHARE = 0.4
 
 RECOMPILATIONS = 512
 """torch.compile gives up after fewer by default; each case takes a few."""
-
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,12 +58,13 @@ class PassCase:
         }  # fmt: skip
 
 
-def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]], device: str) -> list[PassCase]:
+def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]] | None, device: str) -> list[PassCase]:
     """Every choice of a grid's model, dtype, attention and runtime at each of `sizes` (batch, seq, cache).
 
-    Raises `InputError` for what cannot run on the device or is too long for the model.
+    None: at those of `USUAL_SIZES` that all the models can run. Raises `InputError` for what cannot run on the device
+    or is too long for the model.
     """
-    chosen = list(sizes)
+    chosen = _usual_sizes(grid) if sizes is None else list(sizes)
     cases = []
     for name in grid.model:
         model = load_model(name)
@@ -97,13 +82,22 @@ def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]], device: str) -
     return cases
 
 
+def _usual_sizes(grid: Grid) -> list[tuple[int, int, int]]:
+    models = [load_model(model) for model in grid.model]
+    cached = grid.use_cache and all(model.use_cache for model in models)
+    longest = min(model.n_positions for model in models)
+    sizes = [size for size in USUAL_SIZES if size[1] + size[2] <= longest and (cached or not size[2])]
+    if not sizes:
+        raise InputError(f"--case: required, because no usual size fits into {longest} positions")
+    return sizes
+
+
 def _check_runs(device: str, dtype: str, attn: str, runtime: str) -> None:
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype} is not measured; expected one of {', '.join(DTYPES)}")
-    if runtime == "cuda-graph" and device != "cuda":
-        raise InputError(f"runtime: cuda-graph needs --device cuda, got {device}")
-    if attn == "flash_attention_2" and device != "cuda":
-        raise InputError(f"attn: flash_attention_2 needs --device cuda, got {device}")
+    for flag, value in (("runtime", runtime), ("attn", attn)):
+        if value in ("cuda-graph", "flash_attention_2") and device != "cuda":
+            raise InputError(f"{flag}: {value} needs --device cuda, got {device}")
 
 
 class Models:
@@ -119,10 +113,9 @@ class Models:
         """The model of a case, with its attention. Raises `InputError` where that is not installed."""
         key = (case.model, case.how.dtype)
         if key not in self._held:
-            loaded = load_model(case.model)
-            if self._bytes(loaded, case.how.dtype) + self._bytes_held() > MEMORY_SHARE * self.memory_bytes:
+            if sum(_weight_bytes(*model) for model in (*self._held, key)) > MEMORY_SHARE * self.memory_bytes:
                 self.clear()
-            self._held[key] = self._build(loaded, case.how.dtype)
+            self._held[key] = self._build(*key)
         model = self._held[key]
         try:
             model.set_attn_implementation(case.how.attn)
@@ -146,21 +139,19 @@ class Models:
         if self.bench.device == "cuda":
             torch.cuda.empty_cache()
 
-    def _bytes_held(self) -> int:
-        return sum(self._bytes(load_model(name), dtype) for name, dtype in self._held)
-
-    def _bytes(self, model: Model, dtype: str) -> int:
-        return model.parameters * int(DTYPES[dtype].itemsize)
-
-    def _build(self, model: Model, dtype: str) -> Any:
+    def _build(self, name: str, dtype: str) -> Any:
         transformers.logging.set_verbosity_error()
         before = torch.get_default_dtype()
         torch.set_default_dtype(DTYPES[dtype])
         try:
             with torch.device(self.bench.device):
-                return GPT2LMHeadModel(config_of(model)).eval()
+                return GPT2LMHeadModel(config_of(load_model(name))).eval()
         finally:
             torch.set_default_dtype(before)
+
+
+def _weight_bytes(name: str, dtype: str) -> int:
+    return load_model(name).parameters * int(DTYPES[dtype].itemsize)
 
 
 def config_of(model: Model) -> Any:
@@ -176,27 +167,29 @@ def pass_run(models: Models, case: PassCase) -> Run:
     config, device = model.config, models.bench.device
     ids = torch.randint(0, config.vocab_size, (case.sizes.batch_size, case.sizes.seq_len), device=device)
     call = models.compiled(case) if case.how.runtime == "compile" else model
-    if not case.sizes.cache_len:
-
-        def run() -> object:
-            return call(ids, use_cache=case.how.use_cache)
-    else:
+    if case.sizes.cache_len:
         shape = (case.sizes.batch_size, config.n_head, case.sizes.cache_len, config.n_embd // config.n_head)
-        kept = [
-            torch.randn(2, *shape, device=device).to(DTYPES[case.how.dtype]).unbind() for _ in range(config.n_layer)
-        ]
-        past = DynamicCache(config=config)
-        for layer, (keys, values) in enumerate(kept):
-            past.update(keys, values, layer)
-
-        def run() -> object:
-            for layer, (keys, values) in zip(past.layers, kept, strict=True):
-                layer.keys, layer.values = keys, values
-            return call(ids, past, use_cache=True)  # by place: 5.24 renamed past_key_values to cache
-
+        layers = [torch.randn(2, *shape, device=device).to(DTYPES[case.how.dtype]) for _ in range(config.n_layer)]
+        run = cached_run(call, ids, config, [layer.unbind() for layer in layers])
+    else:
+        run = partial(call, ids, use_cache=case.how.use_cache)
     if case.how.runtime == "compile":
         run()  # the compiler may turn to a second version once it has seen a cache
     return _captured(run) if case.how.runtime == "cuda-graph" else run
+
+
+def cached_run(call: Callable[..., object], ids: Any, config: Any, layers: Sequence[tuple[Any, Any]]) -> Run:
+    """A function that calls a model on `ids` and a cache with the keys and values of `layers`, restored every time."""
+    past = DynamicCache(config=config)
+    for layer, (keys, values) in zip(past.layers, layers, strict=True):
+        layer.lazy_initialization(keys, values)
+
+    def run() -> object:
+        for layer, (keys, values) in zip(past.layers, layers, strict=True):
+            layer.keys, layer.values = keys, values
+        return call(ids, past, use_cache=True)  # by place: 5.24 renamed past_key_values to cache
+
+    return run
 
 
 def _captured(run: Run) -> Run:
@@ -209,94 +202,3 @@ def _captured(run: Run) -> Run:
         return graph.replay()
 
     return replay
-
-
-# ------------------------------------------------------------------------------------------------ passes
-
-
-def measure_passes(
-    bench: Bench, cases: Sequence[PassCase], rounds: int, budget_s: float = BUDGET_S, tell: Tell = print
-) -> list[Measurement]:
-    """A record of kind `pass` per case, timed in `rounds` rounds over all cases; one that cannot run has `error`.
-
-    `rounds_us` has each round's median, `reference_us` what the reference took after it, and `wall_us` is the
-    `trimmed_mean` of the rounds. Raises `InputError` for an attention that is not installed.
-    """
-    models = Models(bench)
-    times: dict[PassCase, list[dict[str, Any]]] = defaultdict(list)
-    errors: dict[PassCase, str] = {}
-    with torch.no_grad():
-        for number in range(rounds):
-            for index, case in enumerate(cases, 1):
-                if case in errors:
-                    continue
-                tell(f"round {number + 1}/{rounds}, {index}/{len(cases)} {case.title}")
-                try:
-                    once = bench.sample(pass_run(models, case), budget_s, least=1)
-                    times[case].append(once | {"reference_us": bench.reference()["wall_us"]})
-                except (RuntimeError, NotImplementedError) as error:  # too large, say: a finding, not an end
-                    errors[case] = _reason(error)
-                    models.clear()
-    return [
-        {"kind": "pass", **case.record()} | ({"error": errors[case]} if case in errors else _times(times[case]))
-        for case in cases
-    ]
-
-
-def _times(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    medians = [times["wall_us"] for times in rounds]
-    return {
-        "wall_us": trimmed_mean(medians),
-        "wall_min_us": min(times["wall_min_us"] for times in rounds),
-        "runs": sum(times["runs"] for times in rounds),
-        "rounds_us": medians,
-        "reference_us": [times["reference_us"] for times in rounds],
-    }
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-
-
-# ------------------------------------------------------------------------------------------------ profiles
-
-
-def profile_pass(bench: Bench, models: Models, case: PassCase, passes: int = PROFILED) -> list[list[Observed]]:
-    """The ops or kernels of one pass, recorded `passes` times, each after one that is not recorded."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it reports every start and stop
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.device == "cuda" else [])
-    recordings: list[list[Observed]] = []
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = Path(folder) / "trace.json"
-
-        def read(profiler: Any) -> None:
-            profiler.export_chrome_trace(str(path))
-            recordings.append(read_trace(path))
-
-        run = pass_run(models, case)
-        run()
-        bench.sync()
-        plan = schedule(wait=0, warmup=1, active=1, repeat=passes)
-        with profile(activities=activities, schedule=plan, on_trace_ready=read, acc_events=True) as profiler:
-            for _ in range(2 * passes):
-                run()
-                bench.sync()
-                profiler.step()
-    return recordings
-
-
-def profile_passes(
-    bench: Bench, cases: Sequence[PassCase], passes: int = PROFILED, tell: Tell = print
-) -> list[Measurement]:
-    """A record of kind `profile` per case; one that cannot run has `error`."""
-    models = Models(bench)
-    records: list[Measurement] = []
-    for index, case in enumerate(cases, 1):
-        tell(f"profile {index}/{len(cases)} {case.title}")
-        head = case.record()
-        try:
-            records.append(profile_record(head, profile_pass(bench, models, case, passes)))
-        except (RuntimeError, NotImplementedError) as error:
-            records.append({"kind": "profile", **head, "error": _reason(error)})
-            models.clear()
-    return records

@@ -1,10 +1,11 @@
-"""Operands of the kernels that are measured, and what a measurement is made of. Needs torch."""
+"""Operands of the kernels that are measured. Needs torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from typing import Any, TypeAlias
 
 import torch
@@ -21,18 +22,6 @@ _DISTINCT = 1_000_000
 
 
 Run: TypeAlias = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Something to time: `build` gives the function to call, given the pool of its dtype.
-
-    Each call reads another `weight_bytes` of weights: a device has to make enough calls to find them cold.
-    """
-
-    record: dict[str, Any]
-    build: Callable[[Pool], Run]
-    weight_bytes: int = 0
 
 
 class Pool:
@@ -60,11 +49,4 @@ class Pool:
         copies = [self.data[i * size : (i + 1) * size].view(shape) for i in range(min(most, len(self.data) // size))]
         if not copies:
             raise RuntimeError(f"an operand of {size} elements exceeds the pool")
-        turn = 0
-
-        def following() -> Any:
-            nonlocal turn
-            turn = (turn + 1) % len(copies)
-            return copies[turn]
-
-        return following
+        return partial(next, cycle(copies))

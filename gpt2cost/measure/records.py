@@ -13,10 +13,10 @@ import gzip
 import json
 import statistics
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 
 from gpt2cost.device.dtypes import Dtype
 from gpt2cost.errors import InputError, echo, plain
@@ -26,30 +26,34 @@ Measurement: TypeAlias = Mapping[str, Any]
 """One line."""
 
 
+T = TypeVar("T")
+Key = TypeVar("Key")
+
+
 def read_records(path: Path) -> list[Measurement]:
     """The measurements of a file, or of all files of a folder in order of their names, without those that failed.
 
     Raises `InputError` where there are none, or a line is no JSON object with a `kind`. A last line that was cut off
     in writing is left out.
     """
-    files = sorted(file for file in path.glob("*.jsonl*") if _is_records(file)) if path.is_dir() else [path]
+    files = sorted({*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")}) if path.is_dir() else [path]
     records = [record for file in files for record in _lines(file) if "error" not in record]
     if not records:
         raise InputError(f"{plain(str(path))}: expected measurements in *.jsonl or *.jsonl.gz, found none")
     return records
 
 
-def _is_records(file: Path) -> bool:
-    return file.name.endswith((".jsonl", ".jsonl.gz"))
+def text_of(path: Path) -> str:
+    """What is in a file, decompressed if its name ends in `.gz`. Raises `InputError` where it cannot be read."""
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(f"{plain(str(path))}: cannot read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _lines(file: Path) -> Iterator[Measurement]:
-    try:
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InputError(f"{plain(str(file))}: cannot read: {getattr(error, 'strerror', None) or error}") from None
-    lines = text.split("\n")
+    lines = text_of(file).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -78,6 +82,19 @@ def shape_of(record: Measurement) -> dict[str, Any]:
     """What a record says beside its times and which sweep it is of: the case that was measured."""
     apart = ("runs", "sweep", "weight_copies")
     return {key: value for key, value in record.items() if not key.endswith("_us") and key not in apart}
+
+
+def case_of(record: Measurement) -> str:
+    """`shape_of` as text: the same for the same case."""
+    return json.dumps(shape_of(record), sort_keys=True)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
+    """The items with the same key, for every key in order of its first."""
+    groups: dict[Key, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def keys_of(record: Measurement) -> int:
@@ -132,10 +149,7 @@ def trimmed_mean(times: Sequence[float]) -> float:
 
 def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
     """One record per case, with the trimmed means of its times over the sweeps."""
-    cases: dict[str, list[Measurement]] = {}
-    for record in records:
-        cases.setdefault(json.dumps(shape_of(record), sort_keys=True), []).append(record)
-    return [{**same[0], **_times(same)} for same in cases.values()]
+    return [{**same[0], **_times(same)} for same in grouped(records, case_of).values()]
 
 
 def _times(records: list[Measurement]) -> dict[str, float]:
@@ -144,50 +158,35 @@ def _times(records: list[Measurement]) -> dict[str, float]:
     return {name: trimmed_mean(times) for name, times in times_us.items() if times}
 
 
-_POSITIVE, _NATURAL = {"bound": "positive"}, {"bound": "natural"}
+def _record(sizes: str = "", optional: bool = False, **others: Any) -> type:
+    """A dataclass of `sizes`, which are whole numbers above 0 (cached tokens from 0), and of fields of other types."""
+    fields = []
+    for name, kind in {**others, **dict.fromkeys(sizes.split(), int)}.items():
+        rule = {"bound": "natural" if name == "cached_tokens" else "positive"}
+        fields.append((name, kind, field(default=None, metadata=rule) if optional else field(metadata=rule)))
+    return make_dataclass("_Record", fields)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Machine:
-    """What a record of a machine may say; what is absent, null or empty is unknown."""
-
-    device: str = ""
-    gpu: str = ""
-    cpu: str = ""
-    cpu_model: str = ""
-    cpu_capability: str = ""
-    date: str = ""
-    torch: str = ""
-    transformers: str = ""
-    python: str = ""
-    nvidia_smi: str = ""
-    threads: int = field(default=1, metadata=_POSITIVE)
-    cpus: int = field(default=1, metadata=_POSITIVE)
-    sms: int = field(default=1, metadata=_POSITIVE)
-    memory_bytes: int = field(default=1, metadata=_POSITIVE)
-    l2_bytes: int = field(default=1, metadata=_POSITIVE)
-    mhz: float = field(default=1.0, metadata=_POSITIVE)
-    compute_capability: float = field(default=1.0, metadata=_POSITIVE)
+_TEXTS = (
+    "device", "gpu", "cpu", "cpu_model", "cpu_capability", "date", "torch", "transformers", "python", "nvidia_smi",
+)  # fmt: skip
+_MACHINE = _record(
+    "threads cpus sms memory_bytes l2_bytes", optional=True, mhz=float, compute_capability=float,
+    **dict.fromkeys(_TEXTS, str),
+)  # fmt: skip
+"""What a record of a machine may say; what is absent, null or empty is unknown."""
 
 
-def check_machines(machines: Iterable[Measurement]) -> None:
-    """Raise `InputError` for what a record of a machine says wrongly, and for records of more than one machine."""
+def _check_machines(machines: Iterable[Measurement]) -> None:
     first: dict[str, object] = {}
     for record in machines:
         said = {name: value for name, value in record.items() if value is not None and value != ""}
-        build(_Machine, said, "measurement of kind machine", unknown_keys="ignore")
+        build(_MACHINE, said, "measurement of kind machine", unknown_keys="ignore")
         for name in ("device", "gpu", "cpu_model", "threads"):
             if name in said and first.setdefault(name, said[name]) != said[name]:
                 raise InputError(
                     f"measurements of more than one machine: {name} is {echo(first[name])} and {echo(said[name])}"
                 )
-
-
-def _record(sizes: str = "", **others: Any) -> type:
-    """A dataclass of `sizes`, which are whole numbers above 0 (cached tokens from 0), and of fields of other types."""
-    rules = {name: _NATURAL if name == "cached_tokens" else _POSITIVE for name in sizes.split()}
-    fields = [(name, int, field(metadata=rule)) for name, rule in rules.items()]
-    return make_dataclass("_Record", [*others.items(), *fields])
 
 
 _KERNELS = {
@@ -210,8 +209,10 @@ _KERNELS = {
 """Kind of a record -> what it has to say, beside its times and whatever else it says."""
 
 
-def check_kernels(records: Iterable[Measurement]) -> None:
-    """Raise `InputError` for a record of a kernel that lacks a size, a dtype, a name or a time, with what it lacks."""
+def check_records(records: Sequence[Measurement]) -> None:
+    """Raise `InputError` for a record of a kernel that lacks a size, a dtype, a name or a time, with what it lacks; for
+    what a record of a machine says wrongly, and for records of more than one machine."""
+    _check_machines(of_kind(records, "machine"))
     for record in records:
         if record["kind"] in _KERNELS:
             build(_KERNELS[record["kind"]], dict(record), f"measurement of kind {record['kind']}", "ignore")

@@ -1,51 +1,40 @@
-"""A campaign of passes on the machine at hand: which sizes by default, and the records of all. Needs torch."""
+"""Passes timed and profiled on the machine at hand. Needs torch and transformers.
+
+All cases are measured in every round, so that a slow minute of the machine touches all alike; the rounds' halves, put
+beside each other, say how well the machine repeats itself.
+"""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Iterable, Sequence
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
 
 from gpt2cost.checks import check_size
 from gpt2cost.errors import InputError
-from gpt2cost.measure.bench import Bench
-from gpt2cost.measure.passes import PassCase, Tell, measure_passes, pass_cases, profile_passes
+from gpt2cost.measure.bench import Bench, Tell, Warn, reason
+from gpt2cost.measure.passes import Models, PassCase, pass_run
 from gpt2cost.measure.plan import MAX_THREADS, MOST_ROUNDS
-from gpt2cost.measure.records import Measurement
-from gpt2cost.prediction.grid import Grid
-from gpt2cost.table.config import load_model
+from gpt2cost.measure.records import Measurement, trimmed_mean
+from gpt2cost.measure.torch_trace import Observed, profile_record, read_trace
 
-USUAL_SIZES = (
-    (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
-)  # fmt: skip
-"""(batch, seq, cache) where none is asked for: decode steps, prompts, and a prompt's next part."""
+BUDGET_S = 0.1
+"""A case is timed for this long in a round, and at least once. A machine's bad moments last for seconds, so that many
+short rounds tell more than a few long ones."""
 
 
-def cases_of(grid: Grid, sizes: Sequence[tuple[int, int, int]] | None, device: str) -> list[PassCase]:
-    """Every choice of a grid's model, dtype, attention and runtime at each of `sizes` (batch, seq, cache).
-
-    None: at those of `USUAL_SIZES` that all the models can run. Raises `InputError` for what cannot run.
-    """
-    return pass_cases(grid, _usual_sizes(grid) if sizes is None else sizes, device)
-
-
-def _usual_sizes(grid: Grid) -> list[tuple[int, int, int]]:
-    models = [load_model(model) for model in grid.model]
-    cached = grid.use_cache and all(model.use_cache for model in models)
-    longest = min(model.n_positions for model in models)
-    sizes = [size for size in USUAL_SIZES if size[1] + size[2] <= longest and (cached or not size[2])]
-    if not sizes:
-        raise InputError(f"--case: required, because no usual size fits into {longest} positions")
-    return sizes
+PROFILED = 5
+"""Passes of which kernels are profiled."""
 
 
 def measure_cases(
-    cases: Sequence[PassCase],
-    device: str,
-    threads: int | None,
-    rounds: int,
-    profiled: bool,
-    tell: Tell,
-    warn: Callable[[Iterable[str]], None],
+    cases: Sequence[PassCase], device: str, threads: int | None, rounds: int, profiled: bool, tell: Tell, warn: Warn
 ) -> list[Measurement]:
     """Measure: the record of the machine, then the passes, then, where they are `profiled`, the profiles.
 
@@ -58,17 +47,102 @@ def measure_cases(
     if profiled and device == "mps":
         raise InputError("--kernels: torch.profiler sees no kernels on mps, only the host's ops")
     bench = Bench(device, threads)
-    records: list[Measurement] = [{**bench.machine(), "date": datetime.date.today().isoformat()}]
+    records: list[Measurement] = [bench.machine()]
     records += measure_passes(bench, cases, rounds, tell=tell)
     if profiled:
         records += profile_passes(bench, cases, tell=tell)
     tell("")
     failed = [record for record in records if "error" in record]
-    warn(
-        f"{record['model']} {record['dtype']} {record['attn']} {record['runtime']}"
-        f" {record['batch']},{record['seq']},{record['cache']}: {record['error']}"
-        for record in failed
-    )
+    for r in failed:
+        size = f"{r['batch']},{r['seq']},{r['cache']}"
+        warn([f"{r['model']} {r['dtype']} {r['attn']} {r['runtime']} {size}: {r['error']}"])
     if not any(record["kind"] == "pass" and "error" not in record for record in records):
         raise InputError(f"measure: no pass could be run: {failed[0]['error']}")
+    return records
+
+
+# ------------------------------------------------------------------------------------------------ passes
+
+
+def measure_passes(
+    bench: Bench, cases: Sequence[PassCase], rounds: int, budget_s: float = BUDGET_S, tell: Tell = print
+) -> list[Measurement]:
+    """A record of kind `pass` per case, timed in `rounds` rounds over all cases; one that cannot run has `error`.
+
+    `rounds_us` has each round's median, `reference_us` what the reference took after it, and `wall_us` is the
+    `trimmed_mean` of the rounds. Raises `InputError` for an attention that is not installed.
+    """
+    models = Models(bench)
+    times: dict[PassCase, list[dict[str, Any]]] = defaultdict(list)
+    errors: dict[PassCase, str] = {}
+    with torch.no_grad():
+        for number in range(rounds):
+            for index, case in enumerate(cases, 1):
+                if case in errors:
+                    continue
+                tell(f"round {number + 1}/{rounds}, {index}/{len(cases)} {case.title}")
+                try:
+                    once = bench.sample(pass_run(models, case), budget_s, least=1)
+                    times[case].append(once | {"reference_us": bench.reference()["wall_us"]})
+                except RuntimeError as error:  # too large, say: a finding, not an end
+                    errors[case] = reason(error)
+                    models.clear()
+    return [
+        {"kind": "pass", **case.record()} | ({"error": errors[case]} if case in errors else _times(times[case]))
+        for case in cases
+    ]
+
+
+def _times(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    medians = [times["wall_us"] for times in rounds]
+    return {
+        "wall_us": trimmed_mean(medians),
+        "wall_min_us": min(times["wall_min_us"] for times in rounds),
+        "runs": sum(times["runs"] for times in rounds),
+        "rounds_us": medians,
+        "reference_us": [times["reference_us"] for times in rounds],
+    }
+
+
+# ------------------------------------------------------------------------------------------------ profiles
+
+
+def profile_pass(bench: Bench, models: Models, case: PassCase, passes: int = PROFILED) -> list[list[Observed]]:
+    """The ops or kernels of one pass, recorded `passes` times, each after one that is not recorded."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it reports every start and stop
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.device == "cuda" else [])
+    recordings: list[list[Observed]] = []
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "trace.json"
+
+        def read(profiler: Any) -> None:
+            profiler.export_chrome_trace(str(path))
+            recordings.append(read_trace(path))
+
+        run = pass_run(models, case)
+        run()
+        bench.sync()
+        plan = schedule(wait=0, warmup=1, active=1, repeat=passes)
+        with profile(activities=activities, schedule=plan, on_trace_ready=read, acc_events=True) as profiler:
+            for _ in range(2 * passes):
+                run()
+                bench.sync()
+                profiler.step()
+    return recordings
+
+
+def profile_passes(
+    bench: Bench, cases: Sequence[PassCase], passes: int = PROFILED, tell: Tell = print
+) -> list[Measurement]:
+    """A record of kind `profile` per case; one that cannot run has `error`."""
+    models = Models(bench)
+    records: list[Measurement] = []
+    for index, case in enumerate(cases, 1):
+        tell(f"profile {index}/{len(cases)} {case.title}")
+        head = case.record()
+        try:
+            records.append(profile_record(head, profile_pass(bench, models, case, passes)))
+        except RuntimeError as error:
+            records.append({"kind": "profile", **head, "error": reason(error)})
+            models.clear()
     return records

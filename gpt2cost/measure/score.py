@@ -18,7 +18,7 @@ from gpt2cost.device.gpu_constants import MachineConstants
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import PASSES, as_evidence, run_of
-from gpt2cost.measure.records import Measurement, reference_seconds, repeat_difference, trimmed_mean
+from gpt2cost.measure.records import Measurement, grouped, of_kind, reference_seconds, repeat_difference, trimmed_mean
 from gpt2cost.measure.torch_trace import Observed, observed_passes
 from gpt2cost.measure.trace_match import match
 from gpt2cost.prediction.one_pass import run_pass
@@ -109,9 +109,8 @@ def summary_of(scored: Sequence[Scored]) -> Summary | None:
 def score_cases(hw: Hardware, rows: Sequence[Evidence], repeats: Sequence[float | None] = ()) -> list[Scored]:
     """Predict measured cases of a device."""
     scored = []
-    for number, case in enumerate(evidence_cases(hw, rows)):
+    for case, repeat in zip(evidence_cases(hw, rows), repeats or [None] * len(rows), strict=True):
         low_s, high_s = range_of(case.latency_at, hw, case.row.dtype)
-        repeat = repeats[number] if repeats else None
         scored.append(Scored(hw, case, low_s, high_s, _roofline_s(hw, case), repeat))
     return scored
 
@@ -160,8 +159,7 @@ def leave_one_out() -> list[Transfer]:
     results = []
     for hw in devices:
         rows = [case.row for case in evidence_cases(hw, hw.evidence) if case.host_factor is None]
-        for dtype in dict.fromkeys(row.dtype for row in rows):
-            in_dtype = [row for row in rows if row.dtype == dtype]
+        for dtype, in_dtype in grouped(rows, lambda row: row.dtype).items():
             for donor in devices:
                 if donor.name != hw.name and donor.vendor == hw.vendor and _lends(donor, dtype):
                     cases = evidence_cases(dataclasses.replace(hw, model=donor.model), in_dtype)
@@ -221,9 +219,8 @@ class ProfileScore:
     @property
     def kinds(self) -> list[KernelScore]:
         """Those that are not missing, summed up by kind of kernel; the kind that took longest first."""
-        seen = self._seen
-        kinds = dict.fromkeys(kernel.kind for kernel in seen)
-        sums = [_summed(kind, kind, [kernel for kernel in seen if kernel.kind == kind]) for kind in kinds]
+        kinds = grouped(self._seen, lambda kernel: kernel.kind)
+        sums = [_summed(kind, kind, kernels) for kind, kernels in kinds.items()]
         return sorted(sums, key=lambda kind: -kind.measured_s)
 
     @property
@@ -282,9 +279,7 @@ def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
     passes: list[Measurement] = []
     profiles: list[ProfileScore] = []
     skipped: Counter[str] = Counter()
-    for record in records:
-        if record["kind"] not in (*PASSES, "profile"):
-            continue
+    for record in of_kind(records, *PASSES, "profile"):
         if record.get("mode", "default") != "default":
             skipped[f"torch.compile mode {plain(str(record['mode']))} is not predicted"] += 1
             continue
@@ -324,20 +319,13 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
     matches = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
     if not matches or not all(matched.passes for matched in matches):
         raise InputError(f"trace: found no pass of {model.name} in it: no op or kernel of a layer norm")
-    measured: dict[int, list[float]] = {}
-    for row in (row for matched in matches for row in matched.rows):
-        measured.setdefault(row.row.index, []).append(row.seconds)
-    kernels = tuple(
-        KernelScore(
-            cost.row.path,
-            cost.kernel.op,
-            cost.kernel.kind,
-            int(cost.count),
-            statistics.median(measured[cost.row.index]),
-            float(cost.device_s),
+    kernels = []
+    for cost in pass_.kernels:
+        measured_s = statistics.median(
+            row.seconds for matched in matches for row in matched.rows if row.row.index == cost.row.index
         )
-        for cost in pass_.kernels
-    )
+        shown = cost.row.path, cost.kernel.op, cost.kernel.kind, int(cost.count)
+        kernels.append(KernelScore(*shown, measured_s, float(cost.device_s)))
     passes = sum(matched.passes for matched in matches)
     unmapped: Counter[str] = Counter()
     for left in (left for matched in matches for left in matched.unmapped):
@@ -347,7 +335,7 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         how=how,
         sizes=sizes,
         passes=passes,
-        kernels=kernels,
+        kernels=tuple(kernels),
         unmapped=dict(unmapped.most_common()),
         missing=tuple(dict.fromkeys(row.path for matched in matches for row in matched.missing)),
         mapped_share=statistics.median(matched.mapped_share for matched in matches),

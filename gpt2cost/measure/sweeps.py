@@ -10,19 +10,17 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gpt2cost.checks import check_choice
-from gpt2cost.measure.bench import Bench, busy_share
+from gpt2cost.measure.bench import Bench, Tell, Warn, busy_share, reason
 from gpt2cost.measure.journal import Journal
-from gpt2cost.measure.kernels import groups
+from gpt2cost.measure.kernels import Case, built, groups, weight_bytes
 from gpt2cost.measure.plan import Plan
-from gpt2cost.measure.pool import DTYPES, Case, Pool
+from gpt2cost.measure.pool import DTYPES, Pool
 from gpt2cost.measure.records import Measurement
 
 BUSY_SHARE = 0.3
@@ -33,17 +31,8 @@ GRAPH_MOST_US = 5000
 """Kernels that take longer are not captured in a CUDA graph: the host's part of their time is lost in the noise."""
 
 
-Tell = Callable[[str], None]
-
-
 def measure_kernels(
-    path: Path,
-    device: str,
-    dtypes: Sequence[str],
-    threads: int | None,
-    plan: Plan,
-    tell: Tell,
-    warn: Callable[[Iterable[str]], None],
+    path: Path, device: str, dtypes: Sequence[str], threads: int | None, plan: Plan, tell: Tell, warn: Warn
 ) -> Journal:
     """Measure the kernels of a plan, or go on measuring. The file at `path` holds what is measured, at once.
 
@@ -55,7 +44,7 @@ def measure_kernels(
     bench = Bench(device, threads)
     if (busy := busy_share()) > BUSY_SHARE:
         warn([f"the machine is busy: its load is {busy:.0%} of its processors; a quiet one fits better"])
-    wanted = {"dtypes": list(dtypes), "sizes": dataclasses.asdict(plan.sizes), "date": date.today().isoformat()}
+    wanted = {"dtypes": list(dtypes), "sizes": dataclasses.asdict(plan.sizes)}
     journal = Journal(path, bench.machine() | wanted)
     if journal.set_aside is not None:
         tell(f"{path} is of a run that was complete or other than this one: kept as {journal.set_aside}")
@@ -89,33 +78,26 @@ def measure(
 
     turns = [(sweep, number, group) for sweep in range(plan.sweeps) for number, group in enumerate(cases(sweep == 0))]
     for done, (sweep, number, group) in enumerate(turns, 1):
-        pairs = [(case, {**case.record, "sweep": sweep}) for case in group]
-        left = [(case, record) for case, record in pairs if not journal.has(record)]
+        left = [record for case in group if not journal.has(record := {**case, "sweep": sweep})]
         if not left or (sweep > 0 and time.perf_counter() > end):
             continue
-        tell(f"{done}/{len(turns)} {_title(left[0][1])}")
+        words = (left[0].get(name, "") for name in ("kind", "op", "dtype"))
+        tell(f"{done}/{len(turns)} {' '.join(filter(None, words))}")
         journal.add(_timed(bench, left, pool))
         journal.add([{"kind": "reference", "sweep": sweep, "group": number} | bench.reference()])
 
 
-def _timed(
-    bench: Bench, cases: Sequence[tuple[Case, dict[str, Any]]], pool: Callable[[str], Pool]
-) -> Iterator[dict[str, Any]]:
-    for case, record in cases:
+def _timed(bench: Bench, cases: Sequence[Case], pool: Callable[[str], Pool]) -> Iterator[Case]:
+    for case in cases:
         try:
-            run = case.build(pool(record.get("dtype", "fp32")))
+            run = built(case, pool(case.get("dtype", "fp32")))
             times = bench.sample(run)
-            if bench.device == "cuda" and record["kind"] != "host" and times["wall_us"] < GRAPH_MOST_US:
-                graph_us = bench.graph_us(run, case.weight_bytes)
+            if bench.device == "cuda" and case["kind"] != "host" and times["wall_us"] < GRAPH_MOST_US:
+                graph_us = bench.graph_us(run, weight_bytes(case))
                 times |= {} if graph_us is None else {"graph_us": graph_us}
-            yield record | times
-        except (RuntimeError, NotImplementedError) as error:  # what this device cannot run is a finding
-            yield record | {"error": f"{type(error).__name__}: {error}"[:200]}
-
-
-def _title(record: Measurement) -> str:
-    words = (record["kind"], record.get("op", ""), record.get("dtype", ""))
-    return " ".join(filter(None, words))
+            yield case | times
+        except RuntimeError as error:  # what this device cannot run is a finding
+            yield case | {"error": reason(error)}
 
 
 def _failures(records: Iterable[Measurement]) -> list[str]:

@@ -7,22 +7,25 @@ neither is taken whole, with everything inside it.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import re
-import zlib
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpt2cost.errors import InputError, plain
-from gpt2cost.measure.records import Measurement
+from gpt2cost.measure.records import Measurement, grouped, text_of
+from gpt2cost.prediction.settings import SIZE_FIELDS, Sizes
 
 Event: TypeAlias = Mapping[str, Any]
+
+
+Track: TypeAlias = tuple[str, str]
+"""A process and a thread of it."""
 
 
 WRAPPERS = {
@@ -76,9 +79,11 @@ def read_trace(path: Path) -> list[Observed]:
     Raises `InputError` for a file that is no such trace, or has neither ops nor kernels.
     """
     events = _events(path)
-    taken = _taken(events)
-    on_device = any(event["cat"] in _DEVICE for event in events)
-    observed = _on_device(events, taken) if on_device else [_on_host(event) for event in taken]
+    tracks = _taken(events)
+    if any(event["cat"] in _DEVICE for event in events):
+        observed = _on_device(events, tracks)
+    else:
+        observed = [_observed(_table_op(op["name"]), (), [op]) for ops in tracks.values() for op in ops]
     if not observed:
         what = "ops or kernels of torch.profiler (cat cpu_op or kernel)"
         raise InputError(f"{plain(str(path))}: traceEvents: expected {what}, found none")
@@ -91,10 +96,28 @@ def trace_sizes(path: Path) -> tuple[int, int, int] | None:
 
     Cached tokens are what the first `cat` appends to; without one (a static cache, or none) 0.
     """
-    taken = [(_table_op(event["name"]), _dims(event)) for event in _taken(_events(path))]
+    taken = [(_table_op(op["name"]), _dims(op)) for ops in _taken(_events(path)).values() for op in ops]
     index = next((_shape(dims[1]) for op, dims in taken if op == "embedding" and len(dims) > 1), ())
     past = next((_shape(part) for op, dims in taken if op == "cat" for parts in dims[:1] for part in parts[:1]), ())
     return (index[0], index[1], past[2] if len(past) == 4 else 0) if len(index) == 2 else None
+
+
+def size_of_trace(path: Path, sizes: Sequence[tuple[int, int, int]] | None) -> Sizes:
+    """The size of the passes in a trace: the one of `sizes`, else the one that was recorded.
+
+    Raises `InputError` where there is none, or several, and where they are not the recorded one.
+    """
+    where, recorded = plain(str(path)), trace_sizes(path)
+    chosen = sizes or ([recorded] if recorded else None)
+    if chosen is None:
+        raise InputError(f"{where}: no shapes were recorded; give --batch, --seq and --cache")
+    if len(chosen) != 1:
+        raise InputError(f"{where}: expected one size for a trace, got {len(chosen)}")
+    certain = 3 if recorded and recorded[2] else 2  # a static cache leaves no trace of how full it is
+    if recorded is not None and recorded[:certain] != chosen[0][:certain]:
+        names = ", ".join(list(SIZE_FIELDS)[:certain])
+        raise InputError(f"{where}: its {names} are {recorded[:certain]}, got {chosen[0][:certain]}")
+    return Sizes(*chosen[0])
 
 
 def observed_of_profile(record: Measurement) -> list[Observed]:
@@ -106,22 +129,20 @@ def observed_of_profile(record: Measurement) -> list[Observed]:
     """
     try:
         names, ops = record["kernel_names"], record["ops"]
-        if not any(kernels for *_, kernels in ops) and record.get("kernels"):
+        launching = [(name, us, kernels) for name, _, us, kernels in ops if kernels]
+        if not launching and record.get("kernels"):
             return [Observed("", (names[i],), 1e-6 * us, 1e-6 * start_us) for i, start_us, us in record["kernels"]]
-        observed: list[Observed] = []
-        start_s = 0.0
-        for name, us, kernels in _outer(ops) if not record.get("kernels") else _launching(ops):
-            seconds = 1e-6 * (sum(kernel_us for _, kernel_us in kernels) if kernels else us)
-            observed.append(Observed(_table_op(name), tuple(names[i] for i, _ in kernels), seconds, start_s))
-            start_s += seconds
-        return observed
+        return _in_sequence(
+            (_table_op(name), [names[i] for i, _ in kernels], sum(us for _, us in kernels) if kernels else op_us)
+            for name, op_us, kernels in (launching if record.get("kernels") else _outer(ops))
+        )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise InputError("measurement of kind profile: expected 'ops' and 'kernel_names' as measured") from None
 
 
 def profile_record(head: Mapping[str, Any], passes: Iterable[Sequence[Observed]]) -> dict[str, Any]:
     """A `profile` measurement: what was run, and [op, us, [kernel names]] of every op of every recorded pass."""
-    written = [[[one.op, round(1e6 * one.seconds, 3), list(one.kernels)] for one in each] for each in passes]
+    written = [[[op.op, round(1e6 * op.seconds, 3), list(op.kernels)] for op in observed] for observed in passes]
     return {"kind": "profile", **head, "observed": written}
 
 
@@ -130,18 +151,24 @@ def observed_passes(record: Measurement) -> list[list[Observed]]:
     if "observed" not in record:
         return [observed_of_profile(record)]
     try:
-        found: list[list[Observed]] = []
-        for ops in record["observed"]:
-            found.append([])
-            start_s = 0.0
-            for op, us, kernels in ops:
-                if not isinstance(op, str) or not all(isinstance(name, str) for name in kernels) or not (op or kernels):
-                    raise ValueError
-                found[-1].append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
-                start_s += 1e-6 * us
-        return found
+        return [_in_sequence((op, kernels, us) for op, us, kernels in ops) for ops in record["observed"]]
     except (TypeError, ValueError, OverflowError):
         raise InputError("measurement of kind profile: expected lists of [op, us, [kernels]] in 'observed'") from None
+
+
+def _in_sequence(ops: Iterable[tuple[str, Sequence[str], float]]) -> list[Observed]:
+    """Ops, each with its kernels and its microseconds, as if one began where the one before ended.
+
+    Raises `ValueError` for names that are no text, and where there are none.
+    """
+    observed: list[Observed] = []
+    start_s = 0.0
+    for op, kernels, us in ops:
+        if not isinstance(op, str) or not all(isinstance(name, str) for name in kernels) or not (op or kernels):
+            raise ValueError
+        observed.append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
+        start_s += 1e-6 * us
+    return observed
 
 
 # ------------------------------------------------------------------------------------------------ ops
@@ -159,10 +186,6 @@ def _counts(name: str) -> bool:
     return (
         bool(colons) and op.isidentifier() and namespace != "profiler" and name.removeprefix("aten::") not in WRAPPERS
     )
-
-
-def _launching(ops: Iterable[Any]) -> Iterator[tuple[str, float, Any]]:
-    return ((name, us, kernels) for name, _, us, kernels in ops if kernels)
 
 
 def _outer(ops: Sequence[Any]) -> Iterator[tuple[str, float, Any]]:
@@ -190,11 +213,9 @@ def _wraps(following: Sequence[str]) -> bool:
 def _events(path: Path) -> list[Event]:
     """The slices of a trace, with a category, a start and a duration."""
     where = plain(str(path))
+    text = text_of(path)
     try:
-        raw = path.read_bytes()
-        document = json.loads((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8"))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+        document = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{where}: expected JSON as torch.profiler's export_chrome_trace writes it") from None
     events = document.get("traceEvents") if isinstance(document, dict) else document
@@ -233,7 +254,7 @@ def _correlation(event: Event) -> str:
     return str(_args(event).get("correlation", ""))
 
 
-def _track(event: Event) -> tuple[str, str]:
+def _track(event: Event) -> Track:
     return str(event.get("pid")), str(event.get("tid"))
 
 
@@ -241,60 +262,51 @@ def _end(event: Event) -> float:
     return float(event["ts"] + event["dur"])
 
 
-def _taken(events: Iterable[Event]) -> list[Event]:
+def _taken(events: Iterable[Event]) -> dict[Track, list[Event]]:
     """The ops at the table's level, none inside another, by track and start. Ops on an empty tensor do nothing."""
-    tracks: dict[tuple[str, str], list[Event]] = defaultdict(list)
-    for event in events:
-        if event["cat"] == "cpu_op":
-            tracks[_track(event)].append(event)
+    tracks = grouped((event for event in events if event["cat"] == "cpu_op"), _track)
+    return {track: _outermost(sorted(ops, key=lambda op: (op["ts"], -op["dur"]))) for track, ops in tracks.items()}
+
+
+def _outermost(ops: Sequence[Event]) -> list[Event]:
+    """Of a track's ops, which nest, those that are taken."""
     taken: list[Event] = []
-    for ops in tracks.values():
-        ops.sort(key=lambda event: (event["ts"], -event["dur"]))
-        until = -math.inf
-        for i, event in enumerate(ops):
-            inside = _end(event) <= until + 2 * _NANOSECOND_US
-            if inside or not _counts(event["name"]) or _dims(event)[:1] == [[0]]:
-                continue
-            children = [op["name"] for op in ops[i + 1 : i + 4] if _end(op) <= _end(event) + 2 * _NANOSECOND_US]
-            if event["name"] == "aten::where" and _wraps(children):
-                continue
-            until = _end(event)
-            taken.append(event)
+    until = -math.inf
+    for i, op in enumerate(ops):
+        inside = _end(op) <= until + 2 * _NANOSECOND_US
+        if inside or not _counts(op["name"]) or _dims(op)[:1] == [[0]]:
+            continue
+        children = [child["name"] for child in ops[i + 1 : i + 4] if _end(child) <= _end(op) + 2 * _NANOSECOND_US]
+        if op["name"] == "aten::where" and _wraps(children):
+            continue
+        until = _end(op)
+        taken.append(op)
     return taken
 
 
-def _on_host(event: Event) -> Observed:
-    return Observed(_table_op(event["name"]), (), 1e-6 * event["dur"], 1e-6 * event["ts"])
-
-
-def _on_device(events: Iterable[Event], taken: Sequence[Event]) -> list[Observed]:
+def _on_device(events: Iterable[Event], tracks: Mapping[Track, Sequence[Event]]) -> list[Observed]:
     """Kernels gathered under the ops that launched them; those without an op, such as a graph's, one by one."""
-    tracks: dict[tuple[str, str], list[int]] = defaultdict(list)  # places in `taken`
-    for index, op in enumerate(taken):
-        tracks[_track(op)].append(index)
-    starts = {track: [taken[index]["ts"] for index in indices] for track, indices in tracks.items()}
     launches = {_correlation(e): e for e in events if e["cat"].endswith(("_runtime", "_driver"))}
 
-    def launched_by(kernel: Event) -> int | None:
-        """The place in `taken` of the op that launched a kernel."""
+    def launched_by(kernel: Event) -> tuple[Track, int] | None:
+        """The track of the op that launched a kernel, and the op's place there."""
         launch = launches.get(_correlation(kernel)) if _correlation(kernel) else None
         if launch is None or "GraphLaunch" in launch["name"]:
             return None
-        at = bisect_right(starts.get(_track(launch), []), launch["ts"]) - 1
-        place = tracks[_track(launch)][at] if at >= 0 else None
-        return place if place is not None and launch["ts"] <= _end(taken[place]) else None
+        ops = tracks.get(_track(launch), [])
+        place = bisect_right(ops, launch["ts"], key=itemgetter("ts")) - 1
+        return (_track(launch), place) if place >= 0 and launch["ts"] <= _end(ops[place]) else None
 
-    kernels = sorted((e for e in events if e["cat"] in _DEVICE), key=lambda e: float(e["ts"]))
-    gathered: dict[tuple[int | None, int], list[Event]] = {}  # by launching op, or each kernel on its own
-    for number, kernel in enumerate(kernels):
-        place = launched_by(kernel)
-        gathered.setdefault((place, number if place is None else 0), []).append(kernel)
-    return [
-        Observed(
-            "" if place is None else _table_op(taken[place]["name"]),
-            tuple(kernel["name"] for kernel in together),
-            1e-6 * sum(kernel["dur"] for kernel in together),
-            1e-6 * together[0]["ts"],
-        )
-        for (place, _), together in gathered.items()
-    ]
+    kernels = sorted((e for e in events if e["cat"] in _DEVICE), key=itemgetter("ts"))
+    gathered = grouped(enumerate(kernels), lambda item: launched_by(item[1]) or item[0])
+    observed = []
+    for launcher, items in gathered.items():
+        op = "" if isinstance(launcher, int) else _table_op(tracks[launcher[0]][launcher[1]]["name"])
+        together = [kernel for _, kernel in items]
+        observed.append(_observed(op, [kernel["name"] for kernel in together], together))
+    return observed
+
+
+def _observed(op: str, kernels: Sequence[str], slices: Sequence[Event]) -> Observed:
+    """An op with the slices that are its time."""
+    return Observed(op, tuple(kernels), 1e-6 * sum(s["dur"] for s in slices), 1e-6 * slices[0]["ts"])

@@ -24,30 +24,28 @@ TABLE_CELLS = 25_000_000
 """Most cells of an alignment's table, unless one pass needs more: 2 bytes each."""
 
 
-KERNEL_LABELS = tuple(
-    (re.compile(pattern), label)
-    for pattern, label in (
-        (r"flash|fmha|attention|sdpa", "attention"),
-        (r"CatArrayBatchedCopy|fused_cat", "cat"),
-        (r"layer_?norm|LayerNorm|RowwiseMoments", ANCHOR),
-        (r"(?i:softmax)", "_softmax"),
-        (r"(?i:gemm|cutlass|nvjet|wgmma|gemv|split_?k)|triton_tem", "product"),
-        (r"indexSelect|index_select|gather|embedding", "embedding"),
-        (r"arange|elementwise_kernel_with_index", "arange"),
-        (r"FillFunctor|fill_kernel", "fill"),
-        (r"copy_kernel|Memcpy DtoD|CopyFunctor", "copy"),
-        (r"where_kernel", "where"),
-        (r"tanh", "tanh"),
-        (r"pow_", "pow"),
-        (r"gelu|Gelu|GELU", "gelu"),
-        (r"Functor\w*_add\b|AddFunctor", "add"),
-        (r"MulFunctor", "mul"),
-        (r"DivFunctor|div_true", "div"),
-        (r"elementwise|triton_poi", "elementwise"),
-        (r"reduce_kernel|triton_(per|red)", "reduction"),
-    )
-)
-"""What a kernel's name says of it, the first that fits: an op, a kind of kernel, or `product` for any of matrices."""
+KERNEL_LABELS = {
+    r"flash|fmha|attention|sdpa": "attention",
+    r"CatArrayBatchedCopy|fused_cat": "cat",
+    r"layer_?norm|LayerNorm|RowwiseMoments": ANCHOR,
+    r"(?i:softmax)": "_softmax",
+    r"(?i:gemm|cutlass|nvjet|wgmma|gemv|split_?k)|triton_tem": "product",
+    r"indexSelect|index_select|gather|embedding": "embedding",
+    r"arange|elementwise_kernel_with_index": "arange",
+    r"FillFunctor|fill_kernel": "fill",
+    r"copy_kernel|Memcpy DtoD|CopyFunctor": "copy",
+    r"where_kernel": "where",
+    r"tanh": "tanh",
+    r"pow_": "pow",
+    r"gelu|Gelu|GELU": "gelu",
+    r"Functor\w*_add\b|AddFunctor": "add",
+    r"MulFunctor": "mul",
+    r"DivFunctor|div_true": "div",
+    r"elementwise|triton_poi": "elementwise",
+    r"reduce_kernel|triton_(per|red)": "reduction",
+}
+"""Pattern -> what a kernel's name that holds it says, the first that fits: an op, a kind of kernel, or `product` for
+any of matrices."""
 
 
 SECOND_KERNEL = re.compile(r"(?i:splitk_?reduce|memset)|splitkv_combine|LayerNormForwardCUDAKernel")
@@ -64,7 +62,8 @@ OP_LABELS = {
 
 @dataclass(frozen=True)
 class MatchedRow:
-    """A row of the table in the trace: its launches in all passes, and its mean seconds per pass."""
+    """A row of the table in the trace: its launches in all passes, how many there should be, and its mean seconds
+    per pass."""
 
     row: Row
     seen: int
@@ -76,16 +75,19 @@ class MatchedRow:
 class Match:
     """A trace of `passes` passes. `rows` are those that are launched at these sizes, in the table's order.
 
-    `missing` are rows that were seen less often than expected. `mapped_share` is of the traced seconds. `in_order`:
-    every pass has exactly the table's kernels, one after the other.
+    `mapped_share` is of the traced seconds. `in_order`: every pass is the kernels of the table, one after the other.
     """
 
     passes: int
     rows: tuple[MatchedRow, ...]
     unmapped: tuple[Observed, ...]
-    missing: tuple[Row, ...]
     mapped_share: float
     in_order: bool
+
+    @property
+    def missing(self) -> tuple[Row, ...]:
+        """Rows that were seen less often than expected."""
+        return tuple(row.row for row in self.rows if row.seen < row.expected)
 
 
 def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str, Any]) -> Match:
@@ -109,17 +111,17 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
         seen[row.index] += 1
         seconds[row.index] += observed[i].seconds
     launches = Counter(row.index for row in expected)
-    launched = [row for row in rows if launches[row.index]]
+    count = max(passes, 1)
     matched = {i for i, _ in pairs}
     total_s = math.fsum(op.seconds for op in observed)
     return Match(
         passes=passes,
         rows=tuple(
-            MatchedRow(row, seen[row.index], passes * launches[row.index], seconds[row.index] / max(passes, 1))
-            for row in launched
+            MatchedRow(row, seen[row.index], count * launches[row.index], seconds[row.index] / count)
+            for row in rows
+            if launches[row.index]
         ),
         unmapped=tuple(op for i, op in enumerate(observed) if i not in matched),
-        missing=tuple(row for row in launched if seen[row.index] < max(passes, 1) * launches[row.index]),
         mapped_share=math.fsum(observed[i].seconds for i in matched) / total_s if total_s else 0.0,
         in_order=0 < len(pairs) == passes * len(expected)
         and all(right[0] == left[0] + 1 or right[1] % len(expected) == 0 for left, right in pairwise(pairs)),
@@ -143,7 +145,7 @@ def _label(observed: Observed) -> str:
     if observed.op:
         return OP_LABELS.get(observed.op, observed.op)
     name = observed.kernels[0]
-    return next((label for pattern, label in KERNEL_LABELS if pattern.search(name)), name)
+    return next((label for pattern, label in KERNEL_LABELS.items() if re.search(pattern, name)), name)
 
 
 def _labels(step: Any) -> frozenset[str]:

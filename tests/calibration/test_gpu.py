@@ -16,8 +16,7 @@ import pytest
 from gpt2cost.calibration import search
 from gpt2cost.calibration.calibrate import calibrate
 from gpt2cost.calibration.forms import ATTENTION, Fit, gpu_groups
-from gpt2cost.calibration.gpu import fit_gpu
-from gpt2cost.calibration.nearest import base_for
+from gpt2cost.calibration.gpu import base_for, fit_gpu
 from gpt2cost.device.catalog import list_hardware, load_hardware, validate_file
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware

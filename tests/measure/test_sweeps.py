@@ -47,7 +47,7 @@ def test_every_operand_fits_into_the_pool(on_cpu: bool, quick: bool) -> None:
     plan = plan_for(on_cpu, quick)
     count = 0
     for group in groups(plan.sizes, ("fp32",), on_cpu, first=False):
-        for record in (case.record for case in group):
+        for record in group:
             operands = {
                 "gemm": lambda r: max(r["m"] * r["k"], r["k"] * r["n"]),
                 "bmm": lambda r: r["batch"] * max(r["m"] * r["k"], r["k"] * r["n"]),
