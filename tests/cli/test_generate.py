@@ -45,7 +45,7 @@ def test_every_format(format: str, new: str, tmp_path: Path, gpt2cost: Call) -> 
     [
         (["--prompt", "0"], "prompt"),
         (["--new-tokens", "0"], "new_tokens"),
-        (["--new-tokens", "1000001"], "at most 1000000"),
+        (["--new-tokens", "1000001"], "from 1 to 1000000"),
         (["--cache-type", "statik"], "static"),
         (["--cache-type", "static", "--no-use-cache"], "use_cache"),
         (["--padded", "--attn", "flash_attention_2"], "padded"),

@@ -60,7 +60,7 @@ def test_a_saved_study(gpt2cost: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [("modle: gpt2", "did you mean 'model'"), ("[1]", "mapping"), ("batch: 1\nbatch_size: 2", "twice"),
-     ("seq:", "nothing"), ("set: 3", "mapping"), ("batch: {a: 1}", "batch"), ("use_cache: maybe", "true or false"),
+     ("seq:", "nothing"), ("set: 3", "mapping"), ("batch: {a: 1}", "batch"), ("use_cache: maybe", "True or False"),
      ("phase: [prefill]", "phase")],
 )  # fmt: skip
 def test_a_bad_study(gpt2cost: Any, tmp_path: Path, text: str, hint: str) -> None:

@@ -195,7 +195,7 @@ def test_variants(tmp_path: Path) -> None:
     ("variants", "message"),
     [
         ("[a]", "$.variants: expected a mapping"),
-        ("{1: {}}", "$.variants: expected a mapping"),
+        ("{1: {}}", "$.variants: expected text as a key, got 1"),
         ("{a: 1}", "variant a: expected a mapping"),
         ("{a: {name: b}}", "variant a: expected a mapping of what differs, without a name"),
         ("{a: {memory: {capacity: 1}}}", "variant a: $.memory.capacity: expected a size"),
