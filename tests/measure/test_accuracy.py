@@ -19,7 +19,7 @@ from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.hardware import Calibration
 from gpt2cost.measure.kernel_files import additive_constant, score_measurements
 from gpt2cost.measure.score import Scored, leave_one_out, score_evidence
-from gpt2cost.output.record import calibration
+from gpt2cost.output.shared import calibration
 from gpt2cost.prediction.ranges import spread
 
 MEASUREMENTS = ROOT.parent / "shared" / "measurements"
