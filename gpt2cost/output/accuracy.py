@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from gpt2cost.calibration.forms import Calibrated, FitResidual
+from gpt2cost.calibration.forms import Calibrated
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, envelope, listing, record_of, within
+from gpt2cost.output.record import Field, Record, View, attribute, envelope, listing, record_of, titled, within
+from gpt2cost.output.shared import SIZES
 from gpt2cost.prediction.ranges import evidence_how
 from gpt2cost.prediction.settings import How, Sizes
 
@@ -30,10 +31,9 @@ class Run:
 
 
 RUN: tuple[Field[Run], ...] = (
-    attribute("model", "model"), attribute("dtype", "dtype", path="how.dtype"),
-    attribute("attn", "attention", path="how.attn"), attribute("runtime", "runtime", path="how.runtime"),
-    attribute("use_cache", path="how.use_cache"),
-    *within(attrgetter("sizes"), map(attribute, ("batch_size", "seq_len", "cache_len"))),
+    attribute("model", "model"), attribute("dtype", "dtype", of="how"), attribute("attn", "attention", of="how"),
+    attribute("runtime", "runtime", of="how"), attribute("use_cache", of="how"),
+    *(attribute(name, of="sizes") for name in SIZES),
 )  # fmt: skip
 """With what every row of a measured pass begins."""
 
@@ -54,17 +54,17 @@ def run_of_case(scored: Scored) -> Run:
     return Run(row.model, evidence_how(row), Sizes(row.batch, row.seq, row.cache))
 
 
-GPU, REPEAT = attribute("gpu", "device", path="hardware.name"), attribute("repeat_difference", "repeat", "%", "repeat")
+GPU = attribute("gpu", "device", path="hardware.name")
+REPEAT = attribute("repeat_difference", "repeat", "%", path="repeat")
 FIGURES = (
     attribute("measured_s", "measured", "own s"), attribute("predicted_s", "predicted", "own s"),
     attribute("error", "error", "+%"),
 )  # fmt: skip
 RANGE = (attribute("low_s", "from", "own s"), attribute("high_s", "to", "own s"))
-ROOFLINE = attribute("roofline_error", "roofline", "+%")
-HOST = attribute("host_factor", "host", "x", "case.host_factor")
+ROOFLINE, HOST = attribute("roofline_error", "roofline", "+%"), attribute("host_factor", "host", "x", of="case")
 SCORED: tuple[Field[Scored], ...] = (
     GPU, *within(run_of_case, RUN), *FIGURES, *RANGE, attribute("inside"), ROOFLINE, REPEAT, HOST,
-    attribute("source", path="case.row.source"),
+    attribute("source", of="case.row"),
 )  # fmt: skip
 """The fields of a measured pass beside its prediction. Errors are predicted / measured - 1."""
 INSIDE: Field[Scored] = Field("inside", "inside", "", lambda scored: "yes" if scored.inside else "NO")
@@ -76,9 +76,8 @@ SUMMARY: tuple[Field[Summary], ...] = (
     attribute("roofline_mean_absolute_error", "roofline", "%"), attribute("median_repeat"), attribute("worst_repeat"),
 )  # fmt: skip
 """The fields of a summary of such passes."""
-DEVICE: tuple[Field[tuple[str, Summary]], ...] = (
-    Field("gpu", "device", "", itemgetter(0)), *within(itemgetter(1), SUMMARY),
-)  # fmt: skip
+DEVICE = (Field("gpu", "device", "", itemgetter(0)), *within(itemgetter(1), SUMMARY))
+"""The same, after the device's name."""
 
 
 def summaries(scored: Sequence[Scored]) -> dict[str, Summary]:
@@ -89,33 +88,27 @@ def summaries(scored: Sequence[Scored]) -> dict[str, Summary]:
     return {name: summary for name, cases in devices.items() if (summary := summary_of(cases))}
 
 
-def _evidence_rows(scored: Sequence[Scored]) -> list[Record]:
+def scored_rows(scored: Sequence[Scored]) -> list[Record]:
+    """A row per measured pass."""
     return [record_of(SCORED, case) for case in scored]
 
 
 def _evidence_document(scored: Sequence[Scored]) -> Record:
     devices = [record_of(DEVICE, item) for item in summaries(scored).items()]
-    return {**envelope(), "evidence": _evidence_rows(scored), "devices": devices}
+    return {**envelope(), "evidence": scored_rows(scored), "devices": devices}
 
 
 def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
     """A line per measured pass, then a line per device."""
     model, dtype, attn, runtime, size = within(run_of_case, (*RUN[:4], SIZE))
-    figures = (size, *FIGURES, *RANGE, INSIDE, ROOFLINE, HOST)
-    page.fields(
-        scored,
-        (GPU, model, dtype, attn, runtime, *figures),
-        (GPU, model, runtime, *figures),
-        (GPU, model, size, *FIGURES, INSIDE),
-    )
+    full = (GPU, model, dtype, attn, runtime, size, *FIGURES, *RANGE, INSIDE, ROOFLINE, HOST)
+    page.fields(scored, full, (GPU, model, *full[4:]), (GPU, model, size, *FIGURES, INSIDE))
     page.line()
-    page.fields(summaries(scored).items(), [field for field in DEVICE if field.header])
+    page.fields(summaries(scored).items(), titled(DEVICE))
     page.line("\nerror: predicted / measured - 1; host: the factor on the host's constants at which they would meet")
 
 
-EVIDENCE: View[Sequence[Scored]] = View(
-    _evidence_rows, _evidence_document, _evidence_text, lambda scored: (f"<evidence: {len(scored)}>", "")
-)
+EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _evidence_text)
 """Measured passes beside their predictions, and a summary per device."""
 
 # ---------------------------------------------------------------------------------------------- lists
@@ -141,21 +134,21 @@ TRANSFER: View[Sequence[Transfer]] = listing(
     ),
 )  # fmt: skip
 """Devices predicted with the constants of others."""
-RESIDUALS: View[Sequence[FitResidual]] = listing(
+
+
+def _calibrated_summary(calibrated: Calibrated) -> tuple[str, str]:
+    found = f"{len(calibrated.residuals)} kinds of kernels, {len(calibrated.warnings)} warnings"
+    return f"<Calibrated {calibrated.hardware.name}:", f" {found}>"
+
+
+CALIBRATED: View[Calibrated] = listing(
     "residuals",
     (
         attribute("kind", "kind"), attribute("count", "count"), attribute("median_error", "median", "%"),
-        attribute("p90_error", "p90", "%"), attribute("bias_error", "bias", "+%", "bias"),
+        attribute("p90_error", "p90", "%"), attribute("bias_error", "bias", "+%", path="bias"),
     ),
+    of="residuals",
+    summary=_calibrated_summary,
 )  # fmt: skip
 """How well a fit reproduces each kind of kernel. Errors are of log(predicted / measured): 0.05 is 5 %."""
-CALIBRATED: View[Calibrated] = View(
-    rows=lambda calibrated: RESIDUALS.rows(calibrated.residuals),
-    document=lambda calibrated: RESIDUALS.document(calibrated.residuals),
-    text=lambda page, calibrated: RESIDUALS.text(page, calibrated.residuals),
-    summary=lambda calibrated: (
-        f"<Calibrated {calibrated.hardware.name}:",
-        f" {len(calibrated.residuals)} kinds of kernels, {len(calibrated.warnings)} warnings>",
-    ),
-)
 VIEWS: dict[type, View[Any]] = {Calibrated: CALIBRATED}

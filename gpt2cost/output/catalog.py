@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import MODEL, Field, Record, View, attribute, calibration, envelope, listing
+from gpt2cost.output.record import Field, Record, View, attribute, attributes, envelope, listing, titled
+from gpt2cost.output.shared import MODEL, calibration
 from gpt2cost.prediction.one_kernel import KernelLatency
 from gpt2cost.table.config import Model
 from gpt2cost.units import format_quantity, unit_of
+
+T = TypeVar("T")
 
 MODELS: View[Sequence[Model]] = listing("models", MODEL)
 """The presets."""
@@ -27,31 +30,21 @@ def _peak(dtype: str) -> Field[Hardware]:
     return Field(f"{dtype}_flop_per_s", header, "own FLOP/s", lambda device: device.compute.peak_flop_per_s.get(dtype))
 
 
-NAME = attribute("name", "device")
-MEMORY: Field[Hardware] = Field("memory_bytes", "memory", "own B", lambda device: device.memory.capacity_bytes)
-BANDWIDTH: Field[Hardware] = Field(
-    "bandwidth_bytes_per_s", "bandwidth", "own B/s", lambda device: device.memory.bandwidth_bytes_per_s
-)
+NAME, MEMORY = attribute("name", "device"), attribute("memory_bytes", "memory", "own B", path="memory.capacity_bytes")
+BANDWIDTH = attribute("bandwidth_bytes_per_s", "bandwidth", "own B/s", of="memory")
 CALIBRATION: Field[Hardware] = Field("calibration", "constants", "", calibration)
-ALIASES: Field[Hardware] = Field(
+ALIASES: Field[Hardware] = Field("aliases", "", "", lambda device: list(device.aliases))
+SOME_ALIASES: Field[Hardware] = Field(
     "aliases", "aliases", "", lambda device: shorten(", ".join(device.aliases), 36, placeholder=" ...")
 )
-HARDWARE: tuple[Field[Hardware], ...] = (
-    NAME,
-    Field("aliases", "", "", lambda device: list(device.aliases)),
-    attribute("vendor"),
-    attribute("architecture"),
-    MEMORY,
-    BANDWIDTH,
-    *map(_peak, DTYPES),
-    CALIBRATION,
-)
+PEAKS = tuple(map(_peak, DTYPES))
+HARDWARE = (NAME, ALIASES, *attributes("vendor", "architecture"), MEMORY, BANDWIDTH, *PEAKS, CALIBRATION)
 """A device's main rates: one row of `hardware list`."""
 
 
 def _devices(page: Page, devices: Sequence[Hardware]) -> None:
-    rates = [NAME, MEMORY, BANDWIDTH, *(field for field in map(_peak, DTYPES) if field.header)]
-    page.fields(devices, [*rates, CALIBRATION, ALIASES], [*rates, ALIASES], rates)
+    rates = [NAME, MEMORY, BANDWIDTH, *titled(PEAKS)]
+    page.fields(devices, [*rates, CALIBRATION, SOME_ALIASES], [*rates, SOME_ALIASES], rates)
 
 
 DEVICES: View[Sequence[Hardware]] = listing("hardware", HARDWARE, _devices)
@@ -64,19 +57,26 @@ def hardware_record(hardware: Hardware) -> Record:
     return {**record, "calibration": calibration(hardware), "calibration_run": record["calibration"]}
 
 
-def _hardware_summary(hardware: Hardware) -> tuple[str, ...]:
+def _hardware_summary(hardware: Hardware) -> tuple[str, str]:
     memory = format_quantity(hardware.memory.capacity_bytes, "B")
     bandwidth = format_quantity(hardware.memory.bandwidth_bytes_per_s, "B/s")
     peaks = (f"{dtype} {format_quantity(x, 'FLOP/s')}" for dtype, x in hardware.compute.peak_flop_per_s.items())
     return f"<Hardware {hardware.name}: {memory} at {bandwidth},", f" {', '.join(peaks)}, {calibration(hardware)}>"
 
 
-ONE_DEVICE: View[Hardware] = View(
-    rows=lambda hardware: [hardware_record(hardware)],
-    document=lambda hardware: {**envelope(), "hardware": [hardware_record(hardware)]},
-    text=lambda page, hardware: mapping(page, hardware_record(hardware)),
-    summary=_hardware_summary,
-    notebook=lambda page, hardware: _devices(page, [hardware]),
+def _single(name: str, record: Callable[[T], Record], summary: Callable[[T], tuple[str, str]], **more: Any) -> View[T]:
+    """The view of one thing that is a nested record."""
+    return View(
+        rows=lambda item: [record(item)],
+        document=lambda item: {**envelope(), name: [record(item)]},
+        text=lambda page, item: mapping(page, record(item)),
+        summary=summary,
+        **more,
+    )
+
+
+ONE_DEVICE = _single(
+    "hardware", hardware_record, _hardware_summary, notebook=lambda page, hardware: _devices(page, [hardware])
 )
 """All that is known of one device; in a notebook, its main rates."""
 
@@ -86,31 +86,18 @@ ONE_DEVICE: View[Hardware] = View(
 
 def kernel_record(latency: KernelLatency) -> Record:
     """One kernel on its own."""
-    terms = dataclasses.asdict(latency.terms)
-    del terms["device_s"]
-    return {
-        "kind": latency.kind,
-        "gpu": latency.gpu,
-        "dtype": latency.dtype,
-        **latency.shape,
-        "flops": int(latency.flops),
-        "read_bytes": int(latency.read_bytes),
-        "write_bytes": int(latency.write_bytes),
-        "device_s": float(latency.device_s),
-        **{name: float(seconds) for name, seconds in terms.items()},
-        "bound": latency.bound,
-    }
+    counts = {name: int(getattr(latency, name)) for name in ("flops", "read_bytes", "write_bytes")}
+    seconds = {name: float(value) for name, value in dataclasses.asdict(latency.terms).items()}
+    named = {name: getattr(latency, name) for name in ("kind", "gpu", "dtype")}
+    return {**named, **latency.shape, **counts, **seconds, "bound": latency.bound}
 
 
-KERNEL: View[KernelLatency] = View(
-    rows=lambda latency: [kernel_record(latency)],
-    document=lambda latency: {**envelope(), "kernels": [kernel_record(latency)]},
-    text=lambda page, latency: mapping(page, kernel_record(latency)),
-    summary=lambda latency: (
-        f"<KernelLatency {latency.kind} on {latency.gpu}, {latency.dtype}: {latency.shape}",
-        f" {latency.device_s} s, bound: {latency.bound}>",
-    ),
-)
+def _kernel_summary(latency: KernelLatency) -> tuple[str, str]:
+    what = f"{latency.kind} on {latency.gpu}, {latency.dtype}: {latency.shape}"
+    return f"<KernelLatency {what}", f" {latency.device_s} s, bound: {latency.bound}>"
+
+
+KERNEL = _single("kernels", kernel_record, _kernel_summary)
 
 VIEWS: dict[type, View[Any]] = {Hardware: ONE_DEVICE, KernelLatency: KERNEL}
 
@@ -128,9 +115,7 @@ def mapping(page: Page, record: Mapping[str, Any], indent: int = 0, unit: str | 
         own_unit = named_unit or unit
         label = f"{' ' * indent}{name}:"
         match value:
-            case None | [] | ():
-                continue
-            case dict() if not value:
+            case _ if value in (None, [], (), {}):
                 continue
             case dict():
                 page.line(label)

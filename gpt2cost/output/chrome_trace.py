@@ -7,11 +7,11 @@ a track, `s` and `f` are the two ends of an arrow from a launch to its kernel. P
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.record import Record
+from gpt2cost.output.shared import sizes_text
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.table.kernel import Kernel
@@ -53,8 +53,7 @@ def chrome_trace(prediction: Prediction) -> Record:
     events, start_s, launches = list(_track_names(prediction.hardware)), 0.0, 0
     for phase, slices in zip(prediction.phases, slices_of(*prediction.phases), strict=True):
         end_s = slices[-1].end_s
-        sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
-        notes = {"latency_s": end_s, "sizes": sizes}
+        notes = {"latency_s": end_s, "sizes": sizes_text(phase)}
         events.append(_slice(HOST, "user_annotation", phase.phase, start_s, start_s + end_s, notes))
         events += _module_events(slices, start_s)
         events += _events(phase.pass_, slices, start_s, launches)
@@ -73,26 +72,22 @@ def chrome_trace(prediction: Prediction) -> Record:
 
 
 def _track_names(hardware: Hardware) -> Iterator[Record]:
-    def named(what: str, track: dict[str, int], **args: Any) -> Record:
-        return {"ph": "M", "ts": 0, "name": what, **track, "args": args}
-
-    yield named("process_name", HOST, name="python")
-    yield named("process_labels", HOST, labels="CPU (predicted)")
-    yield named("process_sort_index", HOST, sort_index=0)
-    yield named("thread_name", HOST, name="thread 1 (python)")
-    yield named("process_name", DEVICE, name=hardware.name)
-    yield named("process_labels", DEVICE, labels="GPU 0 (predicted)")
-    yield named("process_sort_index", DEVICE, sort_index=1)
-    yield named("thread_name", DEVICE, name="stream 7")
+    """What each track is called, and their order."""
+    tracks = [(HOST, "python", "CPU (predicted)", "thread 1 (python)")]
+    tracks += [(DEVICE, hardware.name, "GPU 0 (predicted)", "stream 7")]
+    for order, (track, process, labels, thread) in enumerate(tracks):
+        args = {
+            "process_name": {"name": process}, "process_labels": {"labels": labels},
+            "process_sort_index": {"sort_index": order}, "thread_name": {"name": thread},
+        }  # fmt: skip
+        yield from ({"ph": "M", "ts": 0, "name": what, **track, "args": given} for what, given in args.items())
 
 
 def _microseconds(seconds: float) -> float:
     return round(seconds * 1e6, DIGITS)
 
 
-def _slice(
-    track: dict[str, int], category: str, name: str, start_s: float, end_s: float, args: dict[str, Any]
-) -> Record:
+def _slice(track: dict[str, int], category: str, name: str, start_s: float, end_s: float, args: Record) -> Record:
     start, end = _microseconds(start_s), _microseconds(end_s)
     return {
         "ph": "X", "cat": category, "name": name, **track, "ts": start, "dur": round(end - start, DIGITS), "args": args,
@@ -142,17 +137,15 @@ def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int
             continue
         assert piece.row is not None
         assert piece.launch is not None
-        kernel, number = piece.row.step, launches + piece.launch
-        assert isinstance(kernel, Kernel)
-        cost = costs[piece.row.index]
+        cost, number = costs[piece.row.index], launches + piece.launch
+        kernel = cost.kernel
+        formulas = {"flops": kernel.flops, "read": kernel.reads, "write": kernel.writes}
+        flops, read, write = (formula.evaluate(pass_.symbols) for formula in formulas.values())
         args = {
             "device": DEVICE["pid"], "stream": DEVICE["tid"], "correlation": number, "External id": number,
-            "module": piece.module, "op": kernel.op, "kind": kernel.kind,
-            "flops": kernel.flops.evaluate(pass_.symbols),
-            "read_bytes": kernel.reads.evaluate(pass_.symbols), "write_bytes": kernel.writes.evaluate(pass_.symbols),
-            "bound": str(cost.bound),
-            "flops_formula": str(kernel.flops), "read_formula": str(kernel.reads), "write_formula": str(kernel.writes),
-            "source": str(kernel.source),
+            "module": piece.module, "op": kernel.op, "kind": kernel.kind, "flops": flops, "read_bytes": read,
+            "write_bytes": write, "bound": str(cost.bound),
+            **{f"{name}_formula": str(formula) for name, formula in formulas.items()}, "source": str(kernel.source),
         }  # fmt: skip
         yield _slice(DEVICE, "kernel", piece.name, start_s, end_s, args)
         cause = issued.get(piece.launch, issued.get(0))

@@ -9,22 +9,11 @@ from operator import attrgetter
 from textwrap import shorten
 from typing import Any, get_args
 
+from gpt2cost.output import shared
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import (
-    Field,
-    Record,
-    View,
-    attribute,
-    calibration,
-    envelope,
-    record_of,
-    sizes_record,
-    within,
-)
-from gpt2cost.prediction.capacity import Capacity
+from gpt2cost.output.record import Field, Record, View, attribute, attributes, envelope, record_of, within
 from gpt2cost.prediction.compare import WAITING, Candidate, Comparison, Crossover, seconds_by_kind
 from gpt2cost.prediction.predict import Phase, Prediction
-from gpt2cost.prediction.settings import How
 from gpt2cost.table.kernel import Kind
 from gpt2cost.units import scale_for
 
@@ -55,30 +44,13 @@ class Compared:
 
 # ---------------------------------------------------------------------------------------------- fields
 
-CHOICE: tuple[Field[Any], ...] = (
-    attribute("model", path="model.name"),
-    attribute("gpu", path="hardware.name"),
-    *(attribute(name, path=f"how.{name}") for name in ("dtype", "attn", "runtime", "logits", "use_cache")),
-)
-"""The fields of what has a model, a device and a way of running it: a choice, a prediction."""
-
-
-def _total(key: str, header: str = "", unit: str = "") -> Field[Compared]:
-    return attribute(key, header, unit, f"phase.totals.{key}")
-
-
-def _memory(key: str, header: str = "", unit: str = "") -> Field[Compared]:
-    return attribute(key, header, unit, f"prediction.memory.{key}")
-
-
-LABEL = attribute("label", path="candidate.label")
-RUN = within(attrgetter("prediction"), CHOICE)
+LABEL = attribute("label", of="candidate")
+CHOICE = within(attrgetter("prediction"), shared.CHOICE)
 CONSTANTS: Field[Compared] = Field(
-    "calibration", "constants", "", lambda row: calibration(row.prediction.hardware, row.prediction.how.dtype)
+    "calibration", "constants", "", lambda row: shared.calibration(row.prediction.hardware, row.prediction.how.dtype)
 )
-LATENCY, BOUND = _total("latency_s", "latency", "s"), _total("bound", "bound")
-LOW, HIGH = _total("latency_low_s", "low", "s"), _total("latency_high_s", "high", "s")
-RATE, MEMORY, FITS = _total("tokens_per_s", "tokens/s", ","), _memory("total_bytes", "memory", "B"), _memory("fits")
+LATENCY, LOW, HIGH, RATE, BOUND = within(attrgetter("phase.totals"), shared.TOTALS)
+MEMORY, CAPACITY, FITS = within(attrgetter("prediction.memory"), shared.MEMORY)
 RATIO: Field[Compared] = Field("latency_ratio", "ratio", "x", lambda row: LATENCY.get(row) / row.first.totals.latency_s)
 """The latency over the first candidate's."""
 MOVED: Field[Compared] = Field("moved_bytes", "", "", lambda row: sum(cost.moved_bytes for cost in row.phase.kernels))
@@ -87,10 +59,10 @@ MARKS: Field[Compared] = Field(
     "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if VALID.get(row) else "*")
 )
 FIGURES: tuple[Field[Compared], ...] = (
-    LABEL, *RUN, CONSTANTS,
-    *within(attrgetter("phase"), map(attribute, ("phase", "batch_size", "seq_len", "cache_len", "kv_len"))),
-    LATENCY, LOW, HIGH, _total("device_s"), _total("host_s"), RATE, BOUND, _total("flops"), MOVED,
-    _total("launches"), MEMORY, _memory("capacity_bytes"), FITS, VALID, RATIO,
+    LABEL, *CHOICE, CONSTANTS, *attributes("phase", "batch_size", "seq_len", "cache_len", "kv_len", of="phase"),
+    LATENCY, LOW, HIGH, *attributes("device_s", "host_s", of="phase.totals"), RATE, BOUND,
+    attribute("flops", of="phase.totals"), MOVED, attribute("launches", of="phase.totals"), MEMORY, CAPACITY, FITS,
+    VALID, RATIO,
 )  # fmt: skip
 
 
@@ -106,11 +78,8 @@ CROSSOVERS: tuple[Field[Compared], ...] = (
 )
 FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS)
 """The fields of every flat row."""
-LAYOUTS = (
-    (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND, CONSTANTS, MARKS),
-    (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND, MARKS),
-    (LABEL, LATENCY, RATIO, RATE, BOUND, MARKS),
-)
+SHOWN = (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND)
+LAYOUTS = ((*SHOWN, CONSTANTS, MARKS), (*SHOWN, MARKS), (LABEL, LATENCY, RATIO, RATE, BOUND, MARKS))
 """What the table shows, the fullest layout first."""
 
 
@@ -137,19 +106,13 @@ def _document(comparison: Comparison) -> Record:
     first = comparison.candidates[0]
     return {
         **envelope(first.choice.model, first.choice.hardware),
-        "settings": asked(comparison, first.choice.how),
+        "settings": shared.asked(comparison.sizes, comparison.phase, first.choice.how),
         "first": first.label,
         "phases": [
             {"phase": rows[0].phase.phase, "candidates": list(map(_nested, rows))} for rows in _compared(comparison)
         ],
         "crossovers": list(map(dataclasses.asdict, comparison.crossovers)),
     }
-
-
-def asked(result: Comparison | Capacity, how: How) -> Record:
-    """What was asked for, apart from the choices."""
-    sizes = sizes_record(result.sizes)
-    return {**sizes, "phase": result.phase, "logits": how.logits, "use_cache": how.use_cache}
 
 
 def _nested(row: Compared) -> Record:
@@ -162,9 +125,8 @@ def _text(page: Page, comparison: Comparison) -> None:
     """A table per phase, where the time goes by kind, and where the ranking changes."""
     for rows in _compared(comparison):
         phase = rows[0].phase
-        sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
-        shared = [field.get(rows[0]) for field in RUN[:5] if len({field.get(row) for row in rows}) == 1]
-        page.line(f"{phase.phase}: {sizes}; {', '.join(shared)}\n", style="bold")
+        common = [field.get(rows[0]) for field in CHOICE[:5] if len({field.get(row) for row in rows}) == 1]
+        page.line(f"{phase.phase}: {shared.sizes_text(phase)}; {', '.join(common)}\n", style="bold")
         page.fields(rows, *LAYOUTS)
         page.line(f"\nwhere the time goes, and the difference from {LABEL.get(rows[0])}\n")
         _by_kind(page, rows)
@@ -197,7 +159,7 @@ def _by_kind(page: Page, rows: Sequence[Compared]) -> None:
     page.fields([*lines, LATENCY], (attribute("header", "kind"), seconds, *map(difference, others)))
 
 
-def _summary(comparison: Comparison) -> tuple[str, ...]:
+def _summary(comparison: Comparison) -> tuple[str, str]:
     labels = shorten(", ".join(candidate.label for candidate in comparison.candidates), 120, placeholder=" ...")
     ratios = (
         f"{rows[0].phase.phase} {' '.join(f'{RATIO.get(row):.2f}x' for row in rows)}" for rows in _compared(comparison)
@@ -205,5 +167,4 @@ def _summary(comparison: Comparison) -> tuple[str, ...]:
     return f"<Comparison of {labels}:", f" {shorten(', '.join(ratios), 120, placeholder=' ...')}>"
 
 
-COMPARISON: View[Comparison] = View(_rows, _document, _text, _summary)
-VIEWS: dict[type, View[Any]] = {Comparison: COMPARISON}
+VIEWS: dict[type, View[Any]] = {Comparison: View(_rows, _document, _text, _summary)}

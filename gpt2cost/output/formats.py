@@ -38,12 +38,9 @@ def to_markdown(records: Iterable[Record]) -> str:
     rows = list(records)
     columns = _columns(rows)
     numeric = {name for name in columns if rows and all(isinstance(row.get(name), int | float) for row in rows)}
-    lines = [
-        columns,
-        ["---:" if name in numeric else "---" for name in columns],
-        *([markdown_cell(row.get(name)) for name in columns] for row in rows),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rule = ["---:" if name in numeric else "---" for name in columns]
+    cells = ([markdown_cell(row.get(name)) for name in columns] for row in rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, rule, *cells))
 
 
 def figures(values: Mapping[str, Any]) -> list[Record]:
@@ -51,10 +48,10 @@ def figures(values: Mapping[str, Any]) -> list[Record]:
     return [{"figure": name, "value": value} for name, value in values.items() if value is not None]
 
 
-def sections(parts: Mapping[str, Iterable[Record]]) -> str:
-    """Several tables in Markdown, each below its title; without those that have no rows."""
-    tables = {title: list(rows) for title, rows in parts.items()}
-    return "\n".join(f"## {title}\n\n{to_markdown(rows)}" for title, rows in tables.items() if rows)
+def sections(*parts: tuple[str, Iterable[Record]]) -> str:
+    """Several tables in Markdown, each below its title if it has one; without those that have no rows."""
+    tables = [(f"{title}\n\n" if title else "", list(rows)) for title, rows in parts]
+    return "\n".join(f"{title}{to_markdown(rows)}" for title, rows in tables if rows)
 
 
 def _columns(rows: Sequence[Record]) -> list[str]:

@@ -4,70 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import (
-    MODEL,
-    Field,
-    Record,
-    View,
-    attribute,
-    calibration,
-    envelope,
-    hardware_head,
-    how_record,
-    record_of,
-    within,
-)
+from gpt2cost.output.record import Field, Record, View, attribute, attributes, column, envelope, record_of
+from gpt2cost.output.shared import CHOICE, HOW, MODEL, calibration, hardware_head, run_text
 from gpt2cost.prediction.generate import Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python
-from gpt2cost.prediction.turns import GenerateSettings, Turn
 from gpt2cost.units import format_quantity
 
 SHOWN = 9
 """Later tokens in the table."""
 
-
-@dataclass(frozen=True)
-class NewToken:
-    """One row: a token of the text. `position`: how many tokens precede it."""
-
-    token: int
-    position: int
-    phase: str
-    turn: Turn
-
-
-def _tokens(run: Generation) -> list[NewToken]:
-    names = [field.name for field in dataclasses.fields(Turn)]
-    first = Turn(*(as_python(getattr(run.first, name)) for name in names))
-    columns = (getattr(run.rest, name).tolist() for name in names)
-    later = zip(run.positions.tolist(), *columns, strict=True)
-    return [
-        NewToken(1, run.settings.prompt_tokens, "prefill", first),
-        *(NewToken(token, position, "decode", Turn(*turn)) for token, (position, *turn) in enumerate(later, 2)),
-    ]
-
-
-# ---------------------------------------------------------------------------------------------- fields
-
-POSITION = attribute("position", "position")
-LATENCY, LOW, HIGH, PASS_S, GENERATE_S, HOST_S, DEVICE_S, BOUND = TURN = within(
-    attrgetter("turn"),
-    (
-        attribute("latency_s", "latency", "s"), attribute("latency_low_s"), attribute("latency_high_s"),
-        attribute("pass_s", "pass", "s"), attribute("generate_s", "generate", "s"), attribute("host_s"),
-        attribute("device_s"), attribute("bound", "bound"),
-    ),
-)  # fmt: skip
-CURVE: tuple[Field[NewToken], ...] = (POSITION, LATENCY, LOW, HIGH, PASS_S, GENERATE_S, BOUND)
+TURN = ("latency_s", "latency_low_s", "latency_high_s", "pass_s", "generate_s", "host_s", "device_s", "bound")
+"""What is known of every token."""
+CURVE = ("position", *TURN[:5], "bound")
 """A point of the curve in JSON."""
-TOKEN: tuple[Field[NewToken], ...] = (attribute("token"), POSITION, attribute("phase"), *TURN)
-"""The fields of every row, after the inputs."""
+TEXT = (
+    column("position", "position"), column("latency_s", "latency", "s"), column("pass_s", "pass", "s"),
+    column("generate_s", "generate", "s"), column("bound", "bound"),
+)  # fmt: skip
+"""The columns of the text."""
+
+
+def _tokens(run: Generation) -> list[Record]:
+    """The rows, without the inputs: a token of the text each. `position`: how many tokens precede it."""
+    columns = {
+        "token": range(1, run.settings.new_tokens + 1),
+        "position": [run.settings.prompt_tokens, *run.positions.tolist()],
+        "phase": ["prefill"] + ["decode"] * len(run.positions),
+        **{name: [as_python(getattr(run.first, name)), *getattr(run.rest, name).tolist()] for name in TURN},
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _part(row: Record, names: Sequence[str]) -> Record:
+    return {name: row[name] for name in names}
+
+
+SETTINGS = (
+    *attributes("batch_size", "prompt_tokens", "new_tokens", "sample", "cache_type", "padded", of="settings"),
+    *attributes(*HOW, of="settings.how"),
+)
+"""How text is generated, flat."""
 
 
 def _summed(key: str, name: str) -> Field[Generation]:
@@ -75,30 +55,23 @@ def _summed(key: str, name: str) -> Field[Generation]:
 
 
 FIGURES: tuple[Field[Generation], ...] = (
-    attribute("ttft_s"),
-    Field("ttft_low_s", "", "", lambda run: float(run.first.latency_low_s)),
+    attribute("ttft_s"), Field("ttft_low_s", "", "", lambda run: float(run.first.latency_low_s)),
     Field("ttft_high_s", "", "", lambda run: float(run.first.latency_high_s)),
-    *map(attribute, ("tpot_first_s", "tpot_mean_s", "tpot_last_s", "total_s")),
+    *attributes("tpot_first_s", "tpot_mean_s", "tpot_last_s", "total_s"),
     _summed("total_low_s", "latency_low_s"), _summed("total_high_s", "latency_high_s"), _summed("passes_s", "pass_s"),
     _summed("generate_s", "generate_s"), attribute("tokens_per_s"),
     Field("tokens_per_s_per_request", "", "", lambda run: run.tokens_per_s / run.settings.batch_size),
-    *map(attribute, ("peak_bytes", "fits", "price_per_hour", "cost_per_million_tokens")),
+    *attributes("peak_bytes", "fits", "price_per_hour", "cost_per_million_tokens"),
 )  # fmt: skip
 """The figures of a whole run."""
 
 # ---------------------------------------------------------------------------------------------- records
 
 
-def _settings(settings: GenerateSettings) -> Record:
-    """How text is generated, flat."""
-    own = ("batch_size", "prompt_tokens", "new_tokens", "sample", "cache_type", "padded")
-    return {**{name: getattr(settings, name) for name in own}, **how_record(settings.how)}
-
-
 def _rows(run: Generation) -> Iterator[Record]:
     """One flat row per new token, with every input."""
-    inputs = {"model": run.model.name, "gpu": run.hardware.name, **_settings(run.settings)}
-    return ({**inputs, **record_of(TOKEN, token)} for token in _tokens(run))
+    inputs = record_of((*CHOICE[:2], *SETTINGS), run)
+    return ({**inputs, **token} for token in _tokens(run))
 
 
 def _document(run: Generation) -> Record:
@@ -109,21 +82,17 @@ def _document(run: Generation) -> Record:
         **envelope(run.model, run.hardware),
         "model": record_of(MODEL, run.model),
         "hardware": {**head, "capacity_bytes": round(run.hardware.memory.capacity_bytes)},
-        "settings": _settings(run.settings),
+        "settings": record_of(SETTINGS, run),
         **record_of(FIGURES, run),
-        "first_token": record_of(TURN, first),
-        "curve": [record_of(CURVE, token) for token in later],
-        **_steps(run),
+        "first_token": _part(first, TURN),
+        "curve": [_part(token, CURVE) for token in later],
+        "stretches": list(map(dataclasses.asdict, run.stretches)),
+        "loop": list(map(dataclasses.asdict, run.loop)),
         "warnings": list(run.warnings),
     }
 
 
-def _steps(run: Generation) -> Record:
-    """What bounds the tokens, and what `generate` does in one turn around the pass."""
-    return {"stretches": list(map(dataclasses.asdict, run.stretches)), "loop": list(map(dataclasses.asdict, run.loop))}
-
-
-def _some(later: Sequence[NewToken]) -> Sequence[NewToken]:
+def _some(later: Sequence[Record]) -> Sequence[Record]:
     """The first, the last, and some between them at equal distances."""
     last = len(later) - 1
     return later if last < SHOWN else [later[round(index * last / (SHOWN - 1))] for index in range(SHOWN)]
@@ -131,14 +100,12 @@ def _some(later: Sequence[NewToken]) -> Sequence[NewToken]:
 
 def _markdown(run: Generation) -> str:
     """The figures, the stretches, the curve at some positions, and the steps of the loop."""
-    steps = _steps(run)
+    document = _document(run)
     return sections(
-        {
-            "generation": figures(record_of(FIGURES, run)),
-            "stretches": steps["stretches"],
-            "curve": [record_of(CURVE, token) for token in _some(_tokens(run)[1:])],
-            "one turn of the loop": steps["loop"],
-        }
+        ("## generation", figures(record_of(FIGURES, run))),
+        ("## stretches", document["stretches"]),
+        ("## curve", _some(document["curve"])),
+        ("## one turn of the loop", document["loop"]),
     )
 
 
@@ -152,22 +119,19 @@ def _heading(run: Generation) -> str:
         f"{settings.cache_type} KV cache" if how.use_cache else "no KV cache",
         *["padded"] * settings.padded,
     ]
-    return (
-        f"{run.model.name} ({format_quantity(run.model.parameters, '')} parameters) on {run.hardware.name},"
-        f" {how.dtype}, {how.attn} attention, {how.runtime} runtime; {', '.join(parts)}"
-    )
+    return f"{run_text(run.model, run.hardware, how)}; {', '.join(parts)}"
+
+
+def _new_tokens(run: Generation) -> str:
+    return f"{run.settings.batch_size} x {run.settings.new_tokens} new tokens"
 
 
 def _text(page: Page, run: Generation) -> None:
     """A run: what it is, the curve at some positions, what bounds each stretch, and a summary to act on."""
-    settings = run.settings
     page.line(_heading(run))
-    page.line(
-        f"\n{settings.batch_size} x {settings.new_tokens} new tokens after prompts of {settings.prompt_tokens}\n",
-        style="bold",
-    )
+    page.line(f"\n{_new_tokens(run)} after prompts of {run.settings.prompt_tokens}\n", style="bold")
     first, *later = _tokens(run)
-    page.fields([first, *_some(later)], (POSITION, LATENCY, PASS_S, GENERATE_S, BOUND))
+    page.fields([first, *_some(later)], TEXT)
     page.line("\npass: the forward pass as `predict` gives it; generate: what the loop around it adds\n")
     for stretch in run.stretches:
         page.line(_stretch(stretch))
@@ -207,14 +171,10 @@ def _conclusions(run: Generation) -> Iterator[str]:
         yield f"cost: {run.cost_per_million_tokens:.4g} per million new tokens at {run.price_per_hour:g} per hour"
 
 
-def _summary(run: Generation) -> tuple[str, ...]:
-    settings = run.settings
+def _summary(run: Generation) -> tuple[str, str]:
     seconds = f"first {format_quantity(run.ttft_s, 's')}, all {format_quantity(run.total_s, 's')}"
-    return (
-        f"<Generation: {_heading(run)}",
-        f" {settings.batch_size} x {settings.new_tokens} new tokens after {settings.prompt_tokens}: {seconds}>",
-    )
+    sizes = f"{_new_tokens(run)} after {run.settings.prompt_tokens}"
+    return f"<Generation: {_heading(run)}", f" {sizes}: {seconds}>"
 
 
-GENERATION: View[Generation] = View(_rows, _document, _text, _summary, _markdown)
-VIEWS: dict[type, View[Any]] = {Generation: GENERATION}
+VIEWS: dict[type, View[Any]] = {Generation: View(_rows, _document, _text, _summary, _markdown)}

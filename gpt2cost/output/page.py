@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,11 @@ SHOWN = 0.005
 """A number below it is written as 0.00, without a sign."""
 
 T = TypeVar("T")
+
+
+def cut(text: str, width: int) -> str:
+    """A text of at most `width` characters."""
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def short_number(value: float) -> str:
@@ -57,12 +63,10 @@ class Table:
         return [head, rule, *rows]
 
     def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
-        cut = [
-            text if len(text) <= width else text[: width - 3] + "..." for text, width in zip(cells, widths, strict=True)
-        ]
+        texts = map(cut, cells, widths)
         justified = (
             text.rjust(width) if numeric else text.ljust(width)
-            for text, width, numeric in zip(cut, widths, self.numeric, strict=True)
+            for text, width, numeric in zip(texts, widths, self.numeric, strict=True)
         )
         return (" " * COLUMN_GAP).join(justified).rstrip(" ")
 
@@ -82,45 +86,39 @@ class Table:
 
 def table_of(fields: Sequence[Field[T]], items: Sequence[T]) -> Table:
     """A table with a column per field and a row per item."""
-    columns = [_column(one_field, items) for one_field in fields]
-    rows = list(zip(*(cells for _, cells, _ in columns), strict=True)) if items else []
-    return Table([header for header, _, _ in columns], rows, [numeric for _, _, numeric in columns])
+    headers, columns, numeric = zip(*(_column(shown, items) for shown in fields), strict=True)
+    return Table(headers, list(zip(*columns, strict=True)), numeric)
 
 
 def _column(shown: Field[T], items: Sequence[T]) -> tuple[str, list[str], bool]:
     """A column's header, its cells, and whether they are numbers."""
     values = [shown.get(item) for item in items]
-    own, _, unit = shown.unit.rpartition(" ")
-    header = shown.header
-    if own:
-        return header, [NOTHING if value is None else format_quantity(value, unit) for value in values], True
-    match unit:
-        case "" if any(isinstance(value, str) for value in values):
-            return header, ["" if value is None else str(value) for value in values], False
-        case "":
-            return header, [NOTHING if value is None else str(value) for value in values], True
-        case "%" | "+%" | "x" | "." | "+." | ",":
-            return header, [NOTHING if value is None else _number(float(value), unit) for value in values], True
-        case _:
-            divisor, label = scale_for([float(value) for value in values if value is not None], unit)
-            cells = [NOTHING if value is None else short_number(float(value) / divisor) for value in values]
-            return f"{header} {label}".strip(), cells, True
+    header, unit = shown.header, shown.unit
+    if unit == "" and any(isinstance(value, str) for value in values):
+        return header, ["" if value is None else str(value) for value in values], False
+    write: Callable[[Any], str] = _FORMATS.get(unit, str)
+    if unit.startswith("own "):
+        write = partial(format_quantity, unit=unit.removeprefix("own "))
+    elif unit not in _FORMATS:
+        divisor, label = scale_for([float(value) for value in values if value is not None], unit)
+        header = f"{header} {label}".strip()
+        write = partial(_scaled, divisor=divisor)
+    return header, [NOTHING if value is None else write(value) for value in values], True
 
 
-def _number(value: float, unit: str) -> str:
-    match unit:
-        case "%":
-            return f"{100 * value:z.1f}%"
-        case "+%":
-            return f"{100 * value:+z.1f}%"
-        case "x":
-            return f"{value:.2f}x"
-        case ",":
-            return f"{value:,.0f}"
-        case "+." if value >= SHOWN:
-            return f"+{short_number(value)}"
-        case _:
-            return short_number(value)
+def _scaled(value: float, divisor: float) -> str:
+    return short_number(float(value) / divisor)
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value >= SHOWN else ''}{short_number(value)}"
+
+
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "": str, "%": "{:z.1%}".format, "+%": "{:+z.1%}".format, "x": "{:.2f}x".format, ",": "{:,.0f}".format,
+    ".": short_number, "+.": _signed,
+}  # fmt: skip
+"""How a number is written whose unit is the same in all cells and has no prefix."""
 
 
 @dataclass
@@ -152,11 +150,8 @@ class Page:
         """The lines with their styles: headers of tables are bold."""
         lines: list[tuple[str, str]] = []
         for part, style in self.parts:
-            if isinstance(part, Table):
-                head, *rows = part.lines(self.width)
-                lines += [(head, "bold"), *((row, "") for row in rows)]
-            else:
-                lines.append((part, style))
+            head, *rows = part.lines(self.width) if isinstance(part, Table) else [part]
+            lines += [(head, "bold" if isinstance(part, Table) else style), *((row, "") for row in rows)]
         return lines
 
     def plain(self) -> str:
@@ -165,10 +160,9 @@ class Page:
 
     def html(self) -> str:
         """Tables as HTML tables, lines as paragraphs."""
-        pieces: list[Any] = []
-        for part, _ in self.parts:
-            if isinstance(part, Table):
-                pieces.append(part.html())
-            elif part.strip():
-                pieces.append(f"<p>{escape(part.strip())}</p>")
-        return "\n".join(pieces)
+        texts = (part.html() if isinstance(part, Table) else _paragraph(part.strip()) for part, _ in self.parts)
+        return "\n".join(filter(None, texts))
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>" if text else ""

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which readers with any kind of colour vision can te
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -17,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from gpt2cost.output.plot_data import AXES, Breakdown, Curve, Point, Roofline, Timeline, kind_of
+from gpt2cost.output.plot_data import AXES, Breakdown, Curve, Picture, Point, Roofline, Timeline, kind_of
 from gpt2cost.units import format_quantity, scale_for
 
 KIND_COLOURS = {
@@ -47,18 +48,13 @@ SMALLEST = 0.005
 """Share of a phase's device time below which the roofline leaves a kernel out."""
 
 
-def draw(data: Roofline | Breakdown | Curve | Timeline) -> Figure:
+def draw(data: Picture) -> Figure:
     """The figure of `data`."""
+    drawings: dict[type[Picture], Callable[[Any], Figure]] = {
+        Roofline: _roofline, Breakdown: _breakdown, Curve: _curve, Timeline: _timeline,
+    }  # fmt: skip
     with matplotlib.rc_context(STYLE):
-        match data:
-            case Roofline():
-                return _roofline(data)
-            case Breakdown():
-                return _breakdown(data)
-            case Curve():
-                return _curve(data)
-            case Timeline():
-                return _timeline(data)
+        return drawings[type(data)](data)
 
 
 def rendered(figure: Figure, format: str) -> bytes:
@@ -70,13 +66,18 @@ def rendered(figure: Figure, format: str) -> bytes:
     return out.getvalue()
 
 
-def _figure(title: str, subtitle: str, height: float, **margins: float) -> Figure:
+def _figure(data: Picture, height: float, left: float = 0.09, right: float = 0.97, **margins: float) -> Figure:
     figure = Figure(figsize=(9.5, height))
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.09, right=0.97, bottom=0.12, **margins)
-    figure.text(0.02, 1 - 0.15 / height, title, fontsize=13, fontweight="bold", va="top")
-    figure.text(0.02, 1 - 0.45 / height, subtitle, fontsize=9, color="#555555", va="top", linespacing=1.35)
+    figure.subplots_adjust(left=left, right=right, **margins)
+    figure.text(0.02, 1 - 0.15 / height, data.title, fontsize=13, fontweight="bold", va="top")
+    figure.text(0.02, 1 - 0.45 / height, data.subtitle, fontsize=9, color="#555555", va="top", linespacing=1.35)
     return figure
+
+
+def _note(axes: Any, text: str, spot: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """A text beside a spot of the picture, `offset` points from it."""
+    axes.annotate(text, spot, xytext=offset, textcoords="offset points", fontsize=8.5, **style)
 
 
 def _size_axis(axes: Any, sizes: Any) -> None:
@@ -90,8 +91,7 @@ def _size_axis(axes: Any, sizes: Any) -> None:
 
 
 def _roofline(data: Roofline) -> Figure:
-    figure = _figure(data.title, data.subtitle, 6.4, top=0.84)
-    figure.subplots_adjust(right=0.64, bottom=0.11)
+    figure = _figure(data, 6.4, right=0.64, bottom=0.11, top=0.84)
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -104,12 +104,10 @@ def _roofline(data: Roofline) -> Figure:
     for (label, bandwidth), style in zip(data.bandwidths.items(), (":", "-"), strict=True):
         knee = highest / bandwidth
         axes.plot([left, knee], [left * bandwidth, highest], color="#333333", linestyle=style, linewidth=1.4)
-        text = f"{label}, {format_quantity(bandwidth, 'B/s')}"
-        _along(axes, text, 1.3 * left, bandwidth, below=label.startswith("DRAM"))
+        _along(axes, f"{label}, {format_quantity(bandwidth, 'B/s')}", 1.3 * left, bandwidth, label.startswith("DRAM"))
     for (label, peak), style in zip(data.peaks.items(), ("-", "--"), strict=False):
         axes.plot([left, right], [peak, peak], color="#333333", linestyle=style, linewidth=1.4)
-        text = f"{label}, {format_quantity(peak, 'FLOP/s')}"
-        axes.annotate(text, (left, peak), xytext=(5, 4), textcoords="offset points", fontsize=8.5)
+        _note(axes, f"{label}, {format_quantity(peak, 'FLOP/s')}", (left, peak), (5, 4))
     phases = list(dict.fromkeys(point.phase for point in data.points))
     for phase, marker in zip(phases, ("o", "^"), strict=False):
         own = [point for point in shown if point.phase == phase]
@@ -132,36 +130,33 @@ def _roofline(data: Roofline) -> Figure:
 def _along(axes: Any, text: str, x: float, slope: float, below: bool) -> None:
     """Text on a diagonal roof, turned as the roof is."""
     (x0, y0), (x1, y1) = axes.transData.transform([(x, x * slope), (10 * x, 10 * x * slope)])
-    axes.annotate(
-        text, (x, x * slope), xytext=(2, -12) if below else (-1, 4), textcoords="offset points", fontsize=8.5,
-        rotation=np.degrees(np.arctan2(y1 - y0, x1 - x0)), rotation_mode="anchor",
-    )  # fmt: skip
+    angle = np.degrees(np.arctan2(y1 - y0, x1 - x0))
+    _note(axes, text, (x, x * slope), (2, -12) if below else (-1, 4), rotation=angle, rotation_mode="anchor")
 
 
 def _numbers(figure: Figure, axes: Any, data: Roofline, phases: list[str]) -> None:
     """Numbers at the kernels that take the most time, their names beside the picture, and what the marks mean."""
-    named: list[tuple[int, Point]] = []
+    named: list[Point] = []
     lines: list[tuple[str, str]] = []
     for phase in phases:
         own = sorted((p for p in data.points if p.phase == phase), key=lambda point: -point.share)[:NUMBERED]
         lines.append((f"{phase}: share of device time", "bold"))
         for point in own:
-            named.append((len(named) + 1, point))
+            named.append(point)
             lines.append((f"{len(named):>2}  {point.share:>5.1%}  {_short(point.name)}", "normal"))
     figure.canvas.draw()
-    marks = [axes.transData.transform((point.intensity, point.flop_per_s)) for _, point in named]
+    marks = [axes.transData.transform((point.intensity, point.flop_per_s)) for point in named]
     shown = [(point.intensity, point.flop_per_s) for point in data.points if point.share >= SMALLEST]
     left = axes.get_xlim()[0]  # where the diagonals' names stand
     roofs = [(left * far, left * far * slope) for slope in data.bandwidths.values() for far in np.geomspace(1, 20, 24)]
     taken = [(float(x), float(y)) for x, y in axes.transData.transform([*shown, *roofs])]
     taken += [(x, y + side) for x, y in taken[len(shown) :] for side in (-16, 16)]  # and their text
-    for (number, point), spot in zip(named, marks, strict=True):
+    for number, (point, spot) in enumerate(zip(named, marks, strict=True), 1):
         dx, dy = max(_AROUND, key=lambda offset: _room(spot, offset, taken))
         taken.append((spot[0] + dx * _PIXELS, spot[1] + dy * _PIXELS))
-        axes.annotate(
-            str(number), (point.intensity, point.flop_per_s), xytext=(dx, dy), textcoords="offset points",
-            fontsize=8.5, fontweight="bold", ha="center", va="center", zorder=5,
-            arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5},
+        _note(
+            axes, str(number), (point.intensity, point.flop_per_s), (dx, dy), fontweight="bold", ha="center",
+            va="center", zorder=5, arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5},
         )  # fmt: skip
     for row, (text, weight) in enumerate(lines):
         figure.text(0.665, 0.82 - 0.030 * row, text, fontsize=8.5, fontweight=weight, va="top", family="monospace")
@@ -202,8 +197,7 @@ def _short(name: str) -> str:
 
 
 def _breakdown(data: Breakdown) -> Figure:
-    figure = _figure(data.title, data.subtitle, 6.6, top=0.85)
-    figure.subplots_adjust(right=0.79, hspace=0.16, bottom=0.10)
+    figure = _figure(data, 6.6, right=0.79, hspace=0.16, bottom=0.10, top=0.85)
     upper, lower = figure.subplots(2, 1, sharex=True)
     whole = sum(data.kinds.values()) + data.waiting
     divisor, unit = scale_for(whole.tolist(), "s")
@@ -234,15 +228,15 @@ def _fill_of(name: str) -> dict[str, Any]:
 
 
 def _stacked(axes: Any, data: Breakdown, layers: dict[str, Any]) -> None:
-    bottom = np.zeros(len(data.sizes))
-    spots = np.arange(len(data.sizes)) if len(data.sizes) <= BARS else data.sizes
+    bottom, bars = np.zeros(len(data.sizes)), len(data.sizes) <= BARS
+    spots = np.arange(len(data.sizes)) if bars else data.sizes
     for name, heights in layers.items():
-        if len(data.sizes) <= BARS:
+        if bars:
             axes.bar(spots, heights, 0.8, bottom, label=name, **_fill_of(name))
         else:
             axes.fill_between(spots, bottom, bottom + heights, label=name, **_fill_of(name))
         bottom = bottom + heights
-    if len(data.sizes) <= BARS:
+    if bars:
         axes.set_xticks(spots, [f"{size:,.0f}" for size in data.sizes], rotation=0 if len(spots) <= 12 else 45)
         axes.grid(axis="x", visible=False)
     else:
@@ -254,15 +248,13 @@ def _stacked(axes: Any, data: Breakdown, layers: dict[str, Any]) -> None:
 
 
 def _curve(data: Curve) -> Figure:
-    figure = _figure(data.title, data.subtitle, 5.4, top=0.81)
-    figure.subplots_adjust(right=0.77)
+    figure = _figure(data, 5.4, right=0.77, bottom=0.12, top=0.81)
     axes = figure.add_subplot()
+    divisor, unit, what = 1.0, "tokens/s", "throughput of the batch"
     if data.quantity == "latency":
         divisor, unit = scale_for([float(np.median(line.values)) for line in data.lines], "s")
-        axes.set_ylabel(f"latency of the pass ({unit})")
-    else:
-        divisor, unit = 1.0, "tokens/s"
-        axes.set_ylabel("throughput of the batch (tokens/s)")
+        what = "latency of the pass"
+    axes.set_ylabel(f"{what} ({unit})")
     marked = len(data.sizes) <= 24
     for number, line in enumerate(data.lines):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]
@@ -280,28 +272,23 @@ def _curve(data: Curve) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, None)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     if data.limit is not None:
         axes.axvline(data.limit, color="#777777", linestyle="--", linewidth=1)
-        axes.annotate(
-            "beyond n_positions", (data.limit, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
-            textcoords="offset points", fontsize=8.5, color="#555555", va="top", rotation=90,
+        _note(
+            axes, "beyond n_positions", (data.limit, 1), (3, -3), xycoords=("data", "axes fraction"), color="#555555",
+            va="top", rotation=90,
         )  # fmt: skip
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.78, 0.82), title="device",
                   alignment="left")  # fmt: skip
     return figure
 
 
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
-
-
 # ---------------------------------------------------------------------------------------------- timeline
 
 
 def _timeline(data: Timeline) -> Figure:
-    figure = _figure(data.title, data.subtitle, 6.2, top=0.80)
-    figure.subplots_adjust(left=0.08, bottom=0.18, hspace=0.6)
+    figure = _figure(data, 6.2, left=0.08, bottom=0.18, hspace=0.6, top=0.80)
     whole, close = figure.subplots(2, 1, height_ratios=(1, 1.9))
     divisor = _tracks(whole, data, (0.0, data.latency_s))
     whole.set_title("the whole pass; shaded: the layer below", loc="left", fontsize=10)
@@ -312,9 +299,8 @@ def _timeline(data: Timeline) -> Figure:
     close.set_ylim(-2.1, 1.5)
     width = data.zoom[1] - data.zoom[0]
     for piece in data.slices:
-        if piece.track == "device" and f"{piece.module}.".startswith(f"{data.layer}."):
-            if piece.end_s - piece.start_s < NARROWEST * width:
-                continue
+        inside = piece.track == "device" and f"{piece.module}.".startswith(f"{data.layer}.")
+        if inside and piece.end_s - piece.start_s >= NARROWEST * width:
             name = _short(piece.name.removeprefix(data.layer + "."))
             middle = (piece.start_s + piece.end_s) / 2 / divisor
             close.text(middle, -0.40, name, rotation=90, fontsize=8, ha="center", va="top")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpt2cost.checks import check_choice
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.chrome_trace import slices_of
+from gpt2cost.output.shared import how_text, sizes_text
 from gpt2cost.prediction.grid import make_grid
 from gpt2cost.prediction.predict import Phase, Prediction, predict
 from gpt2cost.prediction.settings import How
@@ -42,24 +44,34 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Roofline:
-    """A device's roofs and the kernels below them. `peaks`: label -> FLOP/s; `bandwidths`: label -> B/s."""
+class Picture:
+    """What every picture has."""
 
     title: str
     subtitle: str
+
+
+@dataclass(frozen=True)
+class Roofline(Picture):
+    """A device's roofs and the kernels below them. `peaks`: label -> FLOP/s; `bandwidths`: label -> B/s."""
+
     peaks: dict[str, float]
     bandwidths: dict[str, float]
     points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
-class Breakdown:
-    """Seconds of each kernel kind at each size, and what the pass takes beyond them: waiting for the host."""
+class Swept(Picture):
+    """A picture over one size: what that is, and its values."""
 
-    title: str
-    subtitle: str
     axis: str
     sizes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Breakdown(Swept):
+    """Seconds of each kernel kind at each size, and what the pass takes beyond them: waiting for the host."""
+
     kinds: dict[str, Floats]
     waiting: Floats
 
@@ -75,24 +87,18 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Swept):
     """A quantity over a swept size. `limit`: the size from which on the model has no more positions, if any."""
 
-    title: str
-    subtitle: str
-    axis: str
     quantity: str
-    sizes: NDArray[np.int64]
     lines: tuple[Line, ...]
     limit: int | None
 
 
 @dataclass(frozen=True)
-class Timeline:
+class Timeline(Picture):
     """A pass on the host queue and the device stream; `zoom` is one layer's span in seconds."""
 
-    title: str
-    subtitle: str
     slices: tuple[Slice, ...]
     latency_s: float
     zoom: tuple[float, float]
@@ -101,37 +107,27 @@ class Timeline:
 
 def _how_text(how: How) -> str:
     cached = "" if how.use_cache else ", no KV cache"
-    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{cached}, logits of {how.logits} positions"
+    return f"{how_text(how)}{cached}, logits of {how.logits} positions"
 
 
-def _sizes_text(phase: Phase) -> str:
-    return f"{phase.phase} of {phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+def _pass_text(phase: Phase) -> str:
+    return f"{phase.phase} of {sizes_text(phase)}"
 
 
 def roofline(prediction: Prediction) -> Roofline:
     """Each kernel that computes, of every phase of a single-point prediction."""
-    hw, how = prediction.hardware, prediction.how
-    points = [
-        Point(
-            cost.row.path.removeprefix("transformer."),
-            cost.kernel.kind,
-            phase.phase,
-            cost.flops / cost.moved_bytes,
-            cost.flops / cost.device_s,
-            cost.device_s / phase.totals.device_s,
-        )
-        for phase in prediction.phases
-        for cost in phase.kernels
-        if cost.flops
-    ]
+    hw, how, memory = prediction.hardware, prediction.how, prediction.hardware.memory
+    points = []
+    for phase in prediction.phases:
+        for cost in filter(attrgetter("flops"), phase.kernels):
+            name, share = cost.row.path.removeprefix("transformer."), cost.device_s / phase.totals.device_s
+            intensity, rate = cost.flops / cost.moved_bytes, cost.flops / cost.device_s
+            points.append(Point(name, cost.kernel.kind, phase.phase, intensity, rate, share))
     return Roofline(
         title=f"Roofline of {prediction.model.name} on {hw.name}: predicted kernels",
-        subtitle=f"{'; '.join(map(_sizes_text, prediction.phases))}\n{_how_text(how)}",
+        subtitle=f"{'; '.join(map(_pass_text, prediction.phases))}\n{_how_text(how)}",
         peaks={f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((how.dtype, "fp32"))},
-        bandwidths={
-            "L2 bandwidth": hw.memory.l2_bandwidth_bytes_per_s,
-            "DRAM bandwidth": hw.memory.bandwidth_bytes_per_s,
-        },
+        bandwidths={"L2 bandwidth": memory.l2_bandwidth_bytes_per_s, "DRAM bandwidth": memory.bandwidth_bytes_per_s},
         points=tuple(points),
     )
 
@@ -167,8 +163,7 @@ def breakdown(
     how, pass_ = _phase(model, hw, given, phase, settings)
     kinds: dict[str, Floats] = {}
     for kind in KINDS:
-        costs = [cost for cost in pass_.kernels if cost.kernel.kind == kind]
-        total = _broadcast(sum(cost.device_s for cost in costs), values)
+        total = _broadcast(sum(cost.device_s for cost in pass_.kernels if cost.kernel.kind == kind), values)
         if np.any(total):
             kinds[kind] = total
     return Breakdown(
@@ -254,7 +249,7 @@ def timeline(prediction: Prediction) -> Timeline:
     zoom = (min(piece.start_s for piece in inside), max(piece.end_s for piece in inside))
     return Timeline(
         title=f"Timeline of {prediction.model.name} on {prediction.hardware.name}: predicted {phase.phase}",
-        subtitle=f"{_sizes_text(phase)}\n{_how_text(prediction.how)}",
+        subtitle=f"{_pass_text(phase)}\n{_how_text(prediction.how)}",
         slices=tuple(slices),
         latency_s=slices[-1].end_s,
         zoom=zoom,

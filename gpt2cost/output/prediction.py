@@ -7,28 +7,17 @@ phase's `symbols`, give the figures.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
-from gpt2cost.output.formats import figures, to_markdown
+from gpt2cost.output import shared
+from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
-from gpt2cost.output.record import (
-    FLOPS_CONVENTION,
-    MODEL,
-    Field,
-    Record,
-    View,
-    attribute,
-    calibration,
-    envelope,
-    hardware_head,
-    how_record,
-    record_of,
-    sizes_record,
-)
+from gpt2cost.output.record import FLOPS_CONVENTION, Field, Record, View, attributes, column, envelope, record_of
+from gpt2cost.output.shared import BOUND, CHOICE, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE, SIZES
+from gpt2cost.output.table import FORMULAS
 from gpt2cost.prediction.explain import Explanation, KernelExplanation, explain
 from gpt2cost.prediction.one_pass import KernelCost
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
@@ -37,90 +26,35 @@ from gpt2cost.units import format_quantity, scale_for
 
 GROUPS = ("kernel", "module", "layer")
 """What a row of a pass may be."""
+SUMS = ("count", "flops", "read_bytes", "write_bytes", "device_s")
+"""The figures of a row that are those of its kernels, summed."""
 
 
-@dataclass(frozen=True)
-class CostRow:
-    """One row of a pass: a kernel, or the kernels of a module or of a layer together."""
-
-    name: str
-    costs: tuple[KernelCost, ...]
-    pass_device_s: float
-
-    def sum(self, name: str) -> Any:
-        """A figure of the kernels, summed."""
-        return sum(getattr(cost, name) for cost in self.costs)
-
-    @property
-    def cost(self) -> KernelCost:
-        """The first kernel: the only one of a row that is a kernel."""
-        return self.costs[0]
-
-    @property
-    def kind(self) -> str:
-        """The kind of its kernels, `mixed` where they are of several."""
-        return self.cost.kernel.kind if len({cost.kernel.kind for cost in self.costs}) == 1 else "mixed"
-
-    @property
-    def bound(self) -> Any:
-        """What bounds the slowest of its kernels."""
-        return max(self.costs, key=lambda cost: float(cost.device_s)).bound
-
-    def formula(self, name: str) -> str:
-        """The formula of a kernel's figure over all its launches."""
-        return str(getattr(self.cost.kernel, name) * self.cost.row.count)
-
-
-def _sum(key: str, header: str, unit: str, name: str = "") -> Field[CostRow]:
-    return Field(key, header, unit, lambda row: row.sum(name or key))
-
-
-NAME: Field[CostRow] = Field("name", "kernel", "", lambda row: row.name)
-SHORT_NAME: Field[CostRow] = Field("name", "kernel", "", lambda row: row.name.removeprefix("transformer."))
-COUNT, FLOPS, DEVICE_S = _sum("count", "count", ""), _sum("flops", "", "FLOP"), _sum("device_s", "", "s")
-READ, WRITTEN = _sum("read_bytes", "read", "B"), _sum("write_bytes", "written", "B")
-MOVED = _sum("moved_bytes", "", "B")
-SHARE: Field[CostRow] = Field("share", "share", "%", lambda row: row.sum("device_s") / row.pass_device_s)
-BOUND = attribute("bound", "bound")
-INTENSITY: Field[CostRow] = Field(
-    "arithmetic_intensity", "FLOP/B", ".", lambda row: row.sum("flops") / (row.sum("moved_bytes") or 1)
-)
-SOURCE: Field[CostRow] = Field("source", "source", "", lambda row: str(row.cost.kernel.source))
-
-COST: tuple[Field[CostRow], ...] = (
-    NAME,
-    Field("op", "", "", lambda row: row.cost.kernel.op if len(row.costs) == 1 else None),
-    attribute("kind"),
-    COUNT, FLOPS, READ, WRITTEN, DEVICE_S, SHARE, BOUND, INTENSITY,
-)  # fmt: skip
-"""The fields of every row."""
-FORMULAS: tuple[Field[CostRow], ...] = (
-    Field("flops_formula", "", "", lambda row: row.formula("flops")),
-    Field("read_formula", "", "", lambda row: row.formula("reads")),
-    Field("write_formula", "", "", lambda row: row.formula("writes")),
-    SOURCE,
-)
-"""And of a row that is a kernel."""
-
-
-def cost_rows(phase: Phase, group: str = "kernel") -> list[CostRow]:
+def cost_records(phase: Phase, group: str = "kernel") -> list[Record]:
     """The rows of a pass in the order in which they run: a kernel, a module's own kernels, or a whole layer each."""
     device_s = phase.totals.device_s
     if group == "kernel":
-        return [CostRow(cost.row.path, (cost,), device_s) for cost in phase.kernels]
-    key: Callable[[KernelCost], str] = {"module": _module_of, "layer": _layer_of}[group]
+        return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in phase.kernels]
     groups: dict[str, list[KernelCost]] = {}
-    for name, run in groupby(phase.kernels, key=key):
-        groups.setdefault(name, []).extend(run)
-    return [CostRow(_group_name(name, groups), tuple(costs), device_s) for name, costs in groups.items()]
+    for cost in phase.kernels:
+        name = cost.row.module or "model" if group == "module" else ".".join(cost.row.module.split(".")[:2])
+        groups.setdefault(name, []).append(cost)
+    return [_record(_group_name(name, groups), costs, device_s) for name, costs in groups.items()]
 
 
-def _module_of(cost: KernelCost) -> str:
-    return cost.row.module or "model"
-
-
-def _layer_of(cost: KernelCost) -> str:
-    return ".".join(cost.row.module.split(".")[:2])
+def _record(name: str, costs: Sequence[KernelCost], pass_device_s: Any) -> Record:
+    """A kernel, or several together: their sums, their kind if they are all of one, the bound of the slowest."""
+    kinds = {cost.kernel.kind for cost in costs}
+    sums = {key: sum(getattr(cost, key) for cost in costs) for key in SUMS}
+    return {
+        "name": name,
+        "op": costs[0].kernel.op if len(costs) == 1 else None,
+        "kind": kinds.pop() if len(kinds) == 1 else "mixed",
+        **sums,
+        "share": sums["device_s"] / pass_device_s,
+        "bound": max(costs, key=lambda cost: float(cost.device_s)).bound,
+        "arithmetic_intensity": sums["flops"] / (MOVED.get(sums) or 1),
+    }
 
 
 def _group_name(name: str, names: Iterable[str]) -> str:
@@ -128,80 +62,54 @@ def _group_name(name: str, names: Iterable[str]) -> str:
     return f"{name} (own)" if any(other.startswith(f"{name}.") for other in names) else name
 
 
-def cost_records(phase: Phase, group: str = "kernel") -> list[Record]:
-    """The rows of a pass as records."""
-    fields = (*COST, *FORMULAS) if group == "kernel" else COST
-    return [record_of(fields, row) for row in cost_rows(phase, group)]
-
-
 # ---------------------------------------------------------------------------------------------- records
+
+INPUTS = (*CHOICE[:2], *attributes(*SIZES, of="sizes"), *CHOICE[2:])
+"""What was asked for: of a prediction, in every row."""
+PASS = attributes("phase", "seq_len", "cache_len", "kv_len")
+RESULTS = attributes("latency_s", "latency_low_s", "latency_high_s", "bound")
 
 
 def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
     """One flat row per kernel and phase, with every input and the phase's main results, for CSV and JSON lines."""
-    inputs = {
-        "model": prediction.model.name,
-        "gpu": prediction.hardware.name,
-        **sizes_record(prediction.sizes),
-        **how_record(prediction.how),
-        "transformers_version": transformers_version(),
-    }
+    inputs = {**record_of(INPUTS, prediction), "transformers_version": transformers_version()}
+    renamed = {"seq_len": "phase_seq_len", "cache_len": "phase_cache_len"}  # the run's sizes are among the inputs
     for phase in prediction.phases:
-        own = {
-            "phase": phase.phase, "phase_seq_len": phase.seq_len, "phase_cache_len": phase.cache_len,
-            "kv_len": phase.kv_len,
-        }  # fmt: skip
-        totals = phase.totals
-        results = {
-            "pass_latency_s": totals.latency_s,
-            "pass_latency_low_s": totals.latency_low_s,
-            "pass_latency_high_s": totals.latency_high_s,
-            "pass_bound": totals.bound,
-        }
-        for record in cost_records(phase, group):
-            yield {**inputs, **own, **record, **results}
+        own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
+        results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
+        for row in cost_records(phase, group):
+            yield {**inputs, **own, **row, **results}
 
 
 def _document(prediction: Prediction, group: str, explained: bool) -> Record:
+    phases = [_phase_document(phase, group) for phase in prediction.phases]
+    if explained:
+        for phase, document in zip(prediction.phases, phases, strict=True):
+            document["explanation"] = dataclasses.asdict(explain(prediction, phase))
     return {
         **envelope(prediction.model, prediction.hardware),
-        "model": record_of(MODEL, prediction.model),
-        "hardware": hardware_head(prediction.hardware, prediction.how.dtype),
-        "settings": {**sizes_record(prediction.sizes), **how_record(prediction.how)},
-        "phases": [
-            _phase_document(phase, group) | (_explanation_document(prediction, phase) if explained else {})
-            for phase in prediction.phases
-        ],
+        "model": record_of(shared.MODEL, prediction.model),
+        "hardware": shared.hardware_head(prediction.hardware, prediction.how.dtype),
+        "settings": record_of(INPUTS[2:], prediction),
+        "phases": phases,
         "memory": dataclasses.asdict(prediction.memory),
         "warnings": list(prediction.warnings),
     }
 
 
 def _phase_document(phase: Phase, group: str = "kernel") -> Record:
-    return {
-        "phase": phase.phase,
-        "seq_len": phase.seq_len,
-        "cache_len": phase.cache_len,
-        "kv_len": phase.kv_len,
-        "totals": dataclasses.asdict(phase.totals),
-        "symbols": dict(phase.symbols),
-        "kernels": cost_records(phase, group),
-    }
-
-
-def _explanation_document(prediction: Prediction, phase: Phase) -> Record:
-    return {"explanation": dataclasses.asdict(explain(prediction, phase))}
+    totals, symbols = dataclasses.asdict(phase.totals), dict(phase.symbols)
+    return {**record_of(PASS, phase), "totals": totals, "symbols": symbols, "kernels": cost_records(phase, group)}
 
 
 def _markdown(prediction: Prediction, group: str, explained: bool) -> str:
-    parts = []
-    for phase in prediction.phases:
-        totals = to_markdown(figures(dataclasses.asdict(phase.totals)))
-        parts.append(f"## {phase.phase}\n\n{to_markdown(cost_records(phase, group))}\n{totals}")
-        if explained:
-            for name, rows in _explanation_document(prediction, phase)["explanation"].items():
-                parts.append(f"### {phase.phase}: {name}\n\n{to_markdown(rows)}")
-    return "\n".join([*parts, f"## memory\n\n{to_markdown(figures(dataclasses.asdict(prediction.memory)))}"])
+    document = _document(prediction, group, explained)
+    parts: list[tuple[str, list[Record]]] = []
+    for phase in document["phases"]:
+        name = phase["phase"]
+        parts += [(f"## {name}", phase["kernels"]), ("", figures(phase["totals"]))]
+        parts += [(f"### {name}: {title}", rows) for title, rows in phase.get("explanation", {}).items()]
+    return sections(*parts, ("## memory", figures(document["memory"])))
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -211,7 +119,8 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     """The settings, a table per phase, and a summary to act on."""
     page.line(f"{_heading(prediction)}; {FLOPS_CONVENTION}")
     page.line(_memory_line(prediction.memory))
-    layouts = [[table_of(layout, cost_rows(phase, group)) for layout in _layouts(group)] for phase in prediction.phases]
+    rows = [cost_records(phase, group) for phase in prediction.phases]
+    layouts = [[table_of(layout, own) for layout in _layouts(group)] for own in rows]
     fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
     for phase, tables in zip(prediction.phases, layouts, strict=True):
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
@@ -220,41 +129,35 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
             _explanation(page, explain(prediction, phase))
     page.line()
     for phase in prediction.phases:
-        page.line(_phase_line(phase, calibration(prediction.hardware, prediction.how.dtype)))
+        page.line(_phase_line(phase, shared.calibration(prediction.hardware, prediction.how.dtype)))
     if fits < 2 and group == "kernel":
         page.line(f"source: lines of transformers {transformers_version()}")
 
 
 def _heading(prediction: Prediction) -> str:
-    model, how = prediction.model, prediction.how
+    how = prediction.how
     cached = "" if how.use_cache else ", no KV cache"
-    return (
-        f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {prediction.hardware.name},"
-        f" {how.dtype}, {how.attn} attention, {how.runtime} runtime{cached}; logits of {how.logits} positions"
-    )
+    return f"{shared.run_text(prediction.model, prediction.hardware, how)}{cached}; logits of {how.logits} positions"
 
 
 def _phase_heading(phase: Phase) -> str:
-    sizes = f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
-    return f"{phase.phase}: {sizes}, {phase.totals.launches} launches"
+    return f"{phase.phase}: {shared.sizes_text(phase)}, {phase.totals.launches} launches"
 
 
-def _layouts(group: str) -> list[tuple[Field[CostRow], ...]]:
+def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
     """The columns of a pass, the fullest layout first."""
-    head, tail = (SHORT_NAME, COUNT, FLOPS), (DEVICE_S, SHARE, BOUND)
-    source = (SOURCE,) if group == "kernel" else ()
-    return [
-        (*head, READ, WRITTEN, INTENSITY, *tail, *source),
-        (*head, MOVED, *tail, *source),
-        (*head, MOVED, *tail),
-    ]
+    read, written = column("read_bytes", "read", "B"), column("write_bytes", "written", "B")
+    source = column("source", "source")
+    full = (NAME, COUNT, FLOPS, read, written, INTENSITY, DEVICE_S, SHARE, BOUND)
+    short = (NAME, COUNT, FLOPS, dataclasses.replace(MOVED, header=""), DEVICE_S, SHARE, BOUND)
+    return [(*full, source), (*short, source), short] if group == "kernel" else [full, short]
 
 
 def _phase_line(phase: Phase, trust: str) -> str:
     totals = phase.totals
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
-    slowest = max(cost_rows(phase), key=lambda row: float(row.sum("device_s")))
-    slow = f"{SHARE.get(slowest):.0%} of it in {SHORT_NAME.get(slowest)}"
+    slowest = max(cost_records(phase), key=lambda row: float(row["device_s"]))
+    slow = f"{SHARE.get(slowest):.0%} of it in {NAME.get(slowest)}"
     busy = min(1.0, totals.device_s / totals.latency_s)
     advice = {
         "host": f"the GPU is busy {busy:.0%} of the time; a larger batch or cuda-graph uses it",
@@ -269,30 +172,24 @@ def _phase_line(phase: Phase, trust: str) -> str:
 
 
 def _memory_line(memory: MemoryUse) -> str:
-    weights, cache, live, total, capacity = (
-        format_quantity(value, "B")
-        for value in (
-            memory.weights_bytes, memory.kv_cache_bytes, memory.activations_bytes, memory.total_bytes,
-            memory.capacity_bytes,
-        )
-    )  # fmt: skip
+    parts = ("weights", "kv_cache", "activations", "total", "capacity")
+    weights, cache, live, total, capacity = (format_quantity(getattr(memory, f"{part}_bytes"), "B") for part in parts)
     fits = "fits" if memory.fits else "does NOT fit"
     return f"memory: {total} of {capacity}, {fits} (weights {weights}, KV cache {cache}, activations {live})"
 
 
 def _explanation(page: Page, explanation: Explanation) -> None:
-    seconds = ("total device_s", "least speed_of_light_s", "compute compute_s", "waves wave_s", "memory memory_s")
     divisor, unit = scale_for([float(kernel.device_s) for kernel in explanation.slowest], "s")
 
-    def column(header: str, key: str) -> Field[KernelExplanation]:
+    def scaled(header: str, key: str) -> Field[KernelExplanation]:
         return Field(key, header, ".", lambda kernel: float(getattr(kernel, key)) / divisor)
 
-    name: Field[KernelExplanation] = Field(
-        "name", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer.")
-    )
-    total, least, *terms = (column(*text.split()) for text in (*seconds, "launch launch_s", "host host_s"))
+    total, least, waves = scaled("total", "device_s"), scaled("least", "speed_of_light_s"), scaled("waves", "wave_s")
+    compute, *rest = (scaled(name, f"{name}_s") for name in ("compute", "memory", "launch", "host"))
     page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
-    page.fields(explanation.slowest, (name, total, least, attribute("gap", "gap", "x"), *terms))
+    name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer."))
+    gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
+    page.fields(explanation.slowest, (name, total, least, gap, compute, waves, *rest))
     page.line()
     for change in explanation.sensitivity:
         faster = f"{change.speedup:.2f}x as fast" if change.speedup >= 1.005 else "no faster"
@@ -304,46 +201,43 @@ def _explanation(page: Page, explanation: Explanation) -> None:
 
 def prediction_view(group: str = "kernel", explained: bool = False) -> View[Prediction]:
     """A prediction with rows of one of `GROUPS`; `explained` adds what bounds each phase and what would help."""
+    options: dict[str, Any] = {"group": group, "explained": explained}
     return View(
-        rows=lambda prediction: _rows(prediction, group),
-        document=partial(_document, group=group, explained=explained),
-        text=partial(_text, group=group, explained=explained),
-        summary=_summary,
-        markdown=partial(_markdown, group=group, explained=explained),
+        partial(_rows, group=group),
+        partial(_document, **options),
+        partial(_text, **options),
+        _summary,
+        partial(_markdown, **options),
     )
 
 
-def _summary(prediction: Prediction) -> tuple[str, ...]:
-    return f"<Prediction: {_heading(prediction)}", f" {_latencies(prediction.phases)}>"
+def _summary(prediction: Prediction) -> tuple[str, str]:
+    return f"<Prediction: {_heading(prediction)}", f" {', '.join(map(_latency, prediction.phases))}>"
 
 
-def _latencies(phases: Iterable[Phase]) -> str:
-    """What each phase takes; of a grid only its shape."""
-
-    def latency(phase: Phase) -> str:
-        seconds = phase.totals.latency_s
-        return format_quantity(seconds, "s") if isinstance(seconds, float) else f"a grid of {seconds.shape}"
-
-    return ", ".join(f"{phase.phase} {latency(phase)}" for phase in phases)
+def _latency(phase: Phase) -> str:
+    """What a phase takes; of a grid only its shape."""
+    seconds = phase.totals.latency_s
+    text = format_quantity(seconds, "s") if isinstance(seconds, float) else f"a grid of {seconds.shape}"
+    return f"{phase.phase} {text}"
 
 
 def _phase_text(page: Page, phase: Phase) -> None:
     page.line(f"{_phase_heading(phase)}\n", style="bold")
-    page.fields(cost_rows(phase), *_layouts("kernel"))
+    page.fields(cost_records(phase), *_layouts("kernel"))
 
 
-PHASE: View[Phase] = View(
-    rows=cost_records,
-    document=_phase_document,
-    text=_phase_text,
-    summary=lambda phase: (
-        f"<Phase {_latencies([phase])}: batch_size {_shown(phase.batch_size)}, seq_len {_shown(phase.seq_len)}",
-        f" cache_len {_shown(phase.cache_len)}, {len(phase.kernels)} kernels>",
-    ),
-)
-
-VIEWS: dict[type, View[Any]] = {Prediction: prediction_view(), Phase: PHASE}
+def _phase_summary(phase: Phase) -> tuple[str, str]:
+    sizes = record_of(attributes(*SIZES), phase)
+    batch, seq, cache = (f"{name} {_size(size)}" for name, size in sizes.items())
+    return f"<Phase {_latency(phase)}: {batch}, {seq}", f" {cache}, {len(phase.kernels)} kernels>"
 
 
-def _shown(size: Any) -> str:
+def _size(size: Any) -> str:
     return str(size) if isinstance(size, int) else f"of shape {size.shape}"
+
+
+VIEWS: dict[type, View[Any]] = {
+    Prediction: prediction_view(),
+    Phase: View(cost_records, _phase_document, _phase_text, _phase_summary),
+}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.page import Page
-from gpt2cost.prediction.ranges import spread
-from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
 from gpt2cost.version import __version__
@@ -42,18 +40,36 @@ class Field(Generic[T]):
     get: Callable[[T], Any]
 
 
-def attribute(key: str, header: str = "", unit: str = "", path: str = "") -> Field[Any]:
-    """A field that is an attribute: that of its name, or at a dotted path. Tables leave out what has no header."""
-    return Field(key, header, unit, attrgetter(path or key))
+def attribute(key: str, header: str = "", unit: str = "", *, of: str = "", path: str = "") -> Field[Any]:
+    """A field that is the attribute of its name, of a part of the row if `of` names one, or the one at a dotted path.
+
+    Tables leave out what has no header.
+    """
+    return Field(key, header, unit, attrgetter(path or f"{of}.{key}".lstrip(".")))
 
 
-def within(part: Callable[[Any], T], fields: Iterable[Field[T]]) -> tuple[Field[Any], ...]:
-    """The fields of a part of a row as fields of the row."""
+def attributes(*keys: str, of: str = "") -> tuple[Field[Any], ...]:
+    """Fields without headers that are attributes of the row, or of a part of it."""
+    return tuple(attribute(key, of=of) for key in keys)
+
+
+def column(key: str, header: str = "", unit: str = "") -> Field[Record]:
+    """A field of rows that are records."""
+    return Field(key, header, unit, itemgetter(key))
+
+
+def within(part: Callable[[Any], T | None], fields: Iterable[Field[T]]) -> tuple[Field[Any], ...]:
+    """The fields of a part of a row as fields of the row: None where there is no such part."""
 
     def reader(field: Field[T]) -> Callable[[Any], Any]:
-        return lambda row: field.get(part(row))
+        return lambda row: None if (item := part(row)) is None else field.get(item)
 
     return tuple(Field(field.key, field.header, field.unit, reader(field)) for field in fields)
+
+
+def titled(fields: Iterable[Field[T]]) -> list[Field[T]]:
+    """The fields that a table shows where it has room: those with a header."""
+    return [field for field in fields if field.header]
 
 
 def record_of(fields: Iterable[Field[T]], item: T) -> Record:
@@ -65,13 +81,14 @@ def record_of(fields: Iterable[Field[T]], item: T) -> Record:
 class View(Generic[T]):
     """How results of one type are shown: as flat rows, as a JSON document, as text, in two lines, as Markdown.
 
-    Without `markdown` that is a table of the rows; a notebook shows the text unless it has a page of its own.
+    Only a `Result` needs the two lines. Markdown is a table of the rows unless there is a function for it; a notebook
+    shows the text unless it has a page of its own.
     """
 
     rows: Callable[[T], Iterable[Record]]
     document: Callable[[T], Record]
     text: Callable[[Page, T], None]
-    summary: Callable[[T], tuple[str, ...]]
+    summary: Callable[[T], tuple[str, str]] | None = None
     markdown: Callable[[T], str] | None = None
     notebook: Callable[[Page, T], None] | None = None
 
@@ -98,65 +115,20 @@ def envelope(model: Model | None = None, hardware: Hardware | None = None) -> Re
 
 
 def listing(
-    name: str, fields: Sequence[Field[T]], text: Callable[[Page, Sequence[T]], None] | None = None
-) -> View[Sequence[T]]:
-    """The view of a list of things: a row each, in JSON under `name`; as text a table of the fields with headers."""
+    name: str, fields: Sequence[Field[Any]], text: Callable[[Page, Any], None] | None = None, of: str = "", **more: Any
+) -> View[Any]:
+    """The view of a list of things, or of what has one as its attribute `of`: a row each, in JSON under `name`.
 
-    def rows(items: Sequence[T]) -> list[Record]:
-        return [record_of(fields, item) for item in items]
+    As text a table of the fields with headers.
+    """
 
-    def table(page: Page, items: Sequence[T]) -> None:
-        page.fields(items, [field for field in fields if field.header])
+    def items(result: Any) -> Any:
+        return getattr(result, of) if of else result
 
-    return View(
-        rows,
-        lambda items: {**envelope(), name: rows(items)},
-        text or table,
-        lambda items: (f"<{name}: {len(items)}>", ""),
-    )
+    def rows(result: Any) -> list[Record]:
+        return [record_of(fields, item) for item in items(result)]
 
+    def table(page: Page, result: Any) -> None:
+        page.fields(items(result), titled(fields))
 
-# ---------------------------------------------------------------------------------------------- what many share
-
-MODEL: tuple[Field[Model], ...] = (
-    attribute("name", "model"), attribute("n_layer", "n_layer"), attribute("n_head", "n_head"),
-    attribute("n_embd", "n_embd"), attribute("n_inner"), attribute("vocab_size", "vocab_size"),
-    attribute("n_positions", "n_positions"), attribute("activation_function"), attribute("tie_word_embeddings"),
-    attribute("reorder_and_upcast_attn"), attribute("parameters", "parameters", ","),
-)  # fmt: skip
-"""A model's dimensions under GPT2Config's names, and its parameters."""
-
-
-def how_record(how: How) -> Record:
-    """How a model is run."""
-    return {name: getattr(how, name) for name in ("dtype", "attn", "runtime", "logits", "use_cache")}
-
-
-def sizes_record(sizes: Sizes) -> Record:
-    """The sizes asked for."""
-    return {name: getattr(sizes, name) for name in ("batch_size", "seq_len", "cache_len")}
-
-
-def calibration(hardware: Hardware, dtype: str | None = None) -> str:
-    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or kernels were by
-    `gpt2cost calibrate`; else `uncalibrated`."""
-    residuals: Mapping[str, float] = {}
-    if hardware.calibration is not None and not hardware.changes:
-        residuals = hardware.calibration.residuals
-    if dtype is None:
-        measured = bool(hardware.evidence or residuals)
-    else:
-        measured = spread(hardware, dtype).basis == "evidence" or any(kind.endswith(dtype) for kind in residuals)
-    return "calibrated" if measured else "uncalibrated"
-
-
-def hardware_head(hardware: Hardware, dtype: str) -> Record:
-    """The device of a prediction, and how far it can be trusted."""
-    return {
-        "name": hardware.name,
-        "vendor": hardware.vendor,
-        "architecture": hardware.architecture,
-        "calibration": calibration(hardware, dtype),
-        "range_basis": spread(hardware, dtype).basis,
-        "borrowed": dict(hardware.borrowed),
-    }
+    return View(rows, lambda result: {**envelope(), name: rows(result)}, text or table, **more)

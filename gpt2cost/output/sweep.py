@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
@@ -14,25 +15,24 @@ import numpy as np
 from gpt2cost.output.formats import markdown_cell
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, envelope
+from gpt2cost.output.record import Field, Record, View, column, envelope
+from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
 from gpt2cost.units import scale_for
 
-WORDS = frozenset(
-    (
-        "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "phase", "bound", "fits", "valid", "name",
-        "op", "kind",
-    )
-)  # fmt: skip
+WORDS = {
+    "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "phase", "bound", "fits", "valid", "name", "op",
+    "kind",
+}  # fmt: skip
 """Columns that are no numbers."""
 TABLE_ROWS = 10_000
 """A table for people ends here."""
 NOTEBOOK_ROWS = 60
 """And in a notebook here."""
 
-Quote: TypeAlias = Callable[[str], str]
-NumberText: TypeAlias = Callable[[float], str]
+Text: TypeAlias = Callable[[Any], str]
+"""How a value is written."""
 
 
 def show_sweep(sink: Sink, sweep: Sweep, blocks: Iterable[Block]) -> None:
@@ -93,27 +93,19 @@ def _objects(block: Block, columns: Sequence[str]) -> Iterator[str]:
     return (template % row for row in _cells(block, json.dumps, repr))
 
 
-def _cells(block: Block, quote: Quote, number: NumberText) -> Iterator[tuple[str, ...]]:
+def _cells(block: Block, quote: Text, number: Text) -> Iterator[tuple[str, ...]]:
     """The rows as text. A column is written in the shape that it depends on, then spread."""
     columns = (block.spread(_written(values, quote, number)) for values in block.columns.values())
     return zip(*(cells.tolist() for cells in columns), strict=True)
 
 
-def _written(values: Any, quote: Quote, number: NumberText) -> Any:
+def _written(values: Any, quote: Text, number: Text) -> Any:
     """A column's values as text, in an array of its shape."""
     array = np.asarray(values)
-    flat = array.ravel().tolist()
+    by_kind: dict[str, Text] = {"b": lambda value: "true" if value else "false", "f": number, "i": str}
+    write = by_kind.get(array.dtype.kind, cache(quote))  # each word is quoted once
     cells = np.empty(array.size, object)
-    match array.dtype.kind:
-        case "b":
-            cells[:] = ["true" if value else "false" for value in flat]
-        case "f":
-            cells[:] = list(map(number, flat))
-        case "i":
-            cells[:] = list(map(str, flat))
-        case _:  # words, each of which is quoted once
-            quoted = {word: quote(word) for word in set(flat)}
-            cells[:] = [quoted[word] for word in flat]
+    cells[:] = list(map(write, array.ravel().tolist()))
     return cells.reshape(array.shape)
 
 
@@ -128,17 +120,8 @@ def _csv_text(value: str) -> str:
 _HEADERS = {"batch_size": "batch", "seq_len": "seq", "cache_len": "cache"}
 
 
-def _column(key: str, header: str, unit: str = "") -> Field[Record]:
-    return Field(key, header, unit, lambda row: row[key])
-
-
-MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
 MARKS: Field[Record] = Field("", "", "", lambda row: ("" if row["fits"] else "!") + ("" if row["valid"] else "*"))
-KERNEL: tuple[Field[Record], ...] = (
-    Field("name", "kernel", "", lambda row: row["name"].removeprefix("transformer.")),
-    _column("count", "count"), _column("flops", "", "FLOP"), MOVED, _column("arithmetic_intensity", "FLOP/B", "."),
-    _column("device_s", "", "s"), _column("share", "share", "%"), _column("bound", "bound"),
-)  # fmt: skip
+KERNEL = (NAME, COUNT, FLOPS, MOVED, INTENSITY, DEVICE_S, SHARE, BOUND)
 """What the table shows of a kernel."""
 
 
@@ -148,15 +131,13 @@ def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
         page.line("no rows")
         return
     varying = [name for name in (*INPUTS, "phase") if any(row[name] != rows[0][name] for row in rows)]
-    page.line(", ".join(_shared(name, rows[0][name]) for name in (*INPUTS, "phase") if name not in varying))
-    page.line()
-    inputs = [_column(name, _HEADERS.get(name, name)) for name in varying]
+    page.line(", ".join(_shared(name, rows[0][name]) for name in (*INPUTS, "phase") if name not in varying), "\n")
+    inputs = [column(name, _HEADERS.get(name, name)) for name in varying]
     layouts = [KERNEL] if kernels else _layouts(rows)
     page.fields(rows, *((*inputs, *layout, MARKS) for layout in layouts))
     notes = [("fits", "! does not fit into the device's memory"), ("valid", "* beyond the model's positions")]
     if shown := [text for name, text in notes if not all(row[name] for row in rows)]:
-        page.line()
-        page.line("; ".join(shown))
+        page.line("\n", "; ".join(shown))
 
 
 def _shared(name: str, value: Any) -> str:
@@ -173,16 +154,15 @@ def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
         divisor, label = scale_for([min(row[scale] for row in rows)], unit)
         return Field(key, f"{header} {label}", ".", lambda row: row[key] / divisor)
 
-    names = {"latency_s": "latency", "latency_low_s": "low", "latency_high_s": "high", "device_s": "device"}
-    latency, low, high, device = (fine(key, header, "s", "latency_s") for key, header in names.items())
-    host, memory = fine("host_s", "host", "s", "latency_s"), fine("total_bytes", "memory", "B", "total_bytes")
-    rest = (_column("tokens_per_s", "tokens/s", ","), memory, _column("bound", "bound"))
-    return [
-        (latency, low, high, device, host, _column("flops", "", "FLOP"), MOVED, *rest),
-        (latency, low, high, device, host, *rest),
-        (latency, low, high, *rest),
-        (latency, *rest),
-    ]
+    headers = {
+        "latency_s": "latency", "latency_low_s": "low", "latency_high_s": "high", "device_s": "device",
+        "host_s": "host",
+    }  # fmt: skip
+    times = [fine(key, header, "s", "latency_s") for key, header in headers.items()]
+    memory = fine("total_bytes", "memory", "B", "total_bytes")
+    rest = (column("tokens_per_s", "tokens/s", ","), memory, BOUND)
+    full = (*times, FLOPS, MOVED, *rest)
+    return [full, *((*times[:shown], *rest) for shown in (5, 3, 1))]
 
 
 # ---------------------------------------------------------------------------------------------- the view
@@ -200,13 +180,11 @@ def _text(page: Page, sweep: Sweep) -> None:
         page.line(f"\nthe first {NOTEBOOK_ROWS} rows; columns() has all")
 
 
-SWEEP: View[Sweep] = View(
-    rows=iter,
-    document=lambda sweep: {**_head(sweep), "rows": list(sweep)},
-    text=_text,
-    summary=lambda sweep: (
-        f"<Sweep of {sweep.points:,} points, a row per {'kernel' if sweep.kernels else 'pass'}:",
-        f" choices of model, device and settings: {len(sweep.choices):,}; sizes: {sweep.grid.sizes:,}>",
-    ),
-)
+def _summary(sweep: Sweep) -> tuple[str, str]:
+    row, choices = "kernel" if sweep.kernels else "pass", f"{len(sweep.choices):,}; sizes: {sweep.grid.sizes:,}"
+    first = f"<Sweep of {sweep.points:,} points, a row per {row}:"
+    return first, f" choices of model, device and settings: {choices}>"
+
+
+SWEEP: View[Sweep] = View(iter, lambda sweep: {**_head(sweep), "rows": list(sweep)}, _text, _summary)
 VIEWS: dict[type, View[Any]] = {Sweep: SWEEP}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, envelope, record_of
+from gpt2cost.output.record import Field, Record, View, attribute, attributes, envelope, record_of
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.kernel import Kernel, Row
@@ -21,61 +21,45 @@ class CostTable:
     rows: tuple[Row, ...]
     symbols: Mapping[str, int] | None
 
-
-@dataclass(frozen=True)
-class TableRow:
-    """A kernel of the table, with the values of the symbols if there are any."""
-
-    row: Row
-    kernel: Kernel
-    symbols: Mapping[str, int]
-
-    def formula(self, name: str) -> Formula:
-        """A figure of the kernel over all its launches."""
-        formula: Formula = getattr(self.kernel, name)
-        return formula * self.row.count
-
     @property
-    def count(self) -> int:
-        """How often it is launched."""
-        return int(self.row.count.evaluate(self.symbols) * self.kernel.when.evaluate(self.symbols))
-
-    def value(self, name: str) -> int:
-        """A figure over all launches; 0 where there is none."""
-        return int(self.formula(name).evaluate(self.symbols)) if self.count else 0
+    def kernels(self) -> list[Row]:
+        """The rows that launch a kernel."""
+        return [row for row in self.rows if isinstance(row.step, Kernel)]
 
 
-FIELDS: tuple[Field[TableRow], ...] = (
-    Field("module", "", "", lambda row: row.row.module),
-    Field("name", "", "", lambda row: row.row.path),
-    Field("op", "", "", lambda row: row.kernel.op),
-    Field("kind", "", "", lambda row: row.kernel.kind),
-    Field("count_formula", "", "", lambda row: str(row.row.count)),
-    Field("when", "", "", lambda row: str(row.kernel.when)),
-    Field("flops_formula", "", "", lambda row: str(row.formula("flops"))),
-    Field("read_formula", "", "", lambda row: str(row.formula("reads"))),
-    Field("write_formula", "", "", lambda row: str(row.formula("writes"))),
-    Field("source", "", "", lambda row: str(row.kernel.source)),
-    Field("transformers_version", "", "", lambda row: transformers_version()),
-)
+def formulas(row: Row) -> dict[str, Formula]:
+    """FLOPs and bytes of a kernel over all its launches."""
+    assert isinstance(row.step, Kernel)
+    figures = {"flops": row.step.flops, "read_bytes": row.step.reads, "write_bytes": row.step.writes}
+    return {name: formula * row.count for name, formula in figures.items()}
+
+
+def _formula(name: str) -> Field[Row]:
+    return Field(f"{name.removesuffix('_bytes')}_formula", "", "", lambda row: str(formulas(row)[name]))
+
+
+LABELS = {"flops": "FLOPs", "read_bytes": "reads", "write_bytes": "writes"}
+SOURCE: Field[Any] = Field("source", "", "", lambda row: str(row.step.source))
+FORMULAS = (*map(_formula, LABELS), SOURCE)
+"""What the table says of a kernel, and where it has it from."""
+FIELDS: tuple[Field[Row], ...] = (
+    attribute("module"), attribute("name", path="path"), *attributes("op", "kind", of="step"),
+    Field("count_formula", "", "", lambda row: str(row.count)), Field("when", "", "", lambda row: str(row.step.when)),
+    *FORMULAS, Field("transformers_version", "", "", lambda row: transformers_version()),
+)  # fmt: skip
 """The fields of every row."""
-NUMBERS: tuple[Field[TableRow], ...] = (
-    attribute("count"),
-    Field("flops", "", "", lambda row: row.value("flops")),
-    Field("read_bytes", "", "", lambda row: row.value("reads")),
-    Field("write_bytes", "", "", lambda row: row.value("writes")),
-)
-"""And of one whose symbols have values."""
 
 
-def _rows(table: CostTable) -> list[TableRow]:
-    symbols = table.symbols or {}
-    return [TableRow(row, row.step, symbols) for row in table.rows if isinstance(row.step, Kernel)]
+def _figures(row: Row, symbols: Mapping[str, int] | None) -> dict[str, int]:
+    """How often a kernel is launched, and its figures over all launches, where the symbols have values."""
+    if symbols is None:
+        return {}
+    count = int(row.count.evaluate(symbols) * row.step.when.evaluate(symbols))
+    return {"count": count, **{name: int(f.evaluate(symbols)) if count else 0 for name, f in formulas(row).items()}}
 
 
 def _records(table: CostTable) -> list[Record]:
-    fields = FIELDS if table.symbols is None else (*FIELDS, *NUMBERS)
-    return [record_of(fields, row) for row in _rows(table)]
+    return [{**record_of(FIELDS, row), **_figures(row, table.symbols)} for row in table.kernels]
 
 
 def _document(table: CostTable) -> Record:
@@ -86,24 +70,15 @@ def _document(table: CostTable) -> Record:
 def _text(page: Page, table: CostTable) -> None:
     """A block per kernel, with formulas that can be copied."""
     page.line(f"source lines: transformers {transformers_version()}\n")
-    for row in _rows(table):
-        count = "" if row.row.count == 1 else f" x {row.row.count}"
-        condition = f" when {row.kernel.when}" if str(row.kernel.when) else ""
-        page.line(f"{row.row.path}: {row.kernel.op}{count}{condition}  [{row.kernel.source}]")
-        for label, name in (("FLOPs", "flops"), ("reads", "reads"), ("writes", "writes")):
-            if formula := row.formula(name):
-                page.line(f"    {label:<6} {formula}{_value(table, row, name)}")
+    for row in table.kernels:
+        times = "" if row.count == 1 else f" x {row.count}"
+        condition = f" when {row.step.when}" if str(row.step.when) else ""
+        page.line(f"{row.path}: {row.step.op}{times}{condition}  [{SOURCE.get(row)}]")
+        figures = _figures(row, table.symbols)
+        for name, formula in formulas(row).items():
+            value = "" if not figures else f" = {figures[name]}" if figures["count"] else " (not launched)"
+            if formula:
+                page.line(f"    {LABELS[name]:<6} {formula}{value}")
 
 
-def _value(table: CostTable, row: TableRow, name: str) -> str:
-    if table.symbols is None:
-        return ""
-    return f" = {row.value(name)}" if row.count else " (not launched)"
-
-
-def _summary(table: CostTable) -> tuple[str, ...]:
-    return f"<CostTable: {len(_rows(table))} kernels>", ""
-
-
-TABLE: View[CostTable] = View(_records, _document, _text, _summary)
-VIEWS: dict[type, View[Any]] = {CostTable: TABLE}
+TABLE: View[CostTable] = View(_records, _document, _text)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 from gpt2cost.measure.evidence import as_evidence, run_of
 from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
 from gpt2cost.measure.score import STEADY, KernelScore, ProfileScore, Summary, Validation
 from gpt2cost.measure.torch_trace import observed_passes
-from gpt2cost.output.accuracy import FIGURES, INSIDE, RANGE, REPEAT, RUN, SCORED, SIZE, SUMMARY, Run, run_of_case
-from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, envelope, record_of, within
+from gpt2cost.output.accuracy import FIGURES, INSIDE, RANGE, REPEAT, RUN, SIZE, SUMMARY, Run, run_of_case, scored_rows
+from gpt2cost.output.page import Page, cut
+from gpt2cost.output.record import Field, Record, View, attribute, column, envelope, record_of, titled, within
 from gpt2cost.units import format_quantity
 
 T = TypeVar("T")
@@ -34,17 +34,6 @@ Measured: TypeAlias = tuple[Run, Measurement]
 """A measured pass, or the profile of one."""
 
 
-@dataclass(frozen=True)
-class MeasuredOp:
-    """One row: an op of a profiled pass, with the median seconds of all its launches in a pass."""
-
-    run: Run
-    op: str
-    count: int
-    measured_s: float
-    share: float
-
-
 TIMES: tuple[Field[Measured], ...] = (
     Field("latency_s", "latency", "own s", lambda measured: as_evidence(measured[1], "").latency_s),
     Field("least_s", "least", "own s", lambda measured: 1e-6 * measured[1]["wall_min_us"]),
@@ -53,10 +42,12 @@ TIMES: tuple[Field[Measured], ...] = (
 )
 PASS: tuple[Field[Measured], ...] = (*within(itemgetter(0), RUN), *TIMES)
 """The fields of a measured pass. `repeat_difference`: by how much the two halves of the measurement differ."""
-SHARES = (attribute("count", "count"), attribute("measured_s", "measured", "s"), attribute("share", "share", "%"))
-OP: tuple[Field[MeasuredOp], ...] = (*within(attrgetter("run"), RUN), attribute("op"), *SHARES)
-"""The fields of an op of a profiled pass."""
-SHORT_OP: Field[MeasuredOp] = Field("op", "op", "", lambda op: _short(op.op))
+OP = ("op", "count", "measured_s", "share")
+"""The keys of an op of a profiled pass, after those of the pass: the median seconds of all its launches in a pass."""
+OP_TEXT: tuple[Field[Record], ...] = (
+    Field("op", "op", "", lambda op: cut(op["op"], NAME_WIDTH)), column("count", "count"),
+    column("measured_s", "measured", "s"), column("share", "share", "%"),
+)  # fmt: skip
 
 
 def _measured(records: Iterable[Measurement], kind: str) -> list[Measured]:
@@ -65,7 +56,7 @@ def _measured(records: Iterable[Measurement], kind: str) -> list[Measured]:
     return [(Run(record["model"], *run_of(record)), record) for record in fine]
 
 
-def _ops(run: Run, record: Measurement) -> list[MeasuredOp]:
+def _ops(record: Measurement) -> list[Record]:
     """The ops of a profiled pass, the longest first."""
     recordings = observed_passes(record)
     seconds: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(recordings))
@@ -77,8 +68,8 @@ def _ops(run: Run, record: Measurement) -> list[MeasuredOp]:
             counts[name] += index == 0
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     total_s = sum(medians.values())
-    ops = [MeasuredOp(run, name, counts[name], median_s, median_s / total_s) for name, median_s in medians.items()]
-    return sorted(ops, key=lambda op: -op.measured_s)
+    rows = ((name, counts[name], median_s, median_s / total_s) for name, median_s in medians.items())
+    return sorted((dict(zip(OP, row, strict=True)) for row in rows), key=lambda op: -op["measured_s"])
 
 
 def _pass_records(records: Iterable[Measurement]) -> list[Record]:
@@ -86,7 +77,7 @@ def _pass_records(records: Iterable[Measurement]) -> list[Record]:
 
 
 def _op_records(records: Iterable[Measurement]) -> list[Record]:
-    return [record_of(OP, op) for profile in _measured(records, "profile") for op in _ops(*profile)]
+    return [{**record_of(RUN, run), **op} for run, record in _measured(records, "profile") for op in _ops(record)]
 
 
 def _measured_document(records: Sequence[Measurement]) -> Record:
@@ -101,14 +92,13 @@ def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
         page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
         page.line("repeat: by how much two halves of the measurement differ")
     for run, record in _measured(records, "profile"):
-        ops = _ops(run, record)
-        page.line(f"\n{_head(run)}: {format_quantity(sum(op.measured_s for op in ops), 's')} in ops")
-        page.fields(ops, (SHORT_OP, *SHARES))
+        ops = _ops(record)
+        total_s = sum(op["measured_s"] for op in ops)
+        page.line(f"\n{_head(run)}: {format_quantity(total_s, 's')} in ops")
+        page.fields(ops, OP_TEXT)
 
 
-MEASURED: View[Sequence[Measurement]] = View(
-    _pass_records, _measured_document, _measured_text, lambda records: (f"<{len(records)} measurements>", "")
-)
+MEASURED: View[Sequence[Measurement]] = View(_pass_records, _measured_document, _measured_text)
 """What `measure` recorded: the machine, passes, profiles. A row per pass."""
 MEASURED_OPS = replace(MEASURED, rows=_op_records)
 """The same with a row per op of the profiled passes."""
@@ -125,10 +115,6 @@ def _run_of_profile(profile: ProfileScore) -> Run:
     return Run(profile.model.name, profile.how, profile.sizes)
 
 
-def _pass_rows(validation: Validation) -> list[Record]:
-    return [record_of(SCORED, scored) for scored in validation.passes]
-
-
 def _kernel_rows(validation: Validation) -> list[Record]:
     return [
         {"gpu": validation.hardware.name, **record_of(RUN, _run_of_profile(profile)), **record_of(KERNEL, kernel)}
@@ -139,14 +125,13 @@ def _kernel_rows(validation: Validation) -> list[Record]:
 
 def _document(validation: Validation) -> Record:
     """The whole validation."""
-    summary, steady = validation.summary, validation.steady_summary
+    summaries = {"summary": validation.summary, "steady_summary": validation.steady_summary}
     return {
         **envelope(),
         "gpu": validation.hardware.name,
-        "summary": None if summary is None else record_of(SUMMARY, summary),
-        "steady_summary": None if steady is None else record_of(SUMMARY, steady),
+        **{name: summary and record_of(SUMMARY, summary) for name, summary in summaries.items()},
         "slowdown": validation.slowdown,
-        "passes": _pass_rows(validation),
+        "passes": scored_rows(validation.passes),
         "profiles": [_profile_record(profile) for profile in validation.profiles],
         "skipped": dict(validation.skipped),
     }
@@ -172,12 +157,10 @@ def _text(page: Page, validation: Validation, kernels: bool) -> None:
     if summary := validation.summary:
         layouts = ((*FIGURES, *RANGE, INSIDE, REPEAT), (*FIGURES, INSIDE, REPEAT), (*FIGURES, INSIDE), FIGURES)
         _varying_table(page, validation.passes, run_of_case, layouts, f"on {validation.hardware.name}")
-        page.line()
         _summary_lines(page, summary, validation.steady_summary)
         if validation.slowdown is not None:
             page.line(f"time of a reference product, against the calibration: {validation.slowdown:+.1%}")
     for profile in validation.profiles:
-        page.line()
         _profile(page, profile, kernels)
     for reason, count in validation.skipped.items():
         page.line(f"\nskipped {_counted(count, 'record', 'records')}: {reason}")
@@ -185,7 +168,7 @@ def _text(page: Page, validation: Validation, kernels: bool) -> None:
 
 
 def _summary_lines(page: Page, summary: Summary, steady: Summary | None) -> None:
-    page.line(f"{_counted(summary.cases, 'pass', 'passes')}: {_errors(summary)}")
+    page.line(f"\n{_counted(summary.cases, 'pass', 'passes')}: {_errors(summary)}")
     page.line(f"{summary.inside / summary.cases:.0%} inside the predicted range")
     if summary.median_repeat is not None and summary.worst_repeat is not None:
         median, worst = summary.median_repeat, summary.worst_repeat
@@ -203,18 +186,17 @@ def _errors(summary: Summary) -> str:
 
 
 def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
-    page.line(f"kernels of {_head(_run_of_profile(profile))}", style="bold")
+    page.line(f"\nkernels of {_head(_run_of_profile(profile))}", style="bold")
     order = "all in the table's order" if profile.in_order else "not in the table's order"
     recorded = _counted(profile.passes, "pass", "passes")
-    page.line(f"{profile.mapped_share:.1%} of the time mapped, {recorded} recorded, {order}")
-    page.line()
-    name, *figures = (field for field in KERNEL if field.header)
+    page.line(f"{profile.mapped_share:.1%} of the time mapped, {recorded} recorded, {order}\n")
+    name, *figures = titled(KERNEL)
     page.fields([*profile.kinds, profile.total], (attribute("name", "kind"), *figures))
     if kernels:
         page.line()
         page.fields(profile.kernels, (name, *figures))
     for left, seconds in profile.unmapped.items():
-        page.line(f"unmapped: {_short(left)}, {format_quantity(seconds, 's')} per pass")
+        page.line(f"unmapped: {cut(left, NAME_WIDTH)}, {format_quantity(seconds, 's')} per pass")
     for missing in profile.missing:
         page.line(f"missing: {missing}")
 
@@ -225,8 +207,7 @@ def _varying_table(
     """What all runs share in a line; then the first of the layouts that fits, after what varies between the runs."""
     values = {field.key: {field.get(run(item)) for item in items} for field in CHOICES}
     shared = [text for texts in values.values() if len(texts) == 1 for text in texts]
-    page.line(" ".join(filter(None, [*shared, where])))
-    page.line()
+    page.line(" ".join(filter(None, [*shared, where])), "\n")
     inputs = within(run, [*(field for field in CHOICES if len(values[field.key]) > 1), SIZE])
     page.fields(items, *((*inputs, *layout) for layout in layouts))
 
@@ -235,15 +216,11 @@ def _head(run: Run) -> str:
     return " ".join(filter(None, (field.get(run) for field in (*CHOICES, SIZE))))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."
-
-
 def _counted(count: int, singular: str, plural: str) -> str:
     return f"{count} {singular if count == 1 else plural}"
 
 
-def _validation_summary(validation: Validation) -> tuple[str, ...]:
+def _validation_summary(validation: Validation) -> tuple[str, str]:
     passes = _counted(len(validation.passes), "pass", "passes")
     profiles = _counted(len(validation.profiles), "profile", "profiles")
     errors = f": {_errors(validation.summary)}" if validation.summary else ""
@@ -253,7 +230,7 @@ def _validation_summary(validation: Validation) -> tuple[str, ...]:
 def validation_view(kernels: bool = False) -> View[Validation]:
     """A validation with a row per pass, or with `kernels` per kernel of the profiled passes."""
     return View(
-        rows=_kernel_rows if kernels else _pass_rows,
+        rows=_kernel_rows if kernels else lambda validation: scored_rows(validation.passes),
         document=_document,
         text=partial(_text, kernels=kernels),
         summary=_validation_summary,

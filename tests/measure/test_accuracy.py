@@ -14,7 +14,7 @@ from gpt2cost import list_hardware, load_hardware, predict
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.hardware import Calibration, Evidence
 from gpt2cost.measure.score import Scored, leave_one_out, score_evidence
-from gpt2cost.output.record import calibration
+from gpt2cost.output.shared import calibration
 from gpt2cost.prediction.ranges import evidence_cases, range_of, spread
 
 

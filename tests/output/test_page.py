@@ -41,9 +41,9 @@ def test_short_numbers(value: float, text: str) -> None:
 def test_units_of_a_column(unit: str, values: list[Any], header: str, cells: list[str]) -> None:
     """Words stand on the left, numbers on the right."""
     table = table_of([Field("x", "x", unit, lambda value: value)], values)
-    assert table.headers == [header]
+    assert list(table.headers) == [header]
     assert [row[0] for row in table.rows] == cells
-    assert table.numeric == [not isinstance(values[0], str)]
+    assert list(table.numeric) == [not isinstance(values[0], str)]
 
 
 def test_a_table_as_lines() -> None:
@@ -65,7 +65,8 @@ def test_a_table_as_lines() -> None:
 def test_a_field_of_a_part() -> None:
     (real,) = within(lambda row: row[0], [attribute("real", "re", ".")])
     assert (real.key, real.header, real.unit, real.get([3 + 4j])) == ("real", "re", ".", 3.0)
-    assert attribute("imag", path="real.imag").get(3 + 4j) == 0.0
+    assert real.get([None]) is None
+    assert attribute("imag", of="real").get(3 + 4j) == attribute("i", path="real.imag").get(3 + 4j) == 0.0
 
 
 def test_the_first_layout_that_fits() -> None:

@@ -25,6 +25,7 @@ from gpt2cost.output import accuracy, capacity, compare, generate, sweep, valida
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
+from gpt2cost.output.shared import CHOICE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep
@@ -87,14 +88,16 @@ def case(name: str) -> Case:
     match name:
         case "capacity":
             shown = gpt2cost.capacity("gpt2-xl", "t4", max_latency_s=0.03)
-            return Case(capacity.CAPACITY, shown, keys(*capacity.FIELDS), "answers")
+            return Case(shown.view, shown, keys(*CHOICE, *capacity.ANSWER), "answers")
         case "generation":
             shown = gpt2cost.generate("gpt2", "a100", batch=2, new_tokens=12, price_per_hour=2.0)
             settings = ["batch_size", "prompt_tokens", "new_tokens", "sample", "cache_type", "padded", *how]
-            return Case(generate.GENERATION, shown, ["model", "gpu", *settings, *keys(*generate.TOKEN)], "")
+            return Case(
+                shown.view, shown, ["model", "gpu", *settings, "token", "position", "phase", *generate.TURN], ""
+            )
         case "comparison":
             shown = gpt2cost.compare("gpt2", ["a100", "t4"], dtype=["fp16", "fp32"])
-            return Case(compare.COMPARISON, shown, keys(*compare.FIELDS), "")
+            return Case(shown.view, shown, keys(*compare.FIELDS), "")
         case "sweep":
             return Case(sweep.SWEEP, gpt2cost.sweep("gpt2", "a100", batch="1-64*2"), COLUMNS, "rows")
         case "sweep of kernels":
@@ -112,7 +115,7 @@ def case(name: str) -> Case:
         case "measured":
             return Case(validation.MEASURED, records(), keys(*validation.PASS), "passes")
         case _:
-            return Case(validation.MEASURED_OPS, records(), keys(*validation.OP), "ops")
+            return Case(validation.MEASURED_OPS, records(), [*keys(*accuracy.RUN), *validation.OP], "ops")
 
 
 CASES = (
@@ -187,11 +190,12 @@ def test_the_nested_documents_hold_the_flat_rows() -> None:
 def test_no_answer_is_a_dash() -> None:
     nothing = gpt2cost.capacity("gpt2-xl", "t4", max_latency_s=1e-6)
     assert {row["latency_s"] for row in nothing.rows()} == {row["capacity_bytes"] for row in nothing.rows()} == {None}
-    assert text_of(capacity.CAPACITY, nothing).count(" -  ") > 6
+    assert text_of(nothing.view, nothing).count(" -  ") > 6
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
-    text = text_of(compare.COMPARISON, gpt2cost.compare("gpt2", ["a100", "h100", "t4"]))
+    comparison = gpt2cost.compare("gpt2", ["a100", "h100", "t4"])
+    text = text_of(comparison.view, comparison)
     assert " 0.00" in text
     assert "-0.00" not in text
     assert "+0.00" not in text

@@ -1,0 +1,81 @@
+"""What several kinds of output say of a model, a device, a way of running it, and a pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.output.record import Field, Record, attribute, attributes, column, record_of
+from gpt2cost.prediction.predict import Phase
+from gpt2cost.prediction.ranges import spread
+from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.table.config import Model
+from gpt2cost.units import format_quantity
+
+MODEL: tuple[Field[Model], ...] = (
+    attribute("name", "model"), *(attribute(name, name) for name in ("n_layer", "n_head", "n_embd")),
+    attribute("n_inner"), attribute("vocab_size", "vocab_size"), attribute("n_positions", "n_positions"),
+    *attributes("activation_function", "tie_word_embeddings", "reorder_and_upcast_attn"),
+    attribute("parameters", "parameters", ","),
+)  # fmt: skip
+"""A model's dimensions under GPT2Config's names, and its parameters."""
+SIZES = ("batch_size", "seq_len", "cache_len")
+HOW = ("dtype", "attn", "runtime", "logits", "use_cache")
+CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
+"""The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+TOTALS: tuple[Field[Any], ...] = (
+    attribute("latency_s", "latency", "s"), attribute("latency_low_s", "low", "s"),
+    attribute("latency_high_s", "high", "s"), attribute("tokens_per_s", "tokens/s", ","), attribute("bound", "bound"),
+)  # fmt: skip
+"""The main figures of a pass."""
+MEMORY: tuple[Field[Any], ...] = (attribute("total_bytes", "memory", "B"), *attributes("capacity_bytes", "fits"))
+"""The memory of a run, beside the device's."""
+
+# ---------------------------------------------------------------------------------------------- rows of kernels
+
+NAME: Field[Record] = Field("name", "kernel", "", lambda row: row["name"].removeprefix("transformer."))
+COUNT, FLOPS, DEVICE_S = column("count", "count"), column("flops", "", "FLOP"), column("device_s", "", "s")
+SHARE, BOUND = column("share", "share", "%"), column("bound", "bound")
+MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
+INTENSITY = column("arithmetic_intensity", "FLOP/B", ".")
+
+# ---------------------------------------------------------------------------------------------- records and phrases
+
+
+def asked(sizes: Sizes, phase: str, how: How) -> Record:
+    """What was asked for, apart from the choices."""
+    return {**record_of(attributes(*SIZES), sizes), "phase": phase, "logits": how.logits, "use_cache": how.use_cache}
+
+
+def sizes_text(phase: Phase) -> str:
+    """The sizes of a pass."""
+    return f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
+
+
+def how_text(how: How) -> str:
+    """How a pass is run."""
+    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime"
+
+
+def run_text(model: Model, hardware: Hardware, how: How) -> str:
+    """What is run on which device, and how."""
+    return f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}"
+
+
+def calibration(hardware: Hardware, dtype: str | None = None) -> str:
+    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or kernels were by
+    `gpt2cost calibrate`; else `uncalibrated`."""
+    own = hardware.calibration
+    residuals = own.residuals if own is not None and not hardware.changes else {}
+    if dtype is None:
+        measured = bool(hardware.evidence or residuals)
+    else:
+        measured = spread(hardware, dtype).basis == "evidence" or any(kind.endswith(dtype) for kind in residuals)
+    return "calibrated" if measured else "uncalibrated"
+
+
+def hardware_head(hardware: Hardware, dtype: str) -> Record:
+    """The device of a prediction, and how far it can be trusted."""
+    own = attributes("name", "vendor", "architecture")
+    trust = {"calibration": calibration(hardware, dtype), "range_basis": spread(hardware, dtype).basis}
+    return {**record_of(own, hardware), **trust, "borrowed": dict(hardware.borrowed)}
