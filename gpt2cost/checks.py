@@ -13,7 +13,6 @@ from gpt2cost.errors import InputError, echo, nearest
 Size: TypeAlias = Any
 """An int, or an array of whole numbers, which is kept as float64."""
 
-
 MAX_SIZE = 10**9
 """The largest batch, sequence or cache; a larger number is more likely a slip."""
 

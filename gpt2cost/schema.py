@@ -29,14 +29,11 @@ from gpt2cost.units import parse_quantity, unit_of
 
 PROBLEM_LIMIT = 20
 """Most problems that one message lists."""
-
-
 _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "positive": (" above 0", lambda x: x > 0),
     "natural": (" of 0 or more", lambda x: x >= 0),
     "fraction": (" above 0 and at most 1", lambda x: 0 < x <= 1),
 }
-
 
 T = TypeVar("T")
 

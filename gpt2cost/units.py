@@ -15,18 +15,10 @@ from gpt2cost.errors import InputError, echo
 _UNIT_OF_SUFFIX = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_per_s": None, "_bytes": "B", "_s": "s"}
 """Suffix of a name -> its unit, the longest suffix first. Other rates, such as tokens_per_s, are plain numbers."""
 
-
 _LARGE = {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}  # prefix -> decimal exponent
-
-
 _SMALL = {"": 0, "m": -3, "u": -6, "n": -9}
-
-
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}  # prefix -> power of 1024, for bytes only
-
-
 _MICRO = str.maketrans("µμ", "uu")  # the micro sign and the Greek letter
-
 
 _EXPECTED = {  # unit -> what a message says
     "B": "a size such as '80 GB'",
@@ -34,15 +26,9 @@ _EXPECTED = {  # unit -> what a message says
     "FLOP/s": "a FLOP rate such as '66.9 TFLOP/s'",
     "s": "a time such as '2.4 us'",
 }
-
-
 _PLAUSIBLE = {"B": (1e-3, 1e24), "B/s": (1e-3, 1e24), "FLOP/s": (1e-3, 1e27), "s": (1e-18, 1e9)}
 """Unit -> the range beyond which a quantity is a slip."""
-
-
 _WHOLE = {"", "B", "FLOP"}  # counted units: 512 is written "512 B", not "512.0 B"
-
-
 _NUMBER = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?\s*([^\s0-9.+-]+)\s*", re.ASCII)
 
 

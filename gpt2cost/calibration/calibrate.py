@@ -30,7 +30,6 @@ from gpt2cost.units import format_quantity
 KERNELS = ("gemm", "bmm", "sdpa", "softmax", "layer_norm", "elementwise", "permuted_copy", "gather", "cat", "where")
 """Kinds of records that constants are fitted on."""
 
-
 BUSY = 0.2
 """A reference product whose slow tenth takes this much longer than its fast one shows a busy or throttling machine."""
 

@@ -28,20 +28,13 @@ from gpt2cost.timing.terms import Array
 
 _PRIOR = 0.02
 """Weight of the prior: a constant that has moved by a factor of e counts like a record with this log error."""
-
-
 _LEAST_S = 1e-10
 """What is 0 in effect, where a file needs a quantity."""
 
-
 _NEVER = 1e12
 """Bytes, or bytes per second, beyond what any output has."""
-
-
 Groups: TypeAlias = Mapping[tuple[str, str], Group]
 """(Kind, dtype) -> the records of it."""
-
-
 Made = TypeVar("Made")
 
 

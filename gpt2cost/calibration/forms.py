@@ -21,37 +21,24 @@ from gpt2cost.timing.terms import Array
 
 HOST_BOUND = 1.2
 """A kernel in a stream whose time is below this many times its issue time measures the host."""
-
-
 REDUCTIONS = ("softmax", "layer_norm")
 """Memory-bound kinds that work on rows."""
-
-
 ATTENTION = ("attention prefill", "attention decode", "attention chunk", "attention masked")
 """Kinds of groups of sdpa records of a GPU."""
-
-
 GPU_MEMORY_KINDS = {
     "copy": "copy", "elementwise": "elementwise", "softmax": "softmax", "layer_norm": "layer_norm",
     "permuted_copy": "copy", "cat": "copy", "gather": "gather",
 }  # fmt: skip
 """A record's kind -> which of the memory-bound kinds of a GPU times it."""
-
-
 CPU_MEMORY_KINDS = {
     "softmax": "softmax", "layer_norm": "layer_norm", "permuted_copy": "copy", "cat": "cat", "where": "where",
     "gather": "gather",
 }  # fmt: skip
 """A record's kind -> which of `CPU_KINDS` times it; an element-wise op goes by its name."""
-
-
 CPU_FUNCTIONS = {"tanh": "tanh", "gelu": "gelu", "gelu_tanh": "gelu"}
 """An element-wise op that evaluates a function -> which of `CPU_KINDS` times it."""
-
-
 CPU_PRODUCTS = {"addmm": "addmm", "linear": "mm", "scores": "scores", "context": "context"}
 """A product's op -> which field of `CpuProducts` times it."""
-
 
 Form: TypeAlias = Callable[[Hardware], Array]
 """Predicted seconds of some records."""

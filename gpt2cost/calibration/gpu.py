@@ -32,23 +32,16 @@ from gpt2cost.units import unit_of
 LEAST_RECORDS = 5
 """With fewer records the constants stay the base device's."""
 
-
 _GEMM = (
     "efficiency", "edge", "prologue_k", "step_s", "wave_power", "overlap", "dram_efficiency", "activation_traffic",
     "l2_efficiency", "launch_s", "split_s", "split_rate", "epilogue_rate", "droop", "gemv_s", "gemv_dram_efficiency",
     "gemv_k_s",
 )  # fmt: skip
-
-
 _ATTENTION = (
     "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "tail",
     "dram_efficiency", "l2_efficiency", "resident_from",
 )  # fmt: skip
-
-
 _KIND = ("dram_efficiency", "elements_per_s_per_unit", "fill_s")
-
-
 _HOST_OPS = {
     "op_s": ("add", "mul_scalar", "pow", "tanh", "addmm", "softmax", "cat", "contiguous", "matmul", "sdpa"),
     "module_s": ("linear_module", "conv1d_module", "layer_norm_module"),
@@ -56,8 +49,6 @@ _HOST_OPS = {
     "call_s": ("dropout_module",),
 }
 """A host cost -> the ops of host records whose median it is."""
-
-
 _STATED = {
     "sms": ("compute", "units"), "memory_bytes": ("memory", "capacity_bytes"), "l2_bytes": ("memory", "l2_bytes"),
 }  # fmt: skip

@@ -17,40 +17,24 @@ from gpt2cost.timing.terms import Array
 
 T = TypeVar("T")
 
-
 _F_SCALE = 0.1
 """Log error from which a record counts as an outlier."""
-
-
 _PRIOR = 0.05
 """Weight of the prior: a constant that has moved by 1, in its logarithm or scale, counts like a record with this log
 error."""
-
-
 _REACH = 8.0
 """A constant stays within this factor of the base device's."""
-
-
 _MOST_SCALES = 100.0
 """And one that is 0 there below this many of its scale."""
-
-
 _STARTS = 3
 """From how many points each fit starts, the base device being one."""
-
-
 _MOST_STEPS = 50
 """Of a fit from one start."""
-
-
 _KEPT = 1e-3
 """A constant that moved by less has not moved."""
 
-
 _LIMITS = {"efficiency": (0.05, 1.2), "wave_power": (0.01, 1.0), "overlap": (1.0, 16.0), "write_weight": (0.5, 2.5)}
 """Narrower limits than `_REACH` and the schema set."""
-
-
 _ZERO_SCALES = {"fill_s": 1e-6, "column_s": 1e-9, "prologue_k": 16.0, "multi_token_s": 1e-6, "multi_block_s": 1e-6}
 """Constants that may leave 0, with the scale on which they do."""
 

@@ -19,15 +19,10 @@ from gpt2cost.yaml_text import read_yaml, yaml_value
 
 SHARED_SECTIONS = ("model", "host", "launch")
 """Sections that a file may borrow from another device."""
-
-
 CHANGEABLE = ("memory", "compute", "launch", "host", "model")
 """Sections whose constants `change_hardware` may set."""
-
-
 PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
-
 
 T = TypeVar("T")
 

@@ -15,8 +15,6 @@ from gpt2cost.errors import InputError
 
 CPU_KINDS = ("elementwise", "tanh", "gelu", "softmax", "layer_norm", "copy", "cat", "where", "gather", "fill")
 """Kinds of memory-bound kernels with rates of their own."""
-
-
 CPU_DTYPES = ("fp32", *HALF_DTYPES)
 """Dtypes that a CPU multiplies."""
 

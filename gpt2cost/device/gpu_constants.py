@@ -14,23 +14,14 @@ from gpt2cost.errors import InputError, echo
 
 _TILE = re.compile(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
 
-
 POSITIVE = {"bound": "positive"}
-
-
 FRACTION = {"bound": "fraction"}
-
-
 NATURAL = {"bound": "natural"}
-
-
 RESIDUAL = {"range": (1e-6, 10)}
 """Rule of a fit's residuals, which are logarithms of factors."""
 
-
 MEMORY_KINDS = ("elementwise", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
-
 
 HEAD_DIMS = ("64", "128")
 """The head sizes for which attention kernels are built; others use the nearest one's constants."""

@@ -14,8 +14,6 @@ from gpt2cost.units import format_quantity, parse_quantity
 
 DIGITS = 5
 """Significant digits of what is written."""
-
-
 _LONG = 500
 """Characters from which a mapping of plain values is written line by line."""
 

@@ -21,28 +21,16 @@ from gpt2cost.measure.pool import WINDOWS, Run
 
 SAMPLES = 3
 """Fewest samples of a kernel in one sweep."""
-
-
 SAMPLE_S = 0.0005
 """A sample repeats a short case for this long."""
-
-
 CASE_S = 0.006
 """A kernel is sampled for this long, if that gives more than `SAMPLES`."""
-
-
 GRAPH_CALLS = 20
 """Fewest calls in a CUDA graph."""
-
-
 COLD = 3
 """Weights are cold where those of a graph exceed the L2 cache by this factor."""
-
-
 Tell: TypeAlias = Callable[[str], None]
 """What is called with progress, and with nothing at the end."""
-
-
 Warn: TypeAlias = Callable[[Iterable[str]], None]
 """What is called with lines on what disturbs or failed."""
 

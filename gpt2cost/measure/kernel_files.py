@@ -47,12 +47,8 @@ class KernelResult:
 
 Cells: TypeAlias = Mapping[str, str]
 """Column -> text of a row."""
-
-
 Kernel: TypeAlias = Mapping[str, Any]
 """The `kind` that predicts a kernel, and what a row says of its operands, by name."""
-
-
 Series: TypeAlias = tuple[str, str, str]
 """Device as the file names it, dtype and operation."""
 
@@ -293,8 +289,6 @@ def _layer_seconds(hw: Hardware, dtype: str, kind: str, first: bool, inputs: lis
 
 
 _PER_DEVICE, _PER_OPERATION = itemgetter(0), itemgetter(0, 2)
-
-
 FORMATS = (
     Format("products", "gpu dtype m n k latency_us", lambda cells: ("gemm", _sized("gemm", cells)), _by_sizes),
     Format("single products", "gpu dtype op batch m n k latency_us", _product, _by_sizes, _PER_OPERATION),

@@ -239,8 +239,6 @@ _HOST_OPS: dict[str, tuple[tuple[int, ...], Callable[[Any], object]]] = {
     "empty_python_call": ((16,), lambda x: None),
 }
 """An op -> the shape of its operand, and what runs it."""
-
-
 _HOST_MODULES: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "linear_module": ((1, 16, 16), lambda: torch.nn.Linear(16, 16)),
     "conv1d_module": ((1, 16, 16), lambda: Conv1D(16, 16)),

@@ -25,12 +25,8 @@ USUAL_SIZES = (
     (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
 )  # fmt: skip
 """(batch, seq, cache) where none is asked for: decode steps, prompts, and a prompt's next part."""
-
-
 MEMORY_SHARE = 0.4
 """Models are kept until they fill this much of the memory."""
-
-
 RECOMPILATIONS = 512
 """torch.compile gives up after fewer by default; each case takes a few."""
 

@@ -11,15 +11,10 @@ from typing import Any, TypeAlias
 import torch
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
 WINDOWS = 256
 """Over how many windows weights rotate at most."""
-
-
 _DISTINCT = 1_000_000
 """Random numbers that fill a pool, again and again: drawing all of them would take seconds."""
-
 
 Run: TypeAlias = Callable[[], object]
 

@@ -25,7 +25,6 @@ from gpt2cost.schema import build
 Measurement: TypeAlias = Mapping[str, Any]
 """One line."""
 
-
 T = TypeVar("T")
 Key = TypeVar("Key")
 

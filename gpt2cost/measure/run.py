@@ -27,8 +27,6 @@ from gpt2cost.measure.torch_trace import Observed, profile_record, read_trace
 BUDGET_S = 0.1
 """A case is timed for this long in a round, and at least once. A machine's bad moments last for seconds, so that many
 short rounds tell more than a few long ones."""
-
-
 PROFILED = 5
 """Passes of which kernels are profiled."""
 

@@ -25,8 +25,6 @@ from gpt2cost.measure.records import Measurement
 
 BUSY_SHARE = 0.3
 """A load above this share of the processors disturbs."""
-
-
 GRAPH_MOST_US = 5000
 """Kernels that take longer are not captured in a CUDA graph: the host's part of their time is lost in the noise."""
 

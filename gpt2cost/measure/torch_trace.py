@@ -22,11 +22,8 @@ from gpt2cost.measure.records import Measurement, grouped, text_of
 from gpt2cost.prediction.settings import SIZE_FIELDS, Sizes
 
 Event: TypeAlias = Mapping[str, Any]
-
-
 Track: TypeAlias = tuple[str, str]
 """A process and a thread of it."""
-
 
 WRAPPERS = {
     "alias", "as_strided", "chunk", "contiguous", "detach", "detach_", "dropout", "empty", "empty_like",
@@ -39,22 +36,14 @@ WRAPPERS = {
 }  # fmt: skip
 """Ops that compute nothing themselves: what they contain does. Views and allocations contain nothing that counts."""
 
-
 ATTENTION = "scaled_dot_product_attention"
-
-
 _ATTENTION_BACKEND = re.compile(
     r"_?(scaled_dot_product|flash|efficient|cudnn)_\w*(attention|attn)\w*|flash_attn\w*::\w+"
 )
-
-
 _PRIMITIVES = frozenset({"clamp_min", "copy_", "fill_", "index_select", "zero_"})
 """What `relu`, `clone`, `zeros` or `embedding` do their work with."""
 
-
 _DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
-
-
 _NANOSECOND_US = 1e-3  # the resolution of a trace; sums of start and duration are off by less than two
 
 

@@ -19,11 +19,8 @@ from gpt2cost.timing.queue_steps import unrolled
 ANCHOR = "native_layer_norm"
 """The op whose number tells how many passes a trace holds."""
 
-
 TABLE_CELLS = 25_000_000
 """Most cells of an alignment's table, unless one pass needs more: 2 bytes each."""
-
-
 KERNEL_LABELS = {
     r"flash|fmha|attention|sdpa": "attention",
     r"CatArrayBatchedCopy|fused_cat": "cat",
@@ -47,10 +44,8 @@ KERNEL_LABELS = {
 """Pattern -> what a kernel's name that holds it says, the first that fits: an op, a kind of kernel, or `product` for
 any of matrices."""
 
-
 SECOND_KERNEL = re.compile(r"(?i:splitk_?reduce|memset)|splitkv_combine|LayerNormForwardCUDAKernel")
 """Kernels that end or prepare the work of a neighbour: one op with the kernel before."""
-
 
 OP_LABELS = {
     "clamp_min": "elementwise", "copy_": "copy", "fill_": "fill", "zero_": "fill", "index_select": "embedding",

@@ -25,25 +25,15 @@ KIND_COLOURS = {
     "gemm": "#0072B2", "bmm": "#56B4E9", "attention": "#E69F00", "reduction": "#009E73", "elementwise": "#F0E442",
     "copy": "#D55E00", "gather": "#CC79A7", "fill": "#7F7F7F", "host": "#D9D9D9",
 }  # fmt: skip
-
-
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
     "grid.color": "#E5E5E5", "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 9,
     "svg.hashsalt": "gpt2cost", "pdf.fonttype": 42, "hatch.linewidth": 0.6,
 }  # fmt: skip
-
-
 NUMBERED = 6
 """Kernels of each phase that the roofline names."""
-
-
 SMALLEST = 0.005
 """Share of a phase's device time below which the roofline leaves a kernel out."""
 
@@ -173,8 +163,6 @@ def _numbers(figure: Figure, axes: Any, data: Roofline, phases: list[str]) -> No
 
 _PIXELS = 100 / 72
 """Of a point, at the resolution at which matplotlib lays out."""
-
-
 _AROUND = [
     (radius * np.cos(angle), radius * np.sin(angle))
     for radius in (15, 20, 26, 32, 38)
@@ -215,8 +203,6 @@ def _breakdown(data: Breakdown) -> Figure:
 
 
 WAITING = "waiting for host\nand launches"
-
-
 BARS = 24
 """Up to this many sizes are bars, more are areas."""
 

@@ -128,8 +128,8 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
         if explained:
             _explanation(page, explain(prediction, phase))
     page.line()
-    for phase in prediction.phases:
-        page.line(_phase_line(phase, shared.calibration(prediction.hardware, prediction.how.dtype)))
+    for phase, own in zip(prediction.phases, rows, strict=True):
+        page.line(_phase_line(phase, own, shared.calibration(prediction.hardware, prediction.how.dtype)))
     if fits < 2 and group == "kernel":
         page.line(f"source: lines of transformers {transformers_version()}")
 
@@ -150,13 +150,15 @@ def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
     source = column("source", "source")
     full = (NAME, COUNT, FLOPS, read, written, INTENSITY, DEVICE_S, SHARE, BOUND)
     short = (NAME, COUNT, FLOPS, dataclasses.replace(MOVED, header=""), DEVICE_S, SHARE, BOUND)
-    return [(*full, source), (*short, source), short] if group == "kernel" else [full, short]
+    if group == "kernel":
+        return [(*full, source), (*short, source), short]
+    return [full, tuple(field for field in full if field is not INTENSITY), short]
 
 
-def _phase_line(phase: Phase, trust: str) -> str:
+def _phase_line(phase: Phase, rows: list[Record], trust: str) -> str:
     totals = phase.totals
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
-    slowest = max(cost_records(phase), key=lambda row: float(row["device_s"]))
+    slowest = max(rows, key=lambda row: float(row["device_s"]))
     slow = f"{SHARE.get(slowest):.0%} of it in {NAME.get(slowest)}"
     busy = min(1.0, totals.device_s / totals.latency_s)
     advice = {

@@ -118,8 +118,6 @@ def _csv_text(value: str) -> str:
 # ---------------------------------------------------------------------------------------------- a table for people
 
 _HEADERS = {"batch_size": "batch", "seq_len": "seq", "cache_len": "cache"}
-
-
 MARKS: Field[Record] = Field("", "", "", lambda row: ("" if row["fits"] else "!") + ("" if row["valid"] else "*"))
 KERNEL = (NAME, COUNT, FLOPS, MOVED, INTENSITY, DEVICE_S, SHARE, BOUND)
 """What the table shows of a kernel."""

@@ -32,8 +32,6 @@ CHOICES: tuple[Field[Run], ...] = (*RUN[:4], NO_CACHE)
 
 Measured: TypeAlias = tuple[Run, Measurement]
 """A measured pass, or the profile of one."""
-
-
 TIMES: tuple[Field[Measured], ...] = (
     Field("latency_s", "latency", "own s", lambda measured: as_evidence(measured[1], "").latency_s),
     Field("least_s", "least", "own s", lambda measured: 1e-6 * measured[1]["wall_min_us"]),

@@ -20,7 +20,6 @@ from gpt2cost.result import Result
 MOST_BATCH = 1 << 16
 """Crossovers are looked for up to this batch."""
 
-
 WAITING = "waiting"
 """What no kernel's time explains: the device waits for the host, and the host for the device."""
 

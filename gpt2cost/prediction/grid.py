@@ -27,13 +27,9 @@ from gpt2cost.yaml_text import read_yaml
 Axis: TypeAlias = np.ndarray
 """The values of one size: whole numbers, int64 of shape (values,)."""
 
-
 MAX_AXIS = 10_000_000
 """The most values that one axis may have: it is held in memory."""
-
-
 CHOICES: dict[str, tuple[str, ...]] = {"dtype": DTYPES, "attn": ATTENTION_IMPLEMENTATIONS, "runtime": RUNTIMES}
-
 
 _RANGE = re.compile(r"([0-9]+)\s*-\s*([0-9]+)\s*(?:([*+])\s*([0-9]+))?", re.ASCII)
 
@@ -76,10 +72,8 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 """Every key of a study, with its default. `model` and `gpu` have none: empty means that one must be given."""
 
-
 WHAT_IFS = ("set", "hw_set")
 """Keys of a study that are no axes: mappings from what to change to its value."""
-
 
 OTHER_NAMES = {"batch_size": "batch", "seq_len": "seq", "cache_len": "cache", "hardware": "gpu"}
 

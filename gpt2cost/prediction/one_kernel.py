@@ -75,8 +75,6 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
 
 
 Shape: TypeAlias = dict[str, Any]
-
-
 Counts: TypeAlias = tuple[Array, Array, Array]
 """FLOPs, bytes read, bytes written."""
 
@@ -174,11 +172,7 @@ _KINDS: dict[str, _Kind] = {
     "layer_norm": _of_rows("layer_norm", 8),
     "copy": _of_elements("copy", 0),
 }
-
-
 KERNEL_KINDS = tuple(_KINDS)
-
-
 KERNEL_SIZES: dict[str, dict[str, int | bool | None]] = {
     kind: dict.fromkeys(takes.required) | takes.optional for kind, takes in _KINDS.items()
 }

@@ -10,8 +10,6 @@ from gpt2cost.table.symbols import B, F, T
 # Each activation as its kernels: (op, operands), operand 0 being the input and i the result of kernel i.
 # From transformers/activations.py; names as in ACT2FN.
 _GELU_NEW = (("mul", 0), ("pow", 0), ("mul", 2), ("add", 0, 3), ("mul", 4), ("tanh", 5), ("add", 6), ("mul", 1, 7))
-
-
 ACTIVATIONS: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "gelu": (("gelu", 0),),
     "gelu_10": (("gelu", 0), ("clamp", 1)),
@@ -39,10 +37,7 @@ ACTIVATIONS: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "swish": (("silu", 0),),
     "tanh": (("tanh", 0),),
 }  # fmt: skip
-
-
 UNMODELLED_ACTIVATIONS = {"prelu": "it has learned parameters", "xielu": "it has learned parameters"}
-
 
 _ACTIVATION_SOURCE = {
     "gelu": ("GELUActivation.forward", "return self.act(input)"),

@@ -46,8 +46,6 @@ class QKV:
 # Query, key and value are strided views of c_attn's output. A reshape to (B*H, ...) has to copy them unless one of
 # the two dimensions is 1; the output's (B, T, H, hd) has to be copied from (B, H, T, hd) unless T or H is 1.
 SPLIT_HEADS_COPY = (B > 1) & (H > 1)
-
-
 MERGE_HEADS_COPY = (T > 1) & (H > 1)
 
 

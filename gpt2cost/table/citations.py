@@ -19,7 +19,6 @@ from pathlib import Path
 
 LINES_FILE = Path(__file__).with_name("citations.json")
 
-
 FILES = {
     "modeling_gpt2.py": "models/gpt2/modeling_gpt2.py",
     "activations.py": "activations.py",

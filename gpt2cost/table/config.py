@@ -25,10 +25,7 @@ from gpt2cost.table.gpt2 import parameter_count
 
 _DIMENSION = {"range": (1, 10**7)}
 """Rule of a model's dimensions: a larger number is more likely a slip than a size."""
-
-
 _DERIVED = {"derived": True}
-
 
 HUB_ALIASES = {
     "openai-community/gpt2": "gpt2",
@@ -38,7 +35,6 @@ HUB_ALIASES = {
     "distilbert/distilgpt2": "distilgpt2",
 }
 """Hub names of the presets: the same models, without the network."""
-
 
 _OTHER_NAMES = {
     "hidden_size": "n_embd",

@@ -23,7 +23,6 @@ from typing import Any, TypeAlias
 Monomial: TypeAlias = tuple[tuple[str, int], ...]
 """Symbols with their powers, sorted by name; `()` is the constant monomial."""
 
-
 Value: TypeAlias = Any
 """A Python int, a float, or a numpy array of them."""
 
@@ -136,7 +135,6 @@ def _reading_order(factor: tuple[str, int]) -> int:
 
 Comparison: TypeAlias = tuple[Formula, str, Formula]
 
-
 _COMPARE: dict[str, Callable[[Value, Value], Value]] = {">": operator.gt, "<": operator.lt}
 
 
@@ -183,6 +181,4 @@ class Condition:
 
 
 ALWAYS = Condition(((),))
-
-
 NEVER = Condition(())

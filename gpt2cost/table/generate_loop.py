@@ -20,15 +20,10 @@ from gpt2cost.table.symbols import B, C, T, V, a, b8, f32, i64
 
 FILE, CLASS = "generation/utils.py", "GenerationMixin"
 
-
 P = C + T  # tokens of a sequence so far
-
-
 INPUT_IDS, POSITIONS, MASK = (
     Tensor(name, B * P * i64) for name in ("all_input_ids", "all_position_ids", "attention_mask")
 )
-
-
 UNFINISHED, TOKENS = Tensor("unfinished", B * i64), Tensor("next_tokens", B * i64)
 
 

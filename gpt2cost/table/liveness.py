@@ -18,8 +18,6 @@ from gpt2cost.table.formula import Condition
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 
 FINAL_CACHE = ("key", "value")
-
-
 OLD_CACHE = ("past_key", "past_value")
 
 

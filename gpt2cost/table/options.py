@@ -6,26 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 Attn: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
-
-
 ATTENTION_IMPLEMENTATIONS: tuple[Attn, ...] = get_args(Attn)
-
-
 Runtime: TypeAlias = Literal["eager", "compile", "cuda-graph"]
-
-
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-
-
 Logits: TypeAlias = Literal["all", "last"]
-
-
 LOGITS: tuple[Logits, ...] = get_args(Logits)
-
-
 CacheType: TypeAlias = Literal["dynamic", "static"]
-
-
 CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 
 

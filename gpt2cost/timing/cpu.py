@@ -29,7 +29,6 @@ from gpt2cost.timing.terms import Array, Terms, at_least, residency
 _RESIDENT_FROM = 0.5
 """Footprint over the last-level cache where residency starts to fade: the cache is shared with what came before."""
 
-
 _SLOW_FUNCTIONS = ("tanh", "gelu", "silu", "sigmoid", "erf", "mish", "elu", "selu", "celu", "softplus", "sqrt")
 """Element-wise ops that evaluate a function; they cost what `tanh` does unless they have a rate of their own."""
 

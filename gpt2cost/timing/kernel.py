@@ -20,13 +20,9 @@ from gpt2cost.timing.gpu import GpuMachine
 from gpt2cost.timing.terms import Array, Terms
 
 BOUNDS = ("compute", "memory", "launch")
-
-
 Machine: TypeAlias = GpuMachine | CpuMachine
 """A device that times kernels by its own forms: those of the cost table in a pass (`kernel`), and others on their own
 (`product`, `attention`, `memory`); and what would be better on it (`improvements`)."""
-
-
 _MACHINES: dict[type, type[Machine]] = {MachineConstants: GpuMachine, CpuConstants: CpuMachine}
 
 

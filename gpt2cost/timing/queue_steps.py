@@ -16,8 +16,6 @@ from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.timing.queue import host_cost
 
 GRAPH_LAUNCH = "cudaGraphLaunch"
-
-
 FINAL_SYNC = "cudaDeviceSynchronize"
 
 

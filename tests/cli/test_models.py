@@ -109,8 +109,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-
-
 keys = st.sampled_from(
     ["model_type", "n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions", "activation_function",
      "scale_attn_weights", "reorder_and_upcast_attn", "tie_word_embeddings", "add_cross_attention", "use_cache",

@@ -25,8 +25,6 @@ from gpt2cost.prediction.grid import read_study
 from gpt2cost.prediction.sweep import COLUMNS
 
 BASE = ["sweep", "--model", "gpt2", "--gpu", "a100"]
-
-
 GRID = [*BASE, "--batch", "1,2", "--seq", "8-24+8", "--cache", "0,16"]
 
 
@@ -61,7 +59,8 @@ def test_a_saved_study(gpt2cost: Any, tmp_path: Path) -> None:
     ("text", "hint"),
     [("modle: gpt2", "did you mean 'model'"), ("[1]", "mapping"), ("batch: 1\nbatch_size: 2", "twice"),
      ("seq:", "nothing"), ("set: 3", "mapping"), ("batch: {a: 1}", "batch"), ("use_cache: maybe", "True or False"),
-     ("phase: [prefill]", "phase")],
+     ("phase: [prefill]", "phase"), ("set: {1: 2}", "set: expected text as a key, got 1"),
+     ("hw_set: {1: 2}", "hw-set: expected text as a key, got 1")],
 )  # fmt: skip
 def test_a_bad_study(gpt2cost: Any, tmp_path: Path, text: str, hint: str) -> None:
     path = tmp_path / "study.yaml"

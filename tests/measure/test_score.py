@@ -29,8 +29,6 @@ from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import load_model
 
 SIZES = [(1, 1, 9), (2, 6, 0)]
-
-
 pytestmark = pytest.mark.usefixtures("few_samples")
 
 

@@ -89,3 +89,11 @@ def test_a_batch_of_one_that_waits_does_not_hide_larger_ones() -> None:
     assert largest.sizes.batch_size >= 2
     assert largest.limited_by == "latency"
     assert 2 <= best.sizes.batch_size <= largest.sizes.batch_size
+
+
+def test_without_a_cache_a_context_grows_by_new_tokens() -> None:
+    """What cannot be reached is 0, and nothing is cached."""
+    answers = capacity("gpt2", "a100", use_cache=False, phase="decode", max_latency_s=1e-6).answers
+    (context,) = (answer for answer in answers if answer.goal == "largest context")
+    assert context.prediction is None
+    assert (context.sizes.seq_len, context.sizes.cache_len) == (0, 0)

@@ -242,6 +242,11 @@ def test_a_changed_model_is_the_model_of_that_size() -> None:
         ("host.op", "[1", "a value as in a hardware file"),
         ("model.masked_attention", "!x 3", "tags"),
         ("model.masked_attention", "nan", "a plain number"),
+        ("model.gemm.fp16.residual", "1000.0", "from 1e-06 to 10"),
+        ("model.gemm.fp16.overlap", "1.0e-300", "a plain number above 0"),
+        ("model.memory.write_weight", "1.0e+308", "a plain number above 0"),
+        ("model.memory.write_weight", "1e0", "a power of ten needs a point and a sign"),
+        ("model.gemm.tf32.efficiency", "0.5", "is not set, so that it can only be set as a whole"),
     ],
 )
 def test_a_device_refuses_what_its_file_would(path: str, value: str, hint: str) -> None:
@@ -259,6 +264,7 @@ def test_a_device_refuses_what_its_file_would(path: str, value: str, hint: str) 
         ("model.gemm.fp16.efficiency", "0.5", lambda hw: hw.model.gemm["fp16"].efficiency, 0.5),
         ("model.gemm.fp16.tiles", "[128x128]", lambda hw: hw.model.gemm["fp16"].tiles, ("128x128",)),
         ("host.op", "1 us", lambda hw: hw.host.op_s, 1e-6),
+        ("model.gemm.fp16.gemv", "null", lambda hw: hw.model.gemm["fp16"].gemv_s, None),
     ],
 )
 def test_a_changed_device(path: str, value: str, get: Any, expected: Any) -> None:
