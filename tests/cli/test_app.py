@@ -168,6 +168,12 @@ def test_flags_are_read_without_pydantic() -> None:
     assert all(isinstance(param._runtime_param, PlainReader) for param in command.params)
 
 
+def test_an_empty_path_is_none() -> None:
+    """`Path("")` would be the current folder."""
+    with pytest.raises(typer.BadParameter, match="expected a path, got ''"):
+        PlainReader(Path).coerce("", None, None)
+
+
 def test_errors_of_every_typer_are_caught() -> None:
     assert issubclass(typer.BadParameter, cli._click_exception())
     assert not issubclass(InputError, cli._click_exception())

@@ -49,11 +49,6 @@ def test_a_refusal_leaves_the_output_alone(gpt2cost: Any, tmp_path: Path) -> Non
     assert path.read_text() == "old"
 
 
-@pytest.mark.parametrize("arguments", [(*SMALL, "-o", ""), ("sweep", "--grid", "")])
-def test_an_empty_path(gpt2cost: Any, arguments: tuple[str, ...]) -> None:
-    assert_refused(gpt2cost(*arguments), "expected a path, got ''")
-
-
 def test_device_files(gpt2cost: Any) -> None:
     assert gpt2cost(*SMALL, "-o", os.devnull) == Result(0, "", "")
     done = process(["-m", "gpt2cost", "models", "--format", "csv", "-o", "/dev/stdout"])
