@@ -123,7 +123,7 @@ def _unfitted(described: Measurement, name: str, records: list[Measurement], pea
 def _memory(records: list[Measurement]) -> tuple[float, float, float]:
     """DRAM's and the cache's bandwidth, and the footprint beyond which copies run at DRAM's: the knee between them."""
     copies = of_kind(records, "copy")
-    copies = [r for r in copies if r["dtype"] == "fp32"] or copies  # a campaign's are in 16 bit
+    copies = [r for r in copies if r["dtype"] == "fp32"] or copies  # older records have them in 16 bit
     if not copies:
         raise InputError("calibrate: the measurements hold no copies")
     timed = sorted((2.0 * ELEMENT_BYTES[r["dtype"]] * r["elements"], seconds(r)) for r in copies)

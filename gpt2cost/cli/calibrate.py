@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2cost.checks import check_choice, check_size
+from gpt2cost.checks import check_choice
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import FormatFlag, device_names, takes
 from gpt2cost.cli.measure import DeviceFlag, ThreadsFlag
@@ -15,7 +15,7 @@ from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.measure.journal import Journal
-from gpt2cost.measure.plan import DEVICES, MAX_THREADS, plan_for
+from gpt2cost.measure.plan import DEVICES, plan_for
 from gpt2cost.measure.records import read_records
 from gpt2cost.output.messages import print_warnings, tell
 from gpt2cost.output.sink import Sink
@@ -69,8 +69,6 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
     on_cpu = device == "cpu"
     chosen = split_list("dtype", dtype or ("fp32" if on_cpu else "fp16,bf16,fp32"))
     dtypes = tuple(dict.fromkeys(["fp32", *chosen] if on_cpu else chosen))
-    if threads is not None:
-        check_size("threads", threads, 1, MAX_THREADS)
     try:
         journal: Journal = sweeps.measure_kernels(
             path, device, dtypes, threads, plan_for(on_cpu, quick), tell, print_warnings

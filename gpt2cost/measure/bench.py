@@ -16,7 +16,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from gpt2cost.checks import check_size
 from gpt2cost.errors import InputError
+from gpt2cost.measure.plan import MAX_THREADS
 from gpt2cost.measure.pool import WINDOWS, Run
 
 SAMPLES = 3
@@ -36,9 +38,12 @@ Warn: TypeAlias = Callable[[Iterable[str]], None]
 
 
 class Bench:
-    """One device. `device` is `cpu`, `cuda` or `mps`; raises `InputError` where torch cannot use it."""
+    """One device. `device` is `cpu`, `cuda` or `mps`; raises `InputError` where torch cannot use it, and for a number
+    of threads that is none."""
 
     def __init__(self, device: str, threads: int | None = None) -> None:
+        if threads is not None:
+            check_size("threads", threads, 1, MAX_THREADS)
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available[device]:
             usable = ", ".join(name for name, there in available.items() if there)
@@ -58,13 +63,12 @@ class Bench:
 
     def machine(self) -> dict[str, Any]:
         """What is known of the machine: versions, processor, clocks, threads."""
-        mhz = _cpuinfo("cpu MHz")  # now
         record: dict[str, Any] = {
             "kind": "machine", "device": self.device, "date": date.today().isoformat(),
             "torch": torch.__version__, "transformers": version("transformers"), "python": platform.python_version(),
             "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
             "cpu_model": _cpu_model(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "memory_bytes": _memory_bytes(), "mhz": float(mhz) if mhz else None,
+            "memory_bytes": _memory_bytes(), "mhz": _mhz(),
         }  # fmt: skip
         if self.device == "mps":
             record["gpu"] = _cpu_model()  # the GPU of the same chip
@@ -166,6 +170,14 @@ def busy_share() -> float:
 def _cpu_model() -> str:
     brand = _cpuinfo("model name") or _output("sysctl", "-n", "machdep.cpu.brand_string")
     return brand or platform.processor() or platform.machine()
+
+
+def _mhz() -> float | None:
+    """The clock of the first processor now, if the system says it."""
+    try:
+        return float(_cpuinfo("cpu MHz"))
+    except ValueError:
+        return None
 
 
 def _cpuinfo(name: str) -> str:

@@ -17,7 +17,7 @@ SAME_MACHINE = ("torch", "transformers", "device", "gpu", "cpu_model", "threads"
 class Journal:
     """The file that measurements are appended to, a line each.
 
-    A file that cannot be gone on with, being complete or of another machine, is kept as `set_aside`.
+    A file that cannot be resumed, being complete or of another machine, is kept as `set_aside`.
     """
 
     def __init__(self, path: Path, machine: Measurement) -> None:

@@ -23,6 +23,7 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.files import is_folder
 from gpt2cost.measure.records import grouped, is_time
 from gpt2cost.prediction.one_kernel import MAX_ELEMENTS, kernel_latency
 from gpt2cost.timing.gpu_memory import memory_terms
@@ -33,7 +34,7 @@ class KernelResult:
     """Measured kernels of one file, device and operation, with the additive constant that scoring them needed."""
 
     file: str
-    hardware: str
+    gpu: str
     dtype: str
     operation: str
     count: int
@@ -84,12 +85,13 @@ def score_measurements(folder: Path) -> list[KernelResult]:
 
     Raises `InputError` if the folder cannot be read or has no such file, and for a wrong row, with file and line.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with CSV files of measurements")
+    where = plain(str(folder))
+    if not is_folder(folder):
+        raise InputError(f"{where}: expected a folder with CSV files of measurements")
     files = sorted(path for path in folder.glob("*.csv") if path.is_file())
     results = [result for path in files for result in _score_file(path)]
     if not results:
-        raise InputError(f"{folder}: no CSV file with the columns of a kernel measurement in it")
+        raise InputError(f"{where}: no kernel measurement in any CSV file of it")
     return results
 
 
@@ -133,15 +135,15 @@ def _choice(cells: Cells, column: str, choices: Iterable[str]) -> str:
 def _score_file(path: Path) -> Iterator[KernelResult]:
     """The results of a file; none of a file of something else."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.reader(file)
             columns = next(reader, [])
             format = next((format for format in FORMATS if sorted(format.columns.split()) == sorted(columns)), None)
             if format is None:
                 return
             rows = [_row(path, reader.line_num, format, columns, cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot read: {error}") from None
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
     groups = grouped(rows, lambda row: row.series)
     measured = {series: np.array([row.measured_s for row in members]) for series, members in groups.items()}
     predicted = {series: _predicted(format, series, members) for series, members in groups.items()}

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from gpt2cost.measure.passes import cached_run
-from gpt2cost.measure.plan import Sizes
+from gpt2cost.measure.plan import KernelSizes
 from gpt2cost.measure.pool import DTYPES, Pool, Run
 from gpt2cost.measure.records import Measurement
 
@@ -27,7 +27,7 @@ Case: TypeAlias = dict[str, Any]
 # ---------------------------------------------------------------------------------------------- which
 
 
-def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> Iterator[list[Case]]:
+def groups(sizes: KernelSizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> Iterator[list[Case]]:
     """All cases of a sweep, group by group. What depends on how much memory the process has used before comes in the
     first sweep alone, before all else."""
     if on_cpu and first:
@@ -52,7 +52,7 @@ def groups(sizes: Sizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> 
     yield [*host_cases(), *(_step("layers", n_layer, attn, sizes.step_width) for n_layer, attn in steps)]
 
 
-def _products(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
+def _products(sizes: KernelSizes, dtype: str) -> Iterator[list[Case]]:
     def product(op: str, m: int, n: int, k: int) -> Case:
         return {"kind": "gemm", "op": op, "dtype": dtype, "m": m, "n": n, "k": k}
 
@@ -65,7 +65,7 @@ def _products(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
     yield [product("linear", m, n // 2, 2 * k) for m in sizes.lm_head_rows[::3]]
 
 
-def _attention(sizes: Sizes, dtype: str, on_cpu: bool) -> Iterator[list[Case]]:
+def _attention(sizes: KernelSizes, dtype: str, on_cpu: bool) -> Iterator[list[Case]]:
     heads, head_dim = sizes.n_head, sizes.head_dim
     for batch in sizes.batches:
         group: list[Case] = []
@@ -84,7 +84,7 @@ def _attention(sizes: Sizes, dtype: str, on_cpu: bool) -> Iterator[list[Case]]:
         yield group
 
 
-def _memory_bound(sizes: Sizes, dtype: str) -> Iterator[list[Case]]:
+def _memory_bound(sizes: KernelSizes, dtype: str) -> Iterator[list[Case]]:
     width = sizes.widths[0]
 
     def case(kind: str, rows: int, columns: int, **op: str) -> Case:
@@ -221,7 +221,7 @@ def _fresh(pool: Pool, bytes: int, tensors: int) -> Run:
     if tensors == 1:
         x = pool.take(bytes // 4)
         return lambda: x * 2.0
-    grown = _cat(pool, 1, 12, bytes // 4 // 768, 64, 1)
+    grown = _cat(pool, batch=1, heads=12, head_dim=64, cached_tokens=bytes // 4 // 768, new_tokens=1)
     return lambda: [grown() for _ in range(tensors)]
 
 

@@ -41,9 +41,8 @@ class PassCase:
 
     @property
     def title(self) -> str:
-        how, sizes = self.how, self.sizes
-        cached = f"+{sizes.cache_len}" if sizes.cache_len else ""
-        return f"{self.model} {how.dtype} {how.attn} {how.runtime} {sizes.batch_size}x{sizes.seq_len}{cached}"
+        how = self.how
+        return f"{self.model} {how.dtype} {how.attn} {how.runtime} {self.sizes.text}"
 
     def record(self) -> dict[str, Any]:
         """What a measurement says of the pass."""

@@ -18,7 +18,7 @@ On a GPU enough for the largest operand, the probabilities of a batch of 32."""
 
 
 @dataclass(frozen=True)
-class Sizes:
+class KernelSizes:
     """Which sizes of kernels are measured. What a GPU does not need (`fresh_mb` and below) is left out there."""
 
     rows: tuple[int, ...]  # of products
@@ -45,27 +45,27 @@ class Plan:
     After `limit_s` seconds only what has no time yet is measured. Operands are windows of `pool_elements` numbers.
     """
 
-    sizes: Sizes
+    sizes: KernelSizes
     sweeps: int
     limit_s: float
     pool_elements: int
 
 
-CPU_QUICK = Sizes(
+CPU_QUICK = KernelSizes(
     rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), lm_head_rows=(1, 2, 4, 8, 16, 64, 128, 512), widths=(768,),
     tokens=(1, 16, 64, 128, 512), batches=(1, 8), memory_rows=(1, 4, 8, 16, 64, 128, 512),
     copy_exponents=tuple(range(12, 26, 2)), kept_mb=(1.6, 12.8),
 )  # fmt: skip
-CPU_FULL = Sizes(
+CPU_FULL = KernelSizes(
     rows=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024), lm_head_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     widths=(768, 1280), tokens=(1, 8, 16, 32, 64, 128, 256, 512, 1024), batches=(1, 2, 4, 8),
     memory_rows=(1, 2, 4, 8, 16, 32, 64, 128, 512, 1024), copy_exponents=tuple(range(12, 26)), kept_mb=(0.8, 3.2, 12.8),
 )  # fmt: skip
-GPU_QUICK = Sizes(
+GPU_QUICK = KernelSizes(
     rows=(1, 8, 32, 128, 512, 2048, 8192), lm_head_rows=(1, 8, 128, 1024), widths=(768, 1600),
     tokens=(1, 64, 256, 1024), batches=(1, 8), memory_rows=(1, 64, 1024, 8192), copy_exponents=tuple(range(14, 26, 2)),
 )  # fmt: skip
-GPU_FULL = Sizes(
+GPU_FULL = KernelSizes(
     rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192), lm_head_rows=(1, 8, 64, 512, 2048, 4096),
     widths=(768, 1024, 1280, 1600), tokens=(1, 64, 128, 256, 512, 1024), batches=(1, 8, 32),
     memory_rows=(1, 8, 64, 512, 1024, 4096, 8192, 32768), copy_exponents=tuple(range(14, 26)),

@@ -23,7 +23,7 @@ class Pool:
     """`elements` random numbers on a device, handed out as windows that move on: consecutive ones do not overlap."""
 
     def __init__(self, device: str, dtype: str, elements: int) -> None:
-        self.device, self.dtype = device, dtype
+        self.device = device
         numbers = torch.randn(min(_DISTINCT, elements), device=device).to(DTYPES[dtype])
         self.data = numbers.repeat(elements // len(numbers))
         self.at = 0

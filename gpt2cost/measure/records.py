@@ -2,9 +2,9 @@
 
 One object per line, in files `*.jsonl` or `*.jsonl.gz`. `kind` says what it is: `machine` (versions, clocks, threads),
 `host` and `floor` (costs of issuing work), kernels (`gemm`, `bmm`, `sdpa`, `softmax`, `elementwise`, ...), `pass` (a
-whole forward pass) and `profile` (the ops of one). Times are in microseconds: `wall_us` is that of synchronised
-single runs, `stream_us` the mean of runs queued back to back, `graph_us` a CUDA-graph replay. A case that could not
-run has `error` instead.
+whole forward pass) and `profile` (the ops of one). Times are in microseconds: `wall_us` is the median of synchronised
+samples, of many runs each where one is short, `stream_us` the same on a device, `graph_us` a CUDA-graph replay,
+`issue_us` the host's part. A case that could not run has `error` instead.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import json
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, make_dataclass
+from dataclasses import MISSING, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 
 from gpt2cost.device.dtypes import Dtype
+from gpt2cost.device.gpu_constants import NATURAL, POSITIVE
 from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.files import is_folder
 from gpt2cost.schema import build
 
 Measurement: TypeAlias = Mapping[str, Any]
@@ -35,7 +37,7 @@ def read_records(path: Path) -> list[Measurement]:
     Raises `InputError` where there are none, or a line is no JSON object with a `kind`. A last line that was cut off
     in writing is left out.
     """
-    files = sorted({*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")}) if path.is_dir() else [path]
+    files = sorted({*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")}) if is_folder(path) else [path]
     records = [record for file in files for record in _lines(file) if "error" not in record]
     if not records:
         raise InputError(f"{plain(str(path))}: expected measurements in *.jsonl or *.jsonl.gz, found none")
@@ -97,8 +99,8 @@ def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
 
 
 def keys_of(record: Measurement) -> int:
-    """The keys that each query of an `sdpa` record meets. Without `kv_len`, a campaign's decode step has them all in
-    `cached_tokens`."""
+    """The keys that each query of an `sdpa` record meets. In older records, without `kv_len`, a decode step has
+    them all in `cached_tokens`."""
     both = int(record["cached_tokens"]) + (0 if record["mask"] == "none" else int(record["new_tokens"]))
     return int(record.get("kv_len", both))
 
@@ -157,20 +159,24 @@ def _times(records: list[Measurement]) -> dict[str, float]:
     return {name: trimmed_mean(times) for name, times in times_us.items() if times}
 
 
-def _record(sizes: str = "", optional: bool = False, **others: Any) -> type:
-    """A dataclass of `sizes`, which are whole numbers above 0 (cached tokens from 0), and of fields of other types."""
-    fields = []
-    for name, kind in {**others, **dict.fromkeys(sizes.split(), int)}.items():
-        rule = {"bound": "natural" if name == "cached_tokens" else "positive"}
-        fields.append((name, kind, field(default=None, metadata=rule) if optional else field(metadata=rule)))
-    return make_dataclass("_Record", fields)
+def _record(sizes: str = "", optional: str = "", /, **others: Any) -> type:
+    """A dataclass of `sizes`, which are whole numbers above 0 (cached tokens from 0), and of fields of other types.
+
+    The sizes in `optional` may be absent; so may the others of a record that has only such sizes.
+    """
+    rules = {name: NATURAL if name == "cached_tokens" else POSITIVE for name in sizes.split()}
+    needed = [(name, int, field(metadata=rule)) for name, rule in rules.items()]
+    absent: Any = MISSING if sizes or not optional else None
+    others_of = [(name, kind, field(default=absent, metadata=POSITIVE)) for name, kind in others.items()]
+    rest = [(name, int, field(default=None, metadata=POSITIVE)) for name in optional.split()]
+    return make_dataclass("_Record", [*needed, *others_of, *rest])
 
 
 _TEXTS = (
     "device", "gpu", "cpu", "cpu_model", "cpu_capability", "date", "torch", "transformers", "python", "nvidia_smi",
 )  # fmt: skip
 _MACHINE = _record(
-    "threads cpus sms memory_bytes l2_bytes", optional=True, mhz=float, compute_capability=float,
+    "", "threads cpus sms memory_bytes l2_bytes", mhz=float, compute_capability=float,
     **dict.fromkeys(_TEXTS, str),
 )  # fmt: skip
 """What a record of a machine may say; what is absent, null or empty is unknown."""
@@ -189,10 +195,13 @@ def _check_machines(machines: Iterable[Measurement]) -> None:
 
 
 _KERNELS = {
-    "gemm": _record("m n k", op=Literal["addmm", "linear"], dtype=Dtype),
+    "gemm": _record("m n k", "batch", op=Literal["addmm", "linear"], dtype=Dtype),
     "bmm": _record("batch m n k", op=Literal["scores", "context"], dtype=Dtype),
     "sdpa": _record(
-        "batch heads head_dim new_tokens cached_tokens", mask=Literal["causal", "explicit", "none"], dtype=Dtype
+        "batch heads head_dim new_tokens cached_tokens",
+        "kv_len",
+        mask=Literal["causal", "explicit", "none"],
+        dtype=Dtype,
     ),
     "cat": _record("batch heads head_dim new_tokens cached_tokens", dtype=Dtype),
     "elementwise": _record("rows columns", op=str, dtype=Dtype),

@@ -20,7 +20,7 @@ from gpt2cost.checks import check_size
 from gpt2cost.errors import InputError
 from gpt2cost.measure.bench import Bench, Tell, Warn, reason
 from gpt2cost.measure.passes import Models, PassCase, pass_run
-from gpt2cost.measure.plan import MAX_THREADS, MOST_ROUNDS
+from gpt2cost.measure.plan import MOST_ROUNDS
 from gpt2cost.measure.records import Measurement, trimmed_mean
 from gpt2cost.measure.torch_trace import Observed, profile_record, read_trace
 
@@ -39,8 +39,6 @@ def measure_cases(
     `tell` is called with progress (empty at the end), `warn` with what failed. Raises `InputError` where no pass could
     be run.
     """
-    if threads is not None:
-        check_size("threads", threads, 1, MAX_THREADS)
     check_size("rounds", rounds, 1, MOST_ROUNDS)
     if profiled and device == "mps":
         raise InputError("--kernels: torch.profiler sees no kernels on mps, only the host's ops")
@@ -63,7 +61,7 @@ def measure_cases(
 
 
 def measure_passes(
-    bench: Bench, cases: Sequence[PassCase], rounds: int, budget_s: float = BUDGET_S, tell: Tell = print
+    bench: Bench, cases: Sequence[PassCase], rounds: int, tell: Tell, budget_s: float = BUDGET_S
 ) -> list[Measurement]:
     """A record of kind `pass` per case, timed in `rounds` rounds over all cases; one that cannot run has `error`.
 
@@ -129,9 +127,7 @@ def profile_pass(bench: Bench, models: Models, case: PassCase, passes: int = PRO
     return recordings
 
 
-def profile_passes(
-    bench: Bench, cases: Sequence[PassCase], passes: int = PROFILED, tell: Tell = print
-) -> list[Measurement]:
+def profile_passes(bench: Bench, cases: Sequence[PassCase], tell: Tell, passes: int = PROFILED) -> list[Measurement]:
     """A record of kind `profile` per case; one that cannot run has `error`."""
     models = Models(bench)
     records: list[Measurement] = []

@@ -136,7 +136,7 @@ def score_evidence(devices: Iterable[Hardware] | None = None) -> list[Scored]:
 class Transfer:
     """A device's measured passes in one dtype, predicted with another device's fitted constants."""
 
-    hardware: str
+    gpu: str
     donor: str
     dtype: str
     errors: tuple[float, ...]

@@ -58,11 +58,11 @@ def measure_kernels(
 
 
 def measure(
-    bench: Bench, journal: Journal, cases: Callable[[bool], Iterable[list[Case]]], plan: Plan, tell: Tell
+    bench: Bench, journal: Journal, groups_of: Callable[[bool], Iterable[list[Case]]], plan: Plan, tell: Tell
 ) -> None:
     """Time all cases as `plan` says, but what the journal has.
 
-    `cases` gives the groups of cases of the first sweep, or those of a later one. Each group ends with the reference.
+    `groups_of` gives the groups of cases of the first sweep, or those of a later one; each ends with the reference.
     """
     end = time.perf_counter() + plan.limit_s
     pools: dict[str, Pool] = {}
@@ -74,7 +74,9 @@ def measure(
             pools[dtype] = Pool(bench.device, dtype, plan.pool_elements)
         return pools[dtype]
 
-    turns = [(sweep, number, group) for sweep in range(plan.sweeps) for number, group in enumerate(cases(sweep == 0))]
+    turns = [
+        (sweep, number, group) for sweep in range(plan.sweeps) for number, group in enumerate(groups_of(sweep == 0))
+    ]
     for done, (sweep, number, group) in enumerate(turns, 1):
         left = [record for case in group if not journal.has(record := {**case, "sweep": sweep})]
         if not left or (sweep > 0 and time.perf_counter() > end):

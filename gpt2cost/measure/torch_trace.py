@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpt2cost.errors import InputError, plain
-from gpt2cost.measure.records import Measurement, grouped, text_of
-from gpt2cost.prediction.settings import SIZE_FIELDS, Sizes
+from gpt2cost.measure.records import MOST_US, Measurement, grouped, text_of
+from gpt2cost.prediction.settings import SIZE_FIELDS, Sizes, check_single_sizes
 
 Event: TypeAlias = Mapping[str, Any]
 Track: TypeAlias = tuple[str, str]
@@ -106,7 +106,7 @@ def size_of_trace(path: Path, sizes: Sequence[tuple[int, int, int]] | None) -> S
     if recorded is not None and recorded[:certain] != chosen[0][:certain]:
         names = ", ".join(list(SIZE_FIELDS)[:certain])
         raise InputError(f"{where}: its {names} are {recorded[:certain]}, got {chosen[0][:certain]}")
-    return Sizes(*chosen[0])
+    return check_single_sizes(*chosen[0])
 
 
 def observed_of_profile(record: Measurement) -> list[Observed]:
@@ -148,12 +148,14 @@ def observed_passes(record: Measurement) -> list[list[Observed]]:
 def _in_sequence(ops: Iterable[tuple[str, Sequence[str], float]]) -> list[Observed]:
     """Ops, each with its kernels and its microseconds, as if one began where the one before ended.
 
-    Raises `ValueError` for names that are no text, and where there are none.
+    Raises `ValueError` for names that are no text, where there are none, and for what is no time.
     """
     observed: list[Observed] = []
     start_s = 0.0
     for op, kernels, us in ops:
-        if not isinstance(op, str) or not all(isinstance(name, str) for name in kernels) or not (op or kernels):
+        if not isinstance(op, str) or isinstance(kernels, str) or not all(isinstance(name, str) for name in kernels):
+            raise ValueError
+        if not (op or kernels) or not _is_microseconds(us):
             raise ValueError
         observed.append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
         start_s += 1e-6 * us
@@ -214,13 +216,14 @@ def _events(path: Path) -> list[Event]:
         e for e in events if isinstance(e, dict) and e.get("ph") == "X" and isinstance(e.get("cat"), str)
     ]
     for event in slices:
-        if not (isinstance(event.get("name"), str) and _is_time(event.get("ts")) and _is_time(event.get("dur"))):
+        timed = _is_microseconds(event.get("ts")) and _is_microseconds(event.get("dur"))
+        if not (timed and isinstance(event.get("name"), str)):
             raise InputError(f"{where}: traceEvents: expected a name, and ts and dur in us, of every slice (ph X)")
     return slices
 
 
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def _is_microseconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST_US
 
 
 def _args(event: Event) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from gpt2cost.prediction.settings import How, Sizes
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """A measured pass: the model's name, how it was run, and its sizes."""
 
     model: str
@@ -30,7 +30,7 @@ class Run:
     sizes: Sizes
 
 
-RUN: tuple[Field[Run], ...] = (
+RUN: tuple[Field[MeasuredRun], ...] = (
     attribute("model", "model"), attribute("dtype", "dtype", of="how"), attribute("attn", "attention", of="how"),
     attribute("runtime", "runtime", of="how"), attribute("use_cache", of="how"),
     *(attribute(name, of="sizes") for name in SIZES),
@@ -38,20 +38,15 @@ RUN: tuple[Field[Run], ...] = (
 """With what every row of a measured pass begins."""
 
 
-def _size(run: Run) -> str:
-    cached = f"+{run.sizes.cache_len}" if run.sizes.cache_len else ""
-    return f"{run.sizes.batch_size}x{run.sizes.seq_len}{cached}"
-
-
-SIZE: Field[Run] = Field("size", "size", "", _size)
+SIZE: Field[MeasuredRun] = Field("size", "size", "right", lambda run: run.sizes.text)
 
 # ---------------------------------------------------------------------------------------------- evidence
 
 
-def run_of_case(scored: Scored) -> Run:
+def run_of_case(scored: Scored) -> MeasuredRun:
     """What was run where a prediction was scored."""
     row = scored.case.row
-    return Run(row.model, evidence_how(row), Sizes(row.batch, row.seq, row.cache))
+    return MeasuredRun(row.model, evidence_how(row), Sizes(row.batch, row.seq, row.cache))
 
 
 GPU = attribute("gpu", "device", path="hardware.name")
@@ -67,7 +62,7 @@ SCORED: tuple[Field[Scored], ...] = (
     attribute("source", of="case.row"),
 )  # fmt: skip
 """The fields of a measured pass beside its prediction. Errors are predicted / measured - 1."""
-INSIDE: Field[Scored] = Field("inside", "inside", "", lambda scored: "yes" if scored.inside else "NO")
+INSIDE: Field[Scored] = Field("inside", "inside", "right", lambda scored: "yes" if scored.inside else "NO")
 
 SUMMARY: tuple[Field[Summary], ...] = (
     attribute("cases", "cases"), attribute("mean_absolute_error", "mean", "%"),
@@ -116,7 +111,7 @@ EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _eviden
 KERNELS: View[Sequence[KernelResult]] = listing(
     "kernels",
     (
-        attribute("file", "file"), attribute("gpu", "device", path="hardware"), attribute("dtype", "dtype"),
+        attribute("file", "file"), attribute("gpu", "device"), attribute("dtype", "dtype"),
         attribute("operation", "operation"), attribute("count", "count"), attribute("constant_s", "constant", "s"),
         attribute("mean_absolute_error", "mean", "%"),
         Field("median_absolute_error", "median", "%", lambda result: float(np.median(np.abs(result.errors)))),
@@ -128,7 +123,7 @@ KERNELS: View[Sequence[KernelResult]] = listing(
 TRANSFER: View[Sequence[Transfer]] = listing(
     "transfer",
     (
-        attribute("gpu", "device", path="hardware"), attribute("constants_of", "constants of", path="donor"),
+        attribute("gpu", "device"), attribute("constants_of", "constants of", path="donor"),
         attribute("dtype", "dtype"), Field("cases", "cases", "", lambda transfer: len(transfer.errors)),
         attribute("mean_absolute_error", "mean", "%"), attribute("signed_mean_error", "signed mean", "+%"),
     ),
@@ -137,8 +132,8 @@ TRANSFER: View[Sequence[Transfer]] = listing(
 
 
 def _calibrated_summary(calibrated: Calibrated) -> tuple[str, str]:
-    found = f"{len(calibrated.residuals)} kinds of kernels, {len(calibrated.warnings)} warnings"
-    return f"<Calibrated {calibrated.hardware.name}:", f" {found}>"
+    counts = f"{len(calibrated.residuals)} kinds of kernels, {len(calibrated.warnings)} warnings"
+    return f"<Calibrated {calibrated.hardware.name}:", f" {counts}>"
 
 
 CALIBRATED: View[Calibrated] = listing(

@@ -83,8 +83,8 @@ def _text(page: Page, capacity: Capacity) -> None:
 
 def _summary(capacity: Capacity) -> tuple[str, str]:
     largest = (answer for answer in capacity.answers if answer.goal == "largest batch")
-    found = (f"{answer.phase} {answer.sizes.batch_size:,} ({answer.limited_by})" for answer in largest)
-    return f"<Capacity of {_heading(capacity)}:", f" largest batch: {', '.join(found)}>"
+    sizes = (f"{answer.phase} {answer.sizes.batch_size:,} ({answer.limited_by})" for answer in largest)
+    return f"<Capacity of {_heading(capacity)}:", f" largest batch: {', '.join(sizes)}>"
 
 
 VIEWS: dict[type, View[Any]] = {Capacity: View(_rows, _document, _text, _summary)}

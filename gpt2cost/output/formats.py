@@ -37,10 +37,14 @@ def to_markdown(records: Iterable[Record]) -> str:
     """A pipe table; numbers are aligned right."""
     rows = list(records)
     columns = _columns(rows)
-    numeric = {name for name in columns if rows and all(isinstance(row.get(name), int | float) for row in rows)}
-    rule = ["---:" if name in numeric else "---" for name in columns]
+    numeric = [bool(rows) and all(_is_number(row.get(name)) for row in rows) for name in columns]
+    rule = ["---:" if is_numeric else "---" for is_numeric in numeric]
     cells = ([markdown_cell(row.get(name)) for name in columns] for row in rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in (columns, rule, *cells))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def figures(values: Mapping[str, Any]) -> list[Record]:

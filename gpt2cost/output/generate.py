@@ -15,7 +15,7 @@ from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.units import format_quantity
 
 SHOWN = 9
-"""Later tokens in the table."""
+"""How many later tokens the table shows."""
 
 TURN = ("latency_s", "latency_low_s", "latency_high_s", "pass_s", "generate_s", "host_s", "device_s", "bound")
 """What is known of every token."""
@@ -29,7 +29,7 @@ TEXT = (
 
 
 def _tokens(run: Generation) -> list[Record]:
-    """The rows, without the inputs: a token of the text each. `position`: how many tokens precede it."""
+    """The rows, without the inputs: one per new token. `position`: how many tokens precede it."""
     columns = {
         "token": range(1, run.settings.new_tokens + 1),
         "position": [run.settings.prompt_tokens, *run.positions.tolist()],

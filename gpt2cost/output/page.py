@@ -115,10 +115,10 @@ def _signed(value: float) -> str:
 
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
-    "": str, "%": "{:z.1%}".format, "+%": "{:+z.1%}".format, "x": "{:.2f}x".format, ",": "{:,.0f}".format,
+    "": str, "right": str, "%": "{:z.1%}".format, "+%": "{:+z.1%}".format, "x": "{:.2f}x".format, ",": "{:,.0f}".format,
     ".": short_number, "+.": _signed,
 }  # fmt: skip
-"""How a number is written whose unit is the same in all cells and has no prefix."""
+"""How a number is written whose unit is the same in all cells and has no prefix; `right`: a word below numbers."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The pictures, drawn with matplotlib (extra `plot`): one function a kind, from plain numbers to a figure.
+"""The pictures, drawn with matplotlib (extra `plot`): one function per kind, from plain numbers to a figure.
 
 Colours are Okabe and Ito's, which readers with any kind of colour vision can tell apart (Color Universal Design, 2008).
 """
@@ -236,11 +236,11 @@ def _stacked(axes: Any, data: Breakdown, layers: dict[str, Any]) -> None:
 def _curve(data: Curve) -> Figure:
     figure = _figure(data, 5.4, right=0.77, bottom=0.12, top=0.81)
     axes = figure.add_subplot()
-    divisor, unit, what = 1.0, "tokens/s", "throughput of the batch"
+    divisor, unit, quantity = 1.0, "tokens/s", "throughput of the batch"
     if data.quantity == "latency":
         divisor, unit = scale_for([float(np.median(line.values)) for line in data.lines], "s")
-        what = "latency of the pass"
-    axes.set_ylabel(f"{what} ({unit})")
+        quantity = "latency of the pass"
+    axes.set_ylabel(f"{quantity} ({unit})")
     marked = len(data.sizes) <= 24
     for number, line in enumerate(data.lines):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]

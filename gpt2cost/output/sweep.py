@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import chain, islice
 from typing import Any, TypeAlias
@@ -147,19 +148,21 @@ def _shared(name: str, value: Any) -> str:
 def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
     """The columns of a pass, the fullest layout first."""
 
-    def fine(key: str, header: str, unit: str, scale: str) -> Field[Record]:
+    def fine(shown: Field[Record], scale: Field[Record]) -> Field[Record]:
         """Numbers of one unit, in which the smallest of the column `scale` can still be read: a sweep spans decades."""
-        divisor, label = scale_for([min(row[scale] for row in rows)], unit)
-        return Field(key, f"{header} {label}", ".", lambda row: row[key] / divisor)
+        divisor, label = scale_for([min(float(scale.get(row)) for row in rows)], shown.unit)
+        header = f"{shown.header} {label}".strip()
+        return replace(shown, header=header, unit=".", get=lambda row: shown.get(row) / divisor)
 
     headers = {
         "latency_s": "latency", "latency_low_s": "low", "latency_high_s": "high", "device_s": "device",
         "host_s": "host",
     }  # fmt: skip
-    times = [fine(key, header, "s", "latency_s") for key, header in headers.items()]
-    memory = fine("total_bytes", "memory", "B", "total_bytes")
+    seconds = [column(key, header, "s") for key, header in headers.items()]
+    times = [fine(shown, seconds[0]) for shown in seconds]
+    memory, flops, moved = (fine(shown, shown) for shown in (column("total_bytes", "memory", "B"), FLOPS, MOVED))
     rest = (column("tokens_per_s", "tokens/s", ","), memory, BOUND)
-    full = (*times, FLOPS, MOVED, *rest)
+    full = (*times, flops, moved, *rest)
     return [full, *((*times[:shown], *rest) for shown in (5, 3, 1))]
 
 

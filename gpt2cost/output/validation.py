@@ -14,7 +14,18 @@ from gpt2cost.measure.evidence import as_evidence, run_of
 from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
 from gpt2cost.measure.score import STEADY, KernelScore, ProfileScore, Summary, Validation
 from gpt2cost.measure.torch_trace import observed_passes
-from gpt2cost.output.accuracy import FIGURES, INSIDE, RANGE, REPEAT, RUN, SIZE, SUMMARY, Run, run_of_case, scored_rows
+from gpt2cost.output.accuracy import (
+    FIGURES,
+    INSIDE,
+    RANGE,
+    REPEAT,
+    RUN,
+    SIZE,
+    SUMMARY,
+    MeasuredRun,
+    run_of_case,
+    scored_rows,
+)
 from gpt2cost.output.page import Page, cut
 from gpt2cost.output.record import Field, Record, View, attribute, column, envelope, record_of, titled, within
 from gpt2cost.units import format_quantity
@@ -23,14 +34,14 @@ T = TypeVar("T")
 
 NAME_WIDTH = 40
 """Longest name of a kernel that is no row of the table, in characters."""
-NO_CACHE: Field[Run] = Field("use_cache", "KV cache", "", lambda run: "" if run.how.use_cache else "no cache")
-CHOICES: tuple[Field[Run], ...] = (*RUN[:4], NO_CACHE)
+NO_CACHE: Field[MeasuredRun] = Field("use_cache", "KV cache", "", lambda run: "" if run.how.use_cache else "no cache")
+CHOICES: tuple[Field[MeasuredRun], ...] = (*RUN[:4], NO_CACHE)
 """What a heading or a column says of a run, beside its size."""
 
 # ---------------------------------------------------------------------------------------------- measured
 
 
-Measured: TypeAlias = tuple[Run, Measurement]
+Measured: TypeAlias = tuple[MeasuredRun, Measurement]
 """A measured pass, or the profile of one."""
 TIMES: tuple[Field[Measured], ...] = (
     Field("latency_s", "latency", "own s", lambda measured: as_evidence(measured[1], "").latency_s),
@@ -51,7 +62,7 @@ OP_TEXT: tuple[Field[Record], ...] = (
 def _measured(records: Iterable[Measurement], kind: str) -> list[Measured]:
     """The records of a kind, without those that failed."""
     fine = (record for record in of_kind(records, kind) if "error" not in record)
-    return [(Run(record["model"], *run_of(record)), record) for record in fine]
+    return [(MeasuredRun(record["model"], *run_of(record)), record) for record in fine]
 
 
 def _ops(record: Measurement) -> list[Record]:
@@ -109,8 +120,8 @@ KERNEL: tuple[Field[KernelScore], ...] = (
 """The fields of a kernel of a profiled pass, or of all kernels of a kind."""
 
 
-def _run_of_profile(profile: ProfileScore) -> Run:
-    return Run(profile.model.name, profile.how, profile.sizes)
+def _run_of_profile(profile: ProfileScore) -> MeasuredRun:
+    return MeasuredRun(profile.model.name, profile.how, profile.sizes)
 
 
 def _kernel_rows(validation: Validation) -> list[Record]:
@@ -200,7 +211,11 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
 
 
 def _varying_table(
-    page: Page, items: Sequence[T], run: Callable[[T], Run], layouts: Iterable[Sequence[Field[T]]], where: str = ""
+    page: Page,
+    items: Sequence[T],
+    run: Callable[[T], MeasuredRun],
+    layouts: Iterable[Sequence[Field[T]]],
+    where: str = "",
 ) -> None:
     """What all runs share in a line; then the first of the layouts that fits, after what varies between the runs."""
     values = {field.key: {field.get(run(item)) for item in items} for field in CHOICES}
@@ -210,7 +225,7 @@ def _varying_table(
     page.fields(items, *((*inputs, *layout) for layout in layouts))
 
 
-def _head(run: Run) -> str:
+def _head(run: MeasuredRun) -> str:
     return " ".join(filter(None, (field.get(run) for field in (*CHOICES, SIZE))))
 
 

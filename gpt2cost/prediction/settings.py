@@ -41,6 +41,11 @@ class Sizes:
         return self.cache_len + self.seq_len
 
     @property
+    def text(self) -> str:
+        """A single point's in short: `8x512`, `8x1+512` with a cache."""
+        return f"{self.batch_size}x{self.seq_len}" + (f"+{self.cache_len}" if self.cache_len else "")
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the sizes broadcast to; of a single point it is empty."""
         return np.broadcast_shapes(*map(np.shape, (self.batch_size, self.seq_len, self.cache_len)))

@@ -156,6 +156,10 @@ def test_records_without_products_are_refused(records: list[dict[str, Any]]) -> 
         ({"kind": "bmm", "dtype": "int8"}, "dtype: expected one of"),
         ({"kind": "copy", "wall_us": -1}, "expected a time"),
         ({"kind": "fresh", "bytes": 1.5}, "bytes: expected a whole number"),
+        ({"kind": "gemm", "batch": "x"}, "batch: expected a whole number"),
+        ({"kind": "sdpa", "kv_len": "x"}, "kv_len: expected a whole number"),
+        ({"kind": "sdpa", "kv_len": 10**400}, "kv_len: expected a whole number"),
+        ({"kind": "sdpa", "kv_len": -1}, "kv_len: expected a whole number"),
     ],
 )
 def test_a_record_that_lacks_something_is_an_input_error(

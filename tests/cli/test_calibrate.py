@@ -11,7 +11,7 @@ from helpers import Result, assert_refused, process
 
 from gpt2cost.cli import calibrate as command
 from gpt2cost.device.catalog import load_hardware, validate_file
-from gpt2cost.measure.plan import Plan, Sizes
+from gpt2cost.measure.plan import KernelSizes, Plan
 from gpt2cost.measure.records import read_records
 
 pytest.importorskip("torch")
@@ -21,7 +21,7 @@ Call = Callable[..., Result]
 
 CALIBRATE = ("calibrate", "-o", "mine.yaml", "--threads", "1")  # other tests may run beside this one
 
-TINY = Sizes(
+TINY = KernelSizes(
     rows=(1, 16), lm_head_rows=(1, 16), widths=(64,), tokens=(1, 16), batches=(1,), memory_rows=(1, 64),
     copy_exponents=(12, 14), vocab_size=512, n_head=2, head_dim=32, fresh_mb=(0.5,), kept_mb=(0.1,),
     step_layers=(1, 2), step_width=64, cached_step=(1, 64, 1, 16),

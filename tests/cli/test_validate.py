@@ -152,6 +152,39 @@ def test_what_a_trace_needs(gpt2cost: Call, tiny_config: str, traces: dict[bool,
     assert "expected one of them" in refusal(gpt2cost("validate", *both, *given))
 
 
+@pytest.mark.parametrize("time", ["NaN", "1e309", "-5", "true", '"7"'])
+def test_a_profile_whose_times_are_none(gpt2cost: Call, tmp_path: Path, time: str) -> None:
+    record = {**planted(), "kind": "profile"}
+    del record["wall_us"]
+    line = json.dumps(record)[:-1] + f', "observed": [[["native_layer_norm", {time}, []]]]}}'
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    said = refusal(gpt2cost("validate", "--from", tmp_path, "--gpu", "a100", "--kernels", "--format", "json"))
+    assert "expected lists of [op, us, [kernels]]" in said
+
+
+@pytest.mark.parametrize("dims", [[-1, 5], [10**30, 5]])
+def test_a_trace_of_impossible_sizes(gpt2cost: Call, tiny_config: str, tmp_path: Path, dims: list[int]) -> None:
+    event = {
+        "ph": "X",
+        "cat": "cpu_op",
+        "name": "aten::embedding",
+        "ts": 1,
+        "dur": 2,
+        "args": {"Input Dims": [[8, 8], dims]},
+    }
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps({"traceEvents": [event]}))
+    given = ("--model", tiny_config, "--gpu", "a100", "--dtype", "fp32")
+    assert "batch: expected an integer from 1" in refusal(gpt2cost("validate", "--trace", path, *given))
+    path.write_text(json.dumps({"traceEvents": [{**event, "ts": 10**400}]}))
+    assert "ts and dur in us" in refusal(gpt2cost("validate", "--trace", path, *given))
+
+
+def test_a_name_that_no_file_can_have(gpt2cost: Call) -> None:
+    assert "cannot read: File name too long" in refusal(gpt2cost("validate", "--from", "a" * 300, "--gpu", "a100"))
+    assert "expected a folder" in refusal(gpt2cost("accuracy", "--measurements", "a" * 300))
+
+
 def test_flags_that_are_missing_or_wrong(gpt2cost: Call, tiny_config: str, tmp_path: Path) -> None:
     assert "--gpu is required" in refusal(gpt2cost("validate", "--model", tiny_config))
     assert "found none" in refusal(gpt2cost("validate", "--from", tmp_path, "--gpu", "a100"))

@@ -106,8 +106,8 @@ def test_a_calibrated_file_is_sure_only_of_the_dtypes_that_were_measured() -> No
 def test_leave_one_out_never_uses_a_devices_own_constants() -> None:
     """Catches a device that is among its own donors: its errors would be those of its evidence."""
     results = leave_one_out()
-    assert {result.hardware for result in results} >= {"h100-sxm-80gb", "l4", "t4", "v100-pcie-32gb"}
+    assert {result.gpu for result in results} >= {"h100-sxm-80gb", "l4", "t4", "v100-pcie-32gb"}
     assert all(result.errors for result in results)
     own = {(scored.hardware.name, scored.case.row.dtype, scored.error) for scored in score_evidence()}
-    borrowed = {(result.hardware, result.dtype, error) for result in results for error in result.errors}
+    borrowed = {(result.gpu, result.dtype, error) for result in results for error in result.errors}
     assert not own & borrowed

@@ -61,8 +61,15 @@ def test_the_additive_constant_is_the_best_of_its_kind() -> None:
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "gpu,dtype,m,n,k,latency_us\n"])
 def test_a_folder_without_measurements(content: str, tmp_path: Path) -> None:
     (tmp_path / "file.csv").write_text(content)
-    with pytest.raises(InputError, match="no CSV file"):
+    with pytest.raises(InputError, match="no kernel measurement in any CSV file"):
         score_measurements(tmp_path)
+
+
+def test_a_file_of_something_else_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "kernels.csv").write_text(f"{GEMM}\n{GOOD[GEMM]}\n")
+    (tmp_path / "other.csv").write_bytes(b"caf\xe9;x\n1;2\n")
+    (result,) = score_measurements(tmp_path)
+    assert result.file == "kernels.csv"
 
 
 GEMM = "gpu,dtype,m,n,k,latency_us"
@@ -141,7 +148,7 @@ def test_a_byte_order_mark_and_another_order_of_columns_are_fine(header: str, tm
         with (tmp_path / name).open("w", newline="", encoding=encoding) as file:
             csv.writer(file).writerows(rows if name == "a.csv" else [row[::-1] for row in rows])
     one, other = score_measurements(tmp_path)
-    assert (one.operation, one.hardware, one.count) == (other.operation, other.hardware, 1)
+    assert (one.operation, one.gpu, one.count) == (other.operation, other.gpu, 1)
     assert one.errors == pytest.approx(other.errors)
 
 
@@ -170,5 +177,5 @@ def test_kernels_are_better_than_published() -> None:
         ("a100_fp16_host_synced_ops.csv", "a100-sxm-80gb", "gelu"): 2,  # 7.6
     }
     results = score_measurements(MEASUREMENTS)
-    errors = {(r.file, r.hardware, r.operation): 100 * r.mean_absolute_error for r in results}
+    errors = {(r.file, r.gpu, r.operation): 100 * r.mean_absolute_error for r in results}
     assert {key: errors[key] for key, limit in limits.items() if errors[key] > limit} == {}

@@ -18,7 +18,7 @@ from gpt2cost.device.catalog import validate_file
 from gpt2cost.device.hardware import Calibration
 from gpt2cost.files import data_dir
 from gpt2cost.measure.bench import Bench
-from gpt2cost.measure.evidence import as_evidence, evidence_yaml, source_of
+from gpt2cost.measure.evidence import evidence_yaml, source_of
 from gpt2cost.measure.passes import Models, PassCase, config_of, pass_cases, pass_run
 from gpt2cost.measure.records import Measurement, repeat_difference, trimmed_mean
 from gpt2cost.measure.run import measure_passes, profile_passes
@@ -87,7 +87,7 @@ def test_a_config_survives(name: str) -> None:
 
 def test_without_a_cache(tiny_config: str) -> None:
     grid = make_grid(model=tiny_config, gpu="cpu", dtype="fp32", use_cache=False)
-    (record,) = measure_passes(Bench("cpu"), pass_cases(grid, [(1, 4, 0)], "cpu"), 1, 0.001, no_words)
+    (record,) = measure_passes(Bench("cpu"), pass_cases(grid, [(1, 4, 0)], "cpu"), 1, no_words, 0.001)
     assert record["use_cache"] is False
     assert repeat_difference(record) is None
     with pytest.raises(InputError, match="cache: expected 0"):
@@ -129,11 +129,9 @@ def test_evidence_is_what_a_hardware_file_takes(passes: list[Measurement], tmp_p
     evidence = validate_file(tmp_path / "mine.yaml")[0].evidence
     assert len(evidence) == len(passes)
     for row, record in zip(evidence, passes, strict=True):
-        ours = as_evidence(record, row.source)
-        assert row.latency_s == pytest.approx(ours.latency_s, rel=1e-4)
-        assert (row.model, row.batch, row.seq, row.cache, row.attn) == (
-            ours.model, ours.batch, ours.seq, ours.cache, ours.attn,
-        )  # fmt: skip
+        assert row.latency_s == pytest.approx(1e-6 * record["wall_us"], rel=1e-4)
+        for name in ("model", "batch", "seq", "cache", "attn", "dtype"):
+            assert getattr(row, name) == record[name]
     assert "2026-01-02" in evidence[0].source
     assert f"torch {torch.__version__}" in evidence[0].source
 

@@ -8,9 +8,10 @@ import pytest
 
 from gpt2cost.measure.bench import Bench
 from gpt2cost.measure.journal import Journal
-from gpt2cost.measure.kernels import groups, host_cases
+from gpt2cost.measure.kernels import built, groups, host_cases
 from gpt2cost.measure.plan import CPU_QUICK, Plan, plan_for
-from gpt2cost.measure.records import read_records
+from gpt2cost.measure.pool import Pool
+from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.sweeps import measure
 
 
@@ -41,21 +42,43 @@ def test_every_file_that_was_set_aside_is_kept(tmp_path: Path) -> None:
     assert kept == [1, 2, 3, 4]
 
 
+def output_elements(case: Measurement) -> float:
+    """How many elements a kernel writes, by the sizes in its record."""
+    c = case
+    match case["kind"]:
+        case "gemm":
+            return c["m"] * c["n"]
+        case "bmm":
+            return c["batch"] * c["m"] * c["n"]
+        case "sdpa":
+            return c["batch"] * c["heads"] * c["new_tokens"] * c["head_dim"]
+        case "cat":
+            return c["batch"] * c["heads"] * (c["cached_tokens"] + c["new_tokens"]) * c["head_dim"]
+        case "copy":
+            return c["elements"]
+        case "fresh":
+            return c["bytes"] / 4
+        case _:
+            return c["rows"] * c["columns"]
+
+
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("quick", [True, False])
-def test_every_operand_fits_into_the_pool(on_cpu: bool, quick: bool) -> None:
+def test_every_kernel_is_built_as_its_record_says(on_cpu: bool, quick: bool) -> None:
+    """On torch's meta device, which has shapes and no memory; an operand that exceeds the pool raises."""
     plan = plan_for(on_cpu, quick)
-    count = 0
-    for group in groups(plan.sizes, ("fp32",), on_cpu, first=False):
-        for record in group:
-            operands = {
-                "gemm": lambda r: max(r["m"] * r["k"], r["k"] * r["n"]),
-                "bmm": lambda r: r["batch"] * max(r["m"] * r["k"], r["k"] * r["n"]),
-                "sdpa": lambda r: 2 * r["batch"] * r["heads"] * r["kv_len"] * r["head_dim"],
-                "elementwise": lambda r: r["rows"] * r["columns"],
-                "softmax": lambda r: r["rows"] * r["columns"],
-                "copy": lambda r: r["elements"],
-            }.get(record["kind"])
-            count += operands is not None
-            assert operands is None or operands(record) <= plan.pool_elements, record
-    assert count > 100
+    pool = Pool("meta", "fp32", plan.pool_elements)
+    kinds = set()
+    for group in groups(plan.sizes, ("fp32",), on_cpu, first=True):
+        for case in group:
+            if case["kind"] in ("host", "layers", "cached_layers"):
+                continue
+            kinds.add(case["kind"])
+            outputs = built(case, pool)()
+            tensors = outputs if isinstance(outputs, list) else [outputs]
+            assert len(tensors) == case.get("tensors", 1)
+            assert tensors[0].numel() == pytest.approx(output_elements(case), rel=0.01), case
+            if case["kind"] == "cat" or case.get("tensors", 1) > 1:
+                assert tensors[0].shape[-1] == 64, "a cache's rows are those of one head"
+    assert kinds >= {"gemm", "bmm", "sdpa", "cat", "copy", "elementwise", "softmax", "layer_norm", "gather", "where"}
+    assert ("fresh" in kinds) == on_cpu

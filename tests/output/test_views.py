@@ -23,6 +23,7 @@ from gpt2cost.measure.score import Scored, Validation, score_evidence, score_tra
 from gpt2cost.measure.torch_trace import read_trace
 from gpt2cost.output import accuracy, capacity, compare, generate, sweep, validation
 from gpt2cost.output.chrome_trace import chrome_trace
+from gpt2cost.output.formats import to_markdown
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
 from gpt2cost.output.shared import CHOICE
@@ -231,6 +232,11 @@ def test_ops_are_sorted_by_their_medians() -> None:
 # ---------------------------------------------------------------------------------------------- sweeps
 
 
+def cell_of(value: Any) -> str:
+    """A value as CSV has it."""
+    return {True: "true", False: "false", None: ""}[value] if isinstance(value, bool | None) else str(value)
+
+
 @pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "markdown", "table"])
 def test_a_streamed_sweep_is_the_view(format: str, kernels: bool, tmp_path: Path) -> None:
@@ -244,7 +250,10 @@ def test_a_streamed_sweep_is_the_view(format: str, kernels: bool, tmp_path: Path
         case "jsonl":
             assert [json.loads(line) for line in streamed.splitlines()] == rows
         case "csv":
-            assert [list(row) for row in csv.DictReader(io.StringIO(streamed))] == [list(row) for row in rows]
+            written = [{key: cell_of(value) for key, value in row.items()} for row in rows]
+            assert list(csv.DictReader(io.StringIO(streamed))) == written
+        case "markdown":
+            assert streamed == to_markdown(rows)
         case _:
             assert len(streamed.splitlines()) >= len(rows) + 2
 
