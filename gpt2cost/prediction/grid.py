@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -146,21 +146,22 @@ def _names(name: str, value: object, notes: list[str]) -> tuple[Any, ...]:
     if isinstance(value, tuple) and not value:
         raise InputError(f"{name}: missing; give one or more")
     items = split_list(name, value)
-    unique = _unique(name, items, notes)
+    unique = distinct(items, notes, lambda item: f"{name}: {echo(item)} is given twice and counts once")
     for item in unique:
         if name in CHOICES:
             check_choice(name, item, CHOICES[name])
-    return unique
+    return tuple(unique)
 
 
-def _unique(name: str, items: Iterable[Any], notes: list[str]) -> tuple[Any, ...]:
+def distinct(items: Iterable[Any], notes: list[str], note: Callable[[Any], str]) -> list[Any]:
+    """The items, each once; `note` says of one that is given again that it counts once."""
     unique: list[Any] = []
     for item in items:
         if item in unique:
-            notes.append(f"{name}: {echo(item)} is given twice and counts once")
+            notes.append(note(item))
         else:
             unique.append(item)
-    return tuple(unique)
+    return unique
 
 
 def _sizes(name: str, value: object, least: int, notes: list[str]) -> Axis:

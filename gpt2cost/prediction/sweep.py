@@ -7,6 +7,7 @@ until they are written: `host_s` of a block of (batch, seq, cache) may be an arr
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from gpt2cost.checks import check_flag
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.grid import Axis, Grid, make_grid
+from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import is_decode
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.settings import How, check_device, check_sizes
@@ -164,8 +165,8 @@ def plan(
 ) -> tuple[list[Choice], list[str]]:
     """The choices that run, and warnings. Raises `InputError` for what cannot be loaded, and where none runs."""
     notes = list(grid.notes)
-    models = _distinct("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
-    devices = _distinct("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in grid.gpu), notes)
+    models = _loaded("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
+    devices = _loaded("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in grid.gpu), notes)
     check_sizes(*_broadcastable(grid.batch, grid.seq, grid.cache), grid.use_cache)
     running, reasons, skipped = [], [], 0
     for model, hardware, dtype, attn, runtime in itertools.product(
@@ -186,15 +187,12 @@ def plan(
     return running, [note for model in models for note in model.notes] + notes
 
 
-def _distinct(name: str, named: Iterable[Any], notes: list[str]) -> list[Any]:
-    """Models or devices, each once: two names may be one's."""
-    distinct: list[Any] = []
-    for item in named:
-        if item in distinct:
-            notes.append(f"{name}: {item.name} is given twice, under two names, and counts once")
-        else:
-            distinct.append(item)
-    return distinct
+def _loaded(name: str, named: Iterable[Any], notes: list[str]) -> list[Any]:
+    """Models or devices, each once: two names may be one's, and two of them may have one name."""
+    items = distinct(named, notes, lambda item: f"{name}: {item.name} is given twice, under two names, and counts once")
+    repeated = [item for item, count in Counter(item.name for item in items).items() if count > 1]
+    notes += [f"{name}: {item} names several; their rows look alike" for item in repeated]
+    return items
 
 
 def _parts(grid: Grid, limit: int) -> Iterator[tuple[Axis, Axis, Axis]]:

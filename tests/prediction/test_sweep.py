@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice, product
 from typing import Any
 
@@ -290,3 +291,10 @@ def test_memory_does_not_grow_with_the_grid() -> None:
         blocks = list(islice(sweep("gpt2", "a100", **axes, kernels=kernels).blocks(), 2))
         assert len(blocks) == 2
         assert all(0 < block.rows <= 2 * BLOCK_ROWS for block in blocks)
+
+
+def test_two_devices_of_one_name_are_a_warning() -> None:
+    """Their rows cannot be told apart."""
+    device = package.load_hardware("a100")
+    other = dataclasses.replace(device, host=device.host.scaled(2.0))
+    assert sweep("gpt2", [device, other]).warnings == (f"gpu: {device.name} names several; their rows look alike",)
