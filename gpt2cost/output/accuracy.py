@@ -12,8 +12,9 @@ import numpy as np
 from gpt2cost.calibration.forms import Calibrated
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
+from gpt2cost.output.field import Field, Record, attribute, record_of, titled, within
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, envelope, listing, record_of, titled, within
+from gpt2cost.output.record import View, envelope, listing
 from gpt2cost.output.shared import SIZES
 from gpt2cost.prediction.ranges import evidence_how
 from gpt2cost.prediction.settings import How, Sizes

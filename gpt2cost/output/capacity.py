@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any
 
 from gpt2cost.output import shared
+from gpt2cost.output.field import Field, Record, attribute, record_of, within
 from gpt2cost.output.page import NOTHING, Page
-from gpt2cost.output.record import Field, Record, View, attribute, envelope, record_of, within
+from gpt2cost.output.record import View, envelope
 from gpt2cost.prediction.capacity import Answer, Capacity
 from gpt2cost.prediction.predict import MemoryUse, Totals
 from gpt2cost.units import format_quantity

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.output.field import Field, Record, attribute, attributes, titled
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, attributes, envelope, listing, titled
+from gpt2cost.output.record import View, envelope, listing
 from gpt2cost.output.shared import MODEL, calibration
 from gpt2cost.prediction.one_kernel import KernelLatency
 from gpt2cost.table.config import Model

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.record import Record
+from gpt2cost.output.field import Record
 from gpt2cost.output.shared import sizes_text
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.predict import Phase, Prediction

@@ -10,8 +10,9 @@ from textwrap import shorten
 from typing import Any, get_args
 
 from gpt2cost.output import shared
+from gpt2cost.output.field import Field, Record, attribute, attributes, record_of, within
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, attributes, envelope, record_of, within
+from gpt2cost.output.record import View, envelope
 from gpt2cost.prediction.compare import WAITING, Candidate, Comparison, Crossover, seconds_by_kind
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.table.kernel import Kind

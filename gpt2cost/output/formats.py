@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gpt2cost.output.record import Record
+from gpt2cost.output.field import Record
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, attributes, column, envelope, record_of
+from gpt2cost.output.record import View, envelope
 from gpt2cost.output.shared import CHOICE, HOW, MODEL, calibration, hardware_head, run_text
 from gpt2cost.prediction.generate import Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from gpt2cost.output.field import Field
 from gpt2cost.units import format_quantity, scale_for
-
-if TYPE_CHECKING:
-    from gpt2cost.output.record import Field
 
 COLUMN_GAP = 2
 """Blanks between two columns."""

@@ -13,9 +13,10 @@ from operator import attrgetter
 from typing import Any
 
 from gpt2cost.output import shared
+from gpt2cost.output.field import Field, Record, attributes, column, record_of
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
-from gpt2cost.output.record import FLOPS_CONVENTION, Field, Record, View, attributes, column, envelope, record_of
+from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.output.shared import BOUND, CHOICE, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE, SIZES
 from gpt2cost.output.table import FORMULAS
 from gpt2cost.prediction.explain import Explanation, KernelExplanation, explain

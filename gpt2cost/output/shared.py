@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.output.record import Field, Record, attribute, attributes, column, record_of
+from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.ranges import spread
 from gpt2cost.prediction.settings import How, Sizes

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from gpt2cost.checks import check_choice
 from gpt2cost.files import check_writable, write_chunks, write_text
+from gpt2cost.output.field import Record
 from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Record, View
+from gpt2cost.output.record import View
 
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""

@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gpt2cost.output.field import Field, Record, column
 from gpt2cost.output.formats import markdown_cell
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, column, envelope
+from gpt2cost.output.record import View, envelope
 from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2cost.output.field import Field, Record, attribute, attributes, record_of
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import Field, Record, View, attribute, attributes, envelope, record_of
+from gpt2cost.output.record import View, envelope
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.kernel import Kernel, Row

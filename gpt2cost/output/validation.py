@@ -26,8 +26,9 @@ from gpt2cost.output.accuracy import (
     run_of_case,
     scored_rows,
 )
+from gpt2cost.output.field import Field, Record, attribute, column, record_of, titled, within
 from gpt2cost.output.page import Page, cut
-from gpt2cost.output.record import Field, Record, View, attribute, column, envelope, record_of, titled, within
+from gpt2cost.output.record import View, envelope
 from gpt2cost.units import format_quantity
 
 T = TypeVar("T")

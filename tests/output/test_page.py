@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gpt2cost.output.field import Field, attribute, within
 from gpt2cost.output.page import Page, Table, short_number, table_of
-from gpt2cost.output.record import Field, attribute, within
 
 
 @pytest.mark.parametrize(
