@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gpt2cost.output.plot_data import AXES, Breakdown, Curve, Picture, Point, Roofline, Timeline, kind_of
 from gpt2cost.units import format_quantity, scale_for
@@ -74,6 +74,8 @@ def _size_axis(axes: Any, sizes: Any) -> None:
     """The swept size: a logarithmic axis where it spans more than a factor of 8."""
     if sizes[0] > 0 and sizes[-1] >= 8 * sizes[0]:
         axes.set_xscale("log", base=2)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 

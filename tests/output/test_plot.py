@@ -48,6 +48,15 @@ def test_a_curve_shows_the_predictions(phase: str, quantity: str) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [A100.name, T4.name]
 
 
+@pytest.mark.parametrize("batch", ["1,2", "1,2,3", "5-12", "1,100"])
+def test_no_size_is_written_twice_below_an_axis(batch: str) -> None:
+    """Sizes are whole numbers; a tick between two of them would be rounded to one."""
+    figure = draw(curve(MODEL, [A100], {**SIZES, "batch": batch}, "decode", "latency"))
+    figure.canvas.draw()
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert len(ticks) == len(set(ticks)) > 0
+
+
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_throughput_without_a_cache_counts_new_tokens(phase: str) -> None:
     """A decode step without a KV cache runs over all tokens, but brings one per sequence."""
