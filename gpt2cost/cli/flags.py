@@ -237,12 +237,22 @@ class LogitsFlags:
 
 
 @dataclass(eq=False, repr=False)
-class WorkFlags(LogitsFlags, SettingFlags, SizeFlags):  # the fields of the last base come first
-    """One pass, whatever it runs on."""
+class HowFlags(LogitsFlags, SettingFlags):  # the fields of the last base come first
+    """How passes are run."""
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as the API's functions take it."""
+        names = ("dtype", "attn", "runtime", "logits")
+        return {**{name: getattr(self, name) for name in names}, "use_cache": not self.no_use_cache}
 
     def how(self) -> How:
         """The settings. Raises `InputError` for what is wrong."""
-        return check_how(self.dtype, self.attn, self.runtime, self.logits, not self.no_use_cache)
+        return check_how(**self.settings())
+
+
+@dataclass(eq=False, repr=False)
+class WorkFlags(HowFlags, SizeFlags):
+    """One pass, whatever it runs on."""
 
     def sizes(self) -> Sizes:
         """The sizes. Raises `InputError` for what is wrong."""
@@ -250,10 +260,7 @@ class WorkFlags(LogitsFlags, SettingFlags, SizeFlags):  # the fields of the last
 
     def work(self) -> dict[str, Any]:
         """All of it as the API's functions take it."""
-        return {
-            "batch": self.batch, "seq": self.seq, "cache": self.cache, "dtype": self.dtype, "attn": self.attn,
-            "runtime": self.runtime, "logits": self.logits, "use_cache": not self.no_use_cache,
-        }  # fmt: skip
+        return {"batch": self.batch, "seq": self.seq, "cache": self.cache, **self.settings()}
 
 
 @dataclass(eq=False, repr=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cost.checks import check_choice, check_size
+from gpt2cost.checks import check_choice, check_point
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     AttnsFlag,
@@ -97,7 +97,7 @@ def _size(text: str) -> Size:
     if len(parts) != 3 or not all(part.strip().isascii() and part.strip().isdecimal() for part in parts):
         raise InputError(f"--case: expected BATCH,SEQ,CACHE such as 8,1,512, got {echo(text)}")
     batch, seq, cache = (
-        check_size(name, int(part) if len(part) < 20 else 10**20, least)
+        check_point(name, int(part) if len(part) < 20 else 10**20, least)
         for (name, least), part in zip(LEAST.items(), parts, strict=True)
     )
     return batch, seq, cache

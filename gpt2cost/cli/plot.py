@@ -12,12 +12,11 @@ from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     DeviceFlags,
     GpusFlag,
+    HowFlags,
     HwSetFlag,
-    LogitsFlags,
     ModelFlags,
     PhaseFlag,
     RunFlags,
-    SettingFlags,
     SizeListFlags,
     changed_device,
     choice,
@@ -29,6 +28,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes
 from gpt2cost.output import plot_data
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.prediction.grid import split_list
 from gpt2cost.prediction.predict import Prediction, predict_run
 from gpt2cost.prediction.settings import LEAST, PHASES
 
@@ -41,17 +41,12 @@ OnePhaseFlag = Annotated[str, choice("--phase", PHASES[:2])]
 
 
 @dataclass(eq=False, repr=False)
-class SweptFlags(LogitsFlags, SettingFlags, SizeListFlags):
+class SweptFlags(HowFlags, SizeListFlags):
     """Passes along one size, the one that is a list or a range."""
 
     def sizes(self) -> dict[str, object]:
         """The sizes as `make_grid` takes them."""
         return {name: getattr(self, name) for name in LEAST}
-
-    def settings(self) -> dict[str, Any]:
-        """The rest, as `predict` takes it."""
-        settings = {name: getattr(self, name) for name in ("dtype", "attn", "runtime", "logits")}
-        return {**settings, "use_cache": not self.no_use_cache}
 
 
 @plot.command()
@@ -93,7 +88,7 @@ def curve(
     """Latency or throughput over the size that is swept, of one device or several, with the range of each."""
     picture = _Picture(output)
     loaded = model.load_model()
-    names = [name.strip() for name in required("--gpu", gpu).split(",")]
+    names = split_list("gpu", required("--gpu", gpu))
     devices = [changed_device(name, hw_set) for name in dict.fromkeys(names)]
     picture.write(plot_data.curve(loaded, devices, swept.sizes(), phase, quantity, **swept.settings()))
 

@@ -18,7 +18,7 @@ from gpt2cost.measure.plan import usual_dtype
 from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import Validation, score_trace
 from gpt2cost.measure.score import validate as score
-from gpt2cost.measure.torch_trace import read_trace, size_of_trace
+from gpt2cost.measure.torch_trace import read_sized_trace, size_of_trace
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.validation import validation_view
 from gpt2cost.prediction.grid import make_grid
@@ -88,11 +88,11 @@ def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measur
 
 def _traced(hw: Hardware, path: Path, flags: MeasureFlags) -> Validation:
     """A trace, scored. Its size is the one given, else the one that it recorded."""
-    sizes, observed = flags.sizes(), read_trace(path)
+    sizes, (observed, recorded) = flags.sizes(), read_sized_trace(path)
     missing = [name for name in LEAST if getattr(flags, name) is None]
     if not flags.case and 0 < len(missing) < len(LEAST):
         raise InputError("--batch, --seq, --cache: expected all three for a trace, or none for those that it recorded")
-    size = size_of_trace(path, sizes)
+    size = size_of_trace(path, recorded, sizes)
     if hw.vendor != "cpu" and not any(op.kernels for op in observed):
         print_warnings([f"{plain(str(path))}: no kernels of a device in it: its ops' times are the host's"])
     model = load_model(required("--model", flags.model))

@@ -151,8 +151,12 @@ class MachineConstants:
         return dtype in self.gemm or "fp16" in self.gemm
 
     def products(self, dtype: str) -> GemmConstants:
-        """The constants of a dtype's products; fp16's serve for the other dtypes of the tensor cores."""
-        return self.gemm.get(dtype) or self.gemm["fp16"]
+        """The constants of a dtype's products."""
+        return self.gemm[self.products_as(dtype)]
+
+    def products_as(self, dtype: str) -> str:
+        """The dtype whose constants time a dtype's products: fp16's serve for the other dtypes of the tensor cores."""
+        return dtype if dtype in self.gemm else "fp16"
 
     def residual_of(self, dtype: str) -> float | None:
         """The spread of the errors of a dtype's products, in the logarithm."""

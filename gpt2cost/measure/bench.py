@@ -42,14 +42,12 @@ class Bench:
     of threads that is none."""
 
     def __init__(self, device: str, threads: int | None = None) -> None:
-        if threads is not None:
-            check_size("threads", threads, 1, MAX_THREADS)
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available[device]:
             usable = ", ".join(name for name, there in available.items() if there)
             raise InputError(f"device: torch finds no {device} on this machine; it has {usable}")
         if threads is not None:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(check_size("threads", threads, 1, MAX_THREADS))
         self.device = device
         self._operands = torch.randn(256, 768, device=device), torch.randn(768, 768, device=device)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -61,6 +59,13 @@ class Bench:
         elif self.device == "mps":
             torch.mps.synchronize()
 
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of the device; of a GPU that shares it, the machine's."""
+        if self.device == "cuda":
+            return int(torch.cuda.get_device_properties(0).total_memory)
+        return _memory_bytes()
+
     def machine(self) -> dict[str, Any]:
         """What is known of the machine: versions, processor, clocks, threads."""
         record: dict[str, Any] = {
@@ -68,16 +73,16 @@ class Bench:
             "torch": torch.__version__, "transformers": version("transformers"), "python": platform.python_version(),
             "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
             "cpu_model": _cpu_model(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "memory_bytes": _memory_bytes(), "mhz": _mhz(),
+            "memory_bytes": self.memory_bytes, "mhz": _mhz(),
         }  # fmt: skip
         if self.device == "mps":
             record["gpu"] = _cpu_model()  # the GPU of the same chip
         if self.device == "cuda":
             p = torch.cuda.get_device_properties(0)
             record |= {
-                "gpu": p.name, "sms": p.multi_processor_count, "memory_bytes": p.total_memory,
-                "l2_bytes": getattr(p, "L2_cache_size", None), "cuda": torch.version.cuda,
-                "compute_capability": float(f"{p.major}.{p.minor}"), "nvidia_smi": _nvidia_smi(),
+                "gpu": p.name, "sms": p.multi_processor_count, "l2_bytes": getattr(p, "L2_cache_size", None),
+                "cuda": torch.version.cuda, "compute_capability": float(f"{p.major}.{p.minor}"),
+                "nvidia_smi": _nvidia_smi(),
             }  # fmt: skip
         return record
 

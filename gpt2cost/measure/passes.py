@@ -100,7 +100,6 @@ class Models:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.memory_bytes = bench.machine()["memory_bytes"]
         self._held: dict[tuple[str, str], Any] = {}
         self._compiled: dict[tuple[str, str, str], Any] = {}
 
@@ -108,7 +107,7 @@ class Models:
         """The model of a case, with its attention. Raises `InputError` where that is not installed."""
         key = (case.model, case.how.dtype)
         if key not in self._held:
-            if sum(_weight_bytes(*model) for model in (*self._held, key)) > MEMORY_SHARE * self.memory_bytes:
+            if sum(_weight_bytes(*model) for model in (*self._held, key)) > MEMORY_SHARE * self.bench.memory_bytes:
                 self.clear()
             self._held[key] = self._build(*key)
         model = self._held[key]

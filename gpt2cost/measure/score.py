@@ -174,8 +174,8 @@ def _lends(hardware: Hardware, dtype: str) -> bool:
         return False
     if not isinstance(hardware.model, MachineConstants):
         return "model" not in hardware.borrowed
-    engine = dtype if dtype in hardware.model.gemm else "fp16"
-    return "model" not in hardware.borrowed or f"model.gemm.{engine}" in hardware.provenance
+    own = f"model.gemm.{hardware.model.products_as(dtype)}" in hardware.provenance
+    return "model" not in hardware.borrowed or own
 
 
 # ---------------------------------------------------------------------------------------------- kernels

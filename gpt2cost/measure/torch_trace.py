@@ -67,6 +67,11 @@ def read_trace(path: Path) -> list[Observed]:
 
     Raises `InputError` for a file that is no such trace, or has neither ops nor kernels.
     """
+    return read_sized_trace(path)[0]
+
+
+def read_sized_trace(path: Path) -> tuple[list[Observed], tuple[int, int, int] | None]:
+    """The same, and the (batch, new tokens, cached tokens) of its first pass: None unless shapes were recorded."""
     events = _events(path)
     tracks = _taken(events)
     if any(event["cat"] in _DEVICE for event in events):
@@ -77,26 +82,26 @@ def read_trace(path: Path) -> list[Observed]:
         what = "ops or kernels of torch.profiler (cat cpu_op or kernel)"
         raise InputError(f"{plain(str(path))}: traceEvents: expected {what}, found none")
     observed.sort(key=lambda op: op.start_s)
-    return [replace(op, start_s=op.start_s - observed[0].start_s) for op in observed]
+    sizes = _first_sizes(op for ops in tracks.values() for op in ops)
+    return [replace(op, start_s=op.start_s - observed[0].start_s) for op in observed], sizes
 
 
-def trace_sizes(path: Path) -> tuple[int, int, int] | None:
-    """(batch, new tokens, cached tokens) of the first pass of a trace; None unless it recorded shapes.
-
-    Cached tokens are what the first `cat` appends to; without one (a static cache, or none) 0.
-    """
-    taken = [(_table_op(op["name"]), _dims(op)) for ops in _taken(_events(path)).values() for op in ops]
+def _first_sizes(ops: Iterable[Event]) -> tuple[int, int, int] | None:
+    """Cached tokens are what the first `cat` appends to; without one (a static cache, or none) 0."""
+    taken = [(_table_op(op["name"]), _dims(op)) for op in ops]
     index = next((_shape(dims[1]) for op, dims in taken if op == "embedding" and len(dims) > 1), ())
     past = next((_shape(part) for op, dims in taken if op == "cat" for parts in dims[:1] for part in parts[:1]), ())
     return (index[0], index[1], past[2] if len(past) == 4 else 0) if len(index) == 2 else None
 
 
-def size_of_trace(path: Path, sizes: Sequence[tuple[int, int, int]] | None) -> Sizes:
-    """The size of the passes in a trace: the one of `sizes`, else the one that was recorded.
+def size_of_trace(
+    path: Path, recorded: tuple[int, int, int] | None, sizes: Sequence[tuple[int, int, int]] | None
+) -> Sizes:
+    """The size of the passes in the trace at `path`: the one of `sizes`, else the one that was recorded.
 
     Raises `InputError` where there is none, or several, and where they are not the recorded one.
     """
-    where, recorded = plain(str(path)), trace_sizes(path)
+    where = plain(str(path))
     chosen = sizes or ([recorded] if recorded else None)
     if chosen is None:
         raise InputError(f"{where}: no shapes were recorded; give --batch, --seq and --cache")

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2cost.calibration.forms import Calibrated
 from gpt2cost.measure.kernel_files import KernelResult
+from gpt2cost.measure.records import grouped
 from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
 from gpt2cost.output.field import Field, Record, attribute, record_of, titled, within
 from gpt2cost.output.page import Page
@@ -78,9 +79,7 @@ DEVICE = (Field("gpu", "device", "", itemgetter(0)), *within(itemgetter(1), SUMM
 
 def summaries(scored: Sequence[Scored]) -> dict[str, Summary]:
     """A summary per device, by its name."""
-    devices: dict[str, list[Scored]] = {}
-    for case in scored:
-        devices.setdefault(case.hardware.name, []).append(case)
+    devices = grouped(scored, lambda case: case.hardware.name)
     return {name: summary for name, cases in devices.items() if (summary := summary_of(cases))}
 
 

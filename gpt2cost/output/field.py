@@ -19,7 +19,7 @@ class Field(Generic[T]):
 
     `unit` says how a table writes it: `s`, `B`, `FLOP`, `B/s`, `FLOP/s` with one prefix for the column, named in its
     header (`own s`: each cell with its own); `%` a share, `x` a ratio, `.` a number of four characters, `+%` and `+.`
-    with their sign, `,` a whole number in groups of three, empty as it is.
+    with their sign, `,` a whole number in groups of three, empty as it is (`right`: words too on the right).
     """
 
     key: str

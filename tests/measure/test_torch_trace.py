@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 from gpt2cost.errors import InputError
 from gpt2cost.measure import trace_match
-from gpt2cost.measure.torch_trace import Observed, observed_of_profile, read_trace, trace_sizes
+from gpt2cost.measure.torch_trace import Observed, observed_of_profile, read_sized_trace, read_trace
 from gpt2cost.measure.trace_match import Match, match
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
@@ -103,7 +103,7 @@ def test_a_recorded_pass_is_the_table(attn: str, phase: str, batch: int, shapes:
     found = matched(read_trace(path), attn, *sizes)
     assert_whole(found)
     assert found.unmapped == ()
-    assert trace_sizes(path) == (sizes if shapes else None)
+    assert read_sized_trace(path)[1] == (sizes if shapes else None)
 
 
 @pytest.mark.parametrize("attn", ATTENTION)
@@ -414,7 +414,7 @@ def test_odd_arguments_are_ignored(args: Any, tmp_path: Path) -> None:
     op = {"ph": "X", "cat": "cpu_op", "name": "aten::embedding", "ts": 1.0, "dur": 1.0, "args": args}
     kernel = {**op, "cat": "kernel", "name": "k"}
     path = write(tmp_path / "trace.json", [op, {**op, "name": "aten::cat", "ts": 3.0}])
-    assert trace_sizes(path) is None
+    assert read_sized_trace(path)[1] is None
     assert [one.op for one in read_trace(path)] == ["embedding", "cat"]
     assert [one.op for one in read_trace(write(path, [op, kernel]))] == [""]
 
