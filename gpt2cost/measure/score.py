@@ -161,7 +161,7 @@ def leave_one_out() -> list[Transfer]:
         rows = [case.row for case in evidence_cases(hw, hw.evidence) if case.host_factor is None]
         for dtype, in_dtype in grouped(rows, lambda row: row.dtype).items():
             for donor in devices:
-                if donor.name != hw.name and donor.vendor == hw.vendor and _lends(donor, dtype):
+                if donor.model != hw.model and donor.vendor == hw.vendor and _lends(donor, dtype):
                     cases = evidence_cases(dataclasses.replace(hw, model=donor.model), in_dtype)
                     errors = tuple(case.latency_s / case.row.latency_s - 1.0 for case in cases)
                     results.append(Transfer(hw.name, donor.name, dtype, errors))
