@@ -26,12 +26,23 @@ from gpt2cost.units import unit_of
 
 @dataclass(frozen=True)
 class Memory:
-    """DRAM and last-level cache. Rates are peaks; `l2_bandwidth` is that of reads, measured where known."""
+    """DRAM and last-level cache. Rates are peaks; `l2_bandwidth` is that of reads, measured where known.
+
+    `capacity`: what the driver reports. `reserve`: what a process needs beside its tensors: on a GPU the context and
+    the libraries' workspaces. `gpu_share`: how much of the capacity the GPU may have where it shares it with the CPU.
+    """
 
     capacity_bytes: float
     bandwidth_bytes_per_s: float
     l2_bytes: float
     l2_bandwidth_bytes_per_s: float
+    reserve_bytes: float = 0.0
+    gpu_share: float = field(default=1.0, metadata={"bound": "fraction"})
+
+    @property
+    def usable_bytes(self) -> float:
+        """What weights, KV cache and activations may take together."""
+        return max(0.0, self.gpu_share * self.capacity_bytes - self.reserve_bytes)
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,10 @@ class Evidence:
     """A measured latency that this device's predictions are judged by.
 
     `kernels` names kernel variants where the measured code differs from ours, such as `{scale: div, mask: where}`.
+    `config`: keys of the model's config that differ, such as `{n_layer: 1, n_head: 8}`. `part`: the whole model, one
+    layer, or a layer's attention. `timed`: a pass from start to end; the device's time of its kernels, summed; or a
+    turn of HuggingFace's `generate` (greedy), the pass with what runs around it. `box`: the machine; rows of one box
+    share its host.
     """
 
     source: str
@@ -101,6 +116,10 @@ class Evidence:
     runtime: Runtime = "eager"
     latency_s: float
     kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
+    config: dict[str, int] = field(default_factory=dict)
+    part: Literal["model", "block", "attention"] = "model"
+    timed: Literal["pass", "kernels", "turn"] = "pass"
+    box: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -109,6 +128,8 @@ class Evidence:
                 raise InputError(f"kernels.{name}: expected one of {', '.join(KERNEL_VARIANTS[name])}, got {echo(op)}")
         if not self.use_cache and self.cache:
             raise InputError("cache: expected 0 where use_cache is false")
+        if self.timed == "turn" and (self.part != "model" or self.runtime != "eager"):
+            raise InputError("timed: a turn of generate is predicted of the whole model, run eagerly")
 
 
 @dataclass(frozen=True, kw_only=True)

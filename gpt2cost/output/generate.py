@@ -82,7 +82,7 @@ def _document(run: Generation) -> Record:
     return {
         **envelope(run.model, run.hardware),
         "model": record_of(MODEL, run.model),
-        "hardware": {**head, "capacity_bytes": round(run.hardware.memory.capacity_bytes)},
+        "hardware": {**head, "capacity_bytes": round(run.hardware.memory.usable_bytes)},
         "settings": record_of(SETTINGS, run),
         **record_of(FIGURES, run),
         "first_token": _part(first, TURN),
@@ -166,7 +166,7 @@ def _conclusions(run: Generation) -> Iterator[str]:
     yield f"total: {ranged('total')}, of which passes {shown('passes_s')}, generate {shown('generate_s')}"
     per_request = shown("tokens_per_s_per_request", "")
     yield f"throughput: {shown('tokens_per_s', '')} tokens/s, {per_request} tokens/s per request"
-    capacity = format_quantity(run.hardware.memory.capacity_bytes, "B")
+    capacity = format_quantity(run.hardware.memory.usable_bytes, "B")
     yield f"memory: {shown('peak_bytes', 'B')} at the peak of {capacity}, {'fits' if run.fits else 'does NOT fit'}"
     if run.price_per_hour is not None:
         yield f"cost: {run.cost_per_million_tokens:.4g} per million new tokens at {run.price_per_hour:g} per hour"

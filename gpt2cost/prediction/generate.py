@@ -100,7 +100,7 @@ class Generation(Result):
     @property
     def fits(self) -> bool:
         """Whether the run fits the device's memory."""
-        return self.peak_bytes <= self.hardware.memory.capacity_bytes
+        return self.peak_bytes <= self.hardware.memory.usable_bytes
 
     @property
     def cost_per_million_tokens(self) -> float | None:
@@ -179,9 +179,9 @@ def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int)
             "generate compiles the steps on a static cache unless disable_compile is set, as assumed here;"
             " --runtime compile or cuda-graph predicts compiled passes"
         )
-    if peak > hw.memory.capacity_bytes:
-        capacity = format_quantity(hw.memory.capacity_bytes, "B")
-        yield f"memory: {format_quantity(peak, 'B')} are needed, the device has {capacity}"
+    if peak > hw.memory.usable_bytes:
+        capacity = format_quantity(hw.memory.usable_bytes, "B")
+        yield f"memory: {format_quantity(peak, 'B')} are needed, the device can give {capacity}"
 
 
 def _stretches(prompt_tokens: int, first: Turn, rest: Turn) -> Iterator[Stretch]:

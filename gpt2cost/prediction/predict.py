@@ -108,7 +108,10 @@ class Phase(Result):
 
 @dataclass(frozen=True, eq=False)
 class MemoryUse:
-    """What the run holds at its fullest moment, in bytes, beside the device's capacity. The parts sum to the total."""
+    """What the run holds at its fullest moment, in bytes; the parts sum to the total.
+
+    `capacity_bytes`: what a model may take of the device's memory (`Memory.usable_bytes`).
+    """
 
     weights_bytes: Number
     kv_cache_bytes: Number
@@ -251,7 +254,7 @@ def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> 
         own_cache = kv_cache_bytes(model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
         fuller = own_cache + phase.activations_bytes > cache + live
         cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
-    whole, capacity = weights + cache + live, round(hw.memory.capacity_bytes)
+    whole, capacity = weights + cache + live, round(hw.memory.usable_bytes)
     return MemoryUse(weights, cache, live, whole, capacity, whole <= capacity)
 
 
@@ -271,4 +274,4 @@ def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Ite
             )
     if not np.all(memory.fits):
         most = format_quantity(float(np.max(memory.total_bytes)), "B")
-        yield f"memory: {most} are needed, the device has {format_quantity(memory.capacity_bytes, 'B')}"
+        yield f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ from gpt2cost.files import SIZE_LIMIT
 def test_good(tmp_path: Path) -> None:
     (device,) = validate_file(write_yaml(tmp_path, "\ufeff" + MY_GPU))
     assert device.memory == hardware.Memory(80e9, 2e12, 40e6, 5e12)
+
+
+def test_usable_memory() -> None:
+    """The GPU's share, less the reserve; a file need name neither."""
+    memory = hardware.Memory(80e9, 2e12, 40e6, 5e12)
+    assert memory.usable_bytes == 80e9
+    assert dataclasses.replace(memory, reserve_bytes=0.5e9).usable_bytes == 79.5e9
+    assert dataclasses.replace(memory, gpu_share=0.75, reserve_bytes=1e9).usable_bytes == 59e9
+    assert dataclasses.replace(memory, reserve_bytes=90e9).usable_bytes == 0
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

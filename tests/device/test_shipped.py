@@ -92,28 +92,28 @@ def test_shipped_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "capacity", "bandwidth", "units", "fp32", "fp16"),
     [
-        ("a100-sxm-40gb", 40e9, 1555e9, 108, 19.5e12, 312e12),
-        ("a100-sxm-80gb", 80e9, 2039e9, 108, 19.5e12, 312e12),
-        ("a100-pcie-80gb", 80e9, 1935e9, 108, 19.5e12, 312e12),
-        ("h100-sxm-80gb", 80e9, 3350e9, 132, 66.9e12, 989e12),
-        ("h100-pcie-80gb", 80e9, 2039e9, 114, 51.2e12, 756e12),
-        ("h200-sxm-141gb", 141e9, 4800e9, 132, 66.9e12, 989e12),
-        ("b200-sxm-180gb", 180e9, 8000e9, 148, 80e12, 2250e12),
-        ("rtx4090", 24e9, 1008e9, 128, 82.6e12, 165.2e12),
-        ("rtx3090", 24e9, 936e9, 82, 35.6e12, 71.2e12),
-        ("l40s", 48e9, 864e9, 142, 91.6e12, 362e12),
-        ("l4", 24e9, 300e9, 58, 30.3e12, 121e12),
-        ("a10", 24e9, 600e9, 72, 31.2e12, 125e12),
-        ("t4", 16e9, 320e9, 40, 8.1e12, 65e12),
-        ("v100-sxm-32gb", 32e9, 900e9, 80, 15.7e12, 125e12),
-        ("v100-pcie-32gb", 32e9, 900e9, 80, 14.1e12, 112e12),
-        ("m1", 16e9, 68.25e9, 8, 2.62e12, 2.62e12),
-        ("m1-max-24c", 64e9, 409.6e9, 24, 7.96e12, 7.96e12),
-        ("m3-pro", 36e9, 153.6e9, 18, 6.44e12, 6.44e12),
-        ("m3-max", 128e9, 409.6e9, 40, 14.3e12, 14.3e12),
-        ("m3-max-30c", 128e9, 307.2e9, 30, 10.7e12, 10.7e12),
-        ("m4-max", 128e9, 546e9, 40, 16.2e12, 16.2e12),
-        ("m4-max-32c", 128e9, 410e9, 32, 12.9e12, 12.9e12),
+        ("a100-sxm-40gb", 42.3e9, 1555e9, 108, 19.5e12, 312e12),
+        ("a100-sxm-80gb", 85.096e9, 2039e9, 108, 19.5e12, 312e12),
+        ("a100-pcie-80gb", 85.1e9, 1935e9, 108, 19.5e12, 312e12),
+        ("h100-sxm-80gb", 85.018e9, 3350e9, 132, 66.9e12, 989e12),
+        ("h100-pcie-80gb", 85e9, 2039e9, 114, 51.2e12, 756e12),
+        ("h200-sxm-141gb", 150.1e9, 4800e9, 132, 66.9e12, 989e12),
+        ("b200-sxm-180gb", 191.5e9, 8000e9, 148, 80e12, 2250e12),
+        ("rtx4090", 25.4e9, 1008e9, 128, 82.6e12, 165.2e12),
+        ("rtx3090", 25.4e9, 936e9, 82, 35.6e12, 71.2e12),
+        ("l40s", 47.7e9, 864e9, 142, 91.6e12, 362e12),
+        ("l4", 23.7e9, 300e9, 58, 30.3e12, 121e12),
+        ("a10", 23.6e9, 600e9, 72, 31.2e12, 125e12),
+        ("t4", 15.816e9, 320e9, 40, 8.1e12, 65e12),
+        ("v100-sxm-32gb", 34.1e9, 900e9, 80, 15.7e12, 125e12),
+        ("v100-pcie-32gb", 34.1e9, 900e9, 80, 14.1e12, 112e12),
+        ("m1", 17.18e9, 68.25e9, 8, 2.62e12, 2.62e12),
+        ("m1-max-24c", 68.72e9, 409.6e9, 24, 7.96e12, 7.96e12),
+        ("m3-pro", 38.65e9, 153.6e9, 18, 6.44e12, 6.44e12),
+        ("m3-max", 137.4e9, 409.6e9, 40, 14.3e12, 14.3e12),
+        ("m3-max-30c", 137.4e9, 307.2e9, 30, 10.7e12, 10.7e12),
+        ("m4-max", 137.4e9, 546e9, 40, 16.2e12, 16.2e12),
+        ("m4-max-32c", 137.4e9, 410e9, 32, 12.9e12, 12.9e12),
     ],
 )
 def test_datasheet(name: str, capacity: float, bandwidth: float, units: int, fp32: float, fp16: float) -> None:
@@ -121,6 +121,26 @@ def test_datasheet(name: str, capacity: float, bandwidth: float, units: int, fp3
     assert (device.memory.capacity_bytes, device.memory.bandwidth_bytes_per_s) == (capacity, bandwidth)
     assert device.compute.units == units
     assert (device.compute.peak_flop_per_s["fp32"], device.compute.peak_flop_per_s["fp16"]) == (fp32, fp16)
+
+
+@pytest.mark.parametrize(
+    ("name", "reported"),
+    [("a100", 85_095_874_560), ("h100", 85_018_279_936), ("t4", 15_816_216_576), ("4090", 25.39e9), ("a10", 23.6e9)],
+)
+def test_capacity_is_what_drivers_report(name: str, reported: float) -> None:
+    """`total_memory` of torch.cuda.get_device_properties: not the number on the box, and neither its GB nor its GiB."""
+    memory = load_hardware(name).memory
+    assert memory.capacity_bytes == pytest.approx(reported, rel=2e-3)
+    assert 0.4e9 <= memory.capacity_bytes - memory.usable_bytes <= 0.6e9
+
+
+@pytest.mark.parametrize(
+    ("name", "recommended"),
+    [("m1", 11453.25e6), ("m1-pro", 22906.50e6), ("m1-max", 51539.61e6), ("m2-ultra", 154618.82e6)],
+)
+def test_a_macs_gpu_may_have_a_share(name: str, recommended: float) -> None:
+    """Metal's recommendedMaxWorkingSetSize of Macs with 16, 32, 64 and 192 GB, as llama.cpp logs it."""
+    assert load_hardware(name).memory.usable_bytes == pytest.approx(recommended, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", ["m1", "m1-max", "m2-pro", "m3", "m3-ultra", "m4-max"])

@@ -212,7 +212,7 @@ def test_memory(dtype: str, size: int) -> None:
     assert memory.kv_cache_bytes == 2 * 6 * 12 * 64 * 8 * (100 + 28) * size  # of the prefill, which needs more in all
     assert memory.total_bytes == memory.weights_bytes + memory.kv_cache_bytes + memory.activations_bytes
     assert memory.activations_bytes >= 8 * 100 * 50257 * size, "the logits alone"
-    assert memory.capacity_bytes == 80_000_000_000
+    assert memory.capacity_bytes == 85_096_000_000 - 500_000_000, "less the reserve of the context"
     assert memory.fits is True
 
 
