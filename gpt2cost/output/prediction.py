@@ -166,6 +166,8 @@ def _phase_line(phase: Phase, rows: list[Record], trust: str) -> str:
         "host": f"the GPU is busy {busy:.0%} of the time; a larger batch or cuda-graph uses it",
         "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
         "memory": f"{totals.bandwidth_utilization:.0%} of peak bandwidth; {slow}",
+        "l2": slow,
+        "latency": slow,
         "launch": f"{totals.launches} short kernels; fusing them (compile) or a larger batch helps",
     }[totals.bound]
     return (
@@ -187,12 +189,16 @@ def _explanation(page: Page, explanation: Explanation) -> None:
     def scaled(header: str, key: str) -> Field[KernelExplanation]:
         return Field(key, header, ".", lambda kernel: float(getattr(kernel, key)) / divisor)
 
-    total, least, waves = scaled("total", "device_s"), scaled("least", "speed_of_light_s"), scaled("waves", "wave_s")
-    compute, *rest = (scaled(name, f"{name}_s") for name in ("compute", "memory", "launch", "host"))
+    total, least, serial = (
+        scaled("total", "device_s"),
+        scaled("least", "speed_of_light_s"),
+        scaled("latency", "serial_s"),
+    )
+    compute, memory, l2, *rest = (scaled(name, f"{name}_s") for name in ("compute", "memory", "l2", "launch", "host"))
     page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
     name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer."))
     gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
-    page.fields(explanation.slowest, (name, total, least, gap, compute, waves, *rest))
+    page.fields(explanation.slowest, (name, total, least, gap, compute, memory, l2, serial, *rest))
     page.line()
     for change in explanation.sensitivity:
         faster = f"{change.speedup:.2f}x as fast" if change.speedup >= 1.005 else "no faster"

@@ -12,6 +12,8 @@ from gpt2cost.timing.kernel import improvements
 from gpt2cost.timing.queue import host_cost
 from gpt2cost.timing.terms import product_dtype
 
+TERMS = ("compute_s", "memory_s", "l2_s", "serial_s", "launch_s")
+
 
 @dataclass(frozen=True)
 class KernelExplanation:
@@ -26,8 +28,9 @@ class KernelExplanation:
     count: int
     device_s: float
     compute_s: float
-    wave_s: float
     memory_s: float
+    l2_s: float
+    serial_s: float
     launch_s: float
     host_s: float
     speed_of_light_s: float
@@ -67,7 +70,7 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
     light_s = moved / (hw.memory.l2_bandwidth_bytes_per_s if in_l2 else hw.memory.bandwidth_bytes_per_s)
     if isinstance(cost.kernel.shape, Gemm | FusedAttention):
         light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[product_dtype(cost.kernel, how.dtype)])
-    total = {name: float(cost.count * getattr(terms, name)) for name in ("compute_s", "wave_s", "memory_s", "launch_s")}
+    total = {name: float(cost.count * getattr(terms, name)) for name in TERMS}
     return KernelExplanation(
         name=cost.row.path,
         count=cost.count,

@@ -26,6 +26,7 @@ from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, index_of_largest, kernel_terms, largest
 from gpt2cost.timing.queue import PassTimes, pass_times
+from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
 
 
@@ -58,7 +59,7 @@ class KernelCost:
 
     @property
     def bound(self) -> Any:
-        """What most of the time goes to: `compute`, `memory` or `launch`."""
+        """What most of the time goes to: one of `BOUNDS`."""
         return bound_of(self.terms)
 
 
@@ -141,10 +142,10 @@ def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, d
     is_point = all(isinstance(value, int) for value in exact.values())
     launch_s: list[Number] = []
     kernels: list[KernelCost] = []
-    for row in rows:
+    for row, reuse in zip(rows, reuse_bytes(rows, real), strict=True):
         launch_s.append(0.0)
         if isinstance(row.step, Kernel):
-            terms = kernel_terms(row.step, real, hw, dtype, runtime == "cuda-graph")
+            terms = kernel_terms(row.step, real, hw, dtype, runtime == "cuda-graph", reuse)
             launch_s[-1] = terms.device_s
             cost = _kernel_cost(row, row.step, exact, terms)
             if not is_point or cost.count:

@@ -27,6 +27,9 @@ from gpt2cost.table.symbols import B, C, D, H, S, T, a, b8, f32, hd, i64
 PROBABILITIES = tensor("probabilities", B, H, T, S)
 """What the softmax of eager attention makes; GPT2Block's variables keep it alive to the block's end."""
 
+IN_C_ATTN = "attn.c_attn"
+"""The tensor that holds new queries, keys and values side by side."""
+
 
 @dataclass(frozen=True)
 class QKV:
@@ -40,7 +43,8 @@ class QKV:
 
     def copied(self) -> tuple[Tensor, Tensor]:
         """Query and key as the product of the scores reads them."""
-        return Tensor("query.copy", self.query.bytes), self.key if self.cached else Tensor("key.copy", self.key.bytes)
+        query = Tensor("query.copy", self.query.bytes, view_of=IN_C_ATTN)
+        return query, self.key if self.cached else Tensor("key.copy", self.key.bytes, view_of=IN_C_ATTN)
 
 
 # Query, key and value are strided views of c_attn's output. A reshape to (B*H, ...) has to copy them unless one of
@@ -59,7 +63,7 @@ def context(
     heads = tensor("context", B, T, D)
     merged = tensor("merged", B, T, D)
     merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
-    value = x.value if x.cached else Tensor("value.copy", x.value.bytes)
+    value = x.value if x.cached else Tensor("value.copy", x.value.bytes, view_of=IN_C_ATTN)
     value_copy = () if x.cached else (copy("clone_value", "clone", x.value, value, source, SPLIT_HEADS_COPY),)
     kernels = (
         Free("views", "view", 4),
@@ -114,10 +118,13 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     src = "GPT2Attention._upcast_and_reordered_attn"
     reshape, upcast = cite(src, "query.reshape(-1, q_seq_len, dk)"), cite(src, "torch.baddbmm(")
     half = a < f32
-    query32, key32 = (tensor(f"{t}.float32", B, n, D, element=f32) for t, n in (("query", T), ("key", S)))
     scores, masked, soft = (tensor(n, B, H, T, S, element=f32) for n in ("scores", "masked", "softmax"))
     group = "scores"
     query, key = x.copied()
+    query32, key32 = (
+        tensor(f"{name}.float32", B, n, D, element=f32, view_of=half_one.name)
+        for name, n, half_one in (("query", T, query), ("key", S, key))
+    )
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
     mask_source = cite(src, "attn_weights + ")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
@@ -177,7 +184,9 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     bias = tensor("float_mask", B, T, S)
     when = sdpa_mask(options)
     written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
-    key, value = (tensor(name, B, written, D) for name in ("key", "value"))
+    key, value = (
+        tensor(name, B, written, D, view_of=whole.view_of) for name, whole in (("key", x.key), ("value", x.value))
+    )
     cut = QKV(x.qkv, x.query, key, value, cached=x.cached)
     plain, merged = fused_attention("scaled_dot_product_attention", cut, source, None, ~when, written)
     masked, _ = fused_attention("scaled_dot_product_attention", x, source, bias, when)
@@ -257,8 +266,10 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     """GPT2Attention."""
     src = "GPT2Attention.forward"
     c_attn = addmm(x, 3 * D, D, "attn.c_attn", cite(src, "self.c_attn(hidden_states).split"))
-    query, new_key, new_value = (tensor(f"new_{name}", B, T, D) for name in ("query", "key", "value"))
-    key, value = (tensor(name, B, S, D) for name in ("key", "value"))
+    query, new_key, new_value = (
+        tensor(f"new_{name}", B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value")
+    )
+    key, value = (tensor(name, B, S, D, view_of="" if options.use_cache else IN_C_ATTN) for name in ("key", "value"))
     x_qkv = QKV(output(c_attn), query, key, value, cached=options.use_cache)
     cache = cache_update((new_key, new_value), (key, value), options)
     match options.attn:

@@ -64,6 +64,10 @@ class Formula:
         return isinstance(other, Formula | int) and self.terms == formula(other).terms
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash(tuple(self.terms.items()))
 
     def __bool__(self) -> bool:

@@ -75,9 +75,8 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     rows = B if options.in_generate else formula(1)  # of positions
     positions = Tensor("position_ids", rows * T * i64)
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
-    token, position, x = (
-        Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T), ("hidden_states", B * T))
-    )
+    token, position = (Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T)))
+    x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
     mask_steps, mask = causal_mask(options)
     if options.in_generate and options.cache_type == "static":
         mask_steps = ()  # prepare_inputs_for_generation has made it: see generate_loop.py
@@ -117,7 +116,7 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
     """
     body, x = transformer(options)
     rows = B if options.logits == "last" else B * T
-    kept = Tensor(x.name, rows * D * a)
+    kept = Tensor(x.name, rows * D * a, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
     lm_head = Kernel(
         name="",
         op="mm",

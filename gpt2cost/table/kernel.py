@@ -26,11 +26,15 @@ Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise"
 
 @dataclass(frozen=True)
 class Tensor:
-    """An operand: its name and its stored bytes (a dimension of stride 0 counts once)."""
+    """An operand: its name and its stored bytes (a dimension of stride 0 counts once).
+
+    `view_of`: the tensor in whose memory it lies where no kernel makes it.
+    """
 
     name: str
     bytes: Formula
     is_weight: bool = False
+    view_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,12 @@ def _steps(module: Module, prefix: str, count: Formula) -> Iterator[tuple[str, K
             yield path, child, count
 
 
-def tensor(name: str, *dims: Formula, element: Formula = a) -> Tensor:
-    """A tensor that a kernel makes: the product of its dimensions, `element` bytes each."""
+def tensor(name: str, *dims: Formula, element: Formula = a, view_of: str = "") -> Tensor:
+    """A tensor that a kernel makes: the product of its dimensions, `element` bytes each. `view_of`: see `Tensor`."""
     size = formula(1)
     for dim in dims:
         size = size * dim
-    return Tensor(name, size * element)
+    return Tensor(name, size * element, view_of=view_of)
 
 
 def weight(name: str, elements: Formula) -> Tensor:

@@ -19,6 +19,10 @@ from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 
 FINAL_CACHE = ("key", "value")
 OLD_CACHE = ("past_key", "past_value")
+LAYER_CACHE = (*OLD_CACHE, *FINAL_CACHE)
+"""A layer's own, under the same names in each."""
+NEW_CACHE = (*FINAL_CACHE, "key_rows", "value_rows")
+"""What a pass writes into the cache: all of a dynamic one, the new rows of a static one."""
 
 
 @dataclass(frozen=True)

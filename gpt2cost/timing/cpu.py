@@ -14,7 +14,7 @@ the fastest product measured, nor than DRAM once its bytes exceed the last-level
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,16 +91,15 @@ def memory_terms(
     fresh_s = fresh_seconds(c, write_bytes, kept)
     nothing = 0.0 * elements
     terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s)
-    return Terms(terms.device_s, nothing, terms.device_s - rate.launch_s, nothing, rate.launch_s)
+    return replace(terms, memory_s=terms.device_s - rate.launch_s, serial_s=nothing)
 
 
 def _terms(hw: Hardware, launch_s: float, core_s: Array, compute_s: Array, moved_bytes: Array, fresh_s: Array) -> Terms:
-    memory_s = (1.0 - residency(moved_bytes, hw.memory.l2_bytes, _RESIDENT_FROM)) * (
-        moved_bytes / hw.memory.bandwidth_bytes_per_s
-    )
+    dram_bytes = (1.0 - residency(moved_bytes, hw.memory.l2_bytes, _RESIDENT_FROM)) * moved_bytes
+    memory_s = dram_bytes / hw.memory.bandwidth_bytes_per_s
     waiting_s = np.maximum(core_s - np.maximum(compute_s, memory_s), 0.0)
     total_s = launch_s + np.maximum(core_s, memory_s) + fresh_s
-    return Terms(total_s, compute_s, memory_s + fresh_s, waiting_s, launch_s)
+    return Terms(total_s, compute_s, memory_s + fresh_s, 0.0 * memory_s, waiting_s, launch_s, dram_bytes)
 
 
 def fresh_seconds(c: CpuConstants, output_bytes: Array, kept: Array = 1.0) -> Array:
@@ -116,8 +115,10 @@ class CpuMachine:
 
     hw: Hardware
 
-    def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
-        """One launch in a pass."""
+    def kernel(
+        self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
+    ) -> Terms:
+        """One launch in a pass. `reuse` changes nothing: a pass's small tensors stay in the cache or do not matter."""
         hw, element_bytes = self.hw, ELEMENT_BYTES[dtype]
         match kernel.shape:
             case Gemm(batch, m, n, k):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
-from gpt2cost.timing.gpu_memory import memory_terms
+from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 _REUSE = 6.0
@@ -26,11 +27,12 @@ class GpuMachine:
 
     hw: Hardware
 
-    def kernel(self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float) -> Terms:
+    def kernel(
+        self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
+    ) -> Terms:
         """One launch of `kernel` in a pass, at the sizes in `values`; never below `floor_s`.
 
-        Weights are cold, since the whole model lies between two passes over one weight. Products run at the clock of a
-        pass.
+        `reuse`: for each input, the bytes touched since it was last used. Products run at the clock of a pass.
         """
         match kernel.shape:
             case Gemm(batch, m, n, k):
@@ -40,26 +42,56 @@ class GpuMachine:
                 terms = gemm_terms(
                     self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", slowdown=1.0 / pass_clock,
+                    input_reuse=reuse[0], weight_reuse=reuse[1],
                 )  # fmt: skip
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))
                 size = ELEMENT_BYTES[dtype]
-                terms = attention_terms(self.hw, dtype, count, many, width, new, kv - new, size, masked=masked)
+                kv_reuse = np.maximum(reuse[1], reuse[2])
+                terms = attention_terms(
+                    self.hw, dtype, count, many, width, new, kv - new, size, masked=masked, kv_reuse=kv_reuse
+                )
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 columns = 1.0 if kernel.columns is None else kernel.columns.evaluate(values)
+                cold_read, cold_write = self._cold(kernel, values, reuse, read + write)
                 return memory_terms(
-                    self.hw, memory_kind(kernel), read, write, ELEMENT_BYTES[dtype], columns, floor_s
+                    self.hw,
+                    memory_kind(kernel),
+                    read,
+                    write,
+                    ELEMENT_BYTES[dtype],
+                    columns,
+                    floor_s,
+                    cold_read=cold_read,
+                    cold_write=cold_write,
                 )  # it has the floor in it
         return at_least(floor_s, terms)
+
+    def _cold(
+        self, kernel: Kernel, values: Mapping[str, Array], reuse: Sequence[Array], moved_bytes: Array
+    ) -> tuple[Array, Array]:
+        """How many of the bytes that a kernel reads and writes DRAM moves.
+
+        The memory of a result is soon used again, so that it need not leave L2; but for the KV cache, which stays.
+        """
+        read: Array = 0.0
+        for tensor, distance in zip(kernel.inputs, reuse, strict=True):
+            size = tensor.bytes.evaluate(values)
+            read = read + size * missing(self.hw, distance + size)
+        write: Array = 0.0
+        for tensor in kernel.outputs:
+            size = tensor.bytes.evaluate(values)
+            write = write + (size if tensor.name in NEW_CACHE else size * missing(self.hw, moved_bytes))
+        return read, write
 
     def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
         """`batch` products of (m, k) and (k, n): a Conv1D's, which finds its weights in L2 as far as they stay there,
         or, `batched`, those of eager attention's scores."""
         size = ELEMENT_BYTES[dtype]
         reuse = np.inf if batched else _REUSE * batch * k * n * size
-        return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, reuse_bytes=reuse)
+        return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, weight_reuse=reuse)
 
     def attention(
         self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,

@@ -45,6 +45,7 @@ def attention_terms(
     causal: bool = True,
     masked: bool = False,
     write_cache: bool = False,
+    kv_reuse: Array | None = None,
 ) -> Terms:
     """`new_tokens` queries per head over `cached_tokens + new_tokens` keys; sizes as floats or arrays, which
     broadcast.
@@ -52,13 +53,14 @@ def attention_terms(
     `masked`: the memory-efficient kernel with an explicit mask, which computes the whole square and reads the mask.
     NVIDIA devices before sm80 and fp32 have no flash kernel and use the memory-efficient one too.
     `write_cache`: the call also copies the new keys and values into a cache, as inference frameworks' kernels do.
+    `kv_reuse`: bytes touched since keys and values were last used; by default the call is repeated on its own operands.
     Head sizes for which no kernel is built use the constants of the nearest one that is.
     """
 
     def timed(built_for: str) -> Terms:
         constants = hw.gpu_model.attention[built_for]
         sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
-        return _terms(hw, dtype, constants, *sizes, element_bytes, causal, masked, write_cache)
+        return _terms(hw, dtype, constants, *sizes, element_bytes, causal, masked, write_cache, kv_reuse)
 
     small = np.asarray(head_dim) <= SMALL_HEAD
     if np.all(small):
@@ -83,6 +85,7 @@ def _terms(
     causal: bool,
     masked: bool,
     write_cache: bool,
+    kv_reuse: Array | None,
 ) -> Terms:
     units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
     # Apple's GPUs have one kernel of their own, so that the rule of NVIDIA's dtypes and generations is not theirs.
@@ -110,19 +113,20 @@ def _terms(
     moved = pairs * head_dim * element_bytes * 2 * (new_tokens + kv_len)
     if masked:
         moved = moved + batch * new_tokens * kv_len * element_bytes
-    memory_s = moved * _seconds_per_byte(hw, c, moved)
+    since = moved if kv_reuse is None else kv_reuse + moved
+    memory_s = moved * _seconds_per_byte(hw, c, since)
     launch_s = c.launch_s + c.multi_token_s * (new_tokens > 1) + c.multi_block_s * (last > 1)
     total_s = launch_s + np.hypot(compute_s, memory_s)
     if write_cache:
         width = pairs * head_dim
         total_s = total_s + _cache_write_s(hw, c, batch, width, heads * head_dim, new_tokens, kv_len, element_bytes)
         moved = moved + 2 * width * new_tokens * element_bytes  # what the copy reads, attention reads again from L2
-    spilled = 1.0 - residency(moved, hw.memory.l2_bytes, 0.9)
-    total_s = np.maximum(total_s, spilled * moved / hw.memory.bandwidth_bytes_per_s)
+    dram_bytes = moved * (1.0 - residency(since, hw.memory.l2_bytes, 0.9))
+    total_s = np.maximum(total_s, dram_bytes / hw.memory.bandwidth_bytes_per_s)
     arithmetic_s = pairs * blocks * full * tensor_s / units
     streamed_s = pairs * blocks * stream_s / units
     idle_s = np.maximum(compute_s - np.maximum(busy_s, arithmetic_s), 0.0)
-    return Terms(total_s, arithmetic_s, np.maximum(memory_s, streamed_s), idle_s, launch_s)
+    return Terms(total_s, arithmetic_s, memory_s, streamed_s, idle_s, launch_s, dram_bytes)
 
 
 def _seconds_per_byte(hw: Hardware, c: AttentionConstants, footprint_bytes: Array) -> Array:

@@ -31,6 +31,7 @@ import numpy as np
 
 from gpt2cost.device.gpu_constants import GemmConstants
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.timing.gpu_memory import missing
 from gpt2cost.timing.terms import Array, Terms, norm
 
 _WARM_POWER = 8.0
@@ -55,13 +56,14 @@ def gemm_terms(
     element_bytes: float,
     *,
     batched: bool = False,
-    reuse_bytes: Array = np.inf,
+    weight_reuse: Array = np.inf,
+    input_reuse: Array | None = None,
     slowdown: float = 1.0,
 ) -> Terms:
     """`batch` products of (m, k) and (k, n), sizes as floats or arrays; the terms have the shape they broadcast to.
 
-    `reuse_bytes`: traffic between two uses of the same (k, n) operand; infinite means that it is cold. `slowdown`
-    lengthens the arithmetic.
+    `weight_reuse`, `input_reuse`: bytes touched between two uses of the same (k, n) and (m, k) operand; infinite means
+    that it is cold. `slowdown` lengthens the arithmetic.
     """
     c, units = hw.gpu_model.products(dtype), hw.compute.units
     peak = hw.compute.peak_flop_per_s[dtype]
@@ -72,11 +74,11 @@ def gemm_terms(
         batch * m * k * element_bytes,
         batch * m * n * element_bytes,
     )
-    cold = _cold_share(c, hw, reuse_bytes)
-    dram_s = (weights * cold + c.activation_traffic * (inputs + outputs)) / (
-        c.dram_efficiency * hw.memory.bandwidth_bytes_per_s
-    )
-    axes = max(np.ndim(size) for size in (batch, m, n, k))
+    cold = _cold_share(c, hw, weight_reuse)
+    cold_inputs = inputs if input_reuse is None else inputs * missing(hw, input_reuse + inputs)
+    dram_bytes = weights * cold + c.activation_traffic * (cold_inputs + outputs)
+    dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
+    axes = max(np.ndim(size) for size in (batch, m, n, k, dram_bytes))
     candidates = _candidates(c.batched_tiles if batched and c.batched_tiles else c.tiles, c.splits)
     tm, tn, split = (values.reshape(-1, *[1] * axes) for values in candidates)
     tiles = batch * np.ceil(m / tm) * np.ceil(n / tn)
@@ -98,14 +100,14 @@ def gemm_terms(
     def of_best(values: Array) -> Array:
         return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
 
-    total_s, compute_s, memory_s = of_best(total_s), of_best(compute_s), of_best(np.maximum(dram_s, l2_s))
+    total_s, compute_s, memory_s, read_s = (of_best(part) for part in (total_s, compute_s, dram_s, l2_s))
     useful_s = np.minimum(2.0 * batch * m * n * k / (peak * c.efficiency), compute_s)
     if c.gemv_s is not None and not batched:
         gemv_s = c.gemv_s + weights * cold / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s) + k * c.gemv_k_s
         better = (m <= 1) & (gemv_s < total_s)
         total_s, compute_s = np.where(better, gemv_s, total_s), np.where(better, useful_s, compute_s)
     bound_s = _lower_bound(hw, 2.0 * batch * m * n * k / peak, weights + inputs + outputs)
-    return Terms(np.maximum(total_s, bound_s), useful_s, memory_s, compute_s - useful_s, c.launch_s)
+    return Terms(np.maximum(total_s, bound_s), useful_s, memory_s, read_s, compute_s - useful_s, c.launch_s, dram_bytes)
 
 
 def _cold_share(c: GemmConstants, hw: Hardware, reuse_bytes: Array) -> Array:

@@ -19,7 +19,7 @@ from gpt2cost.timing.cpu import CpuMachine
 from gpt2cost.timing.gpu import GpuMachine
 from gpt2cost.timing.terms import Array, Terms
 
-BOUNDS = ("compute", "memory", "launch")
+BOUNDS = ("compute", "memory", "l2", "latency", "launch")
 Machine: TypeAlias = GpuMachine | CpuMachine
 """A device that times kernels by its own forms: those of the cost table in a pass (`kernel`), and others on their own
 (`product`, `attention`, `memory`); and what would be better on it (`improvements`)."""
@@ -31,10 +31,15 @@ def machine_of(hw: Hardware) -> Machine:
     return _MACHINES[type(hw.model)](hw)
 
 
-def kernel_terms(kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool) -> Terms:
-    """The terms of one launch of `kernel` in a pass, in a busy stream or (`graph`) as a node of a CUDA graph."""
+def kernel_terms(
+    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool, reuse: Sequence[Array]
+) -> Terms:
+    """The terms of one launch of `kernel` in a pass, in a busy stream or (`graph`) as a node of a CUDA graph.
+
+    `reuse`: for each of the kernel's inputs, the bytes touched since it was last used.
+    """
     floor_s = hw.launch.graph_floor_s if graph else hw.launch.stream_floor_s
-    return machine_of(hw).kernel(kernel, values, dtype, floor_s)
+    return machine_of(hw).kernel(kernel, values, dtype, floor_s, reuse)
 
 
 def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
@@ -49,13 +54,13 @@ def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
 
 
 def bound_of(terms: Terms) -> Any:
-    """What most of the time goes to: `compute`, `memory` or `launch`."""
+    """What most of the time goes to: one of `BOUNDS`."""
     return largest(BOUNDS, bound_seconds(terms))
 
 
 def bound_seconds(terms: Terms) -> tuple[Array, ...]:
     """The seconds that speak for each of `BOUNDS`."""
-    return terms.compute_s + terms.wave_s, terms.memory_s, terms.launch_s
+    return terms.compute_s, terms.memory_s, terms.l2_s, terms.serial_s, terms.launch_s
 
 
 def largest(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:

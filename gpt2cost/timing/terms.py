@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -19,25 +19,22 @@ class Terms:
     """What the device seconds of one launch are made of.
 
     `device_s` is the kernel's time in a busy stream; the others are what each resource alone would take, so they need
-    not sum to it: arithmetic at the rate that full tiles reach, the traffic of DRAM or L2, what padded tiles and
-    incomplete waves of thread blocks add to the arithmetic, and the fixed cost of the launch.
+    not sum to it: `compute_s` arithmetic at the rate that full tiles reach, `memory_s` the traffic of DRAM, `l2_s` that
+    of L2, `serial_s` what padded tiles, incomplete waves of thread blocks and serial steps add, `launch_s` the fixed
+    cost of the launch. `dram_bytes`: what DRAM reads and writes.
     """
 
     device_s: Array
     compute_s: Array
     memory_s: Array
-    wave_s: Array
+    l2_s: Array
+    serial_s: Array
     launch_s: Array
+    dram_bytes: Array
 
     def __add__(self, other: Terms) -> Terms:
         """Two launches, one after the other."""
-        return Terms(
-            self.device_s + other.device_s,
-            self.compute_s + other.compute_s,
-            self.memory_s + other.memory_s,
-            self.wave_s + other.wave_s,
-            self.launch_s + other.launch_s,
-        )
+        return Terms(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def at_least(floor_s: float, terms: Terms) -> Terms:

@@ -84,7 +84,7 @@ def test_the_format_and_the_times(point: dict[str, Any], runtime: str) -> None:
     device_us = sum(kernel["dur"] for kernel in kernels)
     assert device_us == pytest.approx(1e6 * sum(phase.totals.device_s for phase in by_phase), rel=1e-6)
     ends = max(event["ts"] + event["dur"] for event in events if event["ph"] == "X")
-    assert ends == pytest.approx(1e6 * sum(phase.totals.latency_s for phase in by_phase), rel=1e-9)
+    assert ends == pytest.approx(1e6 * sum(phase.totals.latency_s for phase in by_phase), abs=1e-3)
     on_device = sorted((k["ts"], k["ts"] + k["dur"]) for k in kernels)
     assert all(end <= start + 2e-6 for (_, end), (start, _) in pairwise(on_device))
     assert Counter(event["name"] for event in events if event.get("cat") == "user_annotation") == Counter(

@@ -1,0 +1,120 @@
+"""How far back each operand was last touched: the distinct bytes that a pass moves between two uses of a tensor.
+
+A cache that evicts what was not used for longest still holds a tensor if no more than the cache's size was touched
+since. The table names every tensor, so that what was touched follows from the list of kernels: from the one that last
+read or wrote the tensor, its own operands included, up to the one that reads it now. Layers are alike, so the repeated
+block is looked at as one that follows another. What no kernel of the pass made or read before, such as a weight or the
+keys of earlier steps, was last touched a whole pass ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
+from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.table.liveness import LAYER_CACHE
+
+Touched: TypeAlias = tuple[tuple[Formula, tuple[Condition, ...]], ...]
+"""The bytes of each tensor, and where it is touched: any of some conditions."""
+Uses: TypeAlias = tuple[tuple[Condition, Touched], ...]
+"""The kernels that used a tensor, the last first: where each is launched, and what was touched since."""
+
+
+def reuse_bytes(rows: tuple[Row, ...], values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """For each row of a table, the bytes touched since each of its inputs was last used; for a free step none.
+
+    `values` are those of the table's symbols, numbers or arrays; each distance has the shape they broadcast to.
+    """
+    holds = cache(lambda when: when.evaluate(values))
+    size_of = cache(lambda size: size.evaluate(values))
+
+    def bytes_of(touched: Touched) -> Any:
+        total: Any = 0
+        for size, conditions in touched:
+            share: Any = False
+            for when in conditions:
+                share = share | holds(when)
+            total = total + size_of(size) * share
+        return total
+
+    def distance(uses: Uses) -> Any:
+        for number, (when, touched) in enumerate(uses):
+            if (used := holds(when)) is True:
+                return bytes_of(touched)
+            if used is not False:
+                return np.where(used, bytes_of(touched), distance(uses[number + 1 :]))
+        return whole
+
+    inputs_of_rows, everything = _uses_of_inputs(rows)
+    whole = bytes_of(everything)
+    return [tuple(map(distance, inputs)) for inputs in inputs_of_rows]
+
+
+@lru_cache(maxsize=128)
+def _uses_of_inputs(rows: tuple[Row, ...]) -> tuple[tuple[tuple[Uses, ...], ...], Touched]:
+    """For each row the uses of each of its inputs in the pass; and what a whole pass touches."""
+    block = [row for row in rows if row.count != 1]
+    first = block[0].index if block else len(rows)
+    before, after = rows[:first], rows[first + len(block) :]
+    sections: tuple[tuple[Sequence[Row], Sequence[Row]], ...] = (
+        (before, ()), (block, (*before, *block)), (after, (*before, *block)),
+    )  # fmt: skip
+    uses = tuple(
+        tuple(tuple(_uses(tensor, section[:number], earlier)) for tensor in _inputs(row))
+        for section, earlier in sections
+        for number, row in enumerate(section)
+    )
+    return uses, _whole_pass(rows)
+
+
+def _inputs(row: Row) -> tuple[Tensor, ...]:
+    return row.step.inputs if isinstance(row.step, Kernel) else ()
+
+
+def _uses(tensor: Tensor, section: Sequence[Row], earlier: Sequence[Row]) -> Iterator[tuple[Condition, Touched]]:
+    """The uses of `tensor`, the last first, up to one that always takes place.
+
+    `section` are the rows before it in its block, `earlier` those before the block: the last layer, where a weight or a
+    cache of the same name is another.
+    """
+    if tensor.is_weight:
+        return
+    names = {tensor.name, tensor.view_of} - {""}
+    since: list[Kernel] = []
+    for row in reversed(section if tensor.name in LAYER_CACHE else (*earlier, *section)):
+        if not isinstance(row.step, Kernel):
+            continue
+        since.append(row.step)
+        if not names.isdisjoint(other.name for other in _operands(row.step)):
+            yield row.step.when, _touched(since)
+            if row.step.when == ALWAYS:
+                return
+
+
+def _operands(kernel: Kernel) -> tuple[Tensor, ...]:
+    return (*kernel.inputs, *kernel.outputs)
+
+
+def _touched(kernels: Sequence[Kernel]) -> Touched:
+    """What some kernels touch, each tensor once; a view beside the tensor that it is of does not count."""
+    made = {tensor.name for kernel in kernels for tensor in kernel.outputs}
+    seen: dict[str, tuple[Formula, dict[Condition, None]]] = {}
+    for kernel in kernels:
+        for tensor in _operands(kernel):
+            if tensor.name in made or tensor.view_of not in made:
+                seen.setdefault(tensor.name, (tensor.bytes, {}))[1][kernel.when] = None
+    return tuple((size, (ALWAYS,) if ALWAYS in when else tuple(when)) for size, when in seen.values())
+
+
+def _whole_pass(rows: Sequence[Row]) -> Touched:
+    """What a whole pass touches: each tensor of a layer once a layer."""
+    by_count: dict[Formula, list[Kernel]] = {formula(1): []}
+    for row in rows:
+        if isinstance(row.step, Kernel):
+            by_count.setdefault(row.count, []).append(row.step)
+    return tuple((count * size, when) for count, kernels in by_count.items() for size, when in _touched(kernels))
