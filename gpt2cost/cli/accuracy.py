@@ -10,7 +10,8 @@ import typer
 from gpt2cost.cli.flags import GpuFlag, OutputFlags, takes
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.measure.kernel_files import score_measurements
-from gpt2cost.measure.score import leave_one_out, score_evidence
+from gpt2cost.measure.residuals import leave_one_out
+from gpt2cost.measure.score import score_evidence
 from gpt2cost.output.accuracy import EVIDENCE, KERNELS, TRANSFER
 
 

@@ -103,6 +103,7 @@ class Evidence:
     layer, or a layer's attention. `timed`: a pass from start to end; the device's time of its kernels, summed; or a
     turn of HuggingFace's `generate` (greedy), the pass with what runs around it. `box`: the machine; rows of one box
     share its host.
+    `fitted`: which constants were fitted to this very pass, if any.
     """
 
     source: str
@@ -120,6 +121,7 @@ class Evidence:
     part: Literal["model", "block", "attention"] = "model"
     timed: Literal["pass", "kernels", "turn"] = "pass"
     box: str = ""
+    fitted: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ Every error is predicted / measured - 1. What is measured comes as the evidence 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections import Counter
@@ -14,15 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2cost.device.catalog import list_hardware, load_hardware
-from gpt2cost.device.gpu_constants import MachineConstants
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import PASSES, as_evidence, run_of
 from gpt2cost.measure.records import Measurement, grouped, of_kind, reference_seconds, repeat_difference, trimmed_mean
 from gpt2cost.measure.torch_trace import Observed, observed_passes
 from gpt2cost.measure.trace_match import match
+from gpt2cost.prediction.cases import Case, box_of, evidence_cases, evidence_how
 from gpt2cost.prediction.one_pass import run_pass
-from gpt2cost.prediction.ranges import Case, evidence_cases, range_of
+from gpt2cost.prediction.ranges import Range, Unseen, range_of
 from gpt2cost.prediction.settings import How, Sizes, check_device
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
@@ -39,15 +38,28 @@ STEADY = 0.05
 class Scored:
     """A measured pass beside its prediction, its range and a plain roofline's, in seconds.
 
-    `repeat`: by how much two halves of the measurement differ, the slower over the faster less one; None if unknown.
+    The range has not seen the pass, nor anything of its source or its box. `repeat`: by how much two halves of the
+    measurement differ, the slower over the faster less one; None if unknown.
     """
 
     hardware: Hardware
     case: Case
-    low_s: float
-    high_s: float
+    range: Range
     roofline_s: float
     repeat: float | None = None
+
+    @property
+    def low_s(self) -> float:
+        return float(self.range.low_s)
+
+    @property
+    def high_s(self) -> float:
+        return float(self.range.high_s)
+
+    @property
+    def fitted(self) -> str:
+        """The constants that were fitted to this pass; empty where none was."""
+        return self.case.row.fitted
 
     @property
     def measured_s(self) -> float:
@@ -73,7 +85,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over several passes, of which `inside` lie in their range. `repeat` figures are None where unknown."""
+    """Over several passes, of which `inside` lie in their range. `repeat` figures are None where unknown.
+
+    `median_width`: of the ranges, from end to end as a factor.
+    """
 
     cases: int
     mean_absolute_error: float
@@ -81,6 +96,7 @@ class Summary:
     worst_absolute_error: float
     signed_mean_error: float
     inside: int
+    median_width: float
     roofline_mean_absolute_error: float
     median_repeat: float | None
     worst_repeat: float | None
@@ -100,6 +116,7 @@ def summary_of(scored: Sequence[Scored]) -> Summary | None:
         worst_absolute_error=max(absolute),
         signed_mean_error=statistics.fmean(errors),
         inside=sum(case.inside for case in scored),
+        median_width=statistics.median(case.high_s / case.low_s for case in scored),
         roofline_mean_absolute_error=statistics.fmean(abs(case.roofline_error) for case in scored),
         median_repeat=statistics.median(repeats) if repeats else None,
         worst_repeat=max(repeats) if repeats else None,
@@ -107,11 +124,13 @@ def summary_of(scored: Sequence[Scored]) -> Summary | None:
 
 
 def score_cases(hw: Hardware, rows: Sequence[Evidence], repeats: Sequence[float | None] = ()) -> list[Scored]:
-    """Predict measured cases of a device."""
+    """Predict measured cases of a device, each with a range that has seen nothing of its source and its box."""
     scored = []
     for case, repeat in zip(evidence_cases(hw, rows), repeats or [None] * len(rows), strict=True):
-        low_s, high_s = range_of(case.latency_at, hw, case.row.dtype)
-        scored.append(Scored(hw, case, low_s, high_s, _roofline_s(hw, case), repeat))
+        unseen = Unseen(case.row.source, box_of(case.row)) if case.row.source else None
+        how, host_bound = evidence_how(case.row), case.host_s > case.device_s
+        own = range_of(case.latency_at, hw, how, case.sizes, host_bound, unseen)
+        scored.append(Scored(hw, case, own, _roofline_s(hw, case), repeat))
     return scored
 
 
@@ -130,52 +149,6 @@ def _roofline_s(hw: Hardware, case: Case) -> float:
 def score_evidence(devices: Iterable[Hardware] | None = None) -> list[Scored]:
     """Predict every measured case in the files of the devices, by default of all that there are."""
     return [scored for hw in devices or list_hardware() for scored in score_cases(hw, hw.evidence)]
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A device's measured passes in one dtype, predicted with another device's fitted constants."""
-
-    gpu: str
-    donor: str
-    dtype: str
-    errors: tuple[float, ...]
-
-    @property
-    def mean_absolute_error(self) -> float:
-        return statistics.fmean(map(abs, self.errors))
-
-    @property
-    def signed_mean_error(self) -> float:
-        return statistics.fmean(self.errors)
-
-
-def leave_one_out() -> list[Transfer]:
-    """Predict each device's device-bound evidence as if its own fit did not exist: with every other device's constants.
-
-    Donors are the devices whose constants for the dtype were fitted on kernels of their own chip.
-    """
-    devices = list_hardware()
-    results = []
-    for hw in devices:
-        rows = [case.row for case in evidence_cases(hw, hw.evidence) if case.host_factor is None]
-        for dtype, in_dtype in grouped(rows, lambda row: row.dtype).items():
-            for donor in devices:
-                if donor.model != hw.model and donor.vendor == hw.vendor and _lends(donor, dtype):
-                    cases = evidence_cases(dataclasses.replace(hw, model=donor.model), in_dtype)
-                    errors = tuple(case.latency_s / case.row.latency_s - 1.0 for case in cases)
-                    results.append(Transfer(hw.name, donor.name, dtype, errors))
-    return results
-
-
-def _lends(hardware: Hardware, dtype: str) -> bool:
-    """Whether a device's constants for products in a dtype were fitted, and not borrowed from another device."""
-    if hardware.model.residual_of(dtype) is None:
-        return False
-    if not isinstance(hardware.model, MachineConstants):
-        return "model" not in hardware.borrowed
-    own = f"model.gemm.{hardware.model.products_as(dtype)}" in hardware.provenance
-    return "model" not in hardware.borrowed or own
 
 
 # ---------------------------------------------------------------------------------------------- kernels

@@ -12,13 +12,15 @@ import numpy as np
 from gpt2cost.calibration.forms import Calibrated
 from gpt2cost.measure.kernel_files import KernelResult
 from gpt2cost.measure.records import grouped
-from gpt2cost.measure.score import Scored, Summary, Transfer, summary_of
-from gpt2cost.output.field import Field, Record, attribute, record_of, titled, within
+from gpt2cost.measure.residuals import Transfer
+from gpt2cost.measure.score import Scored, Summary, summary_of
+from gpt2cost.output.field import Field, Record, attribute, attributes, record_of, titled, within
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope, listing
 from gpt2cost.output.shared import SIZES
-from gpt2cost.prediction.ranges import evidence_how
+from gpt2cost.prediction.cases import evidence_how
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.prediction.trust import MEANING
 
 # ---------------------------------------------------------------------------------------------- what was run
 
@@ -58,23 +60,27 @@ FIGURES = (
     attribute("error", "error", "+%"),
 )  # fmt: skip
 RANGE = (attribute("low_s", "from", "own s"), attribute("high_s", "to", "own s"))
+TRUST, FITTED = attribute("trust", "trust", of="range"), attribute("fitted", "fitted")
 ROOFLINE, HOST = attribute("roofline_error", "roofline", "+%"), attribute("host_factor", "host", "x", of="case")
 SCORED: tuple[Field[Scored], ...] = (
-    GPU, *within(run_of_case, RUN), *FIGURES, *RANGE, attribute("inside"), ROOFLINE, REPEAT, HOST,
-    attribute("source", of="case.row"),
+    GPU, *within(run_of_case, RUN), *FIGURES, *RANGE, attribute("inside"), TRUST,
+    attribute("trust_from", of="range"), FITTED, ROOFLINE, REPEAT, HOST, *attributes("box", "source", of="case.row"),
 )  # fmt: skip
-"""The fields of a measured pass beside its prediction. Errors are predicted / measured - 1."""
+"""A measured pass beside its prediction. Errors are predicted / measured - 1; ranges have not seen its source."""
 INSIDE: Field[Scored] = Field("inside", "inside", "right", lambda scored: "yes" if scored.inside else "NO")
 
 SUMMARY: tuple[Field[Summary], ...] = (
     attribute("cases", "cases"), attribute("mean_absolute_error", "mean", "%"),
     attribute("median_absolute_error", "median", "%"), attribute("worst_absolute_error", "worst", "%"),
     attribute("signed_mean_error", "signed", "+%"), attribute("inside", "inside"),
+    attribute("median_width", "width", "x"),
     attribute("roofline_mean_absolute_error", "roofline", "%"), attribute("median_repeat"), attribute("worst_repeat"),
 )  # fmt: skip
 """The fields of a summary of such passes."""
 DEVICE = (Field("gpu", "device", "", itemgetter(0)), *within(itemgetter(1), SUMMARY))
 """The same, after the device's name."""
+GROUP = (Field("passes", "passes", "", itemgetter(0)), *within(itemgetter(1), SUMMARY))
+"""The same, after what the passes have in common."""
 
 
 def summaries(scored: Sequence[Scored]) -> dict[str, Summary]:
@@ -88,19 +94,42 @@ def scored_rows(scored: Sequence[Scored]) -> list[Record]:
     return [record_of(SCORED, case) for case in scored]
 
 
+def _groups(scored: Sequence[Scored]) -> dict[str, Summary]:
+    """Summaries of the passes to which no constant was fitted, of those to which one was, and of all."""
+    fitted = [case for case in scored if case.fitted]
+    groups = {"not fitted": [case for case in scored if not case.fitted], "fitted": fitted, "all": scored}
+    return {name: summary for name, cases in groups.items() if (summary := summary_of(cases))}
+
+
 def _evidence_document(scored: Sequence[Scored]) -> Record:
-    devices = [record_of(DEVICE, item) for item in summaries(scored).items()]
-    return {**envelope(), "evidence": scored_rows(scored), "devices": devices}
+    return {
+        **envelope(),
+        "evidence": scored_rows(scored),
+        "devices": [record_of(DEVICE, item) for item in summaries(scored).items()],
+        "summaries": [record_of(GROUP, item) for item in _groups(scored).items()],
+        "trust": dict(MEANING),
+    }
 
 
 def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
-    """A line per measured pass, then a line per device."""
+    """A line per measured pass, one per device, one for the fitted and one for the others, and the coverage."""
     model, dtype, attn, runtime, size = within(run_of_case, (*RUN[:4], SIZE))
-    full = (GPU, model, dtype, attn, runtime, size, *FIGURES, *RANGE, INSIDE, ROOFLINE, HOST)
-    page.fields(scored, full, (GPU, model, *full[4:]), (GPU, model, size, *FIGURES, INSIDE))
+    full = (GPU, model, dtype, attn, runtime, size, *FIGURES, *RANGE, INSIDE, TRUST, FITTED, ROOFLINE, HOST)
+    narrow = (GPU, dtype, size, *FIGURES, INSIDE, TRUST)
+    page.fields(scored, full, (GPU, model, *full[4:-2]), (GPU, model, dtype, size, *full[6:9], *full[11:14]), narrow)
     page.line()
     page.fields(summaries(scored).items(), titled(DEVICE))
-    page.line("\nerror: predicted / measured - 1; host: the factor on the host's constants at which they would meet")
+    page.line()
+    groups = _groups(scored)
+    page.fields(groups.items(), titled(GROUP))
+    if whole := groups.get("all"):
+        inside = f"{whole.inside / whole.cases:.0%} of {whole.cases} passes inside"
+        page.line(f"\nranges with each source left out: {inside}")
+        page.line(f"median range: a factor of {whole.median_width:.2f} from end to end")
+    page.line("\nerror: predicted / measured - 1; fitted: what was fitted to the pass")
+    page.line("host: the factor on the host's constants at which they would meet")
+    for word, meaning in MEANING.items():
+        page.line(f"{word}: {meaning}")
 
 
 EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _evidence_text)

@@ -30,8 +30,9 @@ BATCH, NEW, CACHED, _ = SIZES = (
     attribute("cache_len", "cached", of="sizes"), attribute("kv_len", of="sizes"),
 )  # fmt: skip
 LATENCY, LOW, HIGH, RATE, _ = TOTALS = within(_totals, shared.TOTALS)
+TRUST = within(_totals, shared.TRUST)
 MEMORY, CAPACITY, _ = within(_memory, shared.MEMORY)
-ANSWER: tuple[Field[Answer], ...] = (GOAL, PHASE, *SIZES, LIMIT, *TOTALS, MEMORY, CAPACITY)
+ANSWER: tuple[Field[Answer], ...] = (GOAL, PHASE, *SIZES, LIMIT, *TOTALS, *TRUST, MEMORY, CAPACITY)
 """The fields of an answer, after the choice's. Without a prediction there are no figures."""
 
 

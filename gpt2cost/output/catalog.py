@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.output.field import Field, Record, attribute, attributes, titled
+from gpt2cost.output.field import Field, Record, attribute, attributes, record_of, titled
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope, listing
-from gpt2cost.output.shared import MODEL, calibration
+from gpt2cost.output.shared import MODEL, trust_text
 from gpt2cost.prediction.one_kernel import KernelLatency
+from gpt2cost.prediction.trust import trust_at_best
 from gpt2cost.table.config import Model
 from gpt2cost.units import format_quantity, unit_of
 
@@ -33,19 +34,23 @@ def _peak(dtype: str) -> Field[Hardware]:
 
 NAME, MEMORY = attribute("name", "device"), attribute("memory_bytes", "memory", "own B", path="memory.capacity_bytes")
 BANDWIDTH = attribute("bandwidth_bytes_per_s", "bandwidth", "own B/s", of="memory")
-CALIBRATION: Field[Hardware] = Field("calibration", "constants", "", calibration)
+TRUST: tuple[Field[Hardware], ...] = (
+    Field("trust", "trust", "", lambda device: trust_at_best(device).word),
+    Field("trust_from", "", "", lambda device: trust_at_best(device).source),
+)
+"""The most that a prediction on the device can be trusted; its own word depends on the regime."""
 ALIASES: Field[Hardware] = Field("aliases", "", "", lambda device: list(device.aliases))
 SOME_ALIASES: Field[Hardware] = Field(
     "aliases", "aliases", "", lambda device: shorten(", ".join(device.aliases), 36, placeholder=" ...")
 )
 PEAKS = tuple(map(_peak, DTYPES))
-HARDWARE = (NAME, ALIASES, *attributes("vendor", "architecture"), MEMORY, BANDWIDTH, *PEAKS, CALIBRATION)
+HARDWARE = (NAME, ALIASES, *attributes("vendor", "architecture"), MEMORY, BANDWIDTH, *PEAKS, *TRUST)
 """A device's main rates: one row of `hardware list`."""
 
 
 def _devices(page: Page, devices: Sequence[Hardware]) -> None:
     rates = [NAME, MEMORY, BANDWIDTH, *titled(PEAKS)]
-    page.fields(devices, [*rates, CALIBRATION, SOME_ALIASES], [*rates, SOME_ALIASES], rates)
+    page.fields(devices, [*rates, TRUST[0], SOME_ALIASES], [*rates, SOME_ALIASES], rates)
 
 
 DEVICES: View[Sequence[Hardware]] = listing("hardware", HARDWARE, _devices)
@@ -55,14 +60,16 @@ DEVICES: View[Sequence[Hardware]] = listing("hardware", HARDWARE, _devices)
 def hardware_record(hardware: Hardware) -> Record:
     """Everything that a device's file says, in SI units."""
     record = dataclasses.asdict(hardware)
-    return {**record, "calibration": calibration(hardware), "calibration_run": record["calibration"]}
+    return {**record, **record_of(TRUST, hardware), "calibration_run": record.pop("calibration")}
 
 
 def _hardware_summary(hardware: Hardware) -> tuple[str, str]:
     memory = format_quantity(hardware.memory.capacity_bytes, "B")
     bandwidth = format_quantity(hardware.memory.bandwidth_bytes_per_s, "B/s")
     peaks = (f"{dtype} {format_quantity(x, 'FLOP/s')}" for dtype, x in hardware.compute.peak_flop_per_s.items())
-    return f"<Hardware {hardware.name}: {memory} at {bandwidth},", f" {', '.join(peaks)}, {calibration(hardware)}>"
+    best = trust_at_best(hardware)
+    trust = trust_text(best.word, best.source)
+    return f"<Hardware {hardware.name}: {memory} at {bandwidth},", f" {', '.join(peaks)}, {trust}>"
 
 
 def _single(name: str, record: Callable[[T], Record], summary: Callable[[T], tuple[str, str]], **more: Any) -> View[T]:

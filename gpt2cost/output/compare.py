@@ -47,9 +47,7 @@ class Compared:
 
 LABEL = attribute("label", of="candidate")
 CHOICE = within(attrgetter("prediction"), shared.CHOICE)
-CONSTANTS: Field[Compared] = Field(
-    "calibration", "constants", "", lambda row: shared.calibration(row.prediction.hardware, row.prediction.how.dtype)
-)
+TRUST = within(attrgetter("phase.totals"), shared.TRUST)
 LATENCY, LOW, HIGH, RATE, BOUND = within(attrgetter("phase.totals"), shared.TOTALS)
 MEMORY, CAPACITY, FITS = within(attrgetter("prediction.memory"), shared.MEMORY)
 RATIO: Field[Compared] = Field("latency_ratio", "ratio", "x", lambda row: LATENCY.get(row) / row.first.totals.latency_s)
@@ -60,7 +58,7 @@ MARKS: Field[Compared] = Field(
     "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if VALID.get(row) else "*")
 )
 FIGURES: tuple[Field[Compared], ...] = (
-    LABEL, *CHOICE, CONSTANTS, *attributes("phase", "batch_size", "seq_len", "cache_len", "kv_len", of="phase"),
+    LABEL, *CHOICE, *TRUST, *attributes("phase", "batch_size", "seq_len", "cache_len", "kv_len", of="phase"),
     LATENCY, LOW, HIGH, *attributes("device_s", "host_s", of="phase.totals"), RATE, BOUND,
     attribute("flops", of="phase.totals"), MOVED, attribute("launches", of="phase.totals"), MEMORY, CAPACITY, FITS,
     VALID, RATIO,
@@ -80,7 +78,11 @@ CROSSOVERS: tuple[Field[Compared], ...] = (
 FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS)
 """The fields of every flat row."""
 SHOWN = (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND)
-LAYOUTS = ((*SHOWN, CONSTANTS, MARKS), (*SHOWN, MARKS), (LABEL, LATENCY, RATIO, RATE, BOUND, MARKS))
+LAYOUTS = (
+    (*SHOWN, dataclasses.replace(TRUST[0], header="trust"), MARKS),
+    (*SHOWN, MARKS),
+    (LABEL, LATENCY, RATIO, RATE, BOUND, MARKS),
+)
 """What the table shows, the fullest layout first."""
 
 

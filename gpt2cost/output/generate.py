@@ -10,7 +10,7 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, column, 
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.shared import CHOICE, HOW, MODEL, calibration, hardware_head, run_text
+from gpt2cost.output.shared import CHOICE, HOW, MODEL, hardware_head, run_text, trust_text
 from gpt2cost.prediction.generate import Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.units import format_quantity
@@ -18,7 +18,10 @@ from gpt2cost.units import format_quantity
 SHOWN = 9
 """How many later tokens the table shows."""
 
-TURN = ("latency_s", "latency_low_s", "latency_high_s", "pass_s", "generate_s", "host_s", "device_s", "bound")
+TURN = (
+    "latency_s", "latency_low_s", "latency_high_s", "pass_s", "generate_s", "host_s", "device_s", "bound", "trust",
+    "trust_from",
+)  # fmt: skip
 """What is known of every token."""
 CURVE = ("position", *TURN[:5], "bound")
 """A point of the curve in JSON."""
@@ -78,7 +81,7 @@ def _rows(run: Generation) -> Iterator[Record]:
 def _document(run: Generation) -> Record:
     """The whole run. The curve has a point for each token after the first."""
     first, *later = _tokens(run)
-    head = hardware_head(run.hardware, run.settings.how.dtype)
+    head = hardware_head(run.hardware)
     return {
         **envelope(run.model, run.hardware),
         "model": record_of(MODEL, run.model),
@@ -156,14 +159,15 @@ def _conclusions(run: Generation) -> Iterator[str]:
     def shown(key: str, unit: str = "s") -> str:
         return format_quantity(figure[key], unit)
 
-    def ranged(key: str) -> str:
-        trust = calibration(run.hardware, run.settings.how.dtype)
-        return f"{shown(f'{key}_s')} ({shown(f'{key}_low_s')} to {shown(f'{key}_high_s')}, {trust})"
+    def ranged(key: str, *tokens: Record) -> str:
+        words = dict.fromkeys(trust_text(token["trust"], token["trust_from"]) for token in tokens)
+        return f"{shown(f'{key}_s')} ({shown(f'{key}_low_s')} to {shown(f'{key}_high_s')}, {', '.join(words)})"
 
     later = [f"{name} {shown(f'tpot_{name}_s')}" for name in ("first", "mean", "last") if len(run.positions)]
-    yield f"time to first token: {ranged('ttft')}"
+    every = _tokens(run)
+    yield f"time to first token: {ranged('ttft', every[0])}"
     yield f"time per later token: {', '.join(later) or 'none'}"
-    yield f"total: {ranged('total')}, of which passes {shown('passes_s')}, generate {shown('generate_s')}"
+    yield f"total: {ranged('total', *every)}, of which passes {shown('passes_s')}, generate {shown('generate_s')}"
     per_request = shown("tokens_per_s_per_request", "")
     yield f"throughput: {shown('tokens_per_s', '')} tokens/s, {per_request} tokens/s per request"
     capacity = format_quantity(run.hardware.memory.usable_bytes, "B")

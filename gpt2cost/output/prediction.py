@@ -68,7 +68,7 @@ def _group_name(name: str, names: Iterable[str]) -> str:
 INPUTS = (*CHOICE[:2], *attributes(*SIZES, of="sizes"), *CHOICE[2:])
 """What was asked for: of a prediction, in every row."""
 PASS = attributes("phase", "seq_len", "cache_len", "kv_len")
-RESULTS = attributes("latency_s", "latency_low_s", "latency_high_s", "bound")
+RESULTS = (*attributes("latency_s", "latency_low_s", "latency_high_s"), *shared.TRUST, *attributes("bound"))
 
 
 def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
@@ -90,7 +90,7 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
     return {
         **envelope(prediction.model, prediction.hardware),
         "model": record_of(shared.MODEL, prediction.model),
-        "hardware": shared.hardware_head(prediction.hardware, prediction.how.dtype),
+        "hardware": shared.hardware_head(prediction.hardware),
         "settings": record_of(INPUTS[2:], prediction),
         "phases": phases,
         "memory": dataclasses.asdict(prediction.memory),
@@ -130,7 +130,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
             _explanation(page, explain(prediction, phase))
     page.line()
     for phase, own in zip(prediction.phases, rows, strict=True):
-        page.line(_phase_line(phase, own, shared.calibration(prediction.hardware, prediction.how.dtype)))
+        page.line(_phase_line(phase, own))
     if fits < 2 and group == "kernel":
         page.line(f"source: lines of transformers {transformers_version()}")
 
@@ -156,8 +156,9 @@ def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
     return [full, tuple(field for field in full if field is not INTENSITY), short]
 
 
-def _phase_line(phase: Phase, rows: list[Record], trust: str) -> str:
+def _phase_line(phase: Phase, rows: list[Record]) -> str:
     totals = phase.totals
+    trust = shared.trust_text(totals.trust, totals.trust_from)
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
     slowest = max(rows, key=lambda row: float(row["device_s"]))
     slow = f"{SHARE.get(slowest):.0%} of it in {NAME.get(slowest)}"

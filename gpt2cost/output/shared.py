@@ -7,7 +7,6 @@ from typing import Any
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
 from gpt2cost.prediction.predict import Phase
-from gpt2cost.prediction.ranges import spread
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import Model
 from gpt2cost.units import format_quantity
@@ -28,6 +27,8 @@ TOTALS: tuple[Field[Any], ...] = (
     attribute("latency_high_s", "high", "s"), attribute("tokens_per_s", "tokens/s", ","), attribute("bound", "bound"),
 )  # fmt: skip
 """The main figures of a pass."""
+TRUST: tuple[Field[Any], ...] = attributes("trust", "trust_from")
+"""How far a pass's seconds can be trusted: the word, and whose constants or measurements it rests on."""
 MEMORY: tuple[Field[Any], ...] = (attribute("total_bytes", "memory", "B"), *attributes("capacity_bytes", "fits"))
 """The memory of a run, beside the device's."""
 
@@ -62,20 +63,11 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
     return f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}"
 
 
-def calibration(hardware: Hardware, dtype: str | None = None) -> str:
-    """`calibrated` where whole passes measured on the device (in this dtype) are in its file, or kernels were by
-    `gpt2cost calibrate`; else `uncalibrated`."""
-    own = hardware.calibration
-    residuals = own.residuals if own is not None and not hardware.changes else {}
-    if dtype is None:
-        measured = bool(hardware.evidence or residuals)
-    else:
-        measured = spread(hardware, dtype).basis == "evidence" or any(kind.endswith(dtype) for kind in residuals)
-    return "calibrated" if measured else "uncalibrated"
+def trust_text(word: str, source: str) -> str:
+    """The word as people read it; borrowed constants are named."""
+    return f"borrowed from {source}" if word == "borrowed" else word
 
 
-def hardware_head(hardware: Hardware, dtype: str) -> Record:
-    """The device of a prediction, and how far it can be trusted."""
-    own = attributes("name", "vendor", "architecture")
-    trust = {"calibration": calibration(hardware, dtype), "range_basis": spread(hardware, dtype).basis}
-    return {**record_of(own, hardware), **trust, "borrowed": dict(hardware.borrowed)}
+def hardware_head(hardware: Hardware) -> Record:
+    """The device of a prediction. How far each phase can be trusted stands with the phase."""
+    return {**record_of(attributes("name", "vendor", "architecture"), hardware), "borrowed": dict(hardware.borrowed)}

@@ -25,7 +25,7 @@ from gpt2cost.units import scale_for
 
 WORDS = {
     "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "phase", "bound", "fits", "valid", "name", "op",
-    "kind",
+    "kind", "trust", "trust_from",
 }  # fmt: skip
 """Columns that are no numbers."""
 TABLE_ROWS = 10_000
@@ -130,11 +130,12 @@ def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
     if not rows:
         page.line("no rows")
         return
-    varying = [name for name in (*INPUTS, "phase") if any(row[name] != rows[0][name] for row in rows)]
-    page.line(", ".join(_shared(name, rows[0][name]) for name in (*INPUTS, "phase") if name not in varying), "\n")
-    inputs = [column(name, _HEADERS.get(name, name)) for name in varying]
+    inputs = (*INPUTS, "phase", "trust")
+    varying = [name for name in inputs if any(row[name] != rows[0][name] for row in rows)]
+    page.line(", ".join(_shared(name, rows[0][name]) for name in inputs if name not in varying), "\n")
+    columns = [column(name, _HEADERS.get(name, name)) for name in varying]
     layouts = [KERNEL] if kernels else _layouts(rows)
-    page.fields(rows, *((*inputs, *layout, MARKS) for layout in layouts))
+    page.fields(rows, *((*columns, *layout, MARKS) for layout in layouts))
     notes = [("fits", "! does not fit into the device's memory"), ("valid", "* beyond the model's positions")]
     if shown := [text for name, text in notes if not all(row[name] for row in rows)]:
         page.line("\n", "; ".join(shown))

@@ -42,8 +42,10 @@ class Totals:
     """A pass, in seconds, bytes and FLOPs.
 
     `device_s`: busy time of the device. `host_s`: time to issue the pass. `latency_s`: from an idle device to the end
-    of one synchronisation. `bound`: `host`, `compute`, `memory` or `launch`. `flops_utilization`: FLOPs of products
-    per second over the dtype's peak. `bandwidth_utilization`: operand bytes per second over the DRAM peak.
+    of one synchronisation. `trust`: `measured`, `calibrated`, `borrowed` or `changed` (see `prediction.trust`), and
+    `trust_from`: whose constants or measurements that rests on. `bound`: `host`, `compute`, `memory` or `launch`.
+    `flops_utilization`: FLOPs of products per second over the dtype's peak. `bandwidth_utilization`: operand bytes per
+    second over the DRAM peak.
     """
 
     launches: Number
@@ -55,6 +57,8 @@ class Totals:
     latency_s: Number
     latency_low_s: Number
     latency_high_s: Number
+    trust: Any
+    trust_from: Any
     bound: Any
     tokens_per_s: Number
     flops_utilization: Number
@@ -213,10 +217,10 @@ def _phase(model: Model, hw: Hardware, how: How, phase: str, sizes: Sizes) -> Ph
     pass_ = run_pass(model, hw, how, sizes)
     tokens = 1 if phase == "decode" else sizes.seq_len  # without a KV cache a decode step runs more than it brings
     live = peak_bytes(pass_.rows, pass_.symbols, how.use_cache)
-    return Phase(phase, sizes, pass_, _totals(pass_, hw, how, sizes.batch_size * tokens), live)
+    return Phase(phase, sizes, pass_, _totals(pass_, hw, how, sizes, sizes.batch_size * tokens), live)
 
 
-def _totals(pass_: Pass, hw: Hardware, how: How, tokens: Size) -> Totals:
+def _totals(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -> Totals:
     """`tokens`: that the pass brings, of the whole batch."""
     kernels = pass_.kernels
     launches, flops, reads, writes = (
@@ -224,7 +228,7 @@ def _totals(pass_: Pass, hw: Hardware, how: How, tokens: Size) -> Totals:
     )
     products = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
     device_s, host_s, latency_s = pass_.device_s, as_python(pass_.times.host_s), as_python(pass_.times.latency_s)
-    low_s, high_s = map(as_python, range_of(pass_.latency_at, hw, how.dtype))
+    range_ = range_of(pass_.latency_at, hw, how, sizes, host_s > device_s)
     return Totals(
         launches=launches,
         flops=flops,
@@ -233,8 +237,10 @@ def _totals(pass_: Pass, hw: Hardware, how: How, tokens: Size) -> Totals:
         device_s=device_s,
         host_s=host_s,
         latency_s=latency_s,
-        latency_low_s=low_s,
-        latency_high_s=high_s,
+        latency_low_s=as_python(range_.low_s),
+        latency_high_s=as_python(range_.high_s),
+        trust=range_.trust,
+        trust_from=range_.trust_from,
         bound=bound_of_pass(kernels, host_s, device_s),
         tokens_per_s=tokens / latency_s,
         flops_utilization=products / (latency_s * hw.compute.peak_flop_per_s[how.dtype]),

@@ -1,182 +1,236 @@
-"""How far a prediction can be trusted: factors below and above, from how well measurements are reproduced.
+"""The range of a prediction: factors on its device and host seconds, from errors of passes that were left out.
 
-A device's spread comes from the best there is, in this order:
+No range rests on a constant chosen by hand. `residuals.json` holds log(measured / predicted) of the passes that were
+measured, on all devices, each predicted as if it, its source and its box did not exist:
 
-* evidence: whole passes in this dtype that were measured on the device. The spread covers its worst residual.
-* kernels: constants fitted on kernels measured on this device or its chip, with the residual of that fit.
-* borrowed: constants of another device. `gpt2cost accuracy --leave-one-out` predicts each device's measured passes with
-  every other device's constants: in 16 bit nine in ten come within a factor of 1.4, in fp32 nearly all among devices
-  that power does not throttle; a device of the same architecture comes within 1.2. A calibrated file's dtypes in which
-  no kernel was measured are borrowed too.
+* `measured`: how far a pass lies beyond the other measured passes of its regime on its device (of other sources, where
+  there are any). A regime's own passes span a range; it is widened by what nine in ten stay within.
+* `calibrated`: the errors of passes on devices whose kernels were measured, without a look at the passes. The range is
+  from their 10th to their 90th percentile. That is what a fit to kernels leaves when it is carried to passes.
+* `borrowed`: the errors of passes predicted with another device's constants; of those of its architecture where there
+  are any. The range covers that of `calibrated` too.
+* `changed`: as `borrowed`, and wider than the unchanged device's.
+* `host`: the factors on the host's constants at which host-bound passes would meet their measurement. The range is
+  from the 10th to the 90th percentile over boxes (machines). Each box counts once, however many passes it has.
 
-Host time is a property of the machine around the device. The defaults hold for the CPU that the file states, within the
-20 % by which such machines differ; where a device's host-bound evidence says more, the spread covers it.
+A percentile of few numbers is stretched: of n groups by 1 + 1/n, since the next one may well lie beyond them all. Each
+device and source counts once. Ranges always hold the prediction, and `LEAST` on either side: clocks and temperature
+make two machines of one kind differ by that much.
+
+`python tests/regenerate.py` writes `residuals.json` anew (see `measure.residuals`), and a test compares.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
-from typing import Any, Literal
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.device.dtypes import FP32_FAMILY, HALF_FAMILY
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.one_pass import Pass, run_pass
+from gpt2cost.prediction.cases import box_of, cases_of_regime
 from gpt2cost.prediction.settings import How, Number, Sizes
-from gpt2cost.table.config import Model, load_model
+from gpt2cost.prediction.trust import Regime, Trust, device_trust, host_trust, regimes_of, unchanged_name
 
-Basis = Literal["evidence", "kernels", "borrowed"]
+RESIDUALS_FILE = Path(__file__).with_name("residuals.json")
 
-BORROWED_SPREAD, SAME_ARCHITECTURE_SPREAD = math.log(1.5), math.log(1.2)
-"""Of constants carried to another device, and to one of the same architecture (leave one device out)."""
-LEAST_SPREAD = math.log(1.05)
-"""Clocks and temperature alone make two machines of one kind differ by this much."""
-EVIDENCE_MARGIN = 1.5
-"""A handful of measurements has not seen the worst case: their worst residual is widened by this."""
-HOST_LOW, HOST_HIGH = 0.8, 1.25
-"""Host time over the defaults among machines of one kind: published decode figures of 2023 and later imply 0.19 to 0.22
-ms per layer of GPT-2, where the server defaults say 0.18."""
-HOST_MARGIN = 1.1
-"""How much the host factors that evidence implies are widened."""
+Level: TypeAlias = Literal["measured", "calibrated", "borrowed", "host"]
+
+LEAST = math.log(1.05)
+"""Of any range, on either side, in the logarithm."""
+CHANGED = math.log(1.1)
+"""How much wider a what-if's range is, on either side, in the logarithm."""
+OWN_HOST = math.log(1.2)
+"""Of the host's time on the very machine that a calibrated file is of, on either side: its load and its clock."""
+UNKNOWN = math.log(2.0)
+"""Either side of a range where no residual is left to judge by."""
+
+Band: TypeAlias = tuple[float, float]
+"""The logarithms of the least and the largest factor."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """log(measured / predicted) of a measured pass, or log of its host factor; `box`: where it was measured."""
+
+    level: Level
+    gpu: str
+    source: str
+    box: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A source, and a box, whose measurements are left out."""
+
+    source: str
+    box: str
+
+    def holds(self, row: Evidence) -> bool:
+        return row.source == self.source
+
+    def has_given(self, residual: Residual) -> bool:
+        return residual.source == self.source or (residual.level == "host" and residual.box == self.box)
+
+
+@cache
+def shipped_residuals() -> tuple[Residual, ...]:
+    """The residuals that ship, of all devices."""
+    return tuple(Residual(*row) for row in json.loads(RESIDUALS_FILE.read_text("utf-8")))
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Factors on device and host seconds, and what they rest on."""
+    """Factors on device and host seconds, and what they rest on where the device or the host sets the pace."""
 
     device_low: float
     device_high: float
     host_low: float
     host_high: float
-    basis: Basis
+    device: Trust
+    host: Trust
 
 
-def range_of(latency_at: Callable[[float, float], Number], hw: Hardware, dtype: str) -> tuple[Number, Number]:
-    """The least and the most seconds to expect of a prediction on `hw` in a dtype.
+@dataclass(frozen=True)
+class Range:
+    """The least and the most seconds to expect of a prediction, its word, and whose constants it rests on.
 
-    `latency_at` gives the latency if device and host took so many times as long as predicted.
-    """
-    factors = spread(hw, dtype)
-    return latency_at(factors.device_low, factors.host_low), latency_at(factors.device_high, factors.host_high)
-
-
-# ---------------------------------------------------------------------------------------------- evidence
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A measured case beside its prediction: of all the passes that `pass_` holds, the one at `index`.
-
-    `host_factor`: where the host sets the pace, the factor on the host's constants at which the prediction meets the
-    measurement; None elsewhere.
+    Values of a grid are arrays where they differ from point to point.
     """
 
-    row: Evidence
-    pass_: Pass
-    index: int
-    latency_s: float
-    host_factor: float | None
-
-    def of(self, values: Number) -> float:
-        """This case's one of the values of all passes."""
-        return float(values[self.index]) if np.ndim(values) else float(values)
-
-    def latency_at(self, device: float, host: float) -> float:
-        """See `Pass.latency_at`."""
-        return self.of(self.pass_.latency_at(device, host))
+    low_s: Number
+    high_s: Number
+    trust: Any
+    trust_from: Any
 
 
-def evidence_how(row: Evidence) -> How:
-    """How a measured case was run."""
-    return How(row.dtype, row.attn, row.runtime, "all", row.use_cache, tuple(sorted(row.kernels.items())))
+def range_of(
+    latency_at: Callable[[float, float], Number],
+    hw: Hardware,
+    how: How,
+    sizes: Sizes,
+    host_bound: Any,
+    unseen: Unseen | None = None,
+) -> Range:
+    """The range of passes of some `sizes` on a device, and their words.
+
+    `latency_at` gives the latency if device and host took so many times as long as predicted. `host_bound`: whether the
+    host sets the pace. `unseen`: what the range must not have seen.
+    """
+    ranges = []
+    for regime, where in regimes_of(how, sizes).items():
+        own = spread(hw, regime, unseen)
+        low_s, high_s = latency_at(own.device_low, own.host_low), latency_at(own.device_high, own.host_high)
+        word, source = (_where(host_bound, getattr(own.host, x), getattr(own.device, x)) for x in ("word", "source"))
+        ranges.append((where, Range(low_s, high_s, word, source)))
+    _, whole = ranges[0]
+    for where, other in ranges[1:]:
+        pairs = zip(dataclasses.astuple(whole), dataclasses.astuple(other), strict=True)
+        whole = Range(*(_where(where, new, old) for old, new in pairs))
+    return whole
 
 
-def evidence_model(hw: Hardware, row: Evidence) -> Model:
-    """The model that was measured. Raises `InputError` with the device's name for an unknown one."""
-    try:
-        return load_model(row.model)
-    except InputError as error:
-        raise InputError(f"{hw.name}: evidence: {error}") from None
+def _where(condition: Any, yes: Any, no: Any) -> Any:
+    """`yes` where the condition holds, else `no`; one value where all are the same."""
+    if np.ndim(condition) == 0:
+        return yes if condition else no
+    if np.all(condition) or not np.any(condition):
+        return yes if np.all(condition) else no
+    return yes if isinstance(yes, str) and isinstance(no, str) and yes == no else np.where(condition, yes, no)
 
 
-def evidence_cases(hw: Hardware, rows: Iterable[Evidence]) -> list[Case]:
-    """Predict measured cases, in their order. Those of one model, run alike, are one pass over arrays of sizes."""
-    cases: dict[int, Case] = {}
-    numbered = sorted(enumerate(rows), key=lambda item: _key(item[1]))
-    for _, group in groupby(numbered, key=lambda item: _key(item[1])):
-        alike = list(group)
-        cases.update(zip((number for number, _ in alike), _cases(hw, [row for _, row in alike]), strict=True))
-    return [cases[number] for number in sorted(cases)]
+# ---------------------------------------------------------------------------------------------- spreads
 
 
-def _key(row: Evidence) -> tuple[Any, ...]:
-    """What the rows of one pass have in common."""
-    return row.model, *dataclasses.astuple(evidence_how(row))
-
-
-def _cases(hw: Hardware, rows: list[Evidence]) -> list[Case]:
-    model, how = evidence_model(hw, rows[0]), evidence_how(rows[0])
-    sizes = Sizes(*(np.array([getattr(row, size) for row in rows], float) for size in ("batch", "seq", "cache")))
-    pass_ = run_pass(model, hw, how, sizes)
-    measured_s = np.array([row.latency_s for row in rows])
-    latency_s = np.broadcast_to(pass_.times.latency_s, measured_s.shape)
-    waits_for_host = np.broadcast_to(pass_.times.host_s > pass_.device_s, measured_s.shape)
-    blamed_on_host = waits_for_host | (measured_s > 1.5 * latency_s)
-    factors = _host_factors(pass_, measured_s) if np.any(blamed_on_host) else np.ones(len(rows))
-    return [
-        Case(row, pass_, i, float(latency_s[i]), float(factors[i]) if blamed_on_host[i] else None)
-        for i, row in enumerate(rows)
-    ]
-
-
-def _host_factors(pass_: Pass, measured_s: Any) -> Any:
-    """The factors on the host's constants at which passes take as long as was measured."""
-    factors, step, shape = np.ones(len(measured_s)), 0.01, (2, len(measured_s))
-    moving = np.ones(len(measured_s), bool)
-    for _ in range(20):  # latency is convex and piecewise linear in the factor: a few steps of Newton's method
-        pair = np.stack([factors, factors + step])
-        latency_s, more_s = np.broadcast_to(pass_.latency_at(1.0, pair), shape)
-        slope = (more_s - latency_s) / step
-        moving = moving & (slope > 0) & (np.abs(latency_s - measured_s) >= 1e-4 * measured_s)
-        if not np.any(moving):
-            break
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factors = np.where(moving, np.maximum(factors + (measured_s - latency_s) / slope, 0.01), factors)
-    return factors
-
-
-@lru_cache(maxsize=64)
-def spread(hw: Hardware, dtype: str) -> Spread:
-    """The spread of predictions on a device in a dtype. It predicts the evidence, so that it is kept for a while."""
-    family = FP32_FAMILY if dtype in FP32_FAMILY else HALF_FAMILY
-    cases = evidence_cases(hw, hw.evidence)
-    factors = [case.host_factor for case in cases if case.host_factor is not None]
-    residuals = [
-        math.log(case.row.latency_s / case.latency_s)
-        for case in cases
-        if case.row.dtype in family and case.host_factor is None
-    ]
-    residual = hw.model.residual_of(dtype)
-    in_dtype = hw.calibration is None or any(kind.endswith(f" {dtype}") for kind in hw.calibration.residuals)
-    basis: Basis
-    if residuals:
-        basis, width = "evidence", EVIDENCE_MARGIN * max(map(abs, residuals))
-    elif residual is not None and "model" not in hw.borrowed and in_dtype:
-        basis, width = "kernels", residual
+@lru_cache(maxsize=256)
+def spread(hw: Hardware, regime: Regime, unseen: Unseen | None = None) -> Spread:
+    """The spread of predictions of a regime on a device, as if what is `unseen` did not exist."""
+    if hw.changes:
+        return _changed(hw, regime)
+    residuals = [item for item in shipped_residuals() if not (unseen and unseen.has_given(item))]
+    cases = [case for case in cases_of_regime(hw, regime) if not (unseen and unseen.holds(case.row))]
+    device, host = device_trust(hw, regime), host_trust(hw)
+    own = [case.residual for case in cases if case.pace == "device"]
+    if own:
+        device, band = Trust("measured", hw.name), _own_band(own, residuals)
     else:
-        donor = hw.borrowed.get("model")
-        alike = donor is not None and load_hardware(donor).architecture == hw.architecture
-        least = SAME_ARCHITECTURE_SPREAD if alike else BORROWED_SPREAD
-        basis, width = "borrowed", max(least, residual or 0.0)
-    factor = math.exp(max(width, LEAST_SPREAD))
-    host_low = min([HOST_LOW, *(implied / HOST_MARGIN for implied in factors)])
-    host_high = max([HOST_HIGH, *(implied * HOST_MARGIN for implied in factors)])
-    return Spread(1 / factor, factor, host_low, host_high, basis)
+        band = level_band(residuals, device.word)
+    hosts = [case.row for case in cases if case.pace == "host" and case.row.runtime == regime.runtime]
+    host_band = (-OWN_HOST, OWN_HOST) if host.word == "calibrated" else band_of(residuals, "host")
+    if hosts:
+        host = Trust("measured", ", ".join(dict.fromkeys(map(box_of, hosts))))
+    return _spread(band, host_band, device, host)
+
+
+def _spread(device_band: Band, host_band: Band, device: Trust, host: Trust) -> Spread:
+    (device_low, device_high), (host_low, host_high) = _factors(device_band), _factors(host_band)
+    return Spread(device_low, device_high, host_low, host_high, device, host)
+
+
+def _factors(band: Band) -> tuple[float, float]:
+    return math.exp(min(band[0], -LEAST)), math.exp(max(band[1], LEAST))
+
+
+def _wider(band: Band) -> Band:
+    return band[0] - CHANGED, band[1] + CHANGED
+
+
+def _changed(hw: Hardware, regime: Regime) -> Spread:
+    """Of a what-if. The evidence of the device as it is counts too, where its name still finds it."""
+    name = unchanged_name(hw)
+    unchanged = dataclasses.replace(hw, name=name, changes={})
+    try:
+        shipped = load_hardware(name)
+    except InputError:
+        shipped = unchanged
+    own = spread(shipped if not shipped.changes else unchanged, regime)
+    device_band = _union(level_band(shipped_residuals(), "borrowed"), _logs(own.device_low, own.device_high))
+    host_band, trust = _logs(own.host_low, own.host_high), Trust("changed", name)
+    return _spread(_wider(device_band), _wider(host_band), trust, trust)
+
+
+def _logs(low: float, high: float) -> Band:
+    return math.log(low), math.log(high)
+
+
+def _union(*bands: Band) -> Band:
+    return min(low for low, _ in bands), max(high for _, high in bands)
+
+
+def _own_band(own: Collection[float], residuals: Iterable[Residual]) -> Band:
+    """The span of a regime's own passes, widened by how far others lie beyond such a span."""
+    beyond = max(LEAST, band_of(residuals, "measured")[1])
+    return min(0.0, *own) - beyond, max(0.0, *own) + beyond
+
+
+def level_band(residuals: Iterable[Residual], word: str) -> Band:
+    """The band of a device's time. Borrowed constants are never trusted more than calibrated ones."""
+    residuals = list(residuals)
+    band = band_of(residuals, "calibrated")
+    return band if word == "calibrated" else _union(band, band_of(residuals, "borrowed"))
+
+
+def band_of(residuals: Iterable[Residual], level: Level) -> Band:
+    """The 10th and the 90th percentile of a level's residuals, stretched for being few. See the module."""
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for item in residuals:
+        if item.level == level:
+            groups[(item.box,) if level == "host" else (item.gpu, item.source)].append(item.value)
+    if not groups:
+        return -UNKNOWN, UNKNOWN
+    weighted = sorted((value, 1.0 / len(values)) for values in groups.values() for value in values)
+    values, weights = np.array(weighted).T
+    shares = (np.cumsum(weights) - 0.5 * weights) / np.sum(weights)
+    low, middle, high = np.interp([0.1, 0.5, 0.9], shares, values)
+    stretch = 1.0 + 1.0 / len(groups)
+    return float(middle - stretch * (middle - low)), float(middle + stretch * (high - middle))

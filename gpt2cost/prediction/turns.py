@@ -62,6 +62,8 @@ class Turn:
     latency_s: Number
     latency_low_s: Number
     latency_high_s: Number
+    trust: Any
+    trust_from: Any
     pass_s: Number
     host_s: Number
     device_s: Number
@@ -134,11 +136,13 @@ class Turns:
         def latency_at(device: float, host: float) -> Number:
             return _latency(passes, device, host)
 
-        low_s, high_s = range_of(latency_at, self.hw, how.dtype)
+        range_ = range_of(latency_at, self.hw, how, sizes, host_s > device_s)
         return Turn(
             latency_s=latency_at(1.0, 1.0),
-            latency_low_s=low_s,
-            latency_high_s=high_s,
+            latency_low_s=range_.low_s,
+            latency_high_s=range_.high_s,
+            trust=range_.trust,
+            trust_from=range_.trust_from,
             pass_s=alone.times.latency_s,
             host_s=host_s,
             device_s=device_s,

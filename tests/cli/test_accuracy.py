@@ -9,7 +9,8 @@ import json
 from helpers import Call, assert_refused
 
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.measure.score import leave_one_out, score_evidence
+from gpt2cost.measure.residuals import leave_one_out
+from gpt2cost.measure.score import score_evidence
 
 
 def test_the_evidence_of_one_device(gpt2cost: Call) -> None:

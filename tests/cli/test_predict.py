@@ -53,7 +53,7 @@ def test_schema(gpt2cost: Any) -> None:
     assert {"model", "hardware", "settings", "phases", "memory", "warnings", "flops_convention"} <= set(document)
     model = ("name", "n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions", "activation_function")
     assert {*model, "parameters"} <= set(document["model"])
-    assert {"name", "calibration"} <= set(document["hardware"])
+    assert {"name", "borrowed"} <= set(document["hardware"])
     assert set(document["settings"]) == {
         "batch_size", "seq_len", "cache_len", "dtype", "attn", "runtime", "logits", "use_cache",
     }  # fmt: skip

@@ -1,0 +1,166 @@
+"""Measured passes beside their predictions, and what each of them says: of the device, of the host, or of neither.
+
+The prediction alone decides whose pass it is. Where the host is busy for longer, a pass speaks of the host; where the
+device is busy for so much longer that a slow host would not matter, of the device, however slow it was measured; what
+lies between speaks of neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from gpt2cost.device.hardware import Evidence, Hardware
+from gpt2cost.errors import InputError
+from gpt2cost.prediction.one_pass import Pass, run_pass
+from gpt2cost.prediction.settings import How, Number, Sizes
+from gpt2cost.prediction.trust import Regime, regime_of
+from gpt2cost.table.config import Model, load_model
+
+Pace: TypeAlias = Literal["device", "host", "both"]
+
+SLOW_HOST = 2.0
+"""A pass speaks of the device where a host of so many times the default's seconds would not set its pace."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A measured case beside its prediction: of all the passes that `pass_` holds, the one at `index`.
+
+    `pace`: which of the two the prediction says set it. `host_factor`: where that is the host, the factor on the host's
+    constants at which the prediction meets the measurement; None elsewhere, and where no factor does.
+    """
+
+    row: Evidence
+    pass_: Pass
+    index: int
+    latency_s: float
+    pace: Pace
+    host_factor: float | None
+
+    def of(self, values: Number) -> float:
+        """This case's one of the values of all passes."""
+        return float(values[self.index]) if np.ndim(values) else float(values)
+
+    def latency_at(self, device: float, host: float) -> float:
+        """See `Pass.latency_at`."""
+        return self.of(self.pass_.latency_at(device, host))
+
+    @property
+    def device_s(self) -> float:
+        """Busy seconds of the device."""
+        return self.of(self.pass_.device_s)
+
+    @property
+    def host_s(self) -> float:
+        """Seconds to issue the pass."""
+        return self.of(self.pass_.times.host_s)
+
+    @property
+    def residual(self) -> float:
+        """log(measured / predicted)."""
+        return math.log(self.row.latency_s / self.latency_s)
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.row.batch, self.row.seq, self.row.cache)
+
+    @property
+    def regime(self) -> Regime:
+        return regime_of(evidence_how(self.row), self.sizes)
+
+
+def box_of(row: Evidence) -> str:
+    """The machine that a pass was measured on: as the file names it, else its source stands for it."""
+    return row.box or row.source
+
+
+def evidence_how(row: Evidence) -> How:
+    """How a measured case was run."""
+    return How(row.dtype, row.attn, row.runtime, "all", row.use_cache, tuple(sorted(row.kernels.items())))
+
+
+def evidence_model(hw: Hardware, row: Evidence) -> Model:
+    """The model that was measured. Raises `InputError` with the device's name for an unknown one."""
+    try:
+        return load_model(row.model)
+    except InputError as error:
+        raise InputError(f"{hw.name}: evidence: {error}") from None
+
+
+def evidence_cases(hw: Hardware, rows: Iterable[Evidence]) -> list[Case]:
+    """Predict measured cases, in their order. Those of one model, run alike, are one pass over arrays of sizes."""
+    cases: dict[int, Case] = {}
+    numbered = sorted(enumerate(rows), key=lambda item: _key(item[1]))
+    for _, group in groupby(numbered, key=lambda item: _key(item[1])):
+        alike = list(group)
+        cases.update(zip((number for number, _ in alike), _cases(hw, [row for _, row in alike]), strict=True))
+    return [cases[number] for number in sorted(cases)]
+
+
+@lru_cache(maxsize=64)
+def cases_of_regime(hw: Hardware, regime: Regime) -> tuple[Case, ...]:
+    """The device's own evidence of a regime, predicted once; of other runtimes too."""
+    rows = [row for row in hw.evidence if _regime_of_row(row).on_device == regime.on_device]
+    return tuple(evidence_cases(hw, rows))
+
+
+def _regime_of_row(row: Evidence) -> Regime:
+    return regime_of(evidence_how(row), Sizes(row.batch, row.seq, row.cache))
+
+
+def _key(row: Evidence) -> tuple[Any, ...]:
+    """What the rows of one pass have in common."""
+    return row.model, *dataclasses.astuple(evidence_how(row))
+
+
+def _cases(hw: Hardware, rows: Sequence[Evidence]) -> list[Case]:
+    model, how = evidence_model(hw, rows[0]), evidence_how(rows[0])
+    sizes = Sizes(*(np.array([getattr(row, size) for row in rows], float) for size in ("batch", "seq", "cache")))
+    pass_ = run_pass(model, hw, how, sizes)
+    measured_s = np.array([row.latency_s for row in rows])
+
+    def each(values: Number) -> Any:
+        return np.broadcast_to(values, measured_s.shape)
+
+    latency_s, device_s, host_s = each(pass_.times.latency_s), each(pass_.device_s), each(pass_.times.host_s)
+    paces = [_pace(*seconds) for seconds in zip(device_s, host_s, strict=True)]
+    factors = _host_factors(pass_, measured_s) if "host" in paces else np.full(len(rows), np.nan)
+    return [
+        Case(row, pass_, i, float(latency_s[i]), pace, _factor(factors[i]) if pace == "host" else None)
+        for i, (row, pace) in enumerate(zip(rows, paces, strict=True))
+    ]
+
+
+def _pace(device_s: float, host_s: float) -> Pace:
+    if host_s > device_s:
+        return "host"
+    return "device" if device_s > SLOW_HOST * host_s else "both"
+
+
+def _factor(factor: float) -> float | None:
+    return None if math.isnan(factor) else float(factor)
+
+
+def _host_factors(pass_: Pass, measured_s: Any) -> Any:
+    """The factors on the host's constants at which passes take as long as was measured; NaN where none does."""
+    factors, step, shape = np.ones(len(measured_s)), 0.01, (2, len(measured_s))
+    moving = np.ones(len(measured_s), bool)
+    for _ in range(20):  # latency is convex and piecewise linear in the factor: a few steps of Newton's method
+        pair = np.stack([factors, factors + step])
+        latency_s, more_s = np.broadcast_to(pass_.latency_at(1.0, pair), shape)
+        slope = (more_s - latency_s) / step
+        apart = np.abs(latency_s - measured_s) >= 1e-4 * measured_s
+        moving = moving & (slope > 0) & apart
+        if not np.any(moving):
+            break
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = np.where(moving, np.maximum(factors + (measured_s - latency_s) / slope, 0.01), factors)
+    return np.where(apart, np.nan, factors)

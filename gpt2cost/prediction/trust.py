@@ -1,0 +1,151 @@
+"""How far a prediction can be trusted, in a word.
+
+* `measured`: passes of this regime were measured on the device.
+* `calibrated`: none was, but kernels were: those that the pass spends its time in.
+* `borrowed`: the constants are another device's, which the output names.
+* `changed`: a what-if. No device is like this.
+
+The word is about what sets the pace. Where that is the device, it is about the device's products, which take most of
+the time; where it is the host, about the host, which belongs to the machine and not to the device.
+
+A regime is what a measurement speaks for: the units that multiply (fp32 on CUDA cores, 16 bit and tf32 on tensor
+cores), prefill or decode, products of few rows or many, and which of the two sets the pace; for the host, the runtime
+too. A prefill of 4 x 1024 in fp32 says nothing of a decode step.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from gpt2cost.device.cpu_constants import CpuConstants
+from gpt2cost.device.dtypes import FP32_FAMILY
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.prediction.settings import How, Sizes
+
+Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed"]
+WORDS: tuple[Word, ...] = get_args(Word)
+MEANING: dict[Word, str] = {
+    "measured": "passes of this regime were measured on the device",
+    "calibrated": "kernels were measured on the device, but no pass of this regime",
+    "borrowed": "the constants are those of the device that is named",
+    "changed": "a what-if: no device is like this",
+}
+"""The words as `gpt2cost accuracy` defines them."""
+
+SMALL_ROWS = 64
+"""Products of so many rows or fewer stream weights; of more, they multiply. (batch x new tokens)"""
+_BORROWED = re.compile(r"borrowed from ([\w-]+(?:\.[\w-]+)*)")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What a measured pass speaks for, but for what sets its pace. `large`: products of many rows."""
+
+    dtype: str
+    decode: bool
+    large: bool
+    runtime: str
+
+    @property
+    def family(self) -> Literal["fp32", "16-bit"]:
+        """The units that multiply."""
+        return "fp32" if self.dtype in FP32_FAMILY else "16-bit"
+
+    @property
+    def on_device(self) -> tuple[str, bool, bool]:
+        """What counts for the device: kernels are alike in all runtimes."""
+        return self.family, self.decode, self.large
+
+    @property
+    def text(self) -> str:
+        rows = "" if self.large != self.decode else ", many rows" if self.large else ", few rows"
+        return f"{self.family} {'decode' if self.decode else 'prefill'}{rows}"
+
+
+def regime_of(how: How, sizes: Sizes) -> Regime:
+    """The regime of a single point."""
+    (regime,) = regimes_of(how, sizes)
+    return regime
+
+
+def regimes_of(how: How, sizes: Sizes) -> dict[Regime, object]:
+    """The regimes of a grid, each with where it holds: True, or an array that broadcasts to the grid."""
+    decode = (np.asarray(sizes.seq_len) == 1) & (np.asarray(sizes.cache_len) > 0)
+    large = np.asarray(sizes.batch_size) * np.asarray(sizes.seq_len) > SMALL_ROWS
+    regimes: dict[Regime, object] = {}
+    for is_decode in (False, True):
+        for is_large in (False, True):
+            where = (decode == is_decode) & (large == is_large)
+            if np.any(where):
+                regimes[Regime(how.dtype, is_decode, is_large, how.runtime)] = bool(np.all(where)) or where
+    return regimes or {Regime(how.dtype, True, False, how.runtime): True}  # of no points at all
+
+
+@dataclass(frozen=True)
+class Trust:
+    """A word, and whose constants or measurements it rests on: a device, or for the host a machine."""
+
+    word: Word
+    source: str
+
+
+def device_trust(hw: Hardware, regime: Regime) -> Trust:
+    """What the device's constants for products of many rows, or of few, rest on: `calibrated` or `borrowed`.
+
+    The provenance of the constant that sets the rate decides: of `efficiency` for many rows; for few, of what streams
+    the weights. Of a file that `gpt2cost calibrate` wrote, the dtypes in which it measured products.
+    """
+    if hw.calibration is not None:
+        kinds = [kind for kind in hw.calibration.residuals if kind.endswith(f" {regime.dtype}")]
+        if kinds:
+            return Trust("calibrated", hw.name)
+        return Trust("borrowed", _lender(hw, "model", "model"))
+    if isinstance(hw.model, CpuConstants):
+        return Trust("calibrated", hw.name) if "model" not in hw.borrowed else Trust("borrowed", hw.borrowed["model"])
+    section = f"model.gemm.{hw.model.products_as(regime.dtype)}"
+    rate = "efficiency" if regime.large else "dram_efficiency"
+    if not regime.large and hw.model.products(regime.dtype).gemv_s is not None:
+        rate = "gemv_dram_efficiency"
+    source = provenance_of(hw, f"{section}.{rate}")
+    if source.startswith(("measured", "fitted")):
+        return Trust("calibrated", hw.name)
+    return Trust("borrowed", _lender(hw, f"{section}.{rate}", "model"))
+
+
+def trust_at_best(hw: Hardware) -> Trust:
+    """The best that any regime of the device has, without a prediction."""
+    if hw.changes:
+        return Trust("changed", unchanged_name(hw))
+    if hw.evidence:
+        return Trust("measured", hw.name)
+    regimes = (Regime(dtype, False, large, "eager") for dtype in hw.compute.peak_flop_per_s for large in (True, False))
+    return min((device_trust(hw, regime) for regime in regimes), key=lambda trust: WORDS.index(trust.word))
+
+
+def unchanged_name(hw: Hardware) -> str:
+    """The name of the device that a what-if changes."""
+    return hw.name.partition("[")[0]
+
+
+def host_trust(hw: Hardware) -> Trust:
+    """What the host's constants rest on: `calibrated` where they were measured on the machine that the file is of."""
+    if hw.calibration is not None and provenance_of(hw, "host").startswith(("measured", "fitted")):
+        return Trust("calibrated", hw.name)
+    return Trust("borrowed", f"the host of {_lender(hw, 'host', 'host') or 'other machines'}")
+
+
+def provenance_of(hw: Hardware, path: str) -> str:
+    """Where a constant comes from: the source of the longest path that holds it; empty if none is stated."""
+    while path and path not in hw.provenance:
+        path = path.rpartition(".")[0]
+    return hw.provenance.get(path, "")
+
+
+def _lender(hw: Hardware, path: str, section: str) -> str:
+    """The device that a constant was borrowed from, as its source or else its section says."""
+    said = _BORROWED.search(provenance_of(hw, path))
+    return said[1] if said else hw.borrowed.get(section, "")
