@@ -32,8 +32,8 @@ def expected_rows(prediction: Prediction, batch: int, seq: int, cache: int) -> l
             "total_bytes": prediction.memory.total_bytes, "fits": prediction.memory.fits,
             "valid": phase.kv_len <= prediction.model.n_positions,
             **{name: getattr(phase.totals, name) for name in (
-                "latency_s", "latency_low_s", "latency_high_s", "device_s", "host_s", "flops", "read_bytes",
-                "write_bytes", "launches", "bound", "tokens_per_s",
+                "latency_s", "latency_low_s", "latency_high_s", "trust", "trust_from", "device_s", "host_s", "flops",
+                "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s",
             )},
         }
         for phase in prediction.phases
