@@ -10,7 +10,7 @@ import typer
 from gpt2cost.cli.flags import OutputFlags, device_names, takes
 from gpt2cost.device.catalog import list_hardware, load_hardware, validate_file
 from gpt2cost.output.catalog import DEVICES, ONE_DEVICE
-from gpt2cost.prediction.cases import evidence_model
+from gpt2cost.prediction.evidence_pass import evidence_model
 
 hardware = typer.Typer(name="hardware", no_args_is_help=True, add_completion=False, help=__doc__)
 

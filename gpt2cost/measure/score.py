@@ -19,7 +19,8 @@ from gpt2cost.measure.evidence import PASSES, as_evidence, run_of
 from gpt2cost.measure.records import Measurement, grouped, of_kind, reference_seconds, repeat_difference, trimmed_mean
 from gpt2cost.measure.torch_trace import Observed, observed_passes
 from gpt2cost.measure.trace_match import match
-from gpt2cost.prediction.cases import Case, box_of, evidence_cases, evidence_how
+from gpt2cost.prediction.cases import Case, box_of, evidence_cases
+from gpt2cost.prediction.evidence_pass import evidence_how
 from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.prediction.ranges import Range, Unseen, range_of
 from gpt2cost.prediction.settings import How, Sizes, check_device

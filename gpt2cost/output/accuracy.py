@@ -18,7 +18,7 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, record_o
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope, listing
 from gpt2cost.output.shared import SIZES
-from gpt2cost.prediction.cases import evidence_how
+from gpt2cost.prediction.evidence_pass import evidence_how, evidence_name
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.prediction.trust import MEANING
 
@@ -50,7 +50,7 @@ SIZE: Field[MeasuredRun] = Field("size", "size", "right", lambda run: run.sizes.
 def run_of_case(scored: Scored) -> MeasuredRun:
     """What was run where a prediction was scored."""
     row = scored.case.row
-    return MeasuredRun(row.model, evidence_how(row), Sizes(row.batch, row.seq, row.cache))
+    return MeasuredRun(evidence_name(row), evidence_how(row), Sizes(row.batch, row.seq, row.cache))
 
 
 GPU = attribute("gpu", "device", path="hardware.name")

@@ -7,7 +7,6 @@ lies between speaks of neither.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from gpt2cost.device.hardware import Evidence, Hardware
-from gpt2cost.errors import InputError
-from gpt2cost.prediction.one_pass import Pass, run_pass
-from gpt2cost.prediction.settings import How, Number, Sizes
+from gpt2cost.prediction.evidence_pass import alike, evidence_how, evidence_pass
+from gpt2cost.prediction.one_pass import Pass
+from gpt2cost.prediction.settings import Number, Sizes
 from gpt2cost.prediction.trust import Regime, regime_of
-from gpt2cost.table.config import Model, load_model
 
 Pace: TypeAlias = Literal["device", "host", "both"]
 
@@ -82,26 +80,13 @@ def box_of(row: Evidence) -> str:
     return row.box or row.source
 
 
-def evidence_how(row: Evidence) -> How:
-    """How a measured case was run."""
-    return How(row.dtype, row.attn, row.runtime, "all", row.use_cache, tuple(sorted(row.kernels.items())))
-
-
-def evidence_model(hw: Hardware, row: Evidence) -> Model:
-    """The model that was measured. Raises `InputError` with the device's name for an unknown one."""
-    try:
-        return load_model(row.model)
-    except InputError as error:
-        raise InputError(f"{hw.name}: evidence: {error}") from None
-
-
 def evidence_cases(hw: Hardware, rows: Iterable[Evidence]) -> list[Case]:
     """Predict measured cases, in their order. Those of one model, run alike, are one pass over arrays of sizes."""
     cases: dict[int, Case] = {}
-    numbered = sorted(enumerate(rows), key=lambda item: _key(item[1]))
-    for _, group in groupby(numbered, key=lambda item: _key(item[1])):
-        alike = list(group)
-        cases.update(zip((number for number, _ in alike), _cases(hw, [row for _, row in alike]), strict=True))
+    numbered = sorted(enumerate(rows), key=lambda item: alike(item[1]))
+    for _, group in groupby(numbered, key=lambda item: alike(item[1])):
+        together = list(group)
+        cases.update(zip((number for number, _ in together), _cases(hw, [row for _, row in together]), strict=True))
     return [cases[number] for number in sorted(cases)]
 
 
@@ -116,15 +101,9 @@ def _regime_of_row(row: Evidence) -> Regime:
     return regime_of(evidence_how(row), Sizes(row.batch, row.seq, row.cache))
 
 
-def _key(row: Evidence) -> tuple[Any, ...]:
-    """What the rows of one pass have in common."""
-    return row.model, *dataclasses.astuple(evidence_how(row))
-
-
 def _cases(hw: Hardware, rows: Sequence[Evidence]) -> list[Case]:
-    model, how = evidence_model(hw, rows[0]), evidence_how(rows[0])
     sizes = Sizes(*(np.array([getattr(row, size) for row in rows], float) for size in ("batch", "seq", "cache")))
-    pass_ = run_pass(model, hw, how, sizes)
+    pass_ = evidence_pass(hw, rows[0], sizes)
     measured_s = np.array([row.latency_s for row in rows])
 
     def each(values: Number) -> Any:
