@@ -9,6 +9,7 @@ best). A default makes a key optional. Field metadata narrows values:
     {"bound": "positive" | "natural" | "fraction"}   numbers above 0; 0 or more; above 0 and at most 1
     {"range": (1, 10**7)}                            both ends included
     {"keys": (...), "required": (...)}               which keys a dict may have, and which it must have
+    {"of": {...}}                                    the rules of a dict's values, where they are dicts themselves
     {"derived": True}                                the field is not read from the file
 
 A dataclass may check its fields together in `__post_init__`, raising InputError.
@@ -158,7 +159,8 @@ class _Builder:
             return self.value(_likeliest(kinds, tree), field, tree, path)
         if origin is dict:
             entries = self.keys(tree, path, field.rules.get("keys"), field.rules.get("required", ()))
-            return {key: self.value(args[1], field, entry, f"{path}.{key}") for key, entry in entries.items()}
+            inner = _inner(field)
+            return {key: self.value(args[1], inner, entry, f"{path}.{key}") for key, entry in entries.items()}
         if origin is tuple:
             if not isinstance(tree, list):
                 return self.expected(path, "a list", tree)
@@ -190,11 +192,11 @@ class _Builder:
                 return None if self.problems else dataclasses.replace(old, **{inner.name: value})
             except InputError as error:
                 return self.fail(path, str(error))
-        if get_origin(kind) is dict and field is not None:
+        if get_origin(kind) is dict and field is not None and old is not None:
             allowed = field.rules.get("keys") or (sorted(old) if len(keys) > 1 else None)
             if not self.keys({key: tree}, path, allowed, ()):
                 return None
-            return {**old, key: self.changed(get_args(kind)[1], field, old.get(key), keys[1:], tree, here)}
+            return {**old, key: self.changed(get_args(kind)[1], _inner(field), old.get(key), keys[1:], tree, here)}
         if old is None:
             return self.fail(path, "is not set, so that it can only be set as a whole, as a mapping")
         return self.fail(path, f"has no keys, so no {plain('.'.join(keys))}")
@@ -224,6 +226,11 @@ class _Builder:
                 return self.expected(path, f"a plain number{text}, such as 0.85{power}", tree)
             return float(tree)
         raise TypeError(f"the schema has no rule for {kind}")
+
+
+def _inner(field: SchemaField) -> SchemaField:
+    """The rules of a dict's values: its own `of`, else those of the dict."""
+    return dataclasses.replace(field, rules=field.rules["of"]) if "of" in field.rules else field
 
 
 def _likeliest(kinds: list[Any], tree: object) -> Any:

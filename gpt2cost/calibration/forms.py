@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.measure.records import Measurement, grouped, is_time, keys_of, of_kind, seconds
 from gpt2cost.result import Result
 from gpt2cost.timing import cpu
@@ -23,6 +24,8 @@ HOST_BOUND = 1.2
 """A kernel in a stream whose time is below this many times its issue time measures the host."""
 REDUCTIONS = ("softmax", "layer_norm")
 """Memory-bound kinds that work on rows."""
+BUILT_FOR = 64
+"""The head size whose constants are fitted."""
 ATTENTION = ("attention prefill", "attention decode", "attention chunk", "attention masked")
 """Kinds of groups of sdpa records of a GPU."""
 GPU_MEMORY_KINDS = {
@@ -148,7 +151,7 @@ def gpu_groups(records: Iterable[Measurement], hw: Hardware) -> tuple[Group, ...
         for record in of_kind(records, "gemm", "bmm", "sdpa", *GPU_MEMORY_KINDS)
         if record["dtype"] in hw.compute.peak_flop_per_s
         and not _waits_for_host(record)
-        and not (record["kind"] == "sdpa" and record["head_dim"] > SMALL_HEAD)
+        and not (record["kind"] == "sdpa" and (record["head_dim"] > SMALL_HEAD or record["head_dim"] % 8))
     ]
     groups = grouped(timed, lambda record: (_gpu_kind(record), str(record["dtype"])))
     return tuple(Group(*key, tuple(groups[key]), _gpu_form(key[1], groups[key])) for key in sorted(groups))
@@ -177,6 +180,11 @@ def _gpu_form(dtype: str, records: Sequence[Measurement]) -> Form:
     return lambda hw: np.maximum(np.where(in_graph, hw.launch.graph_floor_s, hw.launch.stream_floor_s), kernel_s(hw))
 
 
+def attention_kernel_of(group: Group, hw: Hardware) -> str:
+    """The kernel that a group of `ATTENTION` ran."""
+    return sdpa_kernel(hw, group.dtype, BUILT_FOR, group.kind == "attention masked")
+
+
 def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
     """Records of one kind, dtype and mask. A product's (k, n) operand is cold, and attention writes no cache."""
     record_kind, size = records[0]["kind"], ELEMENT_BYTES[dtype]
@@ -185,9 +193,13 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
         return lambda hw: gemm_terms(hw, dtype, *sizes, size, batched=batched).device_s
     if record_kind == "sdpa":
         mask, shape = records[0]["mask"], _attention(records)
-        return lambda hw: (
-            attention_terms(hw, dtype, *shape, size, causal=mask == "causal", masked=mask == "explicit").device_s
-        )
+        causal, masked = mask == "causal", mask == "explicit"
+
+        def attention_s(hw: Hardware) -> Array:
+            kernel = sdpa_kernel(hw, dtype, BUILT_FOR, masked)
+            return attention_terms(hw, dtype, kernel, *shape, size, causal=causal, masked=masked).device_s
+
+        return attention_s
     kind, (read, written) = GPU_MEMORY_KINDS[record_kind], _moved(records, size)
     columns = column(records, "columns") if kind in REDUCTIONS else 1.0
     return lambda hw: memory_terms(hw, kind, read, written, size, columns, 0.0).device_s

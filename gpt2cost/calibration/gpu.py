@@ -18,7 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.calibration.forms import ATTENTION, GPU_MEMORY_KINDS, HOST_BOUND, REDUCTIONS, Fit, Group, gpu_groups
+from gpt2cost.calibration.forms import (
+    ATTENTION,
+    GPU_MEMORY_KINDS,
+    HOST_BOUND,
+    REDUCTIONS,
+    Fit,
+    Group,
+    attention_kernel_of,
+    gpu_groups,
+)
 from gpt2cost.calibration.search import FreeConstant, fitted_to, free_constants, with_value
 from gpt2cost.device.catalog import list_hardware
 from gpt2cost.device.dtypes import DTYPES
@@ -38,8 +47,8 @@ _GEMM = (
     "gemv_k_s",
 )  # fmt: skip
 _ATTENTION = (
-    "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "tail",
-    "dram_efficiency", "l2_efficiency", "resident_from",
+    "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "unit_rate_flop_per_s",
+    "fp32_unit_rate_flop_per_s", "tail", "dram_efficiency", "l2_efficiency", "resident_from",
 )  # fmt: skip
 _KIND = ("dram_efficiency", "elements_per_s_per_unit", "fill_s")
 _HOST_OPS = {
@@ -187,16 +196,13 @@ class _Fitter:
         self.hw = with_value(self.hw, (*path, "residual"), max(1e-3, round(float(np.percentile(errors, 95)), 4)))
 
     def attention(self) -> None:
-        """Flash attention, then the other kernel's rate; where there is no flash kernel, the other one's constants."""
+        """Each kernel that ran: flash attention, the memory-efficient kernel, Apple's own."""
         groups = self._of(*ATTENTION)
-        flash = [g for g in groups if g.kind != "attention masked" and self.hw.has_flash_attention(g.dtype)]
-        slow = [group for group in groups if group not in flash]
-        path = ("model", "attention", HEAD_DIMS[0])
-        has_flash = any(map(self.hw.has_flash_attention, self.hw.compute.peak_flop_per_s))
-        self._fit(flash if has_flash else slow, free_constants(self.hw, path, _ATTENTION), "attention", path)
-        if has_flash:
-            masked = free_constants(self.hw, ("model",), ("masked_attention",))
-            self._fit(slow, masked, "attention with a mask or in fp32", ("model", "masked_attention"))
+        names = {id(group): attention_kernel_of(group, self.hw) for group in groups}
+        for kernel in dict.fromkeys(names.values()):
+            path = ("model", "attention", kernel, HEAD_DIMS[0])
+            ran = [group for group in groups if names[id(group)] == kernel]
+            self._fit(ran, free_constants(self.hw, path, _ATTENTION), f"attention by {kernel}", path)
 
     def _of(self, *kinds: str) -> list[Group]:
         return [group for group in self.groups if group.kind in kinds]

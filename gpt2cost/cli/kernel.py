@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.cli.flags import DeviceFlags, DtypeFlag, OutputFlags, among, either, keyword, takes
+from gpt2cost.device.gpu_constants import ATTENTION_KERNELS
 from gpt2cost.output.catalog import KERNEL
 from gpt2cost.prediction.one_kernel import KERNEL_KINDS, KERNEL_SIZES, kernel_latency
 
@@ -17,10 +18,21 @@ MEANINGS = {
     "m": "rows of the result",
     "n": "columns of the result",
     "k": "what is summed over",
+    "masked": "with an explicit mask, which flash kernels do not take",
     "write_cache": "the call writes the KV cache too (default)",
     "inputs": "tensors read",
 }
 """What the name of a size does not say."""
+
+CHOOSABLE = (*ATTENTION_KERNELS, "math")
+KernelFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--kernel",
+        help=f"attention: {either(CHOOSABLE)}; default: what PyTorch's sdpa runs on the device.",
+        autocompletion=among(*CHOOSABLE),
+    ),
+]
 
 
 def _sizes() -> Iterator[Parameter]:
@@ -39,10 +51,11 @@ def kernel(
     *,
     device: DeviceFlags,
     dtype: DtypeFlag = "fp16",
+    attention_kernel: KernelFlag = None,
     out: OutputFlags,
     **sizes: Any,
 ) -> None:
     """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it."""
     sink = out.sink()
     shape = {name: value for name, value in sizes.items() if value is not None}
-    sink.show(KERNEL, kernel_latency(kind, device.load_device(), dtype, **shape))
+    sink.show(KERNEL, kernel_latency(kind, device.load_device(), dtype, kernel=attention_kernel, **shape))

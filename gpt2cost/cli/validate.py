@@ -98,5 +98,5 @@ def _traced(hw: Hardware, path: Path, flags: MeasureFlags) -> Validation:
     model = load_model(required("--model", flags.model))
     dtype = flags.dtype or usual_dtype(hw.vendor == "cpu")
     how = check_how(dtype, flags.attn or "sdpa", flags.runtime or "eager", use_cache=not flags.no_use_cache).on(model)
-    check_device(hw, how)
+    check_device(hw, how, model.head_dim)
     return Validation(hw, (), (score_trace(hw, model, how, size, observed),), {})

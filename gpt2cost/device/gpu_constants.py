@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo
@@ -23,8 +24,11 @@ RESIDUAL = {"range": (1e-6, 10)}
 MEMORY_KINDS = ("elementwise", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
 
-HEAD_DIMS = ("64", "128")
-"""The head sizes for which attention kernels are built; others use the nearest one's constants."""
+ATTENTION_KERNELS = ("flash2", "flash3", "efficient", "cudnn", "mps")
+"""Attention kernels that a device may have constants of; see `device/sdpa.py` for which of them runs."""
+
+HEAD_DIMS = ("64", "128", "256")
+"""Head sizes that attention constants are given for; others use those of a size near to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,11 @@ class GemmConstants:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConstants:
-    """Fused attention of one head size. See `timing/gpu_attention.py` for the form."""
+    """One fused attention kernel at one head size. See `timing/gpu_attention.py` for the form.
+
+    An SM computes at the lower of two rates: `efficiency` of its share of the dtype's peak, which the tensor cores
+    set, and `unit_rate`, which issue and exponentials set whatever the peak is.
+    """
 
     q_tile: int = field(metadata=POSITIVE)  # queries of a thread block
     kv_block: int = field(metadata=POSITIVE)  # keys of an inner step
@@ -88,15 +96,23 @@ class AttentionConstants:
     block_s: float  # of a thread block beside its inner loop
     stream_bytes_per_s: float  # at which one thread block reads keys and values
     efficiency: float = field(metadata=FRACTION)
+    unit_rate_flop_per_s: float | None = None  # the most that one SM reaches in 16 bit; none: not a limit
+    fp32_unit_rate_flop_per_s: float | None = None  # and in fp32
+    masked_step_s: float = 0.0  # extra of a step in which some keys are masked: the diagonal's, a ragged end's
     tail: float = field(metadata=POSITIVE)  # weight of the longest thread block in the drain
     dram_efficiency: float = field(metadata=FRACTION)
     l2_efficiency: float = field(metadata=FRACTION)
     resident_from: float = field(default=0.7, metadata=FRACTION)  # footprint over L2 from which residency fades
     max_splits: int = field(default=1, metadata=POSITIVE)  # how many thread blocks share a head's keys
+    paged_splits: int | None = field(
+        default=None, metadata=POSITIVE
+    )  # the same where a serving framework's paged cache is read; none: as many
+    split_s: float = 0.0  # of the kernel that joins the shares
     write_traffic: float = field(
         default=0.0, metadata=NATURAL
     )  # of a cache write in the same call, over its bytes; 0 where there is none
     write_token_s: float = 0.0
+    write_launch_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +153,23 @@ class MachineConstants:
     """The machine model of a device.
 
     `gemm`: by dtype; tensor cores run tf32 and bf16 as they run fp16, each at its own peak, so that fp16's constants
-    serve where a dtype has none. `attention`: by head size. `masked_attention`: rate of the memory-efficient attention
-    kernel, which an explicit mask or fp32 needs, over the flash kernel's.
+    serve where a dtype has none. `attention`: by kernel, then by head size.
     """
 
     gemm: dict[str, GemmConstants] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
-    attention: dict[str, AttentionConstants] = field(metadata={"keys": HEAD_DIMS, "required": HEAD_DIMS})
+    attention: dict[str, dict[str, AttentionConstants]] = field(
+        metadata={"keys": ATTENTION_KERNELS, "of": {"keys": HEAD_DIMS, "required": HEAD_DIMS[:2]}}
+    )
     memory: MemoryConstants
-    masked_attention: float = field(default=1.0, metadata=FRACTION)
+
+    def __post_init__(self) -> None:
+        if not self.attention:
+            raise InputError(f"attention: expected constants of one of {', '.join(ATTENTION_KERNELS)}")
+
+    def attention_by(self, kernel: str) -> dict[str, AttentionConstants]:
+        """The constants of an attention kernel by head size. A device whose constants are those of one that runs other
+        kernels has the first of them instead."""
+        return self.attention.get(kernel) or next(iter(self.attention.values()))
 
     def has_products(self, dtype: str) -> bool:
         """Whether matrix products in a dtype can be timed."""
@@ -162,14 +187,34 @@ class MachineConstants:
         """The spread of the errors of a dtype's products, in the logarithm."""
         return self.products(dtype).residual
 
+    def with_twice_the_attention(self) -> MachineConstants:
+        """The same machine, if an SM computed attention at twice the rate where no peak limits it."""
+
+        def twice(rate: float | None) -> float | None:
+            return None if rate is None else 2 * rate
+
+        attention = {
+            kernel: {
+                size: replace(
+                    c,
+                    unit_rate_flop_per_s=twice(c.unit_rate_flop_per_s),
+                    fp32_unit_rate_flop_per_s=twice(c.fp32_unit_rate_flop_per_s),
+                )
+                for size, c in sizes.items()
+            }
+            for kernel, sizes in self.attention.items()
+        }
+        return replace(self, attention=attention)
+
     def without_launch(self) -> MachineConstants:
         """The same machine, if starting a kernel cost nothing."""
         gemm = {
             dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0)
             for dtype, c in self.gemm.items()
         }
+        names = ("launch_s", "multi_token_s", "multi_block_s", "block_s", "split_s", "write_launch_s")
+        none: dict[str, Any] = dict.fromkeys(names, 0.0)
         attention = {
-            size: replace(c, launch_s=0.0, multi_token_s=0.0, multi_block_s=0.0, block_s=0.0)
-            for size, c in self.attention.items()
+            kernel: {size: replace(c, **none) for size, c in sizes.items()} for kernel, sizes in self.attention.items()
         }
         return replace(self, gemm=gemm, attention=attention)

@@ -3,8 +3,8 @@
 There is one file per device, in the shipped folder or in the user's own. Two rules keep constants in one place:
 
 * A section `model`, `host` or `launch` may be borrowed whole from a shipped device, with overrides beside it:
-  `model: {like: a100-sxm-80gb, masked_attention: 0.4}`. `Hardware.borrowed` records it. Mappings inside are laid over
-  the borrowed ones key by key, unless they say `like: none`.
+  `model: {like: a100-sxm-80gb, gemm: {fp16: {launch: 3 us}}}`. `Hardware.borrowed` records it. Mappings inside are
+  laid over the borrowed ones key by key, unless they say `like: none`.
 * A file may hold `variants`, a mapping from a variant's name to what differs from the file's own device. A variant does
   not inherit aliases or evidence.
 """

@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -22,7 +24,8 @@ from gpt2cost.checks import check_choice
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.device.sdpa import check_attention_kernel
+from gpt2cost.errors import InputError, InputWarning, echo, plain
 from gpt2cost.files import is_folder
 from gpt2cost.measure.records import grouped, is_time
 from gpt2cost.prediction.one_kernel import MAX_ELEMENTS, kernel_latency
@@ -52,6 +55,10 @@ Kernel: TypeAlias = Mapping[str, Any]
 """The `kind` that predicts a kernel, and what a row says of its operands, by name."""
 Series: TypeAlias = tuple[str, str, str]
 """Device as the file names it, dtype and operation."""
+
+
+class SkippedSeriesError(Exception):
+    """Rows of one series that cannot be predicted, though nothing is wrong with them; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def _row(path: Path, line: int, format: Format, columns: Sequence[str], texts: S
     try:
         if len(texts) != len(columns):
             raise InputError(f"expected {len(columns)} cells, got {len(texts)}")
-        cells = dict(zip(columns, texts, strict=True))
+        cells = {**_backend_in(path.name), **dict(zip(columns, texts, strict=True))}
         dtype = _choice(cells, "dtype", ELEMENT_BYTES)
         operation, kernel = format.read(cells)
         return Row(where, (cells["gpu"], dtype, operation), kernel, _seconds(cells))
@@ -146,7 +153,14 @@ def _score_file(path: Path) -> Iterator[KernelResult]:
         raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
     groups = grouped(rows, lambda row: row.series)
     measured = {series: np.array([row.measured_s for row in members]) for series, members in groups.items()}
-    predicted = {series: _predicted(format, series, members) for series, members in groups.items()}
+    predicted: dict[Series, np.ndarray] = {}
+    for series, members in list(groups.items()):
+        try:
+            predicted[series] = _predicted(format, series, members)
+        except SkippedSeriesError as reason:
+            del groups[series]
+            what = f"{plain(path.name)}: skipped {len(members)} rows of {plain(series[0])}"
+            warnings.warn(f"{what}: {reason}", InputWarning, stacklevel=2)
     constants = dict.fromkeys(groups, 0.0)
     if format.constant_over is not None:
         for together in grouped(groups, format.constant_over).values():
@@ -190,8 +204,45 @@ def _product(cells: Cells) -> tuple[str, Kernel]:
     return op, _sized("bmm" if op == "bmm" else "gemm", cells)
 
 
+BACKENDS = {
+    "fa2": "flash2", "flash2": "flash2", "fa3": "flash3", "flash3": "flash3", "cudnn": "cudnn", "mps": "mps",
+    "efficient": "efficient", "xformers": "efficient", "math": "math", "standard": "math",
+}  # fmt: skip
+"""What a column `backend`, or a file's name, calls an attention kernel -> its name here."""
+SERVED = "served"
+"""Attention as a serving framework calls it: with a write into its cache, by FlashAttention-3 where there is one."""
+
+
 def _attention(cells: Cells) -> tuple[str, Kernel]:
-    return f"attention {_choice(cells, 'phase', ('prefill', 'decode'))}", _sized("attention", cells)
+    """`encode` is a prefill without the causal rule. A kernel that is named is called alone; else, it is served."""
+    phase = _choice(cells, "phase", ("prefill", "decode", "encode"))
+    backend = cells.get("backend", "").strip()
+    kernel = BACKENDS.get(backend, backend) or SERVED
+    operation = f"attention {phase}" + (f", {plain(kernel)}" if backend else "")
+    return operation, {**_sized("attention", cells), "causal": phase != "encode", "kernel": kernel}
+
+
+def _backend_in(name: str) -> Cells:
+    """The attention kernel that a file's name names, as `h100_fa2_causal_fp16.csv` does."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return {"backend": next((word for word in words if word in BACKENDS), "")}
+
+
+def _by_attention_kernel(hw: Hardware, dtype: str, kernels: Sequence[Kernel]) -> np.ndarray:
+    arrays: dict[str, Any] = {
+        name: np.array([kernel[name] for kernel in kernels]) for name in kernels[0] if name in _SIZES
+    }
+    named, causal = kernels[0]["kernel"], kernels[0]["causal"]
+    served = named == SERVED
+    if served:
+        named = "flash3" if hw.vendor != "cpu" and "flash3" in hw.gpu_model.attention else None
+    else:
+        try:
+            check_attention_kernel(hw, named, dtype, int(np.max(arrays["head_dim"])), masked=False)
+        except InputError as error:
+            raise SkippedSeriesError(str(error)) from None
+    latency = kernel_latency("attention", hw, dtype, kernel=named, causal=causal, write_cache=served, **arrays)
+    return np.asarray(latency.device_s)
 
 
 def _synchronised(cells: Cells) -> tuple[str, Kernel]:
@@ -265,7 +316,7 @@ def _layer_seconds(hw: Hardware, dtype: str, kind: str, first: bool, inputs: lis
     `torch.matmul` copies permuted operands before the product: in the `first` one query and key, then the value.
     """
 
-    def seconds(kind: str, **sizes: int) -> float:
+    def seconds(kind: str, **sizes: Any) -> float:
         return float(kernel_latency(kind, hw, dtype, **sizes).device_s)
 
     size, elements = ELEMENT_BYTES[dtype], math.prod(out)
@@ -294,9 +345,12 @@ _PER_DEVICE, _PER_OPERATION = itemgetter(0), itemgetter(0, 2)
 FORMATS = (
     Format("products", "gpu dtype m n k latency_us", lambda cells: ("gemm", _sized("gemm", cells)), _by_sizes),
     Format("single products", "gpu dtype op batch m n k latency_us", _product, _by_sizes, _PER_OPERATION),
-    Format(
-        "attention", "gpu dtype phase batch heads head_dim new_tokens cached_tokens latency_us",
-        _attention, _by_sizes, _PER_OPERATION,
+    *(
+        Format(
+            "attention", f"gpu dtype phase batch heads head_dim new_tokens cached_tokens latency_us {more}",
+            _attention, _by_attention_kernel, _PER_OPERATION,
+        )
+        for more in ("", "note", "backend", "backend note")
     ),
     Format("synchronised ops", "op m n k latency_us gpu dtype", _synchronised, _by_sizes, _PER_OPERATION),
     Format(

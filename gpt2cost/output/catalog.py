@@ -97,6 +97,8 @@ def kernel_record(latency: KernelLatency) -> Record:
     counts = {name: int(getattr(latency, name)) for name in ("flops", "read_bytes", "write_bytes")}
     seconds = {name: float(value) for name, value in dataclasses.asdict(latency.terms).items()}
     named = {name: getattr(latency, name) for name in ("kind", "gpu", "dtype")}
+    if latency.attention_kernel is not None:
+        named["attention_kernel"] = latency.attention_kernel
     return {**named, **latency.shape, **counts, **seconds, "bound": latency.bound}
 
 

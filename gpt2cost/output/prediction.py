@@ -51,6 +51,7 @@ def _record(name: str, costs: Sequence[KernelCost], pass_device_s: Any) -> Recor
         "name": name,
         "op": costs[0].kernel.op if len(costs) == 1 else None,
         "kind": kinds.pop() if len(kinds) == 1 else "mixed",
+        "attention_kernel": next((cost.attention_kernel for cost in costs if cost.attention_kernel), None),
         **sums,
         "share": sums["device_s"] / pass_device_s,
         "bound": max(costs, key=lambda cost: float(cost.device_s)).bound,
@@ -142,7 +143,9 @@ def _heading(prediction: Prediction) -> str:
 
 
 def _phase_heading(phase: Phase) -> str:
-    return f"{phase.phase}: {shared.sizes_text(phase)}, {phase.totals.launches} launches"
+    kernels = dict.fromkeys(cost.attention_kernel for cost in phase.kernels if cost.attention_kernel)
+    attention = f", attention by {', '.join(kernels)}" if kernels else ""
+    return f"{phase.phase}: {shared.sizes_text(phase)}, {phase.totals.launches} launches{attention}"
 
 
 def _layouts(group: str) -> list[tuple[Field[Record], ...]]:

@@ -136,7 +136,7 @@ def generate(
     new_tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
     sample, padded = check_flag("sample", sample), check_flag("padded", padded)
     how = check_how(dtype, attn, runtime, "last", use_cache).on(loaded)
-    check_device(hw, how)
+    check_device(hw, how, loaded.head_dim)
     _check_cache(cache_type, how, padded)
     price = None if price_per_hour is None else check_positive("price_per_hour", price_per_hour)
     kind: Literal["dynamic", "static"] = "static" if cache_type == "static" else "dynamic"

@@ -12,6 +12,7 @@ from gpt2cost.checks import check_broadcast, check_choice, check_flag, check_siz
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import DTYPES, ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.sdpa import check_attention_kernel, sdpa_kernel
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.settings import How, check_device
 from gpt2cost.result import Result
@@ -26,7 +27,8 @@ MAX_ELEMENTS = 10**15
 class KernelLatency(Result):
     """One kernel on its own. `device_s` is its time in a busy stream: its launch overhead, but no host time.
 
-    FLOPs and bytes are exact integers where the shape is of integers.
+    FLOPs and bytes are exact integers where the shape is of integers. `attention_kernel` is the name of the kernel that
+    attention was timed as, or an array of names where `head_dim` decides; None for other kinds.
     """
 
     shown_by = "catalog"
@@ -41,24 +43,28 @@ class KernelLatency(Result):
     device_s: Array
     bound: Any
     terms: Terms
+    attention_kernel: Any = None
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
         return np.broadcast_shapes(*map(np.shape, self.shape.values()))
 
 
-def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape: Any) -> KernelLatency:
+def kernel_latency(
+    kind: str, gpu: str | Hardware, dtype: str = "fp16", *, kernel: str | None = None, **shape: Any
+) -> KernelLatency:
     """Predict one kernel by its shape.
 
     `gemm` and `bmm` take `m`, `n`, `k` (and `batch`); `attention` takes `batch`, `heads`, `head_dim`, `new_tokens`,
-    `cached_tokens`, `causal`, `write_cache`; `softmax` and `layer_norm` take `rows`, `columns`; `elementwise` and
-    `copy` take `elements` (and `inputs`, the number of tensors read). Shapes are integers or integer arrays, which
-    broadcast.
+    `cached_tokens`, `causal`, `masked` (an explicit mask), `write_cache`; `softmax` and `layer_norm` take `rows`,
+    `columns`; `elementwise` and `copy` take `elements` (and `inputs`, the number of tensors read). Shapes are integers
+    or integer arrays, which broadcast.
 
     Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
     a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself. On a
     CPU the write is a copy of its own before attention, and `causal` saves no time: its blocks of keys are so long that
-    every query meets every key.
+    every query meets every key. `kernel` names the attention kernel, such as `flash3`; by default it is the one that
+    PyTorch's `scaled_dot_product_attention` runs on the device.
 
     On a GPU, a product's (k, n) operand is re-read after six times its size, as a layer's weights are; what exceeds L2
     by then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
@@ -69,9 +75,17 @@ def kernel_latency(kind: str, gpu: str | Hardware, dtype: str = "fp16", **shape:
     check_device(hardware, How(dtype))
     sizes = _shape(kind, shape)
     real = {name: float(value) if type(value) is int else value for name, value in sizes.items()}
+    names = _attention_kernels(hardware, dtype, kernel, sizes) if kind == "attention" else None
+    if kernel is not None and names is None:
+        raise InputError(f"kernel: only attention has kernels to choose from, {kind} has not")
     flops, read, write = _KINDS[kind].counts(ELEMENT_BYTES[dtype], sizes)
-    terms = at_least(hardware.launch.stream_floor_s, _KINDS[kind].terms(machine_of(hardware), dtype, real))
-    return KernelLatency(kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms)
+    machine = machine_of(hardware)
+    timed = _KINDS[kind].terms
+    terms = timed(machine, dtype, real) if timed else _attention_terms(machine, dtype, names, real)
+    terms = at_least(hardware.launch.stream_floor_s, terms)
+    return KernelLatency(
+        kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms, names
+    )
 
 
 Shape: TypeAlias = dict[str, Any]
@@ -81,12 +95,15 @@ Counts: TypeAlias = tuple[Array, Array, Array]
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind's parameters with the defaults of the optional ones, what it counts, and how it is timed."""
+    """A kind's parameters with the defaults of the optional ones, what it counts, and how it is timed.
+
+    Attention is timed by the kernel that it runs as: `_attention_terms`.
+    """
 
     required: tuple[str, ...]
     optional: dict[str, int | bool]
     counts: Callable[[int, Shape], Counts]
-    terms: Callable[[Machine, str, Shape], Terms]
+    terms: Callable[[Machine, str, Shape], Terms] | None = None
 
 
 def _shape(kind: str, given: Shape) -> Shape:
@@ -124,11 +141,28 @@ def _product(batched: bool) -> _Kind:
 def _attention_counts(size: int, s: Shape) -> Counts:
     width, new, cached = s["batch"] * s["heads"] * s["head_dim"], s["new_tokens"], s["cached_tokens"]
     written = width * new * (3 if s["write_cache"] else 1)
-    return 4 * width * new * (new + cached), width * (3 * new + 2 * cached) * size, written * size
+    mask = s["batch"] * new * (new + cached) if s["masked"] else 0
+    return 4 * width * new * (new + cached), (width * (3 * new + 2 * cached) + mask) * size, written * size
 
 
-def _attention_terms(machine: Machine, dtype: str, s: Shape) -> Terms:
-    return machine.attention(dtype, **s)
+def _attention_kernels(hw: Hardware, dtype: str, kernel: str | None, s: Shape) -> Any:
+    """The attention kernel's name: the one asked for, else what sdpa runs; an array where `head_dim` is one."""
+    head_dim = s["head_dim"]
+    if kernel is not None:
+        check_attention_kernel(hw, kernel, dtype, int(np.max(head_dim)), s["masked"])
+        return kernel
+    if np.ndim(head_dim) == 0:
+        return sdpa_kernel(hw, dtype, int(head_dim), s["masked"])
+    sizes, which = np.unique(head_dim, return_inverse=True)
+    return np.array([sdpa_kernel(hw, dtype, int(size), s["masked"]) for size in sizes])[which].reshape(head_dim.shape)
+
+
+def _attention_terms(machine: Machine, dtype: str, names: Any, s: Shape) -> Terms:
+    first, *others = np.unique(names)
+    terms = machine.attention(dtype, str(first), **s)
+    for name in others:
+        terms = terms.where(names != name, machine.attention(dtype, str(name), **s))
+    return terms
 
 
 def _of_rows(kind: str, flops: int) -> _Kind:
@@ -163,9 +197,8 @@ _KINDS: dict[str, _Kind] = {
     "bmm": _product(batched=True),
     "attention": _Kind(
         ("heads", "head_dim", "new_tokens"),
-        {"batch": 1, "cached_tokens": 0, "causal": True, "write_cache": True},
+        {"batch": 1, "cached_tokens": 0, "causal": True, "masked": False, "write_cache": True},
         _attention_counts,
-        _attention_terms,
     ),
     "elementwise": _of_elements("elementwise", 1),
     "softmax": _of_rows("softmax", 5),

@@ -24,7 +24,15 @@ from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, Row, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
-from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, index_of_largest, kernel_terms, largest
+from gpt2cost.timing.gpu_attention import attention_kernel
+from gpt2cost.timing.kernel import (
+    BOUNDS,
+    bound_of,
+    bound_seconds,
+    index_of_largest,
+    kernel_terms,
+    largest,
+)
 from gpt2cost.timing.queue import PassTimes, pass_times
 from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
@@ -37,7 +45,10 @@ def is_decode(sizes: Sizes) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class KernelCost:
-    """One row of the table with numbers: totals over its `count` launches. `terms` are those of one launch."""
+    """One row of the table with numbers: totals over its `count` launches. `terms` are those of one launch.
+
+    `attention_kernel`: which kernel fused attention is on the device, such as `flash2`; None for other rows.
+    """
 
     row: Row
     count: Number
@@ -46,6 +57,7 @@ class KernelCost:
     write_bytes: Number
     device_s: Number
     terms: Terms
+    attention_kernel: str | None = None
 
     @property
     def kernel(self) -> Kernel:
@@ -147,19 +159,20 @@ def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, d
         if isinstance(row.step, Kernel):
             terms = kernel_terms(row.step, real, hw, dtype, runtime == "cuda-graph", reuse)
             launch_s[-1] = terms.device_s
-            cost = _kernel_cost(row, row.step, exact, terms)
+            cost = _kernel_cost(row, row.step, exact, terms, attention_kernel(row.step, real, hw, dtype))
             if not is_point or cost.count:
                 kernels.append(cost)
     times = pass_times(rows, launch_s, exact, hw.host, runtime)
     return Pass(exact, rows, tuple(launch_s), tuple(kernels), times, hw.host, runtime)
 
 
-def _kernel_cost(row: Row, kernel: Kernel, exact: Mapping[str, Number], terms: Terms) -> KernelCost:
+def _kernel_cost(
+    row: Row, kernel: Kernel, exact: Mapping[str, Number], terms: Terms, attention_kernel: str | None
+) -> KernelCost:
     count = row.count.evaluate(exact) * kernel.when.evaluate(exact)
     flops, reads, writes = (cost.evaluate(exact) for cost in (kernel.flops, kernel.reads, kernel.writes))
-    return KernelCost(
-        row, count, count * flops, count * reads, count * writes, as_python(count * terms.device_s), terms
-    )
+    totals = (count * flops, count * reads, count * writes, as_python(count * terms.device_s))
+    return KernelCost(row, count, *totals, terms, attention_kernel)
 
 
 def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> Number:

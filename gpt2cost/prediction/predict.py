@@ -191,7 +191,7 @@ def predict_run(model: Model, hardware: Hardware, how: How, sizes: Sizes, phase:
     how = how.on(model)
     if not how.use_cache and np.any(np.asarray(sizes.cache_len) != 0):
         raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
-    check_device(hardware, how)
+    check_device(hardware, how, model.head_dim)
     phases = tuple(_phase(model, hardware, how, *named) for named in passes_of(sizes, phase, how.use_cache))
     memory = _memory(model, hardware, how, phases)
     return Prediction(model, hardware, how, sizes, phases, memory, tuple(_warnings(model, phases, memory)))

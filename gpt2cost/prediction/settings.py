@@ -10,6 +10,7 @@ import numpy as np
 from gpt2cost.checks import Size, check_broadcast, check_choice, check_flag, check_point, check_size
 from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError
 from gpt2cost.table.config import Model
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
@@ -98,8 +99,9 @@ def check_single_sizes(batch: object, seq: object, cache: object, use_cache: boo
     return check_sizes(batch, seq, cache, use_cache)
 
 
-def check_device(hardware: Hardware, how: How) -> None:
-    """Raise `InputError` where the device cannot run the dtype, the attention implementation or the runtime."""
+def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> None:
+    """Raise `InputError` where the device cannot run the dtype, the attention implementation (of heads of `head_dim`)
+    or the runtime."""
     if how.runtime == "cuda-graph" and hardware.vendor != "nvidia":
         raise InputError(
             f"runtime: cuda-graph needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
@@ -115,3 +117,5 @@ def check_device(hardware: Hardware, how: How) -> None:
                 f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"
                 f" {hardware.name} is not; sdpa runs on any device"
             )
+        if head_dim is not None:
+            check_flash_head_dim(head_dim, "attn: flash_attention_2")

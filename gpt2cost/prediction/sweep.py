@@ -174,7 +174,7 @@ def plan(
     ):
         choice = Choice(model, hardware, How(dtype, attn, runtime, grid.logits, grid.use_cache))
         try:
-            check_device(hardware, choice.how)
+            check_device(hardware, choice.how, model.head_dim)
         except InputError as error:
             reasons.append(str(error))
             skipped += 1

@@ -141,12 +141,12 @@ class CpuMachine:
         return product_terms(self.hw, dtype, name, batch, m, n, k, ELEMENT_BYTES[dtype])
 
     def attention(
-        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
-        causal: bool, write_cache: bool,
+        self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,
+        cached_tokens: Array, causal: bool = True, masked: bool = False, write_cache: bool = False,
     ) -> Terms:  # fmt: skip
-        """Fused attention on its own. `causal` changes nothing: see `attention_terms`."""
+        """Fused attention on its own. `causal` changes nothing: see `attention_terms`. `kernel`: there is one."""
         size, pairs = ELEMENT_BYTES[dtype], batch * heads
-        terms = attention_terms(self.hw, dtype, pairs, head_dim, new_tokens, cached_tokens, size)
+        terms = attention_terms(self.hw, dtype, pairs, head_dim, new_tokens, cached_tokens, size, masked=masked)
         if not write_cache:
             return terms
         new_bytes = 2.0 * pairs * head_dim * new_tokens * size

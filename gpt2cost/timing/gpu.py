@@ -11,7 +11,7 @@ from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import NEW_CACHE
-from gpt2cost.timing.gpu_attention import attention_terms
+from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
@@ -47,11 +47,8 @@ class GpuMachine:
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))
-                size = ELEMENT_BYTES[dtype]
-                kv_reuse = np.maximum(reuse[1], reuse[2])
-                terms = attention_terms(
-                    self.hw, dtype, count, many, width, new, kv - new, size, masked=masked, kv_reuse=kv_reuse
-                )
+                name, kv_reuse = attention_kernel(kernel, values, self.hw, dtype) or "", np.maximum(reuse[1], reuse[2])
+                terms = self.attention(dtype, name, count, many, width, new, kv - new, masked=masked, kv_reuse=kv_reuse)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 columns = 1.0 if kernel.columns is None else kernel.columns.evaluate(values)
@@ -94,12 +91,33 @@ class GpuMachine:
         return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, weight_reuse=reuse)
 
     def attention(
-        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array, cached_tokens: Array,
-        causal: bool, write_cache: bool,
+        self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,
+        cached_tokens: Array, causal: bool = True, masked: bool = False, write_cache: bool = False,
+        kv_reuse: Array | None = None,
     ) -> Terms:  # fmt: skip
-        """Fused attention. With `write_cache`, the new keys and values are copied into a cache before it."""
-        sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
-        return attention_terms(self.hw, dtype, *sizes, ELEMENT_BYTES[dtype], causal=causal, write_cache=write_cache)
+        """Fused attention by a kernel of `device/sdpa.py`. With `write_cache`, the new keys and values are copied into
+        a cache before it. `kv_reuse`: see `attention_terms`."""
+        size, sizes = ELEMENT_BYTES[dtype], (batch, heads, head_dim, new_tokens, cached_tokens)
+        if kernel == "math":
+            return self._math(dtype, *sizes, masked=masked or causal)
+        return attention_terms(
+            self.hw, dtype, kernel, *sizes, size,
+            causal=causal, masked=masked, write_cache=write_cache, kv_reuse=kv_reuse,
+        )  # fmt: skip
+
+    def _math(
+        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new: Array, cached: Array, masked: bool
+    ) -> Terms:
+        """Attention as kernels of its own: query and key scaled, scores, a mask added, softmax, context."""
+        pairs, keys, size = batch * heads, new + cached, ELEMENT_BYTES[dtype]
+        scores = pairs * new * keys * size
+        query, key = pairs * new * head_dim * size, pairs * keys * head_dim * size
+        terms = self.memory("elementwise", dtype, query, query, 1.0) + self.memory("elementwise", dtype, key, key, 1.0)
+        terms += self.product(dtype, pairs, new, keys, head_dim, batched=True)
+        if masked:
+            terms += self.memory("elementwise", dtype, scores + new * keys * size, scores, 1.0)
+        terms += self.memory("softmax", dtype, scores, scores, keys)
+        return terms + self.product(dtype, pairs, new, head_dim, keys, batched=True)
 
     def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
         """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none)."""
@@ -117,7 +135,7 @@ class GpuMachine:
         )
         return [
             ("2x memory bandwidth", replace(hw, memory=wider, model=replace(constants, memory=l2_copy))),
-            ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0))),
+            ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=constants.with_twice_the_attention())),
         ]
 
 

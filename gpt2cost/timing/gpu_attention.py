@@ -1,40 +1,61 @@
-"""Seconds of fused attention: flash prefill, split-KV decode and chunks in one form.
+"""Seconds of a fused attention kernel: prefill, split-KV decode and chunks in one form.
 
 A thread block takes `q_tile` queries of one head through the keys in steps of `kv_block`:
 
+    rate    = min(efficiency * peak / units, unit_rate)          of one SM
     blocks  = visible blocks of keys, summed over the tiles of queries (all of them without the causal rule)
     stream  = seconds to read a step's keys and values
-    tensor  = seconds of a full tile's arithmetic in a step, longer by masked_attention without a flash kernel
+    tensor  = seconds of a full tile's arithmetic in a step
     step    = stream + min(1, queries / q_tile) (max(stream, tensor) - stream)
-    busy    = (thread blocks * block_s + batch * heads * blocks * step) / units
-    chain   = block_s + max(1, blocks of keys / splits) * step,   splits = units / thread blocks, from 1 to max_splits
+    own     = block_s + masked_step of the diagonal
+    busy    = (thread blocks * own + batch * heads * blocks * step) / units
+    chain   = own + max(1, blocks of keys / splits) * step,   splits = units / thread blocks, from 1 to max_splits
     compute = max(chain, busy + tail * chain * max(0, 1 - units / thread blocks))
-    memory  = bytes / (rate of L2 where it holds them, of DRAM where it does not); an explicit mask adds its bytes
+    memory  = bytes / (rate of L2 where it holds them, of DRAM where it does not); an explicit mask adds its bytes, and
+              each head reads it from L2
     T       = launch + hypot(compute, memory) + cache write
 
-`launch` has parts that come with more than one new token and with more than one block of keys. In decode the keys of
-one head are one thread block's unless the kernel splits them. The time is monotone in batch, heads and tokens, and
-never below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM bandwidth.
+`launch` has parts that come with more than one new token, with more than one block of keys and with splits. In decode
+the keys of one head are one thread block's unless the kernel splits them. The memory-efficient kernel multiplies fp32
+on tensor cores from sm80 on, in three tf32 products for one. The time is monotone in batch, heads and tokens, and never
+below the causal FLOPs / peak nor, once keys and values exceed L2, bytes / DRAM bandwidth.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import gcd
 
 import numpy as np
 
+from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.gpu_constants import AttentionConstants
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.sdpa import sdpa_kernel
+from gpt2cost.table.kernel import FusedAttention, Kernel
 from gpt2cost.timing.terms import Array, Terms, residency
 
-SMALL_HEAD = 96
-"""Heads of at most this size use the constants for 64, larger ones those for 128."""
+SMALL_HEAD, MIDDLE_HEAD = 96, 192
+"""Heads of at most these sizes use the constants for 64 and for 128; larger ones those for 256, if there are any."""
+
+RESIDENT_AT_MOST = 0.9
+"""From this share of L2 on some bytes are certain to come from DRAM."""
+
+
+def attention_kernel(kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str) -> str | None:
+    """The name of the attention kernel that `kernel` is on a device, such as `flash2`; None if it is none."""
+    if not isinstance(kernel.shape, FusedAttention):
+        return None
+    if kernel.op == "flash_attn_func":
+        return "flash2"
+    return sdpa_kernel(hw, dtype, int(kernel.shape.head_dim.evaluate(values)), kernel.shape.masked)
 
 
 def attention_terms(
     hw: Hardware,
     dtype: str,
+    kernel: str,
     batch: Array,
     heads: Array,
     head_dim: Array,
@@ -50,32 +71,42 @@ def attention_terms(
     """`new_tokens` queries per head over `cached_tokens + new_tokens` keys; sizes as floats or arrays, which
     broadcast.
 
-    `masked`: the memory-efficient kernel with an explicit mask, which computes the whole square and reads the mask.
-    NVIDIA devices before sm80 and fp32 have no flash kernel and use the memory-efficient one too.
-    `write_cache`: the call also copies the new keys and values into a cache, as inference frameworks' kernels do.
-    `kv_reuse`: bytes touched since keys and values were last used; by default the call is repeated on its own operands.
-    Head sizes for which no kernel is built use the constants of the nearest one that is.
+    `kernel`: one of those that a device has constants of. `masked`: with an explicit mask, so that the whole square is
+    computed and the mask is read, once from DRAM and by each head from L2. `write_cache`: a serving framework's call,
+    which copies the new keys and values into a paged cache first. `kv_reuse`: bytes touched since keys and values were
+    last used; by default the call is repeated on its own operands. Head sizes for which no kernel is built use the
+    constants of the nearest one that is.
     """
+    built = hw.gpu_model.attention_by(kernel)
 
-    def timed(built_for: str) -> Terms:
-        constants = hw.gpu_model.attention[built_for]
+    def timed(size: str) -> Terms:
         sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
-        return _terms(hw, dtype, constants, *sizes, element_bytes, causal, masked, write_cache, kv_reuse)
+        rate, is_causal = _rate(hw, dtype, kernel, built[size]), causal and not masked
+        return _terms(hw, built[size], rate, *sizes, element_bytes, is_causal, masked, write_cache, kv_reuse)
 
-    small = np.asarray(head_dim) <= SMALL_HEAD
-    if np.all(small):
-        return timed("64")
-    if not np.any(small):
-        return timed("128")
-    few, many = timed("64"), timed("128")
-    fields = (field.name for field in dataclasses.fields(Terms))
-    return Terms(*(np.where(small, getattr(few, name), getattr(many, name)) for name in fields))
+    large = "256" if "256" in built else "128"
+    sizes = ("64", "128", large)
+    which = np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim)
+    first, *others = (sizes[number] for number in np.unique(which))
+    terms = timed(first)
+    for size in others:
+        terms = terms.where(which < sizes.index(size), timed(size))
+    return terms
+
+
+def _rate(hw: Hardware, dtype: str, kernel: str, c: AttentionConstants) -> float:
+    """FLOP/s of one SM on full tiles."""
+    peaks, half = hw.compute.peak_flop_per_s, dtype in HALF_DTYPES
+    in_tf32 = kernel == "efficient" and not half and "tf32" in peaks
+    peak = peaks["tf32"] / 3 if in_tf32 else peaks["fp32"] if dtype == "tf32" else peaks[dtype]
+    most = c.unit_rate_flop_per_s if half else c.fp32_unit_rate_flop_per_s
+    return min(c.efficiency * peak / hw.compute.units, most or np.inf)
 
 
 def _terms(
     hw: Hardware,
-    dtype: str,
     c: AttentionConstants,
+    rate: float,
     batch: Array,
     heads: Array,
     head_dim: Array,
@@ -87,14 +118,11 @@ def _terms(
     write_cache: bool,
     kv_reuse: Array | None,
 ) -> Terms:
-    units, peak = hw.compute.units, hw.compute.peak_flop_per_s[dtype]
-    # Apple's GPUs have one kernel of their own, so that the rule of NVIDIA's dtypes and generations is not theirs.
-    has_flash = hw.has_flash_attention(dtype) or hw.vendor != "nvidia"
-    slow = 1.0 if has_flash and not masked else hw.gpu_model.masked_attention
+    units = hw.compute.units
     pairs, kv_len = batch * heads, new_tokens + cached_tokens
     tiles = np.ceil(new_tokens / c.q_tile)
     last = np.ceil(kv_len / c.kv_block)
-    if causal and not masked:
+    if causal:
         rounding = 0.5 * (1.0 - gcd(c.q_tile, c.kv_block) / c.kv_block)
         per_key = c.q_tile / c.kv_block
         blocks = (tiles - 1) * (cached_tokens / c.kv_block + rounding) + per_key * tiles * (tiles - 1) / 2 + last
@@ -102,51 +130,59 @@ def _terms(
         blocks = tiles * last
     full = np.minimum(new_tokens, c.q_tile) / c.q_tile
     stream_s = c.kv_block * head_dim * 2 * element_bytes / c.stream_bytes_per_s
-    tensor_s = 4.0 * c.q_tile * c.kv_block * head_dim / (peak / units * c.efficiency * slow)
+    tensor_s = 4.0 * c.q_tile * c.kv_block * head_dim / rate
     step_s = stream_s + full * (np.maximum(stream_s, tensor_s) - stream_s)
+    own_s = c.block_s + (full * c.masked_step_s * (new_tokens > 1) if causal else 0.0)
     thread_blocks = pairs * tiles
-    busy_s = (thread_blocks * c.block_s + pairs * blocks * step_s) / units
-    splits = np.clip(units / thread_blocks, 1.0, c.max_splits)
-    chain_s = c.block_s + np.maximum(last / splits, 1.0) * step_s
+    busy_s = (thread_blocks * own_s + pairs * blocks * step_s) / units
+    most = c.paged_splits or c.max_splits if write_cache else c.max_splits
+    splits = np.clip(units / thread_blocks, 1.0, most)
+    chain_s = own_s + np.maximum(last / splits, 1.0) * step_s
     drain = np.clip(1.0 - units / thread_blocks, 0.0, 1.0)
     compute_s = np.maximum(chain_s, busy_s + c.tail * chain_s * drain)
-    moved = pairs * head_dim * element_bytes * 2 * (new_tokens + kv_len)
+    kv_bytes = 2 * pairs * head_dim * kv_len * element_bytes
+    own_bytes = 2 * pairs * head_dim * new_tokens * element_bytes
     if masked:
-        moved = moved + batch * new_tokens * kv_len * element_bytes
-    since = moved if kv_reuse is None else kv_reuse + moved
-    memory_s = moved * _seconds_per_byte(hw, c, since)
-    launch_s = c.launch_s + c.multi_token_s * (new_tokens > 1) + c.multi_block_s * (last > 1)
-    total_s = launch_s + np.hypot(compute_s, memory_s)
+        own_bytes = own_bytes + batch * new_tokens * kv_len * element_bytes
+    moved = kv_bytes + own_bytes
+    since = moved if kv_reuse is None else np.maximum(kv_reuse, moved)
+    traffic = _Traffic.of(hw, c, kv_bytes, since) + _Traffic.of(hw, c, own_bytes, moved)
+    l2_s = traffic.l2_s
+    if masked:
+        l2_s = l2_s + pairs * new_tokens * kv_len * element_bytes / hw.memory.l2_bandwidth_bytes_per_s
+    joined = np.clip(np.minimum(splits, last) - 1.0, 0.0, 1.0)
+    launch_s = c.launch_s + c.multi_token_s * (new_tokens > 1) + c.multi_block_s * (last > 1) + c.split_s * joined
+    total_s = launch_s + np.hypot(compute_s, traffic.dram_s + l2_s)
+    dram_bytes = traffic.dram_bytes
     if write_cache:
-        width = pairs * head_dim
-        total_s = total_s + _cache_write_s(hw, c, batch, width, heads * head_dim, new_tokens, kv_len, element_bytes)
-        moved = moved + 2 * width * new_tokens * element_bytes  # what the copy reads, attention reads again from L2
-    dram_bytes = moved * (1.0 - residency(since, hw.memory.l2_bytes, 0.9))
+        written = pairs * head_dim * new_tokens * element_bytes
+        write = _Traffic.of(hw, c, 4 * written, moved)  # two reads and two writes, before attention
+        token_s = c.write_token_s * batch * new_tokens * np.minimum(1.0, heads * head_dim / 512.0)
+        total_s = total_s + c.write_launch_s + c.write_traffic * (write.dram_s + write.l2_s) + token_s
+        spilled = 1.0 - residency(moved + 2 * written, hw.memory.l2_bytes, RESIDENT_AT_MOST)
+        dram_bytes = np.maximum(dram_bytes, spilled * (moved + 2 * written))
     total_s = np.maximum(total_s, dram_bytes / hw.memory.bandwidth_bytes_per_s)
     arithmetic_s = pairs * blocks * full * tensor_s / units
-    streamed_s = pairs * blocks * stream_s / units
-    idle_s = np.maximum(compute_s - np.maximum(busy_s, arithmetic_s), 0.0)
-    return Terms(total_s, arithmetic_s, memory_s, streamed_s, idle_s, launch_s, dram_bytes)
+    serial_s = np.maximum(compute_s - arithmetic_s, 0.0)
+    return Terms(total_s, arithmetic_s, traffic.dram_s, l2_s, serial_s, launch_s, dram_bytes)
 
 
-def _seconds_per_byte(hw: Hardware, c: AttentionConstants, footprint_bytes: Array) -> Array:
-    resident = residency(footprint_bytes, hw.memory.l2_bytes, c.resident_from)
-    in_l2 = resident / (hw.gpu_model.memory.l2_copy_bytes_per_s * c.l2_efficiency)
-    return in_l2 + (1.0 - resident) / (hw.memory.bandwidth_bytes_per_s * c.dram_efficiency)
+@dataclass(frozen=True)
+class _Traffic:
+    """Seconds of DRAM and of L2 for some bytes, and what DRAM moves of them at the least."""
 
+    dram_s: Array
+    l2_s: Array
+    dram_bytes: Array
 
-def _cache_write_s(
-    hw: Hardware,
-    c: AttentionConstants,
-    batch: Array,
-    row: Array,
-    width: Array,
-    new_tokens: Array,
-    kv_len: Array,
-    element_bytes: float,
-) -> Array:
-    """The copy of the new keys and values into the cache: two reads and two writes, in a kernel before attention."""
-    footprint = row * element_bytes * 2 * (new_tokens + kv_len)
-    moved = 4 * row * new_tokens * element_bytes
-    tokens_s = c.write_token_s * batch * new_tokens * np.minimum(1.0, width / 512.0)
-    return c.write_traffic * moved * _seconds_per_byte(hw, c, footprint) + tokens_s
+    @classmethod
+    def of(cls, hw: Hardware, c: AttentionConstants, size_bytes: Array, since_bytes: Array) -> _Traffic:
+        """`size_bytes` that were used before `since_bytes` were touched, themselves included."""
+        resident = residency(since_bytes, hw.memory.l2_bytes, c.resident_from)
+        l2_s = resident * size_bytes / (hw.gpu_model.memory.l2_copy_bytes_per_s * c.l2_efficiency)
+        dram_s = (1.0 - resident) * size_bytes / (hw.memory.bandwidth_bytes_per_s * c.dram_efficiency)
+        spilled = 1.0 - residency(since_bytes, hw.memory.l2_bytes, RESIDENT_AT_MOST)
+        return cls(dram_s, l2_s, spilled * size_bytes)
+
+    def __add__(self, other: _Traffic) -> _Traffic:
+        return _Traffic(self.dram_s + other.dram_s, self.l2_s + other.l2_s, self.dram_bytes + other.dram_bytes)

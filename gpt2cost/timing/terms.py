@@ -36,6 +36,10 @@ class Terms:
         """Two launches, one after the other."""
         return Terms(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def where(self, condition: Array, other: Terms) -> Terms:
+        """These terms where `condition` holds, `other`'s elsewhere."""
+        return Terms(*(np.where(condition, getattr(self, f.name), getattr(other, f.name)) for f in fields(Terms)))
+
 
 def at_least(floor_s: float, terms: Terms) -> Terms:
     """`terms`, of a kernel that cannot take less than `floor_s` seconds."""

@@ -21,9 +21,19 @@ def test_every_size_of_a_kind_is_a_flag(kind: str, gpt2cost: Call) -> None:
     flags: list[str] = []
     for name, size in sizes.items():
         flag = name.replace("_", "-")
-        flags += [f"--no-{flag}"] if size is False else [f"--{flag}", str(size)]
+        switch = {False: [f"--no-{flag}"], True: [f"--{flag}"]}
+        flags += switch[size] if isinstance(size, bool) else [f"--{flag}", str(size)]
     expected = kernel_latency(kind, "a100", **sizes).to_dict()
     assert json.loads(gpt2cost("kernel", kind, "--gpu", "a100", *flags, "--format", "json").out) == expected
+
+
+ATTENTION = ["attention", "--heads", "12", "--head-dim", "64", "--new-tokens", "64"]
+
+
+def test_an_attention_kernel_is_chosen_and_named(gpt2cost: Call) -> None:
+    texts = [gpt2cost("kernel", *ATTENTION, "--gpu", "h100", *more).out for more in ([], ["--kernel", "flash3"])]
+    assert ["attention_kernel: flash2" in text for text in texts] == [True, False]
+    assert "attention_kernel: flash3" in texts[1]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,11 @@ def test_every_size_of_a_kind_is_a_flag(kind: str, gpt2cost: Call) -> None:
         (["gemm", "--gpu", "a100", "--m", "5"], "n, k: missing"),
         (["copy", "--gpu", "a100", "--rows", "5"], "copy takes elements, inputs"),
         (["copy", "--elements", "5"], "--gpu is required"),
+        (["copy", "--gpu", "a100", "--elements", "5", "--kernel", "flash2"], "only attention"),
+        ([*ATTENTION, "--gpu", "a100", "--kernel", "flash3"], "it has flash2, efficient, math"),
+        ([*ATTENTION, "--gpu", "h100", "--kernel", "flash3", "--dtype", "fp32"], "fp16 or bf16"),
+        ([*ATTENTION, "--gpu", "h100", "--kernel", "flash2", "--head-dim", "264"], "heads of up to 256"),
+        ([*ATTENTION, "--gpu", "h100", "--kernel", "flash2", "--masked"], "takes no explicit mask"),
     ],
 )
 def test_refused(arguments: list[str], named: str, gpt2cost: Call) -> None:

@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT
 
 from gpt2cost import InputError, kernel_latency
+from gpt2cost.errors import InputWarning
 from gpt2cost.measure.kernel_files import additive_constant, score_measurements
 
 MEASUREMENTS = ROOT.parent / "shared" / "measurements"
@@ -112,7 +113,7 @@ def bad_rows() -> Iterator[Any]:
         (GEMM, "v100,bf16,128,768,768,9", "bf16"),
         (PRODUCT, "a100,fp32,bbm,4,128,128,128,9", "op: expected one of linear, bmm"),
         (PRODUCT, "a100,fp32,bmm,,128,128,128,9", "batch: expected"),
-        (ATTENTION, "a100,fp16,encode,1,12,64,1,64,9", "phase: expected one of prefill, decode"),
+        (ATTENTION, "a100,fp16,train,1,12,64,1,64,9", "phase: expected one of prefill, decode, encode"),
         (ATTENTION, "a100,fp16,decode,1,12,64,1,-1,9", "cached_tokens: expected"),
         (OP, "relu,128,64,,9,a100,fp16", "op: expected one of matmul"),
         (OP, "softmax,128,,,9,a100,fp16", "n: expected"),
@@ -150,6 +151,36 @@ def test_a_byte_order_mark_and_another_order_of_columns_are_fine(header: str, tm
     one, other = score_measurements(tmp_path)
     assert (one.operation, one.gpu, one.count) == (other.operation, other.gpu, 1)
     assert one.errors == pytest.approx(other.errors)
+
+
+BACKEND = f"{ATTENTION},backend,note"
+
+
+def test_the_attention_kernel_is_named_by_a_column_by_the_file_or_by_who_calls_it(tmp_path: Path) -> None:
+    """A serving framework calls FlashAttention-3 where it runs, with a write into its cache; PyTorch never does."""
+    rows = {"served.csv": (ATTENTION, ""), "h100_fa2_causal.csv": (ATTENTION, ""), "named.csv": (BACKEND, ",fa3,x")}
+    for name, (header, more) in rows.items():
+        (tmp_path / name).write_text(f"{header}\nh100,fp16,prefill,8,16,64,512,0,9{more}\n")
+    fa2, named, served = score_measurements(tmp_path)
+    assert (named.operation, served.operation) == ("attention prefill, flash3", "attention prefill")
+    shape = {"batch": 8, "heads": 16, "head_dim": 64, "new_tokens": 512}
+    for result, kernel, write in ((fa2, "flash2", False), (named, "flash3", False), (served, "flash3", True)):
+        predicted = kernel_latency("attention", "h100", "fp16", kernel=kernel, write_cache=write, **shape)
+        assert result.errors + 1 == pytest.approx((predicted.device_s + result.constant_s) / 9e-6)
+
+
+def test_an_attention_kernel_without_constants_is_skipped_with_a_word(tmp_path: Path) -> None:
+    rows = [f"{gpu},fp16,encode,8,16,64,512,0,900,{backend}," for gpu, backend in
+            (("a100", "fa2"), ("a100", "fa3"), ("a100", "triton"), ("h100", "fa3"))]  # fmt: skip
+    (tmp_path / "file.csv").write_text("\n".join([BACKEND, *rows]))
+    with pytest.warns(InputWarning) as warned:
+        results = score_measurements(tmp_path)
+    assert [(r.gpu, r.operation) for r in results] == [
+        ("a100-sxm-80gb", "attention encode, flash2"), ("h100-sxm-80gb", "attention encode, flash3"),
+    ]  # fmt: skip
+    texts = [str(warning.message) for warning in warned]
+    assert [("'flash3'" in text, "'triton'" in text) for text in texts] == [(True, False), (False, True)]
+    assert all(text.startswith("file.csv: skipped 1 rows of a100: kernel: ") for text in texts)
 
 
 @pytest.mark.skipif(not MEASUREMENTS.is_dir(), reason="the measurements are not part of the project")

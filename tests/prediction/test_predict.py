@@ -282,6 +282,10 @@ def test_too_long_a_context_is_a_warning() -> None:
         ({"attn": "flash_attention_2", "gpu": "t4"}, "flash_attention_2"),
         ({"attn": "flash_attention_2", "gpu": "m1"}, "flash_attention_2"),
         ({"attn": "flash_attention_2", "dtype": "fp32"}, "flash_attention_2"),
+        (
+            {"attn": "flash_attention_2", "model": GPT2Config(n_head=2)},
+            "heads of up to 256, got head_dim 384",
+        ),
         ({"runtime": "jit"}, "runtime"),
         ({"phase": "train"}, "phase"),
         ({"logits": "first"}, "logits"),

@@ -1,0 +1,61 @@
+"""Which kernel runs fused attention: PyTorch's own choice, in one place.
+
+`torch.nn.functional.scaled_dot_product_attention` takes the first of its backends that can run a call:
+
+* `flash2`, FlashAttention-2: in 16 bit, without an explicit mask, with heads of up to 256, on NVIDIA devices from sm80
+  on.
+* `efficient`, the memory-efficient kernel: the rest on NVIDIA devices, if a head's rows are aligned to 16 bytes where
+  tensor cores load them: to 8 elements in 16 bit from sm70 on, to 4 in fp32 from sm80 on.
+* `math`: products and a softmax as kernels of their own, where neither can.
+* `mps` is the one kernel of Apple's GPUs, `cpu` that of processors.
+
+`flash_attention_2` is `flash2` without a choice. `flash3` and `cudnn` run only where a caller asks for them.
+"""
+
+from __future__ import annotations
+
+from gpt2cost.device.dtypes import HALF_DTYPES
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError, echo
+
+FLASH_HEAD_DIM = 256
+"""The largest head that flash attention's kernels are built for."""
+
+
+def sdpa_kernel(hw: Hardware, dtype: str, head_dim: int, masked: bool) -> str:
+    """The kernel that `scaled_dot_product_attention` runs; `masked`: with an explicit mask."""
+    if hw.vendor != "nvidia":
+        return "mps" if hw.vendor == "apple" else "cpu"
+    if not masked and head_dim <= FLASH_HEAD_DIM and hw.has_flash_attention(dtype):
+        return "flash2"
+    return "efficient" if head_dim % _alignment(hw, dtype) == 0 else "math"
+
+
+def _alignment(hw: Hardware, dtype: str) -> int:
+    """Elements that a head's rows must be a multiple of for the memory-efficient kernel."""
+    capability = hw.compute_capability or 0
+    if dtype in HALF_DTYPES:
+        return 8 if capability >= 7 else 1
+    return 4 if capability >= 8 else 1
+
+
+def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, largest_head_dim: int, masked: bool) -> None:
+    """Raise `InputError` where a device cannot run an attention kernel, or has no constants that time it.
+
+    `math` is timed as the products and the softmax that it consists of, so that it needs none.
+    """
+    known = ("cpu",) if hw.vendor == "cpu" else (*hw.gpu_model.attention, "math")
+    if kernel not in known:
+        raise InputError(f"kernel: {hw.name} has no constants of {echo(kernel)}; it has {', '.join(known)}")
+    if kernel in ("flash2", "flash3", "cudnn"):
+        if not hw.has_flash_attention(dtype):
+            raise InputError(f"kernel: {kernel} runs in fp16 or bf16, from compute capability 8.0 on")
+        if masked:
+            raise InputError(f"kernel: {kernel} takes no explicit mask; efficient and math do")
+        check_flash_head_dim(largest_head_dim, f"kernel: {kernel}")
+
+
+def check_flash_head_dim(head_dim: int, what: str) -> None:
+    """Raise `InputError` for a head that flash attention has no kernel for; `what` begins the message."""
+    if head_dim > FLASH_HEAD_DIM:
+        raise InputError(f"{what} runs heads of up to {FLASH_HEAD_DIM}, got head_dim {head_dim}; sdpa runs any")

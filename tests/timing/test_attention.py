@@ -1,0 +1,69 @@
+"""Attention kernels against published figures, and the form's own sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2cost import kernel_latency, predict
+
+FA2_ON_H100 = {  # head_dim 64, 2048 / 64 heads, 16k tokens in all, causal and not; FlashAttention-3 paper, us
+    512: (190.9, 243.7), 1024: (300.1, 449.1), 2048: (524.6, 864.4), 4096: (967.9, 1712.6), 16384: (3677.3, 6787.1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", FA2_ON_H100)
+@pytest.mark.parametrize("causal", [True, False])
+def test_flash_attention_2_on_an_h100(tokens: int, causal: bool) -> None:
+    shape: dict[str, Any] = {"batch": 16384 // tokens, "heads": 32, "head_dim": 64, "new_tokens": tokens}
+    found = kernel_latency("attention", "h100", "fp16", causal=causal, write_cache=False, **shape)
+    assert found.attention_kernel == "flash2"
+    assert found.device_s == pytest.approx(1e-6 * FA2_ON_H100[tokens][0 if causal else 1], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "heads", "measured_us"),
+    [("rtx4090", 8, 947.9), ("rtx4090", 48, 5059.1), ("rtx3080-laptop", 8, 3714.6)],
+)
+def test_flash_attention_2_by_the_rate_of_an_sm(gpu: str, heads: int, measured_us: float) -> None:
+    """8192 x 8192, head_dim 64, LeetCUDA's README: near the peak of GeForce tensor cores, half an L40S's."""
+    shape: dict[str, Any] = {"heads": heads, "head_dim": 64, "new_tokens": 8192, "causal": False, "write_cache": False}
+    assert kernel_latency("attention", gpu, "fp16", **shape).device_s == pytest.approx(1e-6 * measured_us, rel=0.1)
+
+
+def test_attention_as_products_and_a_softmax_is_several_times_slower() -> None:
+    """Measured: 2182 us against 449 on an H100, FlashAttention-3 paper."""
+    shape: dict[str, Any] = {"batch": 16, "heads": 32, "head_dim": 64, "new_tokens": 1024, "write_cache": False}
+    found = kernel_latency("attention", "h100", "fp16", kernel="math", causal=False, **shape)
+    assert found.device_s == pytest.approx(2181.6e-6, rel=0.25)
+
+
+def test_arrays_of_heads_choose_kernels_one_by_one() -> None:
+    """A head of 36 runs flash (padded), one of 260 neither flash nor the memory-efficient kernel."""
+    head_dim = np.array([[36, 64], [260, 264]])
+    shape: dict[str, Any] = {"batch": 2, "heads": 4, "new_tokens": 300, "write_cache": False}
+    grid = kernel_latency("attention", "a100", "fp16", head_dim=head_dim, **shape)
+    assert grid.attention_kernel.tolist() == [["flash2", "flash2"], ["math", "efficient"]]
+    for index, size in np.ndenumerate(head_dim):
+        alone = kernel_latency("attention", "a100", "fp16", head_dim=int(size), **shape)
+        assert grid.device_s[index] == pytest.approx(alone.device_s, rel=1e-12)
+        assert grid.attention_kernel[index] == alone.attention_kernel
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "attn", "cache", "kernel"),
+    [
+        ("h100", "fp16", "sdpa", 0, "flash2"), ("h100", "fp16", "sdpa", 8, "efficient"),
+        ("h100", "fp32", "sdpa", 0, "efficient"), ("t4", "fp16", "sdpa", 0, "efficient"),
+        ("h100", "fp16", "flash_attention_2", 8, "flash2"), ("m1", "fp16", "sdpa", 0, "mps"),
+    ],
+)  # fmt: skip
+def test_a_pass_says_which_kernel_its_attention_is(gpu: str, dtype: str, attn: str, cache: int, kernel: str) -> None:
+    """A chunk on a cache has an explicit mask, which flash attention does not take."""
+    phase = predict("distilgpt2", gpu, batch=2, seq=8, cache=cache, dtype=dtype, attn=attn, phase="prefill").phases[0]
+    named = [cost.attention_kernel for cost in phase.kernels]
+    assert set(named) - {None} == {kernel}
+    assert {record["attention_kernel"] for record in phase.to_dict()["kernels"]} == {None, kernel}
+    assert f"attention by {kernel}" in str(phase._repr_html_())
