@@ -258,7 +258,9 @@ def _synchronised(cells: Cells) -> tuple[str, Kernel]:
 
 
 def _by_sizes(hw: Hardware, dtype: str, kernels: Sequence[Kernel]) -> np.ndarray:
-    arrays = {name: np.array([kernel[name] for kernel in kernels]) for name in kernels[0] if name != "kind"}
+    arrays: dict[str, Any] = {
+        name: np.array([kernel[name] for kernel in kernels]) for name in kernels[0] if name != "kind"
+    }
     return np.asarray(kernel_latency(kernels[0]["kind"], hw, dtype, **arrays).device_s)
 
 
