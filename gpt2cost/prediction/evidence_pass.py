@@ -54,9 +54,12 @@ def evidence_pass(hw: Hardware, row: Evidence, sizes: Sizes) -> Pass:
 
 
 def _rows(row: Evidence, model: Model, how: How) -> tuple[Row, ...]:
+    """The rows of the table that were timed, numbered from 0."""
     if row.timed == "turn":
         options = replace(table_options(model, replace(how, logits="last")), in_generate=True)
         *chosen, _ = generate_loop.after(options, sample=False)  # the pass's end is the last wait
-        return *generate_loop.before(options), *table_rows(options, how.runtime), *chosen
-    rows, module = table_rows(table_options(model, how), how.runtime), PARTS[row.part]
-    return tuple(own for own in rows if f"{own.module}.".startswith(f"{module}.")) if module else rows
+        rows = (*generate_loop.before(options), *table_rows(options, how.runtime), *chosen)
+    else:
+        whole, module = table_rows(table_options(model, how), how.runtime), PARTS[row.part]
+        rows = tuple(own for own in whole if not module or f"{own.module}.".startswith(f"{module}."))
+    return tuple(replace(own, index=index) for index, own in enumerate(rows))

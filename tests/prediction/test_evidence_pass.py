@@ -39,10 +39,10 @@ def test_kernels_have_no_host_in_them() -> None:
 
 
 def test_a_turn_is_one_of_generate() -> None:
-    """The mean of a run's turns, but for the one sync that ends a pass and not a turn."""
+    """The mean of a run's turns, but for what a turn leaves in L2 to the next of its parts."""
     turns = generate("gpt2", "a100", prompt_tokens=16, new_tokens=3, batch=2, attn="eager").rest.latency_s
     for cache, latency_s in zip((16, 17), turns, strict=True):
-        assert run(row(timed="turn", seq=1, cache=cache)).times.latency_s == pytest.approx(latency_s, rel=1e-3)
+        assert run(row(timed="turn", seq=1, cache=cache)).times.latency_s == pytest.approx(latency_s, rel=1e-2)
 
 
 def test_parts_are_their_modules_rows() -> None:
