@@ -30,9 +30,9 @@ ATTENTION = ("attention prefill", "attention decode", "attention chunk", "attent
 """Kinds of groups of sdpa records of a GPU."""
 GPU_MEMORY_KINDS = {
     "copy": "copy", "elementwise": "elementwise", "softmax": "softmax", "layer_norm": "layer_norm",
-    "permuted_copy": "copy", "cat": "copy", "gather": "gather",
+    "permuted_copy": "copy", "cat": "copy", "gather": "gather", "gelu": "gelu",
 }  # fmt: skip
-"""A record's kind -> which of the memory-bound kinds of a GPU times it."""
+"""A record's kind, `gelu` of element-wise ones -> which of the memory-bound kinds of a GPU times it."""
 CPU_MEMORY_KINDS = {
     "softmax": "softmax", "layer_norm": "layer_norm", "permuted_copy": "copy", "cat": "cat", "where": "where",
     "gather": "gather",
@@ -166,6 +166,8 @@ def _waits_for_host(record: Measurement) -> bool:
 
 def _gpu_kind(record: Measurement) -> str:
     """A record's kind; of sdpa one of `ATTENTION`. A chunk without a mask is what `flash_attention_2` runs."""
+    if record["kind"] == "elementwise" and record.get("op") in ("gelu", "gelu_tanh"):
+        return "gelu"
     if record["kind"] != "sdpa":
         return str(record["kind"])
     if record["mask"] == "none":
@@ -200,7 +202,7 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
             return attention_terms(hw, dtype, kernel, *shape, size, causal=causal, masked=masked).device_s
 
         return attention_s
-    kind, (read, written) = GPU_MEMORY_KINDS[record_kind], _moved(records, size)
+    kind, (read, written) = GPU_MEMORY_KINDS[_gpu_kind(records[0])], _moved(records, size)
     columns = column(records, "columns") if kind in REDUCTIONS else 1.0
     return lambda hw: memory_terms(hw, kind, read, written, size, columns, 0.0).device_s
 

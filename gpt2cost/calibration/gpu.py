@@ -50,7 +50,7 @@ _ATTENTION = (
     "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "unit_rate_flop_per_s",
     "fp32_unit_rate_flop_per_s", "tail", "dram_efficiency", "l2_efficiency", "resident_from",
 )  # fmt: skip
-_KIND = ("dram_efficiency", "elements_per_s_per_unit", "fill_s")
+_KIND = ("dram_efficiency", "elements_per_s_per_unit", "per_unit_bytes_per_s", "latency_s")
 _HOST_OPS = {
     "op_s": ("add", "mul_scalar", "pow", "tanh", "addmm", "softmax", "cat", "contiguous", "matmul", "sdpa"),
     "module_s": ("linear_module", "conv1d_module", "layer_norm_module"),

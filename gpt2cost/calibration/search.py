@@ -35,7 +35,7 @@ _KEPT = 1e-3
 
 _LIMITS = {"efficiency": (0.05, 1.2), "wave_power": (0.01, 1.0), "overlap": (1.0, 16.0), "write_weight": (0.5, 2.5)}
 """Narrower limits than `_REACH` and the schema set."""
-_ZERO_SCALES = {"fill_s": 1e-6, "column_s": 1e-9, "prologue_k": 16.0, "multi_token_s": 1e-6, "multi_block_s": 1e-6}
+_ZERO_SCALES = {"latency_s": 1e-6, "column_s": 1e-9, "prologue_k": 16.0, "multi_token_s": 1e-6, "multi_block_s": 1e-6}
 """Constants that may leave 0, with the scale on which they do."""
 
 

@@ -21,7 +21,7 @@ NATURAL = {"bound": "natural"}
 RESIDUAL = {"range": (1e-6, 10)}
 """Rule of a fit's residuals, which are logarithms of factors."""
 
-MEMORY_KINDS = ("elementwise", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
+MEMORY_KINDS = ("elementwise", "gelu", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
 
 ATTENTION_KERNELS = ("flash2", "flash3", "efficient", "cudnn", "mps")
@@ -123,9 +123,12 @@ class KindConstants:
     elements_per_s_per_unit: float | None = field(
         default=None, metadata=POSITIVE
     )  # where arithmetic or indexing limits: output elements per second and SM
-    fill_s: float = 0.0  # to fill the machine with rows
-    column_s: float = 0.0  # serial latency of a column
-    long_row: int | None = field(default=None, metadata=POSITIVE)  # rows of more bytes than this are read twice
+    per_unit_bytes_per_s: float | None = None  # where rows wait for their own sums: what an SM moves
+    latency_s: float = 0.0  # of a row's dependent steps
+    column_s: float = 0.0  # and of each of its columns
+    blocks: int = field(default=1, metadata=POSITIVE)  # long rows that an SM works on at a time, if `block` is set
+    block_s: float | None = None  # time of a long row
+    block_column_s: float = 0.0  # and of each of its columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +137,15 @@ class MemoryConstants:
 
     kinds: dict[str, KindConstants] = field(metadata={"keys": MEMORY_KINDS, "required": MEMORY_KINDS})
     l2_copy_bytes_per_s: float  # bytes read and written in L2
+    l2_efficiency: float = field(default=1.0, metadata=FRACTION)  # of it that PyTorch's kernels reach
     write_weight: float = field(
         default=1.1, metadata=POSITIVE
     )  # a written byte costs as much DRAM time as this many read
     resident_from: float = field(default=0.75, metadata=FRACTION)  # footprint over L2 where residency starts to fade
-    resident_to: float = field(default=1.0, metadata=FRACTION)  # and where it is gone
+    resident_to: float = field(default=1.0, metadata=POSITIVE)  # and where it is gone
     carry_over: float = field(
         default=0.0, metadata=NATURAL
-    )  # share of L2 whose dirty lines are written after the kernel has ended
+    )  # share of L2 whose dirty lines are written after a kernel that runs alone has ended
 
     def __post_init__(self) -> None:
         if self.resident_from >= self.resident_to:

@@ -3,13 +3,20 @@
     cold     = share of the bytes read, and of those written, that L2 does not serve: 0 for a small footprint, 1 for one
                beyond its size
     weighted = (cold read + write_weight * cold written) * 2 / (1 + write_weight)
-    passes   = 1 + 1.15 / (1 + (long_row / bytes of a row)**4.6)                     1 without long_row
-    late     = cold share of all bytes * carry_over * L2 size                        written after the kernel's end
-    T_dram   = max(max(0, weighted - late) * passes / (dram_efficiency * DRAM bandwidth), cold bytes / DRAM bandwidth)
-    serial   = fill * x / (1 + x) + column * columns,   x = rows / (8 units)
-    T        = max(floor, max(bytes / L2 copy bandwidth, T_dram, elements / (rate * units)) + serial)
+    late     = cold share of all bytes * carry_over * L2 size         written after the end of a kernel that runs alone
+    T_dram   = max(max(0, weighted - late) / (dram_efficiency * DRAM bandwidth), cold bytes / DRAM bandwidth)
+    T_l2     = bytes / (l2_efficiency * L2 copy bandwidth)
+    T_bytes  = max(T_dram, T_l2, bytes / (per_unit * units))
+    T_math   = elements / (rate * units)
+    steps    = latency + column * columns                                            a row's dependent steps
+    T        = max(floor, start + norm_2.5(steps, norm_4(T_bytes, T_math)))          start: a graph node's floor
 
-Monotone in bytes and rows; never below bytes / DRAM bandwidth once the footprint exceeds L2.
+A softmax over more than 1024 columns gives each row a thread block of 1024 threads, of which an SM holds one or two:
+
+    T_rows   = max(1, rows / (blocks * units)) * (block + block_column * columns)
+    T        = max(floor, start + max(T_rows, T_bytes))
+
+Monotone in bytes and rows; never below what L2 cannot hold over DRAM's bandwidth.
 """
 
 from __future__ import annotations
@@ -17,10 +24,15 @@ from __future__ import annotations
 import numpy as np
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.timing.terms import Array, Terms, residency
+from gpt2cost.timing.terms import Array, Terms, norm, residency
 
-_LONG_ROW = (1.15, 4.6)
-"""Layer norm reads a long row a second time: by this much more, with this steepness around `long_row`."""
+_OVERLAP = 4.0
+"""Norm that joins moving bytes and arithmetic."""
+_FILL = 2.5
+"""Norm that joins the latency of one row and the work of all: an SM with few rows waits for each, one with many is
+busy. From layer norm of 1 to 4096 rows."""
+_WARP_COLUMNS = 1024
+"""The longest rows of a softmax that a warp holds in its registers; longer ones take a thread block each."""
 
 
 def missing(hw: Hardware, footprint_bytes: Array) -> Array:
@@ -49,26 +61,33 @@ def memory_terms(
     """
     memory = hw.gpu_model.memory
     c = memory.kinds[kind]
+    units = hw.compute.units
     moved = read_bytes + write_bytes
-    repeated = missing(hw, moved)
-    cold_read = repeated * read_bytes if cold_read is None else cold_read
-    cold_write = repeated * write_bytes if cold_write is None else cold_write
+    alone = missing(hw, moved)
+    late = 0.0 if cold_write is not None else alone * memory.carry_over * hw.memory.l2_bytes
+    cold_read = alone * read_bytes if cold_read is None else cold_read
+    cold_write = alone * write_bytes if cold_write is None else cold_write
     cold = cold_read + cold_write
     weighted = (cold_read + memory.write_weight * cold_write) * 2.0 / (1.0 + memory.write_weight)
-    passes = 1.0
-    if c.long_row is not None:
-        more, steepness = _LONG_ROW
-        passes = 1.0 + more / (1.0 + (c.long_row / np.maximum(columns * element_bytes, 1.0)) ** steepness)
-    late = cold / moved * memory.carry_over * hw.memory.l2_bytes
-    reached = np.maximum(weighted - late, 0.0) * passes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
+    reached = np.maximum(weighted - late, 0.0) / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
     dram_s = np.maximum(reached, cold / hw.memory.bandwidth_bytes_per_s)
+    l2_s = moved / (memory.l2_efficiency * memory.l2_copy_bytes_per_s)
+    memory_s = np.maximum(dram_s, l2_s)
+    nothing = 0.0 * memory_s
     elements = write_bytes / element_bytes
-    compute_s: Array = 0.0
-    if c.elements_per_s_per_unit is not None:
-        compute_s = elements / (c.elements_per_s_per_unit * hw.compute.units)
-    rows = elements / np.maximum(columns, 1.0) / (8.0 * hw.compute.units)
-    serial_s = c.fill_s * rows / (1.0 + rows) + c.column_s * columns
-    l2_s = moved / memory.l2_copy_bytes_per_s
-    total_s = np.maximum(floor_s, np.maximum(np.maximum(l2_s, dram_s), compute_s) + serial_s)
-    nothing = 0.0 * total_s
-    return Terms(total_s, compute_s + nothing, dram_s, l2_s, serial_s + nothing, floor_s, cold)
+    compute_s = nothing if c.elements_per_s_per_unit is None else elements / (c.elements_per_s_per_unit * units)
+    step_s = nothing + c.latency_s + c.column_s * columns
+    rows_s = nothing if c.per_unit_bytes_per_s is None else moved / (c.per_unit_bytes_per_s * units)
+    work_s = norm(_FILL, step_s, norm(_OVERLAP, np.maximum(memory_s, rows_s), compute_s))
+    if c.block_s is not None:
+        rows = elements / np.maximum(columns, 1.0)
+        turns_s = np.maximum(1.0, rows / (c.blocks * units)) * (c.block_s + c.block_column_s * columns)
+        long = columns > _WARP_COLUMNS
+        work_s = np.where(long, np.maximum(memory_s, turns_s), work_s)
+        compute_s = np.where(long, nothing, compute_s)
+        rows_s = np.where(long, turns_s, rows_s)
+    if kind == "gather":  # it has no arithmetic but that of addresses
+        compute_s, rows_s = nothing, np.maximum(rows_s, compute_s)
+    total_s = np.maximum(floor_s, hw.launch.graph_floor_s + work_s)
+    serial_s = np.maximum(step_s, rows_s)
+    return Terms(total_s, compute_s, dram_s + nothing, l2_s + nothing, serial_s, floor_s, cold)

@@ -132,7 +132,7 @@ def test_device_time_holds_no_host_time() -> None:
     """A tiny kernel costs its launch in a busy stream, a few microseconds on every device with a file of its own."""
     for hw in list_hardware():
         alone = kernel_latency("elementwise", hw, "fp32", elements=16)
-        assert alone.device_s == hw.launch.stream_floor_s
+        assert alone.device_s == pytest.approx(hw.launch.stream_floor_s, rel=1e-3)
 
 
 @pytest.mark.parametrize(
