@@ -70,7 +70,9 @@ def moving_s(moved: float) -> float:
 
 
 def kernel_s(r: Measurement) -> float:
-    """Seconds of a kernel on a machine of simple formulas, which know nothing of the forms that are fitted."""
+    """Seconds of a kernel on a machine of simple formulas, which know nothing of the forms that are fitted.
+
+    One that moves bytes takes 1 us before it does, a gather or a layer norm 3 us."""
     match r["kind"]:
         case "gemm" | "bmm":
             return product_s(r["dtype"], r.get("batch", 1), r["m"], r["n"], r["k"])
@@ -82,7 +84,8 @@ def kernel_s(r: Measurement) -> float:
         case _:
             count = r.get("elements") or r["rows"] * r["columns"]
     slower = {"softmax": 1.15, "layer_norm": 1.1, "gather": 1.3}.get(r["kind"], 1.0)
-    return slower * moving_s((3 if r.get("op") == "add" else 2) * count * ELEMENT_BYTES[r["dtype"]])
+    start_s = 3e-6 if r["kind"] in ("gather", "layer_norm") else 1e-6
+    return start_s + slower * moving_s((3 if r.get("op") == "add" else 2) * count * ELEMENT_BYTES[r["dtype"]])
 
 
 def kernels() -> Iterator[dict[str, Any]]:
@@ -169,7 +172,7 @@ def test_kernels_that_were_not_measured_take_what_the_machine_takes(fit: Fit, sh
     """Catches a fit that follows outliers, or has learned its records by heart."""
     before, after = errors(load_hardware("h100"), shapes[1::2]), errors(fit.hardware, shapes[1::2])
     assert {kind for kind in after if after[kind] >= before[kind]} <= set(SLOW_ATTENTION)
-    assert {kind for kind in after if after[kind] > 0.1} <= set(SLOW_ATTENTION)
+    assert {kind for kind in after if after[kind] > 0.12} <= set(SLOW_ATTENTION)
     assert after["attention masked fp16"] < 0.7 * before["attention masked fp16"]
 
 
