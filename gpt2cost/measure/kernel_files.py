@@ -252,7 +252,7 @@ def _synchronised(cells: Cells) -> tuple[str, Kernel]:
         return op, _sized("gemm", cells)
     if op == "gelu":
         elements = _size(cells, "m") * (_size(cells, "n") if cells["n"] else 1)
-        return op, {"kind": "elementwise", "elements": _size({"elements": str(elements)}, "elements")}
+        return op, {"kind": "gelu", "elements": _size({"elements": str(elements)}, "elements")}
     kind = op.replace("layernorm", "layer_norm")
     return kind, {"kind": kind, "rows": _size(cells, "m"), "columns": _size(cells, "n")}
 

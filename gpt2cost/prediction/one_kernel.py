@@ -56,9 +56,9 @@ def kernel_latency(
     """Predict one kernel by its shape.
 
     `gemm` and `bmm` take `m`, `n`, `k` (and `batch`); `attention` takes `batch`, `heads`, `head_dim`, `new_tokens`,
-    `cached_tokens`, `causal`, `masked` (an explicit mask), `write_cache`; `softmax` and `layer_norm` take `rows`,
-    `columns`; `elementwise` and `copy` take `elements` (and `inputs`, the number of tensors read). Shapes are integers
-    or integer arrays, which broadcast.
+    `cached_tokens`, `causal`, `masked` (an explicit mask), `write_cache`; `softmax`, `layer_norm` and `gather` (an
+    embedding) take `rows`, `columns`; `elementwise`, `gelu` (in one kernel) and `copy` take `elements` (and `inputs`,
+    the number of tensors read). Shapes are integers or integer arrays, which broadcast.
 
     Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
     a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself. On a
@@ -165,12 +165,12 @@ def _attention_terms(machine: Machine, dtype: str, names: Any, s: Shape) -> Term
     return terms
 
 
-def _of_rows(kind: str, flops: int) -> _Kind:
-    """A reduction over the columns of each row, `flops` per element."""
+def _of_rows(kind: str, flops: int, index_bytes: int = 0) -> _Kind:
+    """A kernel over the columns of each row, `flops` per element, which reads `index_bytes` a row besides."""
 
     def counts(size: int, s: Shape) -> Counts:
         elements = s["rows"] * s["columns"]
-        return flops * elements, elements * size, elements * size
+        return flops * elements, elements * size + index_bytes * s["rows"], elements * size
 
     def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
         _, read, write = counts(ELEMENT_BYTES[dtype], s)
@@ -201,9 +201,11 @@ _KINDS: dict[str, _Kind] = {
         _attention_counts,
     ),
     "elementwise": _of_elements("elementwise", 1),
+    "gelu": _of_elements("gelu", 1),
     "softmax": _of_rows("softmax", 5),
     "layer_norm": _of_rows("layer_norm", 8),
     "copy": _of_elements("copy", 0),
+    "gather": _of_rows("gather", 0, index_bytes=8),
 }
 KERNEL_KINDS = tuple(_KINDS)
 KERNEL_SIZES: dict[str, dict[str, int | bool | None]] = {

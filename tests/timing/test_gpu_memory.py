@@ -1,0 +1,57 @@
+"""Memory-bound kernels of GPUs beside what was measured inside models, and the sense of their form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpt2cost import kernel_latency
+
+VIDUR = "microsoft/vidur (MLSys 2024): fp16, kernel times of a profiler inside a model, in whole microseconds"
+TRACES = "traces of PyTorch on an H100, bf16"
+LIGER = "linkedin/Liger-Kernel: PyTorch on an RTX 3090, L2 flushed, about 3 us of events inside"
+MEASURED = [
+    (VIDUR, "layer_norm", "a100", "fp16", {"columns": 2560}, {1: 7, 128: 8, 512: 8, 1024: 11, 2048: 21, 4096: 43}),
+    (VIDUR, "layer_norm", "a40", "fp16", {"columns": 2560}, {1: 5, 1024: 20, 2048: 48, 4096: 99.2}),
+    (VIDUR, "gather", "a100", "fp16", {"columns": 2560}, {256: 11, 1024: 35, 4096: 140.5}),
+    (VIDUR, "gather", "h100", "fp16", {"columns": 2560}, {256: 7, 1024: 19, 4096: 73}),
+    (VIDUR, "gelu", "a100", "fp16", {}, {1310720: 5, 5242880: 15, 10485760: 33, 41943040: 124.5}),
+    (VIDUR, "gelu", "a40", "fp16", {}, {1310720: 5, 5242880: 37, 10485760: 73, 41943040: 295}),
+    (TRACES, "gelu", "h100", "bf16", {}, {2420736: 5.06, 5308416: 8.83}),
+    (TRACES, "layer_norm", "h100", "bf16", {"columns": 768}, {5: 3.58, 788: 4.45}),
+    (TRACES, "layer_norm", "h100", "bf16", {"columns": 1024}, {5185: 14.56}),
+    (TRACES, "gather", "h100", "bf16", {"columns": 512}, {141: 3.14}),
+    (LIGER, "softmax", "rtx3090", "bf16", {"columns": 2048}, {2048: 57.0}),
+    (LIGER, "softmax", "rtx3090", "fp32", {"columns": 4096}, {2048: 82.0}),
+]
+
+
+@pytest.mark.parametrize(("source", "kind", "gpu", "dtype", "shape", "times_us"), MEASURED)
+def test_kernels_take_what_was_measured(
+    source: str, kind: str, gpu: str, dtype: str, shape: dict[str, int], times_us: dict[int, float]
+) -> None:
+    size = "elements" if kind == "gelu" else "rows"
+    predicted = kernel_latency(kind, gpu, dtype, **shape, **{size: np.array([*times_us])}).device_s
+    assert np.abs(1e6 * predicted / np.array([*times_us.values()]) - 1.0).max() < 0.2, source
+
+
+def test_a_softmax_of_long_rows_gives_each_a_block() -> None:
+    """2048 rows: measured 14.3 us at 1024 columns and 59.4 at 2048 (bf16, RTX 3090, LIGER above)."""
+    short, long = (kernel_latency("softmax", "rtx3090", "bf16", rows=2048, columns=n).device_s for n in (1024, 2048))
+    assert long > 3.5 * short
+
+
+def test_gelu_in_one_kernel_is_bound_by_arithmetic_in_l2() -> None:
+    """An H100's addition moves half as much again in about the same time: 9.5 us of 5.3 million elements (TRACES)."""
+    gelu = kernel_latency("gelu", "h100", "bf16", elements=5_308_416)
+    plain = kernel_latency("elementwise", "h100", "bf16", elements=5_308_416)
+    assert gelu.device_s > 1.3 * plain.device_s
+    assert gelu.bound == "compute"
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h100", "l4", "t4", "v100-pcie", "rtx4090", "rtx3090", "m1", "m3-max"])
+def test_more_rows_never_take_less(gpu: str) -> None:
+    rows = np.unique(np.geomspace(1, 1e5, 400).astype(int))
+    columns = np.array([[64], [1024], [1025], [1600]])
+    for kind in ("softmax", "layer_norm", "gather"):
+        assert (np.diff(kernel_latency(kind, gpu, "fp16", rows=rows, columns=columns).device_s) >= 0).all()
