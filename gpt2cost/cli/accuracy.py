@@ -9,10 +9,13 @@ import typer
 
 from gpt2cost.cli.flags import GpuFlag, OutputFlags, takes
 from gpt2cost.device.catalog import load_hardware
+from gpt2cost.errors import InputError
 from gpt2cost.measure.kernel_files import score_measurements
 from gpt2cost.measure.residuals import leave_one_out
 from gpt2cost.measure.score import score_evidence
+from gpt2cost.measure.trust_table import trust_table
 from gpt2cost.output.accuracy import EVIDENCE, KERNELS, TRANSFER
+from gpt2cost.output.trust import TRUST
 
 
 @takes
@@ -21,17 +24,34 @@ def accuracy(
     measurements: Annotated[
         Path | None, typer.Option("--measurements", help="A folder of CSV files of kernel measurements.")
     ] = None,
+    fit_constant: Annotated[
+        bool,
+        typer.Option(
+            "--fit-constant", help="With --measurements: first fit what a call costs, for each device and operation."
+        ),
+    ] = False,
     transfer: Annotated[
         bool, typer.Option("--leave-one-out", help="Predict each device with every other device's constants.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="What is known of A100, H100, RTX 4090 and the M series, in a word each.")
     ] = False,
     gpu: GpuFlag = None,
     out: OutputFlags,
 ) -> None:
-    """Put predictions beside measurements: the passes in the hardware files, or kernels in CSV files."""
+    """Put predictions beside measurements: the passes in the hardware files, or kernels in CSV files.
+
+    Each pass carries one of four words. measured: passes of this regime were measured on the device. calibrated:
+    kernels were, but no such pass. borrowed: the constants are those of the device that is named. changed: a what-if.
+    """
     sink = out.sink()
+    if fit_constant and measurements is None:
+        raise InputError("accuracy: --fit-constant goes with --measurements")
     if measurements is not None:
         sink.show(KERNELS, score_measurements(measurements))
     elif transfer:
         sink.show(TRANSFER, leave_one_out())
+    elif trust:
+        sink.show(TRUST, trust_table())
     else:
         sink.show(EVIDENCE, score_evidence(None if gpu is None else [load_hardware(gpu)]))

@@ -180,8 +180,23 @@ def _load_file(path: Path, stamp: tuple[int, int]) -> tuple[Hardware, ...]:
         here = f"{where}: variant {plain(name)}"
         if not isinstance(changes, dict) or "name" in changes:
             raise InputError(f"{here}: expected a mapping of what differs, without a name, got {echo(changes)}")
-        devices.append(_device({**_merge(base, changes), "name": name}, here, ()))
+        tree_of_variant = {**_merge(base, changes), "name": name}
+        tree_of_variant["provenance"] = _provenance_of_variant(devices[0], changes)
+        devices.append(_device(tree_of_variant, here, ()))
     return tuple(devices)
+
+
+def _provenance_of_variant(device: Hardware, changes: Mapping[Any, Any]) -> Any:
+    """What was measured on the file's own device is borrowed in a variant that does not state its own source."""
+    own = changes.get("provenance", {})
+    if not isinstance(own, dict):
+        return own
+    borrowed = {
+        path: f"borrowed from {device.name}: {text}"
+        for path, text in device.provenance.items()
+        if path.partition(".")[0] == "model" and text.startswith(("measured", "fitted"))
+    }
+    return {**device.provenance, **borrowed, **own}
 
 
 def _read(path: Path) -> dict[Any, Any]:

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from gpt2cost.device.cpu_constants import CpuConstants
-from gpt2cost.device.dtypes import FP32_FAMILY
+from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.settings import How, Sizes
 
@@ -148,4 +148,5 @@ def provenance_of(hw: Hardware, path: str) -> str:
 def _lender(hw: Hardware, path: str, section: str) -> str:
     """The device that a constant was borrowed from, as its source or else its section says."""
     said = _BORROWED.search(provenance_of(hw, path))
-    return said[1] if said else hw.borrowed.get(section, "")
+    lender = said[1] if said else hw.borrowed.get(section, "")
+    return f"{hw.name} in {lender}" if lender in DTYPES else lender
