@@ -48,7 +48,7 @@ def accuracy(
     if fit_constant and measurements is None:
         raise InputError("accuracy: --fit-constant goes with --measurements")
     if measurements is not None:
-        sink.show(KERNELS, score_measurements(measurements))
+        sink.show(KERNELS, score_measurements(measurements, fit_constant))
     elif transfer:
         sink.show(TRANSFER, leave_one_out())
     elif trust:

@@ -137,17 +137,27 @@ EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _eviden
 
 # ---------------------------------------------------------------------------------------------- lists
 
-KERNELS: View[Sequence[KernelResult]] = listing(
-    "kernels",
-    (
-        attribute("file", "file"), attribute("gpu", "device"), attribute("dtype", "dtype"),
-        attribute("operation", "operation"), attribute("count", "count"), attribute("constant_s", "constant", "s"),
-        attribute("mean_absolute_error", "mean", "%"),
-        Field("median_absolute_error", "median", "%", lambda result: float(np.median(np.abs(result.errors)))),
-        Field("p95_absolute_error", "p95", "%", lambda result: float(np.percentile(np.abs(result.errors), 95))),
-        Field("signed_mean_error", "signed mean", "+%", lambda result: float(np.mean(result.errors))),
-    ),
+KERNEL: tuple[Field[KernelResult], ...] = (
+    attribute("file", "file"), attribute("gpu", "device"), attribute("dtype", "dtype"),
+    attribute("operation", "operation"), attribute("count", "count"), attribute("constant_s", "constant", "s"),
+    attribute("mean_absolute_error", "mean", "%"),
+    Field("median_absolute_error", "median", "%", lambda result: float(np.median(np.abs(result.errors)))),
+    Field("p95_absolute_error", "p95", "%", lambda result: float(np.percentile(np.abs(result.errors), 95))),
+    Field("signed_mean_error", "signed mean", "+%", lambda result: float(np.mean(result.errors))),
 )  # fmt: skip
+"""The fields of measured kernels of a file, a device and an operation."""
+
+
+def _kernels(page: Page, results: Sequence[KernelResult]) -> None:
+    """A table, without the constant where none was fitted."""
+    fitted = any(result.constant_s is not None for result in results)
+    shown = [field for field in titled(KERNEL) if fitted or field.key != "constant_s"]
+    page.fields(results, shown, [field for field in shown if field.header not in ("median", "signed mean")])
+    if fitted:
+        page.line("\nconstant: fitted to the very rows that are scored, and added to each prediction")
+
+
+KERNELS: View[Sequence[KernelResult]] = listing("kernels", KERNEL, _kernels)
 """Measured kernels in files, a row per file, device and operation."""
 TRANSFER: View[Sequence[Transfer]] = listing(
     "transfer",

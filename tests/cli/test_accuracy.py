@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 from helpers import Call, assert_refused
 
@@ -30,3 +31,27 @@ def test_with_the_constants_of_others(gpt2cost: Call) -> None:
 def test_refused(gpt2cost: Call) -> None:
     assert_refused(gpt2cost("accuracy", "--gpu", "h1000"), "did you mean")
     assert_refused(gpt2cost("accuracy", "--measurements", "none"), "none")
+    assert_refused(gpt2cost("accuracy", "--fit-constant"), "--measurements")
+
+
+def test_what_is_known_of_the_devices(gpt2cost: Call) -> None:
+    """The sentences are computed: every device of the mission without a measured pass of a kind is named."""
+    document = json.loads(gpt2cost("accuracy", "--trust", "--format", "json").out)
+    known = {(row["gpu"], row["work"]): row for row in document["known"]}
+    assert {"a100-sxm-80gb", "h100-sxm-80gb", "rtx4090", "m1", "m4-max"} <= {gpu for gpu, _ in known}
+    for (gpu, work), row in known.items():
+        assert row["word"] in document["trust"]
+        assert (row["error"] is None) == (row["passes"] == 0) == (gpu in document["never_measured"][work])
+        assert row["low"] < 0 < row["high"]
+    assert known["h100-sxm-80gb", "fp32 prefill"]["word"] == "measured"
+    text = gpt2cost("accuracy", "--trust").out
+    assert "never measured: a pass of" in text
+    assert all(f"{word}: " in text for word in document["trust"])
+
+
+def test_a_fitted_constant_is_said(gpt2cost: Call, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("gpu,dtype,m,n,k,latency_us\na100,fp16,128,768,768,90\n")
+    call = ("accuracy", "--measurements", str(tmp_path))
+    plain, fitted = gpt2cost(*call).out, gpt2cost(*call, "--fit-constant").out
+    assert "constant" not in plain
+    assert "constant: fitted to the very rows that are scored" in fitted
