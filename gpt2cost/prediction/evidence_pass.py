@@ -50,16 +50,16 @@ def evidence_pass(hw: Hardware, row: Evidence, sizes: Sizes) -> Pass:
     """
     model, how = evidence_model(hw, row), evidence_how(row)
     device = replace(hw, host=hw.host.scaled(0.0)) if row.timed == "kernels" else hw
-    return run_rows(_rows(row, model, how), symbol_values(model, how.dtype, sizes), device, how.dtype, how.runtime)
+    return run_rows(_rows(row, model, how, hw), symbol_values(model, how.dtype, sizes), device, how.dtype, how.runtime)
 
 
-def _rows(row: Evidence, model: Model, how: How) -> tuple[Row, ...]:
+def _rows(row: Evidence, model: Model, how: How, hw: Hardware) -> tuple[Row, ...]:
     """The rows of the table that were timed, numbered from 0."""
     if row.timed == "turn":
-        options = replace(table_options(model, replace(how, logits="last")), in_generate=True)
+        options = replace(table_options(model, replace(how, logits="last"), hw), in_generate=True)
         *chosen, _ = generate_loop.after(options, sample=False)  # the pass's end is the last wait
         rows = (*generate_loop.before(options), *table_rows(options, how.runtime), *chosen)
     else:
-        whole, module = table_rows(table_options(model, how), how.runtime), PARTS[row.part]
+        whole, module = table_rows(table_options(model, how, hw), how.runtime), PARTS[row.part]
         rows = tuple(own for own in whole if not module or f"{own.module}.".startswith(f"{module}."))
     return tuple(replace(own, index=index) for index, own in enumerate(rows))

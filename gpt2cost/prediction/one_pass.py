@@ -17,6 +17,7 @@ import numpy as np
 from gpt2cost.checks import Size
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware, Host
+from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.prediction.settings import How, Number, Sizes
 from gpt2cost.table.config import Model
 from gpt2cost.table.fusion import fuse
@@ -120,8 +121,12 @@ def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
     return tuple(fuse(rows) if runtime == "compile" else rows)
 
 
-def table_options(model: Model, how: How) -> TableOptions:
-    """What selects the list of kernels, from the model's switches and the settings."""
+def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOptions:
+    """What selects the list of kernels, from the model's switches, the settings and the device that they run on.
+
+    Compiled code lays out a mask with aligned rows, so that it need not be copied.
+    """
+    kernel = "" if hw is None else sdpa_kernel(hw, how.dtype, model.head_dim, masked=True)
     return TableOptions(
         attn=how.attn,  # type: ignore[arg-type]
         activation_function=model.activation_function,
@@ -129,6 +134,7 @@ def table_options(model: Model, how: How) -> TableOptions:
         use_cache=how.use_cache,
         logits=how.logits,  # type: ignore[arg-type]
         variants=how.variants,
+        pads_mask=kernel == "efficient" and how.runtime != "compile",
         traced=how.runtime == "compile" and not how.use_cache,
     )
 
@@ -144,7 +150,7 @@ def symbol_values(model: Model, dtype: str, sizes: Sizes) -> dict[str, Number]:
 
 def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Pass:
     """Evaluate the cost table and the machine model for one pass."""
-    rows = table_rows(table_options(model, how), how.runtime)
+    rows = table_rows(table_options(model, how, hw), how.runtime)
     return run_rows(rows, symbol_values(model, how.dtype, sizes), hw, how.dtype, how.runtime)
 
 

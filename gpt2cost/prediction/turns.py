@@ -98,7 +98,7 @@ class Turns:
 
     def options(self, in_generate: bool) -> TableOptions:
         s = self.settings
-        plain = dataclasses.replace(table_options(self.model, s.how), traced=False)
+        plain = dataclasses.replace(table_options(self.model, s.how, self.hw), traced=False)
         return dataclasses.replace(plain, padded=s.padded, cache_type=s.cache_type, in_generate=in_generate)
 
     def values(self, sizes: Sizes) -> dict[str, Number]:

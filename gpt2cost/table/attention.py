@@ -176,13 +176,19 @@ def sdpa_mask(options: TableOptions) -> Condition:
 
 
 def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
-    """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer."""
+    """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer.
+
+    The memory-efficient kernel loads rows of the mask that are aligned to 8 elements: PyTorch (`pad_bias` of its ATen
+    sources) copies another mask into wider rows and passes a view of them. The copy is charged kv_len, not the width.
+    """
     source = cite(
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
     zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
     bias = tensor("float_mask", B, T, S)
     when = sdpa_mask(options)
+    padded, ragged = tensor("padded_mask", B, T, S), when & S.is_ragged(8)
+    slices = Free("pad_mask.slice", "view", 1, ragged)
     written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
     key, value = (
         tensor(name, B, written, D, view_of=whole.view_of) for name, whole in (("key", x.key), ("value", x.value))
@@ -195,6 +201,7 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
         fill("zero", "scalar_tensor", zero, source, when, "mask"),
         pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="mask"),
         Free("views", "view", 1, when),
+        *((copy("pad_mask", "constant_pad_nd", bias, padded, source, ragged), slices) if options.pads_mask else ()),
         plain,
         masked,
         Free("views", "view", 3),

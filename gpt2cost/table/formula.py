@@ -87,6 +87,10 @@ class Formula:
         """Where the formula, which is never negative, is 0."""
         return self.at_most(0)
 
+    def is_ragged(self, step: int) -> Condition:
+        """Where the formula's value is no multiple of `step`."""
+        return Condition((((self, "%", formula(step)),),))
+
     def evaluate(self, values: Mapping[str, Value]) -> Value:
         """The formula's value where each symbol has the value given. Integers give an exact integer.
 
@@ -139,7 +143,13 @@ def _reading_order(factor: tuple[str, int]) -> int:
 
 Comparison: TypeAlias = tuple[Formula, str, Formula]
 
-_COMPARE: dict[str, Callable[[Value, Value], Value]] = {">": operator.gt, "<": operator.lt}
+_COMPARE: dict[str, Callable[[Value, Value], Value]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    "%": lambda left, right: left % right > 0,
+    "|": lambda left, right: left % right < 1,
+}
+"""A sign -> what it says of two sides: `%`, that the left leaves a remainder, and `|`, that it leaves none."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,8 @@ class Condition:
 
     def __invert__(self) -> Condition:
         def opposite(left: Formula, sign: str, right: Formula) -> Condition:
+            if sign in "%|":
+                return Condition((((left, "|" if sign == "%" else "%", right),),))
             return left.at_most(right) if sign == ">" else left > right - 1
 
         conjunctions = [reduce(operator.or_, (opposite(*c) for c in conjunction), NEVER) for conjunction in self.any_of]
@@ -178,8 +190,11 @@ class Condition:
         raise TypeError("a condition has no truth value before its symbols have values: call evaluate()")
 
     def __str__(self) -> str:
+        def text(left: Formula, sign: str, right: Formula) -> str:
+            return f"({left}) % {right} {'>' if sign == '%' else '=='} 0" if sign in "%|" else f"{left} {sign} {right}"
+
         def conjunction(comparisons: tuple[Comparison, ...]) -> str:
-            return " and ".join(f"{left} {sign} {right}" for left, sign, right in comparisons)
+            return " and ".join(text(*comparison) for comparison in comparisons)
 
         return " or ".join(map(conjunction, self.any_of))
 

@@ -28,6 +28,7 @@ class TableOptions:
     traced: bool = False  # by torch.compile, without a cache: the test for packed sequences needs values, so it masks
     padded: bool = False  # an attention mask with padding is passed
     cache_type: CacheType = "dynamic"  # static: kv_len is the length of the whole cache
+    pads_mask: bool = False  # the device runs masked attention by a kernel whose mask has rows of a multiple of 8
     in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
 
 

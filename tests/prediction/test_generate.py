@@ -207,7 +207,10 @@ def test_the_curve_is_monotone(keys: dict[str, Any], gpu: str) -> None:
     seconds = found.rest.latency_s
     if found.settings.cache_type == "static" and found.settings.padded:
         seconds = seconds[:-1]  # the last mask is as long as the cache, and need not be padded: one kernel less
-    assert np.all(np.diff(seconds) >= -1e-9 * seconds[1:])
+    # A mask whose rows are a multiple of 8 need not be copied: two curves.
+    aligned = found.positions[: len(seconds)] % 8 == 0
+    for curve in (seconds[aligned], seconds[~aligned]):
+        assert np.all(np.diff(curve) >= -1e-9 * curve[1:])
     prompt, new = found.settings.prompt_tokens, found.settings.new_tokens
     assert found.positions.tolist() == list(range(prompt + 1, prompt + new))
 

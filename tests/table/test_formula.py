@@ -88,6 +88,8 @@ comparisons = st.builds(
     lambda name, more, bound: (
         (symbol(name) > bound, lambda at: at[name] > bound)
         if more
+        else (symbol(name).is_ragged(3), lambda at: at[name] % 3 != 0)
+        if bound > 2
         else (symbol(name) < bound, lambda at: at[name] < bound)
     ),
     st.sampled_from(NAMES),

@@ -227,3 +227,26 @@ def test_parameters_of_the_real_model(odd: str) -> None:
     model = oracle.build(config, "sdpa", torch.float32)
     model.tie_weights()
     assert load_model(config).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_mask_with_odd_rows_is_copied_into_wider_ones(padded: bool) -> None:
+    """As `pad_bias` of PyTorch's attention does on CUDA, for rows that are no multiple of 8; a CPU does not."""
+    model = load_model("distilgpt2")
+    plain, padding = (
+        [
+            row.step
+            for row in walk(cost_table(TableOptions(padded=padded, pads_mask=pads)))
+            if isinstance(row.step, Kernel)
+        ]
+        for pads in (False, True)
+    )
+    (pad,) = [kernel for kernel in padding if kernel not in plain]
+    assert [kernel for kernel in padding if kernel != pad] == plain
+    assert (pad.op, pad.kind) == ("constant_pad_nd", "copy")
+    for seq, cache in ((8, 24), (8, 25), (1, 8), (2, 0), (1, 7)):
+        sizes = values(model, "fp16", 3, seq, cache)
+        masked = next(k for k in padding if k.name.endswith("_masked")).when.evaluate(sizes)
+        assert pad.when.evaluate(sizes) == (masked and (seq + cache) % 8 != 0)
+        assert pad.reads.evaluate(sizes) == pad.writes.evaluate(sizes) == 3 * seq * (seq + cache) * 2
+    assert str(pad.when).endswith("(kv_len) % 8 > 0")

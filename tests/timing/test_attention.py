@@ -67,3 +67,13 @@ def test_a_pass_says_which_kernel_its_attention_is(gpu: str, dtype: str, attn: s
     assert set(named) - {None} == {kernel}
     assert {record["attention_kernel"] for record in phase.to_dict()["kernels"]} == {None, kernel}
     assert f"attention by {kernel}" in str(phase._repr_html_())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "runtime", "launched"),
+    [("a100", "eager", True), ("a100", "cuda-graph", True), ("a100", "compile", False), ("m1", "eager", False)],
+)
+def test_a_mask_is_padded_where_the_memory_efficient_kernel_reads_it(gpu: str, runtime: str, launched: bool) -> None:
+    for cache, odd in ((57, True), (56, False)):
+        phase = predict("distilgpt2", gpu, seq=8, cache=cache, runtime=runtime, phase="prefill").phases[0]
+        assert any(cost.kernel.name == "pad_mask" for cost in phase.kernels) == (launched and odd)
