@@ -20,8 +20,8 @@ class KernelExplanation:
     """Where a kernel's time goes, in seconds over its `count` launches.
 
     The terms are what each resource alone would take, so they overlap and need not sum to `device_s`.
-    `speed_of_light_s` is the longer of FLOPs / peak and bytes / bandwidth, L2's where a launch's operands fit into it;
-    `gap` is `device_s` over it.
+    `speed_of_light_s` is the longest of FLOPs / peak, bytes / L2 bandwidth, and the bytes that L2 does not hold from
+    before / DRAM bandwidth; `gap` is `device_s` over it.
     """
 
     name: str
@@ -65,9 +65,9 @@ def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
 
 def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
     hw, how, terms = prediction.hardware, prediction.how, cost.terms
-    moved = cost.moved_bytes
-    in_l2 = moved <= cost.count * hw.memory.l2_bytes
-    light_s = moved / (hw.memory.l2_bandwidth_bytes_per_s if in_l2 else hw.memory.bandwidth_bytes_per_s)
+    moved, memory = cost.moved_bytes, hw.memory
+    cold = min(moved, float(cost.count * terms.dram_bytes))
+    light_s = max(moved / memory.l2_bandwidth_bytes_per_s, cold / memory.bandwidth_bytes_per_s)
     if isinstance(cost.kernel.shape, Gemm | FusedAttention):
         light_s = max(light_s, cost.flops / hw.compute.peak_flop_per_s[product_dtype(cost.kernel, how.dtype)])
     total = {name: float(cost.count * getattr(terms, name)) for name in TERMS}

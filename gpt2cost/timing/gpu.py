@@ -47,7 +47,7 @@ class GpuMachine:
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))
-                name, kv_reuse = attention_kernel(kernel, values, self.hw, dtype) or "", np.maximum(reuse[1], reuse[2])
+                name, kv_reuse = attention_kernel(kernel, values, self.hw, dtype) or "", (reuse[1], reuse[2])
                 terms = self.attention(dtype, name, count, many, width, new, kv - new, masked=masked, kv_reuse=kv_reuse)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
@@ -71,12 +71,12 @@ class GpuMachine:
     ) -> tuple[Array, Array]:
         """How many of the bytes that a kernel reads and writes DRAM moves.
 
-        The memory of a result is soon used again, so that it need not leave L2; but for the KV cache, which stays.
+        The memory of a result is soon used again, so that it need not leave L2; but for the KV cache, which stays. A
+        distance holds all operands of the kernel that used the tensor last, so also the tensor.
         """
         read: Array = 0.0
         for tensor, distance in zip(kernel.inputs, reuse, strict=True):
-            size = tensor.bytes.evaluate(values)
-            read = read + size * missing(self.hw, distance + size)
+            read = read + tensor.bytes.evaluate(values) * missing(self.hw, distance)
         write: Array = 0.0
         for tensor in kernel.outputs:
             size = tensor.bytes.evaluate(values)
@@ -93,7 +93,7 @@ class GpuMachine:
     def attention(
         self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,
         cached_tokens: Array, causal: bool = True, masked: bool = False, write_cache: bool = False,
-        kv_reuse: Array | None = None,
+        kv_reuse: tuple[Array, Array] | None = None,
     ) -> Terms:  # fmt: skip
         """Fused attention by a kernel of `device/sdpa.py`. With `write_cache`, the new keys and values are copied into
         a cache before it. `kv_reuse`: see `attention_terms`."""

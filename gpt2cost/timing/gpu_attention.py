@@ -66,16 +66,16 @@ def attention_terms(
     causal: bool = True,
     masked: bool = False,
     write_cache: bool = False,
-    kv_reuse: Array | None = None,
+    kv_reuse: tuple[Array, Array] | None = None,
 ) -> Terms:
     """`new_tokens` queries per head over `cached_tokens + new_tokens` keys; sizes as floats or arrays, which
     broadcast.
 
     `kernel`: one of those that a device has constants of. `masked`: with an explicit mask, so that the whole square is
     computed and the mask is read, once from DRAM and by each head from L2. `write_cache`: a serving framework's call,
-    which copies the new keys and values into a paged cache first. `kv_reuse`: bytes touched since keys and values were
-    last used; by default the call is repeated on its own operands. Head sizes for which no kernel is built use the
-    constants of the nearest one that is.
+    which copies the new keys and values into a paged cache first. `kv_reuse`: bytes touched since the keys, and since
+    the values, were last used; by default the call is repeated on its own operands. Head sizes for which no kernel is
+    built use the constants of the nearest one that is.
     """
     built = hw.gpu_model.attention_by(kernel)
 
@@ -116,7 +116,7 @@ def _terms(
     causal: bool,
     masked: bool,
     write_cache: bool,
-    kv_reuse: Array | None,
+    kv_reuse: tuple[Array, Array] | None,
 ) -> Terms:
     units = hw.compute.units
     pairs, kv_len = batch * heads, new_tokens + cached_tokens
@@ -145,8 +145,9 @@ def _terms(
     if masked:
         own_bytes = own_bytes + batch * new_tokens * kv_len * element_bytes
     moved = kv_bytes + own_bytes
-    since = moved if kv_reuse is None else np.maximum(kv_reuse, moved)
-    traffic = _Traffic.of(hw, c, kv_bytes, since) + _Traffic.of(hw, c, own_bytes, moved)
+    traffic = _Traffic.of(hw, c, own_bytes, moved)
+    for since in kv_reuse or (moved, moved):
+        traffic = traffic + _Traffic.of(hw, c, kv_bytes / 2, np.maximum(since, moved))
     l2_s = traffic.l2_s
     if masked:
         l2_s = l2_s + pairs * new_tokens * kv_len * element_bytes / hw.memory.l2_bandwidth_bytes_per_s

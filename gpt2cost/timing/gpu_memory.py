@@ -36,7 +36,7 @@ _WARP_COLUMNS = 1024
 
 
 def missing(hw: Hardware, footprint_bytes: Array) -> Array:
-    """The share of a tensor that L2 has lost: `footprint_bytes` are its own and those touched since it was used."""
+    """The share of a tensor that L2 has lost: `footprint_bytes` were touched since it was used, itself included."""
     memory = hw.gpu_model.memory
     return 1.0 - residency(footprint_bytes, hw.memory.l2_bytes, memory.resident_from, memory.resident_to)
 
