@@ -24,7 +24,7 @@ from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import OLD_CACHE
-from gpt2cost.timing.terms import Array, Terms, at_least, residency
+from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype, residency
 
 _RESIDENT_FROM = 0.5
 """Footprint over the last-level cache where residency starts to fade: the cache is shared with what came before."""
@@ -123,7 +123,9 @@ class CpuMachine:
         match kernel.shape:
             case Gemm(batch, m, n, k):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
-                terms = product_terms(hw, dtype, product_name(kernel), count, rows, columns, depth, element_bytes)
+                own = product_dtype(kernel, dtype)
+                size = ELEMENT_BYTES[own]
+                terms = product_terms(hw, own, product_name(kernel), count, rows, columns, depth, size)
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 pairs, width = batch.evaluate(values) * heads.evaluate(values), head_dim.evaluate(values)

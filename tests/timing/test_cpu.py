@@ -129,6 +129,22 @@ def test_an_output_beyond_the_threshold_pays_for_fresh_memory() -> None:
     assert large > small + 0.9 / 2.5e9
 
 
+def test_upcast_scores_are_multiplied_in_fp32_whatever_the_models_dtype() -> None:
+    """HuggingFace casts queries and keys to float32 before `baddbmm`: what bf16 products take does not matter to it."""
+    fp32 = CPU.cpu_model.products["fp32"]
+    faster = fp32.map(lambda c: replace(c, element_s=tuple(0.25 * s for s in c.element_s), start_s=0.0, launch_s=1e-6))
+    model = replace(
+        CPU.cpu_model,
+        products={"fp32": fp32, "bf16": faster},
+        attention=dict.fromkeys(("fp32", "bf16"), CPU.cpu_model.attention["fp32"]),
+    )
+    hw = replace(CPU, model=model, compute=Compute(2, {"fp32": 150e9, "bf16": 600e9}))
+    upcast = replace(load_model("gpt2"), reorder_and_upcast_attn=True)
+    kernels = run_pass(upcast, hw, How("bf16", "eager"), Sizes(1, 128, 0)).kernels
+    (found,) = (cost.terms.device_s for cost in kernels if cost.kernel.op == "baddbmm")
+    assert found == pytest.approx(product_terms(hw, "fp32", "scores", 12, 128, 128, 64, 4).device_s)
+
+
 def test_what_a_cpu_cannot_do_is_an_input_error() -> None:
     for settings in ({"dtype": "fp16"}, {"dtype": "fp32", "runtime": "cuda-graph"}):
         with pytest.raises(InputError, match="test-cpu"):
