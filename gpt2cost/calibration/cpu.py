@@ -56,7 +56,7 @@ def fit_cpu(records: Sequence[Measurement], name: str) -> Fit:
     for dtype in dtypes:
         hw = _with_attention(_with_products(hw, groups, dtype), groups, dtype)
     hw = _with_mask(hw, [group for group in groups.values() if group.kind == "attention masked"])
-    hw = _with_kept(_with_host(hw, cases), of_kind(cases, "cached_layers"))
+    hw = _with_host(hw, cases)
     residuals = tuple(group.residual(hw) for group in groups.values())
     worst = max(residual.p90_error for residual in residuals if residual.kind.split()[0] in ("addmm", "mm"))
     model = replace(hw.cpu_model, residual=float(f"{max(worst, 0.01):.3g}"))
@@ -75,8 +75,7 @@ def _provenance(hw: Hardware, described: Measurement) -> dict[str, str]:
         "compute.peak": f"{measured}: the fastest product of its dtype",
         "launch": f"{measured}: the smallest ops",
         "host": f"{measured}: single calls, scaled to a layer of a tiny model",
-        "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise;"
-        " kept: fresh memory in a decode step of a small model",
+        "model": f"fitted to kernels {measured}; kinds in fp32, which serve every dtype; fill as element-wise",
     }
 
 
@@ -93,7 +92,7 @@ def _unfitted(described: Measurement, name: str, records: list[Measurement], pea
     """The machine with its memory, and constants from which the fits start."""
     threads = int(described.get("threads") or 1)
     bandwidth, cached, cache_bytes = _memory(records)
-    fresh_from, fresh_rate, kept_rate = _fresh(records, bandwidth)
+    fresh_from, fresh_rate = _fresh(records, bandwidth)
     curve = ProductCurve(rows=(1,), element_s=(1e-9,), launch_s=5e-6)
     kind = CpuKind(launch_s=2e-6, element_s=1e-9, fork_s=5e-6, parallel_element_s=1e-9 / threads)
     model = CpuConstants(
@@ -102,7 +101,6 @@ def _unfitted(described: Measurement, name: str, records: list[Measurement], pea
         kinds={"elementwise": kind, "copy": kind},
         fresh_from_bytes=fresh_from,
         fresh_bytes_per_s=fresh_rate,
-        kept_bytes_per_s=kept_rate,
     )
     cpu = str(described.get("cpu_model") or described.get("cpu") or "CPU")
     costs = {field.name: _LEAST_S for field in fields_of(Host).values() if field.unit == "s"}
@@ -134,24 +132,18 @@ def _memory(records: list[Measurement]) -> tuple[float, float, float]:
     return bandwidth, cached, float(2.0 * fast[-1])
 
 
-def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float, float]:
-    """From which size on an output's memory is handed out anew, and at which rates: of one output, and of many kept."""
-    outputs = of_kind(records, "fresh")
-    singles = sorted((r for r in outputs if r["tensors"] == 1), key=lambda r: r["bytes"])
+def _fresh(records: list[Measurement], bandwidth: float) -> tuple[float, float]:
+    """From which size on an output's memory is handed out anew, and at which rate."""
+    singles = sorted((r for r in of_kind(records, "fresh") if r["tensors"] == 1), key=lambda r: r["bytes"])
     sizes = column(singles, "bytes")
     extra_s = all_seconds(singles) - 2.0 * sizes / bandwidth
     is_dear = extra_s > 0.15e-9 * sizes
     if not np.any(is_dear):
-        return _NEVER, _NEVER, _NEVER
+        return _NEVER, _NEVER
     limits = [*np.sqrt(sizes[1:] * sizes[:-1]), sizes[-1]]
     fresh_from = float(min(reversed(limits), key=lambda limit: int(np.sum(is_dear != (sizes >= limit)))))
     dear_s = float(np.median((extra_s / sizes)[sizes >= fresh_from]))
-    if dear_s <= 0:
-        return _NEVER, _NEVER, _NEVER
-    rate = 1.0 / dear_s
-    many = [seconds(r) / (r["bytes"] * r["tensors"]) for r in outputs if r["bytes"] * (r["tensors"] - 1) > 1e8]
-    kept = statistics.median(many) - 2.0 / bandwidth if many else 1.0 / rate
-    return fresh_from, rate, 1.0 / max(kept, 1.0 / _NEVER)
+    return (fresh_from, 1.0 / dear_s) if dear_s > 0 else (_NEVER, _NEVER)
 
 
 # ---------------------------------------------------------------------------------------------- kernels
@@ -219,7 +211,24 @@ def _curve(hw: Hardware, path: Sequence[str], group: Group, rows_name: str) -> P
     typical = np.array([np.median((group.measured_s / operand)[m == row]) for row in rows])
     steps = np.maximum(np.diff(typical, prepend=0.0), 0.02 * typical)
     first = np.concatenate([[4e-6, 1e-7], steps])
-    return _fitted(hw, path, curve, first, group)
+    fitted = _fitted(hw, path, curve, first, group)
+    return fitted if batched else _with_totals(hw, path, fitted, group, m)
+
+
+def _with_totals(hw: Hardware, path: Sequence[str], curve: ProductCurve, group: Group, m: Array) -> ProductCurve:
+    """The curve with its elements scaled so that all products with the same rows together take what was measured.
+
+    A fit in logarithms finds the typical shape; a pass is a sum over shapes, of which some, such as those with rows of
+    a multiple of 4 KiB, are a quarter slower and none is a quarter faster.
+    """
+    predicted_s = group.form(with_value(hw, path, curve))
+    free = replace(curve, element_s=(_LEAST_S * 1e-6,) * len(curve.rows))
+    fixed_s = group.form(with_value(hw, path, free))
+    own_s, measured_s = predicted_s - fixed_s, group.measured_s - fixed_s
+    factors = [np.sum(measured_s[m == row]) / np.sum(own_s[m == row]) for row in curve.rows]
+    elements = np.array(curve.element_s) * np.clip(factors, 0.5, 2.0)
+    rising = np.maximum.accumulate(elements) + np.minimum.accumulate(elements[::-1])[::-1]  # twice, each way
+    return replace(curve, element_s=tuple(float(element) for element in 0.5 * rising))
 
 
 def _fitted(
@@ -270,21 +279,6 @@ def _layer_factors(hw: Hardware, records: list[Measurement]) -> Iterable[float]:
         devices = replace(hw, host=hw.host.scaled(1e-6)), hw
         free, plain = (_layers_s(device, many) - _layers_s(device, few) for device in devices)
         yield (measured - free) / (plain - free)
-
-
-def _with_kept(hw: Hardware, records: list[Measurement]) -> Hardware:
-    """What a cache's fresh memory costs in a pass, where other outputs lie between: from a small model's steps."""
-    if not records:
-        return hw
-    path = ("model", "kept_bytes_per_s")
-
-    def at(rate: float) -> Array:
-        device = with_value(hw, path, rate)
-        return np.array([_layers_s(device, record) for record in records])
-
-    free = at(_NEVER)  # seconds are linear in the rate's reciprocal
-    rates = (at(1e9) - free) / np.maximum(all_seconds(records) - free, 1e-12) * 1e9
-    return with_value(hw, path, float(np.clip(np.median(rates), 1e8, _NEVER)))
 
 
 def _layers_s(hw: Hardware, record: Measurement) -> float:

@@ -69,8 +69,8 @@ class CpuKind:
 class CpuConstants:
     """The machine model of a CPU. `products` and `attention` are by dtype.
 
-    Fresh memory is what the operating system has to hand out anew, page by page: outputs of `fresh_from` or more in
-    one piece (`fresh_bytes_per_s`), and what a pass keeps until its end (`kept_bytes_per_s`).
+    Fresh memory is what the operating system has to hand out anew, page by page: that of outputs of `fresh_from` or
+    more.
     """
 
     products: dict[str, CpuProducts] = field(metadata={"keys": CPU_DTYPES})
@@ -79,7 +79,6 @@ class CpuConstants:
     kinds: dict[str, CpuKind] = field(metadata={"keys": CPU_KINDS, "required": ("elementwise", "copy")})
     fresh_from_bytes: float
     fresh_bytes_per_s: float
-    kept_bytes_per_s: float
     residual: float | None = field(default=None, metadata=RESIDUAL)  # 90th percentile of |log(error)| of addmm or mm
 
     def __post_init__(self) -> None:
@@ -124,5 +123,4 @@ class CpuConstants:
                 for name, c in self.kinds.items()
             },
             fresh_bytes_per_s=self.fresh_bytes_per_s / factor,
-            kept_bytes_per_s=self.kept_bytes_per_s / factor,
         )

@@ -31,6 +31,9 @@ GRAPH_CALLS = 20
 """Fewest calls in a CUDA graph."""
 COLD = 3
 """Weights are cold where those of a graph exceed the L2 cache by this factor."""
+SETTLING_BYTES = 2**25 - 2**16
+"""A block just below 32 MiB. Once one like it has been freed, glibc keeps 64 MiB of free memory for the next outputs,
+the most that it does; before, it hands back what a layer frees, and how much depends on what ran before."""
 Tell: TypeAlias = Callable[[str], None]
 """What is called with progress, and with nothing at the end."""
 Warn: TypeAlias = Callable[[Iterable[str]], None]
@@ -51,6 +54,8 @@ class Bench:
         self.device = device
         self._operands = torch.randn(256, 768, device=device), torch.randn(768, 768, device=device)
         torch.backends.cuda.matmul.allow_tf32 = False
+        if device == "cpu":
+            torch.empty(SETTLING_BYTES, dtype=torch.uint8)
 
     def sync(self) -> None:
         """Wait for the device."""
@@ -86,21 +91,27 @@ class Bench:
             }  # fmt: skip
         return record
 
-    def sample(self, run: Run, budget_s: float = CASE_S, least: int = SAMPLES) -> dict[str, Any]:
+    def sample(
+        self, run: Run, budget_s: float = CASE_S, least: int = SAMPLES, between: Run | None = None
+    ) -> dict[str, Any]:
         """Times of one case, in microseconds: the median of synchronised samples, and the host's part.
 
-        After a warm-up it is sampled for `budget_s`, and `least` times at least.
+        After a warm-up it is sampled for `budget_s`, and `least` times at least. A sample repeats a short case, or,
+        with `between`, which runs before each, is a single call.
         """
         self.sync()
         start = time.perf_counter()
         run()
         self.sync()
         once = time.perf_counter() - start
-        inner = max(1, min(1000, int(SAMPLE_S / max(once, 1e-7))))
+        inner = 1 if between else max(1, min(1000, int(SAMPLE_S / max(once, 1e-7))))
         samples: list[float] = []
         issues: list[float] = []
         begin = time.perf_counter()
         while len(samples) < least or time.perf_counter() - begin < budget_s:
+            if between is not None:
+                between()
+                self.sync()
             start = time.perf_counter()
             for _ in range(inner):
                 run()

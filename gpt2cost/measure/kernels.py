@@ -8,6 +8,7 @@ in groups whose results are written together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +21,13 @@ from gpt2cost.measure.plan import KernelSizes
 from gpt2cost.measure.pool import DTYPES, Pool, Run
 from gpt2cost.measure.records import Measurement
 
+SMALL = ("bmm", "sdpa", "elementwise", "layer_norm", "softmax", "permuted_copy", "gather", "where", "cat")
+"""Kinds of records that are timed with a `neighbour` on a CPU: alone, one after the other, they run out of its first
+caches, two to four times as fast as in a pass."""
+_SWEPT = (768, 3072)
+"""Weights of the neighbour: 9 MB in fp32, those of gpt2's largest product of a layer."""
+_INDICES = 64
+"""Over how many random choices of a table's rows a gather rotates: a pass finds its rows cold."""
 Case: TypeAlias = dict[str, Any]
 """A record without times: a kind, a dtype, and the sizes that `built` needs."""
 
@@ -28,17 +36,10 @@ Case: TypeAlias = dict[str, Any]
 
 
 def groups(sizes: KernelSizes, dtypes: tuple[str, ...], on_cpu: bool, first: bool) -> Iterator[list[Case]]:
-    """All cases of a sweep, group by group. What depends on how much memory the process has used before comes in the
-    first sweep alone, before all else."""
+    """All cases of a sweep, group by group. Fresh memory comes in the first sweep alone, before all else: later, the
+    process holds free memory for any output."""
     if on_cpu and first:
-        if sizes.cached_step is not None:
-            n_layer, n_embd, batch, cache = sizes.cached_step
-            yield [_step("cached_layers", n_layer, "sdpa", n_embd, batch, cache)]
-        outputs = [(megabytes, 1) for megabytes in sizes.fresh_mb] + [(megabytes, 24) for megabytes in sizes.kept_mb]
-        yield [
-            {"kind": "fresh", "dtype": "fp32", "bytes": int(megabytes * 1e6), "tensors": tensors}
-            for megabytes, tensors in outputs
-        ]
+        yield [{"kind": "fresh", "dtype": "fp32", "bytes": int(mb * 1e6), "tensors": 1} for mb in sizes.fresh_mb]
     for dtype in dtypes:
         yield from _products(sizes, dtype)
         yield from _attention(sizes, dtype, on_cpu)
@@ -49,7 +50,7 @@ def groups(sizes: KernelSizes, dtypes: tuple[str, ...], on_cpu: bool, first: boo
         yield host_cases()
         return
     steps = [(n_layer, attn) for n_layer in sizes.step_layers for attn in ("sdpa", "eager")]
-    yield [*host_cases(), *(_step("layers", n_layer, attn, sizes.step_width) for n_layer, attn in steps)]
+    yield [*host_cases(), *(_step(n_layer, attn, sizes.step_width) for n_layer, attn in steps)]
 
 
 def _products(sizes: KernelSizes, dtype: str) -> Iterator[list[Case]]:
@@ -106,11 +107,11 @@ def host_cases() -> list[Case]:
     return [{"kind": "host", "op": op} for op in (*_HOST_OPS, *_HOST_MODULES)]
 
 
-def _step(kind: str, n_layer: int, attn: str, n_embd: int, batch: int = 1, cache: int = 8) -> Case:
+def _step(n_layer: int, attn: str, n_embd: int) -> Case:
     """A decode step of a small model, for what only shows in a pass: what the interpreter takes when kernels sweep its
-    caches, and the memory that a large KV cache takes."""
+    caches."""
     model = {"n_layer": n_layer, "n_head": max(2, n_embd // 64), "n_embd": n_embd, "vocab_size": 128}
-    return {"kind": kind, **model, "n_positions": 1024, "attn": attn, "batch": batch, "seq": 1, "cache": cache}
+    return {"kind": "layers", **model, "n_positions": 1024, "attn": attn, "batch": 1, "seq": 1, "cache": 8}
 
 
 # ---------------------------------------------------------------------------------------------- what is timed
@@ -121,6 +122,13 @@ def built(case: Measurement, pool: Pool) -> Run:
     return _BUILDERS[case["kind"]](
         pool, **{name: case[name] for name in case if name not in ("kind", "dtype", "sweep")}
     )
+
+
+def neighbour(pool: Pool) -> Run:
+    """What runs between two calls of a small kernel on a CPU, as in a pass: a product, whose weights sweep the caches
+    of code and data."""
+    x, weight = pool.take(1, _SWEPT[0]), pool.rotating(*_SWEPT)
+    return lambda: torch.mm(x, weight())
 
 
 def weight_bytes(case: Measurement) -> int:
@@ -142,7 +150,7 @@ def _sdpa(
     pool: Pool, batch: int, heads: int, head_dim: int, new_tokens: int, cached_tokens: int, kv_len: int, mask: str
 ) -> Run:
     query = pool.take(batch, new_tokens, heads, head_dim).transpose(1, 2)  # a view of c_attn's output, in a pass
-    pairs = pool.rotating(2, batch, heads, kv_len, head_dim, most=16)
+    pairs = pool.rotating(2, batch, heads, kv_len, head_dim, most=_caches(pool))
     bias = None
     if mask == "explicit":
         bias = torch.zeros(batch, 1, new_tokens, kv_len, dtype=query.dtype, device=query.device)
@@ -157,10 +165,16 @@ def _sdpa(
 def _bmm(pool: Pool, op: str, batch: int, m: int, n: int, k: int) -> Run:
     left = pool.take(batch, m, k)
     if op == "scores":
-        keys = pool.rotating(batch, n, k, most=16)
+        keys = pool.rotating(batch, n, k, most=_caches(pool))
         return lambda: torch.bmm(left, keys().transpose(1, 2))
-    values = pool.rotating(batch, k, n, most=16)
+    values = pool.rotating(batch, k, n, most=_caches(pool))
     return lambda: torch.bmm(left, values())
+
+
+def _caches(pool: Pool) -> int:
+    """Over how many windows keys and values rotate. On a CPU they are where `cat` has just left them, in the caches as
+    far as they fit: `neighbour` alone comes in between."""
+    return 1 if pool.device == "cpu" else 16
 
 
 _POINTWISE: dict[str, Callable[[Any, Any], object]] = {
@@ -194,8 +208,8 @@ def _permuted_copy(pool: Pool, rows: int, columns: int) -> Run:
 
 def _gather(pool: Pool, rows: int, columns: int) -> Run:
     table = pool.data[: 8192 * columns].view(-1, columns)
-    index = torch.randint(0, len(table), (rows,), device=pool.device)
-    return lambda: F.embedding(index, table)
+    indices = cycle([torch.randint(0, len(table), (rows,), device=pool.device) for _ in range(_INDICES)])
+    return lambda: F.embedding(next(indices), table)
 
 
 def _where(pool: Pool, rows: int, columns: int) -> Run:
@@ -217,12 +231,9 @@ def _copy(pool: Pool, elements: int) -> Run:
 
 
 def _fresh(pool: Pool, bytes: int, tensors: int) -> Run:
-    """Outputs for which the system hands out memory anew: one large, or many that are kept as a cache is."""
-    if tensors == 1:
-        x = pool.take(bytes // 4)
-        return lambda: x * 2.0
-    grown = _cat(pool, batch=1, heads=12, head_dim=64, cached_tokens=bytes // 4 // 768, new_tokens=1)
-    return lambda: [grown() for _ in range(tensors)]
+    """An output for which the system may have to hand out memory anew, every time."""
+    x = pool.take(bytes // 4)
+    return lambda: [x * 2.0 for _ in range(tensors)]
 
 
 _HOST_OPS: dict[str, tuple[tuple[int, ...], Callable[[Any], object]]] = {
@@ -269,6 +280,6 @@ def _layers(pool: Pool, attn: str, batch: int, seq: int, cache: int, **sizes: in
 _BUILDERS: Mapping[str, Callable[..., Run]] = {
     "gemm": _gemm, "bmm": _bmm, "sdpa": _sdpa, "elementwise": _elementwise, "layer_norm": _layer_norm,
     "softmax": _softmax, "permuted_copy": _permuted_copy, "gather": _gather, "where": _where, "cat": _cat,
-    "copy": _copy, "fresh": _fresh, "host": _host, "layers": _layers, "cached_layers": _layers,
+    "copy": _copy, "fresh": _fresh, "host": _host, "layers": _layers,
 }  # fmt: skip
 """Kind of a record -> what builds it, from its sizes."""

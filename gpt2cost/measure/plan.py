@@ -32,10 +32,8 @@ class KernelSizes:
     n_head: int = 12
     head_dim: int = 64
     fresh_mb: tuple[float, ...] = (16.0, 32.0, 48.0, 64.0, 128.0)  # outputs for which memory is handed out anew
-    kept_mb: tuple[float, ...] = ()  # and those of which many are kept
     step_layers: tuple[int, ...] = (2, 12)  # n_layer of the models whose decode steps are measured
     step_width: int = 256  # their n_embd: weights enough to sweep the caches, as a pass does
-    cached_step: tuple[int, int, int, int] | None = (10, 512, 6, 640)  # n_layer, n_embd, batch, cached tokens
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,12 @@ class Plan:
 CPU_QUICK = KernelSizes(
     rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), lm_head_rows=(1, 2, 4, 8, 16, 64, 128, 512), widths=(768,),
     tokens=(1, 16, 64, 128, 512), batches=(1, 8), memory_rows=(1, 4, 8, 16, 64, 128, 512),
-    copy_exponents=tuple(range(12, 26, 2)), kept_mb=(1.6, 12.8),
+    copy_exponents=tuple(range(12, 26, 2)),
 )  # fmt: skip
 CPU_FULL = KernelSizes(
     rows=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024), lm_head_rows=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     widths=(768, 1280), tokens=(1, 8, 16, 32, 64, 128, 256, 512, 1024), batches=(1, 2, 4, 8),
-    memory_rows=(1, 2, 4, 8, 16, 32, 64, 128, 512, 1024), copy_exponents=tuple(range(12, 26)), kept_mb=(0.8, 3.2, 12.8),
+    memory_rows=(1, 2, 4, 8, 16, 32, 64, 128, 512, 1024), copy_exponents=tuple(range(12, 26)),
 )  # fmt: skip
 GPU_QUICK = KernelSizes(
     rows=(1, 8, 32, 128, 512, 2048, 8192), lm_head_rows=(1, 8, 128, 1024), widths=(768, 1600),

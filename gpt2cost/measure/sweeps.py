@@ -18,7 +18,7 @@ import torch
 from gpt2cost.checks import check_choice
 from gpt2cost.measure.bench import Bench, Tell, Warn, busy_share, reason
 from gpt2cost.measure.journal import Journal
-from gpt2cost.measure.kernels import Case, built, groups, weight_bytes
+from gpt2cost.measure.kernels import SMALL, Case, built, groups, neighbour, weight_bytes
 from gpt2cost.measure.plan import Plan
 from gpt2cost.measure.pool import DTYPES, Pool
 from gpt2cost.measure.records import Measurement
@@ -90,8 +90,10 @@ def measure(
 def _timed(bench: Bench, cases: Sequence[Case], pool: Callable[[str], Pool]) -> Iterator[Case]:
     for case in cases:
         try:
-            run = built(case, pool(case.get("dtype", "fp32")))
-            times = bench.sample(run)
+            operands = pool(case.get("dtype", "fp32"))
+            run = built(case, operands)
+            with_neighbour = bench.device == "cpu" and case["kind"] in SMALL
+            times = bench.sample(run, between=neighbour(operands) if with_neighbour else None)
             if bench.device == "cuda" and case["kind"] != "host" and times["wall_us"] < GRAPH_MOST_US:
                 graph_us = bench.graph_us(run, weight_bytes(case))
                 times |= {} if graph_us is None else {"graph_us": graph_us}

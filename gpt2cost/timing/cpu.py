@@ -23,7 +23,6 @@ from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
-from gpt2cost.table.liveness import OLD_CACHE
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype, residency
 
 _RESIDENT_FROM = 0.5
@@ -80,15 +79,13 @@ def attention_terms(
     return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, 0.0)
 
 
-def memory_terms(
-    hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float, kept: Array = 1.0
-) -> Terms:
-    """A kernel of one of `CPU_KINDS`. `kept`: how many outputs like this one a pass holds until its end."""
+def memory_terms(hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float) -> Terms:
+    """A kernel of one of `CPU_KINDS`."""
     c = hw.cpu_model
     rate = c.kinds.get(kind) or c.kinds["elementwise"]
     elements = write_bytes / element_bytes
     work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
-    fresh_s = fresh_seconds(c, write_bytes, kept)
+    fresh_s = fresh_seconds(c, write_bytes)
     nothing = 0.0 * elements
     terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s)
     return replace(terms, memory_s=terms.device_s - rate.launch_s, serial_s=nothing)
@@ -102,11 +99,14 @@ def _terms(hw: Hardware, launch_s: float, core_s: Array, compute_s: Array, moved
     return Terms(total_s, compute_s, memory_s + fresh_s, 0.0 * memory_s, waiting_s, launch_s, dram_bytes)
 
 
-def fresh_seconds(c: CpuConstants, output_bytes: Array, kept: Array = 1.0) -> Array:
-    """What the operating system takes to hand out the memory of an output of which a pass keeps `kept`."""
-    alone = np.clip(output_bytes / c.fresh_from_bytes - 1.0, 0.0, 1.0) / c.fresh_bytes_per_s
-    together = np.clip(kept * output_bytes / c.fresh_from_bytes - 1.0, 0.0, 1.0) / c.kept_bytes_per_s
-    return output_bytes * np.where(np.asarray(kept) > 1, np.maximum(alone, together), alone)
+def fresh_seconds(c: CpuConstants, output_bytes: Array) -> Array:
+    """What the operating system takes to hand out the memory of an output.
+
+    glibc gives a block of more than 32 MiB back when it is freed, unless it finds room for it in the up to 64 MiB that
+    it keeps. All that is smaller it reuses: a step's cache takes the place of what the step before freed.
+    """
+    fresh_share = np.clip(output_bytes / c.fresh_from_bytes - 1.0, 0.0, 1.0)
+    return output_bytes * fresh_share / c.fresh_bytes_per_s
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,7 @@ class CpuMachine:
                 terms = attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
-                is_cache = kernel.op == "cat" and kernel.inputs[0].name in OLD_CACHE
-                kept = 2.0 * values["num_layers"] if is_cache else 1.0
-                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, kept)
+                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes)
         return at_least(floor_s, terms)
 
     def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:

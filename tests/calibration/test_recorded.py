@@ -16,13 +16,18 @@ FOLDER = ROOT / "benchmarks/measurements/cpu-epyc-7003-2c"
 
 
 def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes() -> None:
-    """No pass is in the fit. The bar holds where the measurement's own halves agree."""
+    """No pass is in the fit. The bar holds where the measurement's own halves agree.
+
+    Decode steps of 8 x 1 + 512 are not among them: they were measured when every call first freed the whole cache that
+    the last one had made, which no decode loop does.
+    """
     records = read_records(FOLDER / "kernels.jsonl.gz")
     assert not any(record["kind"] == "pass" for record in records)
     found = calibrate(records, "epyc-7003-2c").hardware
     scored = validate(found, read_records(FOLDER / "passes.jsonl.gz"))
-    assert scored.summary.cases == 32
-    assert scored.summary.median_absolute_error <= 0.10
+    assert scored.summary.cases == 28
+    assert scored.summary.median_absolute_error <= 0.08
+    assert abs(scored.summary.signed_mean_error) <= 0.04
     steady = [one for one in scored.passes if one.repeat is not None and one.repeat <= 0.05]
     assert len(steady) >= 4
     assert all(abs(one.error) <= 0.25 for one in steady)

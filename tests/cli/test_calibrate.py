@@ -23,8 +23,8 @@ CALIBRATE = ("calibrate", "-o", "mine.yaml", "--threads", "1")  # other tests ma
 
 TINY = KernelSizes(
     rows=(1, 16), lm_head_rows=(1, 16), widths=(64,), tokens=(1, 16), batches=(1,), memory_rows=(1, 64),
-    copy_exponents=(12, 14), vocab_size=512, n_head=2, head_dim=32, fresh_mb=(0.5,), kept_mb=(0.1,),
-    step_layers=(1, 2), step_width=64, cached_step=(1, 64, 1, 16),
+    copy_exponents=(12, 14), vocab_size=512, n_head=2, head_dim=32, fresh_mb=(0.5,),
+    step_layers=(1, 2), step_width=64,
 )  # fmt: skip
 """Every kind of kernel, each small enough to take microseconds."""
 
@@ -65,7 +65,7 @@ def test_calibrate_writes_a_file_that_predict_reads(gpt2cost: Call, finished: di
     records = read_records(Path("mine.jsonl"))
     assert records[-1]["kind"] == "end"
     kinds = {record["kind"] for record in records}
-    assert kinds >= {"machine", "fresh", "cached_layers", "gemm", "bmm", "sdpa", "cat", "host", "layers", "reference"}
+    assert kinds >= {"machine", "fresh", "gemm", "bmm", "sdpa", "cat", "host", "layers", "reference"}
     again = gpt2cost("calibrate", "--from", "mine.jsonl", "-o", "again.yaml")
     assert "addmm" in again.out
     assert load_hardware("again.yaml").model == device.model

@@ -62,7 +62,6 @@ CPU = Hardware(
         },
         fresh_from_bytes=32e6,
         fresh_bytes_per_s=2.5e9,
-        kept_bytes_per_s=4e9,
     ),
     provenance={"model": "made up for tests"},
 )  # fmt: skip
