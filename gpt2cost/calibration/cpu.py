@@ -222,11 +222,8 @@ def _with_totals(hw: Hardware, path: Sequence[str], curve: ProductCurve, group: 
     a multiple of 4 KiB, are a quarter slower and none is a quarter faster.
     """
     predicted_s = group.form(with_value(hw, path, curve))
-    free = replace(curve, element_s=(_LEAST_S * 1e-6,) * len(curve.rows))
-    fixed_s = group.form(with_value(hw, path, free))
-    own_s, measured_s = predicted_s - fixed_s, group.measured_s - fixed_s
-    factors = [np.sum(measured_s[m == row]) / np.sum(own_s[m == row]) for row in curve.rows]
-    elements = np.array(curve.element_s) * np.clip(factors, 0.5, 2.0)
+    factors = [np.sum(group.measured_s[m == row]) / np.sum(predicted_s[m == row]) for row in curve.rows]
+    elements = np.array(curve.element_s) * factors
     rising = np.maximum.accumulate(elements) + np.minimum.accumulate(elements[::-1])[::-1]  # twice, each way
     return replace(curve, element_s=tuple(float(element) for element in 0.5 * rising))
 

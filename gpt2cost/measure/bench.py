@@ -91,27 +91,21 @@ class Bench:
             }  # fmt: skip
         return record
 
-    def sample(
-        self, run: Run, budget_s: float = CASE_S, least: int = SAMPLES, between: Run | None = None
-    ) -> dict[str, Any]:
+    def sample(self, run: Run, budget_s: float = CASE_S, least: int = SAMPLES) -> dict[str, Any]:
         """Times of one case, in microseconds: the median of synchronised samples, and the host's part.
 
-        After a warm-up it is sampled for `budget_s`, and `least` times at least. A sample repeats a short case, or,
-        with `between`, which runs before each, is a single call.
+        After a warm-up it is sampled for `budget_s`, and `least` times at least.
         """
         self.sync()
         start = time.perf_counter()
         run()
         self.sync()
         once = time.perf_counter() - start
-        inner = 1 if between else max(1, min(1000, int(SAMPLE_S / max(once, 1e-7))))
+        inner = max(1, min(1000, int(SAMPLE_S / max(once, 1e-7))))
         samples: list[float] = []
         issues: list[float] = []
         begin = time.perf_counter()
         while len(samples) < least or time.perf_counter() - begin < budget_s:
-            if between is not None:
-                between()
-                self.sync()
             start = time.perf_counter()
             for _ in range(inner):
                 run()
@@ -123,6 +117,18 @@ class Bench:
         if self.device != "cpu":
             times |= {"issue_us": 1e6 * statistics.median(issues), "stream_us": times["wall_us"]}
         return times
+
+    def sample_between(self, run: Run, neighbour: Run, budget_s: float = CASE_S) -> dict[str, Any]:
+        """The same of single calls on a CPU, with `neighbour` running before each, whose time is not counted."""
+        samples: list[float] = []
+        run()
+        begin = time.perf_counter()
+        while len(samples) < SAMPLES or time.perf_counter() - begin < budget_s:
+            neighbour()
+            start = time.perf_counter()
+            run()
+            samples.append(time.perf_counter() - start)
+        return {"wall_us": 1e6 * statistics.median(samples), "wall_min_us": 1e6 * min(samples), "runs": len(samples)}
 
     def reference(self) -> dict[str, Any]:
         """Times of a product that is always the same: where they differ, it is the machine."""

@@ -127,7 +127,8 @@ def built(case: Measurement, pool: Pool) -> Run:
 def neighbour(pool: Pool) -> Run:
     """What runs between two calls of a small kernel on a CPU, as in a pass: a product, whose weights sweep the caches
     of code and data."""
-    x, weight = pool.take(1, _SWEPT[0]), pool.rotating(*_SWEPT)
+    width, columns = _SWEPT
+    x, weight = pool.take(1, width), pool.rotating(width, min(columns, len(pool.data) // width))
     return lambda: torch.mm(x, weight())
 
 

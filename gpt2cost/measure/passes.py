@@ -175,31 +175,43 @@ def pass_run(models: Models, case: PassCase) -> Run:
 def cached_run(call: Callable[..., object], ids: Any, config: Any, layers: Sequence[tuple[Any, Any]]) -> Run:
     """A function that calls a model on `ids` and a cache of the size of `layers`, which holds keys and values.
 
-    On a CPU the cache's old part is memory that the last call wrote, as in a decode loop: a layer frees it once it has
-    made its new one, which the next layer's takes the place of. Were all of it freed between the calls, glibc would hand
-    it back to the system, and each call would fetch it again, page by page.
+    On a CPU the cache's old part is memory that the last call wrote, as in a decode loop: a layer frees it once its new
+    one is made, and the next layer's takes its place. Were all of it freed between the calls, glibc would hand it back
+    to the system, and each call would fetch it again, page by page.
     """
     past = DynamicCache(config=config)
     for layer, (keys, values) in zip(past.layers, layers, strict=True):
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
+    restore = _shortened(past) if ids.device.type == "cpu" else _put_back(past)
 
-    def restored() -> object:
-        for layer, (keys, values) in zip(past.layers, layers, strict=True):
-            layer.keys, layer.values = keys, values
+    def run() -> object:
+        restore()
         return call(ids, past, use_cache=True)  # by place: 5.24 renamed past_key_values to cache
 
-    if ids.device.type != "cpu":
-        return restored
-    shape, strides = layers[0][0].shape, layers[0][0].stride()
-    del layers
+    return run
 
-    def step() -> object:
+
+def _shortened(past: Any) -> Callable[[], None]:
+    """What makes a cache as long as it is now: its tensors, contiguous, at the start of what they have grown to."""
+    shape, strides = past.layers[0].keys.shape, past.layers[0].keys.stride()
+
+    def shorten() -> None:
         for layer in past.layers:
             layer.keys, layer.values = layer.keys.as_strided(shape, strides), layer.values.as_strided(shape, strides)
-        return call(ids, past, use_cache=True)
 
-    return step
+    return shorten
+
+
+def _put_back(past: Any) -> Callable[[], None]:
+    """What puts the tensors that a cache holds now back into it."""
+    held = [(layer, layer.keys, layer.values) for layer in past.layers]
+
+    def put() -> None:
+        for layer, keys, values in held:
+            layer.keys, layer.values = keys, values
+
+    return put
 
 
 def _captured(run: Run) -> Run:

@@ -92,8 +92,8 @@ def _timed(bench: Bench, cases: Sequence[Case], pool: Callable[[str], Pool]) -> 
         try:
             operands = pool(case.get("dtype", "fp32"))
             run = built(case, operands)
-            with_neighbour = bench.device == "cpu" and case["kind"] in SMALL
-            times = bench.sample(run, between=neighbour(operands) if with_neighbour else None)
+            small = bench.device == "cpu" and case["kind"] in SMALL
+            times = bench.sample_between(run, neighbour(operands)) if small else bench.sample(run)
             if bench.device == "cuda" and case["kind"] != "host" and times["wall_us"] < GRAPH_MOST_US:
                 graph_us = bench.graph_us(run, weight_bytes(case))
                 times |= {} if graph_us is None else {"graph_us": graph_us}

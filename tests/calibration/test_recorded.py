@@ -27,7 +27,7 @@ def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes() -> None:
     scored = validate(found, read_records(FOLDER / "passes.jsonl.gz"))
     assert scored.summary.cases == 28
     assert scored.summary.median_absolute_error <= 0.08
-    assert abs(scored.summary.signed_mean_error) <= 0.04
+    assert abs(scored.summary.signed_mean_error) <= 0.06
     steady = [one for one in scored.passes if one.repeat is not None and one.repeat <= 0.05]
     assert len(steady) >= 4
     assert all(abs(one.error) <= 0.25 for one in steady)
