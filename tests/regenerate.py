@@ -16,9 +16,10 @@ from pathlib import Path
 from gate import GATE, gate_figures
 from pages import PAGES, regenerated
 
-from gpt2cost.measure.residuals import left_out_residuals, residuals_text
+from gpt2cost.measure.residuals import residuals_text
 from gpt2cost.measure.score import score_evidence
-from gpt2cost.prediction.ranges import RESIDUALS_FILE, shipped_residuals
+from gpt2cost.prediction.ranges import spread
+from gpt2cost.prediction.shipped import RESIDUALS_FILE, shipped
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.citations import LINES_FILE, Citation, cited, installed_transformers, resolve, shipped_lines
 from gpt2cost.table.generate_loop import after, before, setup
@@ -67,8 +68,8 @@ if __name__ == "__main__":
     installed = installed_transformers()
     assert installed is not None
     LINES_FILE.write_text(citations_text(*installed), "utf-8")
-    RESIDUALS_FILE.write_text(residuals_text(left_out_residuals()), "utf-8")
-    shipped_residuals.cache_clear()
+    RESIDUALS_FILE.write_text(residuals_text(), "utf-8")
+    shipped.cache_clear(), spread.cache_clear()
     figures = gate_figures(score_evidence())
     GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     for page in PAGES:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from gpt2cost.device.catalog import list_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.measure.records import grouped
-from gpt2cost.prediction.cases import Case, box_of, evidence_cases
-from gpt2cost.prediction.ranges import Level, Residual
+from gpt2cost.prediction.cases import Case, box_of, evidence_cases, verdict_of
+from gpt2cost.prediction.shipped import Level, Residual, fingerprint, shipped_text
 from gpt2cost.prediction.trust import Regime, device_trust
 
 
@@ -106,7 +105,12 @@ def _beyond(value: float, others: Sequence[float]) -> float:
     return max(value - max(0.0, *others), min(0.0, *others) - value, 0.0)
 
 
-def residuals_text(residuals: Iterable[Residual]) -> str:
-    """The content of the file that ships: a line a residual."""
-    rows = sorted(dataclasses.astuple(residual) for residual in residuals)
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+def residuals_text(devices: Iterable[Hardware] | None = None) -> str:
+    """The content of the file that ships."""
+    devices = list(devices or list_hardware())
+    verdicts = {
+        (hw.name, fingerprint(hw)): tuple(map(verdict_of, evidence_cases(hw, hw.evidence)))
+        for hw in devices
+        if hw.evidence
+    }
+    return shipped_text(left_out_residuals(devices), verdicts)

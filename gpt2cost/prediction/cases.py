@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.prediction.evidence_pass import alike, evidence_how, evidence_pass
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.settings import Number, Sizes
+from gpt2cost.prediction.shipped import Pace, Verdict, fingerprint, shipped
 from gpt2cost.prediction.trust import Regime, regime_of
-
-Pace: TypeAlias = Literal["device", "host", "both"]
 
 SLOW_HOST = 2.0
 """A pass speaks of the device where a host of so many times the default's seconds would not set its pace."""
@@ -90,11 +89,23 @@ def evidence_cases(hw: Hardware, rows: Iterable[Evidence]) -> list[Case]:
     return [cases[number] for number in sorted(cases)]
 
 
+def verdict_of(case: Case) -> Verdict:
+    """What is left of a case when its pass is forgotten."""
+    return Verdict(case.regime, case.pace, round(case.residual, 4), case.row.source, box_of(case.row))
+
+
+def verdicts(hw: Hardware, regime: Regime) -> tuple[Verdict, ...]:
+    """Of the device's own evidence of a regime, in all runtimes. Of a device as it ships they ship too."""
+    known = shipped().verdicts.get((hw.name, fingerprint(hw))) if hw.evidence else ()
+    found = _predicted_verdicts(hw, regime.on_device) if known is None else known
+    return tuple(verdict for verdict in found if verdict.regime.on_device == regime.on_device)
+
+
 @lru_cache(maxsize=64)
-def cases_of_regime(hw: Hardware, regime: Regime) -> tuple[Case, ...]:
-    """The device's own evidence of a regime, predicted once; of other runtimes too."""
-    rows = [row for row in hw.evidence if _regime_of_row(row).on_device == regime.on_device]
-    return tuple(evidence_cases(hw, rows))
+def _predicted_verdicts(hw: Hardware, on_device: tuple[str, bool, bool]) -> tuple[Verdict, ...]:
+    """Of a device that does not ship, or was changed: its evidence of a regime is predicted, once."""
+    rows = [row for row in hw.evidence if _regime_of_row(row).on_device == on_device]
+    return tuple(map(verdict_of, evidence_cases(hw, rows)))
 
 
 def _regime_of_row(row: Evidence) -> Regime:

@@ -4,11 +4,12 @@ No range rests on a constant chosen by hand. `residuals.json` holds log(measured
 measured, on all devices, each predicted as if it, its source and its box did not exist:
 
 * `measured`: how far a pass lies beyond the other measured passes of its regime on its device (of other sources, where
-  there are any). A regime's own passes span a range; it is widened by what nine in ten stay within.
-* `calibrated`: the errors of passes on devices whose kernels were measured, without a look at the passes. The range is
-  from their 10th to their 90th percentile. That is what a fit to kernels leaves when it is carried to passes.
+  there are any). A regime's own passes span a range; it is widened on both sides by what four in five stay within.
+* `calibrated`: the errors of passes on devices whose kernels were measured, without a look at the passes: what a fit to
+  kernels leaves when it is carried to passes. The range is as wide, on both sides, as four in five are small: on which
+  side a few devices lean says nothing of the next.
 * `borrowed`: the errors of passes predicted with another device's constants; of those of its architecture where there
-  are any. The range covers that of `calibrated` too.
+  are any. The range is never narrower than that of `calibrated`.
 * `changed`: as `borrowed`, and wider than the unchanged device's.
 * `host`: the factors on the host's constants at which host-bound passes would meet their measurement. The range is
   from the 10th to the 90th percentile over boxes (machines). Each box counts once, however many passes it has.
@@ -23,27 +24,22 @@ make two machines of one kind differ by that much.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.device.hardware import Evidence, Hardware
+from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.cases import box_of, cases_of_regime
+from gpt2cost.prediction.cases import verdicts
 from gpt2cost.prediction.settings import How, Number, Sizes
+from gpt2cost.prediction.shipped import Level, Residual, shipped
 from gpt2cost.prediction.trust import Regime, Trust, device_trust, host_trust, regimes_of, unchanged_name
-
-RESIDUALS_FILE = Path(__file__).with_name("residuals.json")
-
-Level: TypeAlias = Literal["measured", "calibrated", "borrowed", "host"]
 
 LEAST = math.log(1.05)
 """Of any range, on either side, in the logarithm."""
@@ -59,34 +55,14 @@ Band: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Residual:
-    """log(measured / predicted) of a measured pass, or log of its host factor; `box`: where it was measured."""
-
-    level: Level
-    gpu: str
-    source: str
-    box: str
-    value: float
-
-
-@dataclass(frozen=True)
 class Unseen:
     """A source, and a box, whose measurements are left out."""
 
     source: str
     box: str
 
-    def holds(self, row: Evidence) -> bool:
-        return row.source == self.source
-
     def has_given(self, residual: Residual) -> bool:
         return residual.source == self.source or (residual.level == "host" and residual.box == self.box)
-
-
-@cache
-def shipped_residuals() -> tuple[Residual, ...]:
-    """The residuals that ship, of all devices."""
-    return tuple(Residual(*row) for row in json.loads(RESIDUALS_FILE.read_text("utf-8")))
 
 
 @dataclass(frozen=True)
@@ -157,18 +133,18 @@ def spread(hw: Hardware, regime: Regime, unseen: Unseen | None = None) -> Spread
     """The spread of predictions of a regime on a device, as if what is `unseen` did not exist."""
     if hw.changes:
         return _changed(hw, regime)
-    residuals = [item for item in shipped_residuals() if not (unseen and unseen.has_given(item))]
-    cases = [case for case in cases_of_regime(hw, regime) if not (unseen and unseen.holds(case.row))]
+    residuals = [item for item in shipped().residuals if not (unseen and unseen.has_given(item))]
+    passes = [item for item in verdicts(hw, regime) if not (unseen and item.source == unseen.source)]
     device, host = device_trust(hw, regime), host_trust(hw)
-    own = [case.residual for case in cases if case.pace == "device"]
+    own = [item.residual for item in passes if item.pace == "device"]
     if own:
         device, band = Trust("measured", hw.name), _own_band(own, residuals)
     else:
         band = level_band(residuals, device.word)
-    hosts = [case.row for case in cases if case.pace == "host" and case.row.runtime == regime.runtime]
+    boxes = [item.box for item in passes if item.pace == "host" and item.regime.runtime == regime.runtime]
     host_band = (-OWN_HOST, OWN_HOST) if host.word == "calibrated" else band_of(residuals, "host")
-    if hosts:
-        host = Trust("measured", ", ".join(dict.fromkeys(map(box_of, hosts))))
+    if boxes:
+        host = Trust("measured", ", ".join(dict.fromkeys(boxes)))
     return _spread(band, host_band, device, host)
 
 
@@ -190,11 +166,11 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     name = unchanged_name(hw)
     unchanged = dataclasses.replace(hw, name=name, changes={})
     try:
-        shipped = load_hardware(name)
-    except InputError:
-        shipped = unchanged
-    own = spread(shipped if not shipped.changes else unchanged, regime)
-    device_band = _union(level_band(shipped_residuals(), "borrowed"), _logs(own.device_low, own.device_high))
+        device = load_hardware(name)
+    except InputError:  # a device that no file holds
+        device = unchanged
+    own = spread(unchanged if device.changes else device, regime)
+    device_band = _union(level_band(shipped().residuals, "borrowed"), _logs(own.device_low, own.device_high))
     host_band, trust = _logs(own.host_low, own.host_high), Trust("changed", name)
     return _spread(_wider(device_band), _wider(host_band), trust, trust)
 
@@ -221,16 +197,24 @@ def level_band(residuals: Iterable[Residual], word: str) -> Band:
 
 
 def band_of(residuals: Iterable[Residual], level: Level) -> Band:
-    """The 10th and the 90th percentile of a level's residuals, stretched for being few. See the module."""
+    """The band of a level's residuals, stretched for being few. See the module."""
     groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for item in residuals:
         if item.level == level:
             groups[(item.box,) if level == "host" else (item.gpu, item.source)].append(item.value)
     if not groups:
         return -UNKNOWN, UNKNOWN
-    weighted = sorted((value, 1.0 / len(values)) for values in groups.values() for value in values)
-    values, weights = np.array(weighted).T
-    shares = (np.cumsum(weights) - 0.5 * weights) / np.sum(weights)
-    low, middle, high = np.interp([0.1, 0.5, 0.9], shares, values)
     stretch = 1.0 + 1.0 / len(groups)
-    return float(middle - stretch * (middle - low)), float(middle + stretch * (high - middle))
+    if level != "host":
+        (width,) = _percentiles([[abs(value) for value in values] for values in groups.values()], 0.8)
+        return -stretch * width, stretch * width
+    low, middle, high = _percentiles(groups.values(), 0.1, 0.5, 0.9)
+    return middle - stretch * (middle - low), middle + stretch * (high - middle)
+
+
+def _percentiles(groups: Iterable[list[float]], *shares: float) -> list[float]:
+    """Percentiles of values of which each group counts once."""
+    weighted = sorted((value, 1.0 / len(values)) for values in groups for value in values)
+    values, weights = np.array(weighted).T
+    middles = (np.cumsum(weights) - 0.5 * weights) / np.sum(weights)
+    return [float(value) for value in np.interp(shares, middles, values)]

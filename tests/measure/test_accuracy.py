@@ -14,10 +14,11 @@ from gate import GATE, gate_figures
 from gpt2cost import list_hardware, load_hardware, predict
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.hardware import Calibration, Evidence, Hardware
-from gpt2cost.measure.residuals import leave_one_out, left_out_residuals, residuals_text
+from gpt2cost.measure.residuals import leave_one_out, residuals_text
 from gpt2cost.measure.score import Scored, Summary, score_evidence, summary_of
 from gpt2cost.prediction.predict import Totals
-from gpt2cost.prediction.ranges import RESIDUALS_FILE, Residual, Spread, band_of, shipped_residuals, spread
+from gpt2cost.prediction.ranges import Spread, band_of, spread
+from gpt2cost.prediction.shipped import RESIDUALS_FILE, Residual, shipped
 from gpt2cost.prediction.trust import Regime
 
 DECODE, PREFILL = Regime("fp32", True, False, "eager"), Regime("fp32", False, True, "eager")
@@ -65,7 +66,7 @@ def test_fp32_passes_are_better_than_published(evidence: list[Scored]) -> None:
 
 def test_the_residuals_that_ship_are_those_of_now() -> None:
     """`python tests/regenerate.py` writes them anew."""
-    assert residuals_text(left_out_residuals()) == RESIDUALS_FILE.read_text("utf-8")
+    assert residuals_text() == RESIDUALS_FILE.read_text("utf-8")
 
 
 def test_ranges_cover_what_they_have_not_seen(evidence: list[Scored]) -> None:
@@ -90,13 +91,20 @@ def test_the_report_can_say_no(seed: int) -> None:
 
 
 def test_a_percentile_of_few_is_stretched() -> None:
-    """By hand: eleven groups of one, of 0 to 1; the 10th percentile lies 0.4 of the way, and then a little farther."""
-    few = [Residual("calibrated", f"gpu{i}", "", "", i / 10) for i in range(11)]
-    low, high = band_of(few, "calibrated")
+    """By hand: eleven boxes from 0 to 1; the 10th percentile lies at 0.06, and then a little farther from the middle."""
+    few = [Residual("host", "gpu", "", f"box{i}", i / 10) for i in range(11)]
     tenth = 0.06  # 0.1 * 11 - 0.5 = 0.6 of the way from the first to the second
-    assert (low, high) == pytest.approx((0.5 - (0.5 - tenth) * 12 / 11, 0.5 + (0.5 - tenth) * 12 / 11))
-    copies = [*few, *[replace(few[-1]) for _ in range(100)]]  # a source that measured more often counts no more
-    assert band_of(copies, "calibrated") == pytest.approx((low, high), abs=0.05)
+    away = (0.5 - tenth) * 12 / 11
+    assert band_of(few, "host") == pytest.approx((0.5 - away, 0.5 + away))
+    copies = [*few, *[few[-1]] * 100]  # a box on which more was measured counts no more
+    assert band_of(copies, "host") == pytest.approx((0.5 - away, 0.5 + away), abs=0.05)
+
+
+def test_a_devices_band_has_two_sides() -> None:
+    """A few devices that were all slower say nothing of the side on which the next one lies."""
+    few = [Residual("calibrated", f"gpu{i}", "", "", i / 10) for i in range(1, 6)]
+    fourth_fifth = 0.45  # 0.8 * 5 - 0.5 = 3.5 of the way from 0.1 on
+    assert band_of(few, "calibrated") == pytest.approx((-fourth_fifth * 1.2, fourth_fifth * 1.2))
 
 
 def test_a_device_that_is_twice_too_slow_has_a_wider_range() -> None:
@@ -204,7 +212,7 @@ def test_leave_one_out_never_uses_a_devices_own_constants() -> None:
 def test_what_is_left_out_is_not_seen() -> None:
     """A source's own residuals, and a box's host factors, are no part of the range that its passes are tested with."""
     for scored in score_evidence([hw for hw in list_hardware() if hw.evidence]):
-        others = [item for item in shipped_residuals() if item.source != scored.case.row.source]
+        others = [item for item in shipped().residuals if item.source != scored.case.row.source]
         own = scored.case.row.source
         assert own not in {item.source for item in others}
         assert math.isfinite(scored.low_s + scored.high_s)
