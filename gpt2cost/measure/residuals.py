@@ -80,7 +80,8 @@ def _of_device(hw: Hardware, devices: Sequence[Hardware]) -> Iterator[Residual]:
     for regime, alike in grouped(on_device, lambda case: case.regime).items():
         word = device_trust(hw, regime).word
         for case in alike:
-            yield _residual("calibrated" if word == "calibrated" else "borrowed", hw, case, case.residual)
+            if not case.fitted:
+                yield _residual("calibrated" if word == "calibrated" else "borrowed", hw, case, case.residual)
             if others := _others(case, alike):
                 yield _residual("measured", hw, case, _beyond(case.residual, others))
         lenders = list(donors(hw, regime, devices))

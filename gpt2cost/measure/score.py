@@ -60,7 +60,7 @@ class Scored:
     @property
     def fitted(self) -> str:
         """The constants that were fitted to this pass; empty where none was."""
-        return self.case.row.fitted
+        return self.case.fitted
 
     @property
     def measured_s(self) -> float:

@@ -22,6 +22,7 @@ from gpt2cost.output.accuracy import (
     RUN,
     SIZE,
     SUMMARY,
+    TRUST,
     MeasuredRun,
     run_of_case,
     scored_rows,
@@ -165,7 +166,7 @@ def _profile_record(profile: ProfileScore) -> Record:
 def _text(page: Page, validation: Validation, kernels: bool) -> None:
     """Passes, their summary, and the kinds of kernels of profiled passes; with `kernels` every kernel."""
     if summary := validation.summary:
-        layouts = ((*FIGURES, *RANGE, INSIDE, REPEAT), (*FIGURES, INSIDE, REPEAT), (*FIGURES, INSIDE), FIGURES)
+        layouts = ((*FIGURES, *RANGE, INSIDE, TRUST, REPEAT), (*FIGURES, INSIDE, REPEAT), (*FIGURES, INSIDE), FIGURES)
         _varying_table(page, validation.passes, run_of_case, layouts, f"on {validation.hardware.name}")
         _summary_lines(page, summary, validation.steady_summary)
         if validation.slowdown is not None:

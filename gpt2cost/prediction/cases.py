@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.prediction.evidence_pass import alike, evidence_how, evidence_pass
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.settings import Number, Sizes
 from gpt2cost.prediction.shipped import Pace, Verdict, fingerprint, shipped
-from gpt2cost.prediction.trust import Regime, regime_of
+from gpt2cost.prediction.trust import Regime, provenance_of, regime_of
 
 SLOW_HOST = 2.0
 """A pass speaks of the device where a host of so many times the default's seconds would not set its pace."""
@@ -32,7 +33,8 @@ class Case:
     """A measured case beside its prediction: of all the passes that `pass_` holds, the one at `index`.
 
     `pace`: which of the two the prediction says set it. `host_factor`: where that is the host, the factor on the host's
-    constants at which the prediction meets the measurement; None elsewhere, and where no factor does.
+    constants at which the prediction meets the measurement; None elsewhere, and where no factor does. `fitted`: the
+    constants that were fitted to this very pass, if any.
     """
 
     row: Evidence
@@ -41,6 +43,7 @@ class Case:
     latency_s: float
     pace: Pace
     host_factor: float | None
+    fitted: str
 
     def of(self, values: Number) -> float:
         """This case's one of the values of all passes."""
@@ -124,9 +127,26 @@ def _cases(hw: Hardware, rows: Sequence[Evidence]) -> list[Case]:
     paces = [_pace(*seconds) for seconds in zip(device_s, host_s, strict=True)]
     factors = _host_factors(pass_, measured_s) if "host" in paces else np.full(len(rows), np.nan)
     return [
-        Case(row, pass_, i, float(latency_s[i]), pace, _factor(factors[i]) if pace == "host" else None)
+        Case(
+            row, pass_, i, float(latency_s[i]), pace, _factor(factors[i]) if pace == "host" else None,
+            fitted_to(hw, row, pace),
+        )
         for i, (row, pace) in enumerate(zip(rows, paces, strict=True))
-    ]
+    ]  # fmt: skip
+
+
+def fitted_to(hw: Hardware, row: Evidence, pace: Pace) -> str:
+    """The constants that were fitted to a row of a device's evidence, if any.
+
+    The row says so, or the source of a constant: that it was fitted to rows of this file. The host's constants, where
+    they were fitted at all, were fitted to all passes of which the host sets the pace.
+    """
+    if row not in hw.evidence:
+        return ""
+    said = [path.rpartition(".")[2] for path, text in hw.provenance.items() if "rows of this file" in text]
+    lender = hw.borrowed.get("host")
+    host = provenance_of(load_hardware(lender) if lender else hw, "host")
+    return row.fitted or ", ".join([*said, *["host"] * (pace == "host" and host.startswith("fitted"))])
 
 
 def _pace(device_s: float, host_s: float) -> Pace:

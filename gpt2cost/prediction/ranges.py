@@ -34,6 +34,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.cases import verdicts
@@ -140,7 +141,7 @@ def spread(hw: Hardware, regime: Regime, unseen: Unseen | None = None) -> Spread
     if own:
         device, band = Trust("measured", hw.name), _own_band(own, residuals)
     else:
-        band = level_band(residuals, device.word)
+        band = _union(level_band(residuals, device.word), _of_kernels(hw, regime))
     boxes = [item.box for item in passes if item.pace == "host" and item.regime.runtime == regime.runtime]
     host_band = (-OWN_HOST, OWN_HOST) if host.word == "calibrated" else band_of(residuals, "host")
     if boxes:
@@ -173,6 +174,12 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     device_band = _union(level_band(shipped().residuals, "borrowed"), _logs(own.device_low, own.device_high))
     host_band, trust = _logs(own.host_low, own.host_high), Trust("changed", name)
     return _spread(_wider(device_band), _wider(host_band), trust, trust)
+
+
+def _of_kernels(hw: Hardware, regime: Regime) -> Band:
+    """What a CPU's fit leaves of its own kernels: no CPU ships, so that the residuals of passes are those of GPUs."""
+    own = hw.model.residual_of(regime.dtype) if isinstance(hw.model, CpuConstants) else None
+    return -(own or 0.0), own or 0.0
 
 
 def _logs(low: float, high: float) -> Band:
