@@ -9,7 +9,7 @@
     T_bytes  = max(T_dram, T_l2, bytes / (per_unit * units))
     T_math   = elements / (rate * units)
     steps    = latency + column * columns                                            a row's dependent steps
-    T        = max(floor, start + norm_2.5(steps, norm_4(T_bytes, T_math)))          start: a graph node's floor
+    T        = max(floor, start + norm_2(steps, norm_4(T_bytes, T_math)))          start: a graph node's floor
 
 A softmax over more than 1024 columns gives each row a thread block of 1024 threads, of which an SM holds one or two:
 
@@ -28,7 +28,7 @@ from gpt2cost.timing.terms import Array, Terms, norm, residency
 
 _OVERLAP = 4.0
 """Norm that joins moving bytes and arithmetic."""
-_FILL = 2.5
+_FILL = 2.0
 """Norm that joins the latency of one row and the work of all: an SM with few rows waits for each, one with many is
 busy. From layer norm of 1 to 4096 rows."""
 _WARP_COLUMNS = 1024
