@@ -192,7 +192,7 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
     record_kind, size = records[0]["kind"], ELEMENT_BYTES[dtype]
     if record_kind in ("gemm", "bmm"):
         batched, sizes = record_kind == "bmm", _products(records)
-        return lambda hw: gemm_terms(hw, dtype, *sizes, size, batched=batched).device_s
+        return lambda hw: gemm_terms(hw, dtype, *sizes, size, batched=batched, weight_reuse=np.inf).device_s
     if record_kind == "sdpa":
         mask, shape = records[0]["mask"], _attention(records)
         causal, masked = mask == "causal", mask == "explicit"

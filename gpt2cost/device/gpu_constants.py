@@ -37,7 +37,7 @@ class GemmConstants:
 
     tiles: tuple[str, ...]  # output tiles, as '128x256'
     batched_tiles: tuple[str, ...] = ()  # the tiles that batched products use; none: all
-    splits: tuple[int, ...] = field(default=(1,), metadata=POSITIVE)  # how often K may be split
+    max_split: int = field(default=1, metadata=POSITIVE)  # in how many parts K may be split at most
     k_step: int = field(default=64, metadata=POSITIVE)  # K is padded to this
     efficiency: float = field(metadata=POSITIVE)  # of an infinite tile; may pass 1 where `edge` brings it down
     edge: float = field(default=0.0, metadata=NATURAL)  # operand load of a tile, in rows
@@ -48,13 +48,13 @@ class GemmConstants:
     )  # near 0: whole waves, 1: no quantisation beyond the first wave
     overlap: float = field(default=4.0, metadata=POSITIVE)  # norm that joins compute, DRAM and L2 time
     dram_efficiency: float = field(metadata=FRACTION)
-    activation_traffic: float = field(default=1.0, metadata=POSITIVE)  # DRAM traffic of activations over their size
     l2_efficiency: float | None = field(
         default=None, metadata=POSITIVE
     )  # of tile operands over L2's read bandwidth; none: not a limit
-    warm_l2: float = field(default=0.0, metadata=NATURAL)  # share of L2 that keeps re-read weights
+    warm_l2: float = field(default=0.6, metadata=FRACTION)  # bytes over L2's size after which it has half lost a tensor
     launch_s: float
     split_s: float = 0.0
+    split_efficiency: float = field(default=1.0, metadata=POSITIVE)  # of a split kernel's rate over the others'
     split_rate: float = field(default=1.0, metadata=POSITIVE)  # of the split-K reduction over L2's bandwidth
     epilogue_rate: float | None = field(
         default=None, metadata=POSITIVE
@@ -68,16 +68,21 @@ class GemmConstants:
     heat_time_s: float = 1.0
     gemv_s: float | None = None  # a matrix-vector kernel of its own, if there is one: launch
     gemv_dram_efficiency: float = field(default=1.0, metadata=FRACTION)
-    gemv_k_s: float = 0.0  # and time per element of K
-    pass_clock: float = field(default=1.0, metadata=POSITIVE)  # rate in a whole pass over that of isolated products
+    gemv_k_s: float = 0.0  # time per element of K
+    gemv_rows_s: float = 0.0  # of more than one row
+    gemv_efficiency: float = field(default=0.25, metadata=POSITIVE)  # of the vector units' fp32 peak
+    unaligned_traffic: float = field(
+        default=0.0, metadata=NATURAL
+    )  # power of the number of loads that take the place of one, in the time of DRAM traffic
+    unaligned_step: float = field(default=0.0, metadata=NATURAL)  # and in the time of a tile's step
     residual: float | None = field(default=None, metadata=RESIDUAL)  # of the fit: 95th percentile of |log(error)|
 
     def __post_init__(self) -> None:
         for tile in (*self.tiles, *self.batched_tiles):
             if not _TILE.fullmatch(tile):
                 raise InputError(f"expected tiles such as '128x256', got {echo(tile)}")
-        if not self.tiles or not self.splits:
-            raise InputError("expected at least one entry in tiles and in splits")
+        if not self.tiles:
+            raise InputError("expected at least one entry in tiles")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +218,7 @@ class MachineConstants:
     def without_launch(self) -> MachineConstants:
         """The same machine, if starting a kernel cost nothing."""
         gemm = {
-            dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0)
+            dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0, gemv_rows_s=0.0)
             for dtype, c in self.gemm.items()
         }
         names = ("launch_s", "multi_token_s", "multi_block_s", "block_s", "split_s", "write_launch_s")

@@ -16,10 +16,6 @@ from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
-_REUSE = 6.0
-"""Traffic between two reads of a product's (k, n) operand over its size, where a product runs on its own: about what
-lies between two uses of a weight in one layer."""
-
 
 @dataclass(frozen=True)
 class GpuMachine:
@@ -32,17 +28,15 @@ class GpuMachine:
     ) -> Terms:
         """One launch of `kernel` in a pass, at the sizes in `values`; never below `floor_s`.
 
-        `reuse`: for each input, the bytes touched since it was last used. Products run at the clock of a pass.
+        `reuse`: for each input, the bytes touched since it was last used.
         """
         match kernel.shape:
             case Gemm(batch, m, n, k):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = product_dtype(kernel, dtype)
-                pass_clock = self.hw.gpu_model.products(own_dtype).pass_clock
                 terms = gemm_terms(
                     self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
-                    batched=kernel.kind == "bmm", slowdown=1.0 / pass_clock,
-                    input_reuse=reuse[0], weight_reuse=reuse[1],
+                    batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
                 )  # fmt: skip
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
@@ -84,11 +78,9 @@ class GpuMachine:
         return read, write
 
     def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
-        """`batch` products of (m, k) and (k, n): a Conv1D's, which finds its weights in L2 as far as they stay there,
-        or, `batched`, those of eager attention's scores."""
-        size = ELEMENT_BYTES[dtype]
-        reuse = np.inf if batched else _REUSE * batch * k * n * size
-        return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, weight_reuse=reuse)
+        """`batch` products of (m, k) and (k, n), as the public grids timed them: a Conv1D's, which finds its weights in
+        L2 as far as they stay there, or, `batched`, those of eager attention's scores."""
+        return gemm_terms(self.hw, dtype, batch, m, n, k, ELEMENT_BYTES[dtype], batched=batched)
 
     def attention(
         self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,

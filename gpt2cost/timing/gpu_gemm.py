@@ -1,49 +1,58 @@
-"""Seconds of a matrix product: tiles, waves, split-K, DRAM and L2.
+"""Seconds of a matrix product: tiles, waves, split-K, matrix-vector kernels, alignment, DRAM and L2.
 
-A tiled product takes the least time over tiles (tm, tn) and splits s of K:
+A tiled product takes the least time over tiles (tm, tn) and splits s of K, the powers of 2 up to max_split:
 
-    P_unit = efficiency * peak / units
+    P_unit = efficiency * peak / units                                           of split kernels * split_efficiency
     step   = max(2 tm tn / P_unit * (1 + edge (1/tm + 1/tn)), step_s / 64)       seconds per element of K in a tile
     blocks = batch * ceil(m/tm) * ceil(n/tn) * s,    r = blocks / units
     waves  = max(1, floor(r) + frac(r)**wave_power)
-    full   = waves * (ceil(k / s) + prologue_k) * step / pass_clock              k / s padded to k_step
+    full   = waves * (ceil(k / s) + prologue_k) * step                           k / s padded to k_step
     T_comp = full * (1 + heat * full / (full + heat_time))                       the clock falls in a long kernel
-    T_dram = (cold * weights + activation_traffic * activations) / (dram_efficiency * DRAM bandwidth)
+    T_dram = dram_bytes / (dram_efficiency * DRAM bandwidth)
     T_l2   = blocks / s * (tm + tn) * k * bytes / (l2_efficiency * L2 bandwidth) 0 without l2_efficiency
     core   = norm(T_comp, T_dram, T_l2) + epilogue                               the p-norm of p = overlap
     T      = launch + core * (1 + droop * min(1, FLOPs / (peak * core))) + reduction     the clock falls at full rate
-    cold   = 1 / (1 + (reuse / (warm_l2 * L2 size))**-8)                         1 without warm_l2
     epilogue  = waves * tm tn bytes * units / (epilogue_rate * L2 bandwidth)     0 without epilogue_rate
-    reduction = split + 8 s m n batch / (split_rate * L2 bandwidth), for s > 1
+    reduction = split + 8 s m n batch / (split_rate * L2 bandwidth), for s > 1 and products that are not batched
 
-after the published analyses of tile and wave quantisation on GPUs; pass_clock counts in a whole pass only. For one row
-(m = 1) of a product that is not batched, a matrix-vector kernel, if there is one, takes its place where it is faster:
-gemv + cold * weights / (gemv_dram_efficiency * DRAM bandwidth) + k * gemv_k. Each candidate grows with batch, m and n,
-hence so does the minimum. The result is never below FLOPs / peak, bytes / L2 bandwidth and, once the
-operands exceed L2, bytes / DRAM bandwidth; this last bound sets in from half of L2's size.
+after the published analyses of tile and wave quantisation on GPUs. A matrix-vector kernel, if there is one, takes its
+place where it is faster. It reads each operand once, and its arithmetic is that of the vector units:
+
+    T = gemv + gemv_k * k + gemv_rows * (1 - 1 / rows) + norm(dram_bytes / (gemv_dram_efficiency * DRAM bandwidth),
+        all bytes / L2 bandwidth, FLOPs / (gemv_efficiency * fp32 peak)),   rows = min(m, n)
+
+In 16 bit a tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k, are multiples of 8.
+Where they are multiples of no more than a = 4, 2, 1, fewer bytes are in flight, and more instructions move them:
+T_dram grows by (8 / a)**unaligned_traffic and `step` by (8 / a)**unaligned_step. What streams from memory loses most,
+large tiles little.
+
+`dram_bytes`: of each operand what L2 has lost since it was last used, and of the result what L2 cannot hold.
+Each candidate grows with batch, m and n, hence so does the minimum. The result is never below FLOPs / peak,
+bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, reduce
 
 import numpy as np
 
 from gpt2cost.device.gpu_constants import GemmConstants
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.timing.gpu_memory import missing
-from gpt2cost.timing.terms import Array, Terms, norm
+from gpt2cost.timing.terms import Array, Terms, norm, residency
 
-_WARM_POWER = 8.0
-"""How sharply re-read weights fall out of L2 as the traffic between two reads grows past its share."""
+_COPIES = 6.0
+"""A weight's copies in the public grids: as many were multiplied in turn, so that this many lie between two uses."""
+_FADES = 1.3
+"""L2 starts to lose a tensor at `warm_l2` of its size divided by this, and has lost it at `warm_l2` times this."""
 
 
 @lru_cache(maxsize=64)
-def _candidates(tiles: tuple[str, ...], splits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of a tile and a split of K: tile rows, tile columns and splits, as three arrays of one length."""
-    pairs = [(*map(float, tile.split("x")), float(split)) for tile in tiles for split in splits]
-    rows, columns, split = np.array(pairs).T
-    return rows, columns, split
+def _tile_sizes(tiles: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of each tile."""
+    rows, columns = np.array([[float(size) for size in tile.split("x")] for tile in tiles]).T
+    return rows, columns
 
 
 def gemm_terms(
@@ -56,72 +65,128 @@ def gemm_terms(
     element_bytes: float,
     *,
     batched: bool = False,
-    weight_reuse: Array = np.inf,
+    weight_reuse: Array | None = None,
     input_reuse: Array | None = None,
-    slowdown: float = 1.0,
 ) -> Terms:
     """`batch` products of (m, k) and (k, n), sizes as floats or arrays; the terms have the shape they broadcast to.
 
     `weight_reuse`, `input_reuse`: bytes touched between two uses of the same (k, n) and (m, k) operand; infinite means
-    that it is cold. `slowdown` lengthens the arithmetic.
+    that it is cold. By default as the public grids were timed: one input and, but where `batched`, six copies of the
+    weight in turn.
     """
-    c, units = hw.gpu_model.products(dtype), hw.compute.units
-    peak = hw.compute.peak_flop_per_s[dtype]
-    flop_per_s_per_unit = peak / units * c.efficiency
-    l2_rate = hw.memory.l2_bandwidth_bytes_per_s
-    weights, inputs, outputs = (
-        batch * k * n * element_bytes,
-        batch * m * k * element_bytes,
-        batch * m * n * element_bytes,
+    c = hw.gpu_model.products(dtype)
+    reuses = [np.nan if reuse is None else reuse for reuse in (weight_reuse, input_reuse)]
+    sizes = np.broadcast_arrays(*(1.0 * size for size in (batch, m, n, k, *reuses)))[:4]
+    product = _Product(hw, dtype, element_bytes, *sizes)
+    weights, inputs, outputs = product.operand_bytes
+    moved = weights + inputs + outputs
+    once = moved if batched else moved + (_COPIES - 1.0) * weights
+    dram_bytes = (
+        weights * _lost(c, hw, once if weight_reuse is None else weight_reuse)
+        + inputs * _lost(c, hw, moved if input_reuse is None else input_reuse)
+        + outputs * _lost(c, hw, moved)
     )
-    cold = _cold_share(c, hw, weight_reuse)
-    cold_inputs = inputs if input_reuse is None else inputs * missing(hw, input_reuse + inputs)
-    dram_bytes = weights * cold + c.activation_traffic * (cold_inputs + outputs)
-    dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
-    axes = max(np.ndim(size) for size in (batch, m, n, k, dram_bytes))
-    candidates = _candidates(c.batched_tiles if batched and c.batched_tiles else c.tiles, c.splits)
-    tm, tn, split = (values.reshape(-1, *[1] * axes) for values in candidates)
-    tiles = batch * np.ceil(m / tm) * np.ceil(n / tn)
-    step_s = np.maximum(2.0 * tm * tn / flop_per_s_per_unit * (1 + c.edge * (1 / tm + 1 / tn)), c.step_s / 64)
-    filled = tiles * split / units
+    tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
+    splits = [1] if batched else [2**power for power in range(c.max_split.bit_length())]
+    terms = reduce(_faster, (_tiled(c, product, dram_bytes, tiles, split) for split in splits))
+    if c.gemv_s is not None:
+        terms = _faster(terms, _vector(c, product, c.gemv_s, dram_bytes))
+    bound_s = np.maximum(product.flops / product.peak, moved / hw.memory.l2_bandwidth_bytes_per_s)
+    bound_s = np.maximum(bound_s, dram_bytes / hw.memory.bandwidth_bytes_per_s)
+    return replace(terms, device_s=np.maximum(terms.device_s, bound_s))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Sizes of products, as arrays of one shape, and the device that they run on."""
+
+    hw: Hardware
+    dtype: str
+    element_bytes: float
+    batch: Array
+    m: Array
+    n: Array
+    k: Array
+
+    @property
+    def flops(self) -> Array:
+        return 2.0 * self.batch * self.m * self.n * self.k
+
+    @property
+    def peak(self) -> float:
+        return self.hw.compute.peak_flop_per_s[self.dtype]
+
+    @property
+    def operand_bytes(self) -> tuple[Array, Array, Array]:
+        """Of the (k, n) operand, the (m, k) operand and the result."""
+        m, n, k = self.m, self.n, self.k
+        weights, inputs, outputs = (self.batch * size * self.element_bytes for size in (k * n, m * k, m * n))
+        return weights, inputs, outputs
+
+    @property
+    def narrow(self) -> Array:
+        """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8."""
+        if self.element_bytes != 2:
+            return np.ones_like(self.m)
+        loads: Array = np.ones_like(self.m)
+        for aligned in (8.0, 4.0, 2.0):
+            loads = np.where((self.n % aligned > 0) | (self.k % aligned > 0), 16.0 / aligned, loads)
+        return loads
+
+
+def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], split: int) -> Terms:
+    """The fastest of some tiles, with K split into so many parts."""
+    hw, batch, m, n, k, size = product.hw, product.batch, product.m, product.n, product.k, product.element_bytes
+    units, l2_rate, flops, peak = hw.compute.units, hw.memory.l2_bandwidth_bytes_per_s, product.flops, product.peak
+    dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s) * product.narrow**c.unaligned_traffic
+    tm, tn = (side.reshape(-1, *[1] * np.ndim(m)) for side in _tile_sizes(tiles))
+    blocks = batch * np.ceil(m / tm) * np.ceil(n / tn)
+    flop_per_s = peak / units * c.efficiency * (c.split_efficiency if split > 1 else 1.0)
+    step_s = np.maximum(2.0 * tm * tn / flop_per_s * (1 + c.edge * (1 / tm + 1 / tn)), c.step_s / 64)
+    filled = blocks * split / units
     whole = np.floor(filled)
     waves = np.maximum(1.0, whole + (filled - whole) ** c.wave_power)
-    wave_s = (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * slowdown
-    compute_s = waves * wave_s
+    compute_s = (
+        waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * product.narrow**c.unaligned_step
+    )
     compute_s = compute_s * (1 + c.heat * compute_s / (compute_s + c.heat_time_s))
-    l2_s = tiles * (tm + tn) * k * element_bytes / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0
-    epilogue_s = waves * tm * tn * element_bytes / (c.epilogue_rate * l2_rate / units) if c.epilogue_rate else 0.0
+    l2_s = blocks * (tm + tn) * k * size / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
+    epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
-    busy = np.minimum(1.0, 2.0 * batch * m * n * k / (peak * core_s))
-    reduce_s = (split > 1) * (c.split_s + 8.0 * split * batch * m * n / (c.split_rate * l2_rate))
-    total_s = c.launch_s + core_s * (1 + c.droop * busy) + reduce_s
+    busy = np.minimum(1.0, flops / (peak * core_s))
+    launch_s = c.launch_s + (c.split_s if split > 1 else 0.0)
+    reduce_s = 8.0 * split * batch * m * n / (c.split_rate * l2_rate) if split > 1 else 0.0 * m
+    total_s = launch_s + core_s * (1 + c.droop * busy) + reduce_s
     best = np.argmin(total_s, axis=0)[None]
 
     def of_best(values: Array) -> Array:
         return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
 
-    total_s, compute_s, memory_s, read_s = (of_best(part) for part in (total_s, compute_s, dram_s, l2_s))
-    useful_s = np.minimum(2.0 * batch * m * n * k / (peak * c.efficiency), compute_s)
-    if c.gemv_s is not None and not batched:
-        gemv_s = c.gemv_s + weights * cold / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s) + k * c.gemv_k_s
-        better = (m <= 1) & (gemv_s < total_s)
-        total_s, compute_s = np.where(better, gemv_s, total_s), np.where(better, useful_s, compute_s)
-    bound_s = _lower_bound(hw, 2.0 * batch * m * n * k / peak, weights + inputs + outputs)
-    return Terms(np.maximum(total_s, bound_s), useful_s, memory_s, read_s, compute_s - useful_s, c.launch_s, dram_bytes)
+    compute_s = of_best(compute_s)
+    useful_s = np.minimum(flops / (peak * c.efficiency), compute_s)
+    waiting_s = compute_s - useful_s + of_best(epilogue_s)
+    l2_s, launch_s = of_best(l2_s) + reduce_s, launch_s + 0.0 * useful_s
+    return Terms(of_best(total_s), useful_s, dram_s, l2_s, waiting_s, launch_s, dram_bytes)
 
 
-def _cold_share(c: GemmConstants, hw: Hardware, reuse_bytes: Array) -> Array:
-    """The share of the weights that comes from DRAM, by the traffic since they were last read."""
-    if not c.warm_l2:
-        return 1.0
-    with np.errstate(divide="ignore", over="ignore"):
-        return 1.0 / (1.0 + (reuse_bytes / (c.warm_l2 * hw.memory.l2_bytes)) ** -_WARM_POWER)
+def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Array) -> Terms:
+    """A matrix-vector kernel: one of the operands has few rows."""
+    hw, flops = product.hw, product.flops
+    dram_s = dram_bytes / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s)
+    l2_s = sum(product.operand_bytes) / hw.memory.l2_bandwidth_bytes_per_s
+    compute_s = flops / (c.gemv_efficiency * hw.compute.peak_flop_per_s["fp32"])
+    serial_s = c.gemv_k_s * product.k + c.gemv_rows_s * (1.0 - 1.0 / np.minimum(product.m, product.n))
+    total_s = launch_s + serial_s + norm(c.overlap, dram_s, l2_s, compute_s)
+    return Terms(total_s, compute_s, dram_s, l2_s, serial_s, launch_s + 0.0 * compute_s, dram_bytes)
 
 
-def _lower_bound(hw: Hardware, compute_s: Array, moved_bytes: Array) -> Array:
-    """What no product can beat. The DRAM bound sets in at half of L2's size and is complete at it: no jump."""
-    spilled = np.clip(2.0 * moved_bytes / hw.memory.l2_bytes - 1.0, 0.0, 1.0)
-    memory_s = np.maximum(
-        moved_bytes / hw.memory.l2_bandwidth_bytes_per_s, spilled * moved_bytes / hw.memory.bandwidth_bytes_per_s
-    )
-    return np.maximum(compute_s, memory_s)
+def _faster(first: Terms, second: Terms) -> Terms:
+    """The terms of whichever kernel is faster."""
+    better = second.device_s < first.device_s
+    pairs = ((getattr(first, term.name), getattr(second, term.name)) for term in fields(Terms))
+    return Terms(*(np.where(better, new, old) for old, new in pairs))
+
+
+def _lost(c: GemmConstants, hw: Hardware, touched_bytes: Array) -> Array:
+    """The share of a tensor that L2 has lost after so many bytes were touched."""
+    return 1.0 - residency(touched_bytes, hw.memory.l2_bytes, c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES))

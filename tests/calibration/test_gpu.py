@@ -201,21 +201,21 @@ def test_residuals_and_provenance(fit: Fit) -> None:
         assert abs(residuals[kind].bias) <= 0.08
         assert residuals[kind].median_error <= residuals[kind].p90_error
     for dtype in ("fp16", "fp32"):
-        assert 0.03 < (fit.hardware.gpu_model.gemm[dtype].residual or 0.0) < 0.5
+        assert 0.03 < (fit.hardware.gpu_model.gemm[dtype].residual or 0.0) < 0.6
     provenance = fit.hardware.provenance
     count = residuals["gemm fp32"].count + residuals["bmm fp32"].count
     on = "on NVIDIA H100 80GB HBM3"
     assert provenance["model.gemm.fp32"] == f"fitted on {count} measurements of products in fp32 {on}"
     assert provenance["host.op"] == f"median of 3 measurements of ops issued to an idle stream {on}"
     assert provenance["memory"] == "borrowed from h100-sxm-80gb: datasheet"
-    assert {"model.gemm.fp32.pass_clock", "memory.l2_bandwidth", "model.memory.l2_copy"} <= set(provenance)
+    assert {"memory.l2_bandwidth", "model.memory.l2_copy"} <= set(provenance)
 
 
 def test_what_no_record_speaks_of_stays(fit: Fit, shapes: list[dict[str, Any]]) -> None:
     base, model = load_hardware("h100").gpu_model, fit.hardware.gpu_model
     assert model.attention["flash2"]["128"] == base.attention["flash2"]["128"]
     assert all(model.memory.kinds[kind] == base.memory.kinds[kind] for kind in ("scalar_op", "where", "fill"))
-    assert model.gemm["fp32"].pass_clock == base.gemm["fp32"].pass_clock
+    assert model.gemm["fp32"].max_split == base.gemm["fp32"].max_split
     assert model.gemm["fp16"].tiles == base.gemm["fp16"].tiles
 
     products = [shape for shape in shapes if shape["kind"] == "gemm" and shape["dtype"] == "fp32"][:8]

@@ -86,7 +86,7 @@ def test_shipped_file(path: Path) -> None:
         assert 0.5e-6 < device.launch.graph_floor_s <= device.launch.stream_floor_s < 20e-6
         assert device.host.view_s < device.host.op_s <= device.host.module_s < 50e-6
         lanes = 2 * device.compute.units * 128  # most fp32 FLOPs a clock; sm70, sm75 and sm80 have half of it
-        assert 0.4e9 < peak["fp32"] / lanes < 2.6e9, "clock"
+        assert 0.4e9 < peak["fp32"] / lanes < 2.9e9, "clock"
 
 
 @pytest.mark.parametrize(
