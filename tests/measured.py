@@ -16,6 +16,8 @@ def planted(model: str = "gpt2", factor: float = 1.1, **changes: Any) -> dict[st
     case = {"model": model, "batch": 8, "seq": 128, "cache": 0, "dtype": "fp16", "attn": "sdpa", **changes}
     kind = case.pop("kind", "pass")
     runtime = {"pass_graph": "cuda-graph", "pass_compile": "compile"}.get(kind, case.get("runtime", "eager"))
+    if (runtime, case.get("mode")) == ("compile", "reduce-overhead"):
+        runtime = "reduce-overhead"
     keys = ("batch", "seq", "cache", "dtype", "attn", "use_cache")
     given = {key: case[key] for key in keys if key in case}
     predicted = predict(model, "a100", **given, runtime=runtime, phase="prefill").phases[0].totals.latency_s

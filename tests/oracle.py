@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import GPT2Config, GPT2LMHeadModel, modeling_flash_attention_utils
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, StaticCache
 
 aten = torch.ops.aten
 
@@ -197,6 +197,15 @@ def stubbed_flash_attention() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def capturing(captured: bool) -> Iterator[None]:
+    """Transformers asks no question of a tensor while a graph is being captured."""
+    with pytest.MonkeyPatch.context() as patch:
+        if captured:
+            patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        yield
+
+
+@contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     old = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -235,25 +244,31 @@ def trace(
     use_cache: bool = True,
     logits_to_keep: int = 0,
     padded: bool = False,
+    static: int = 0,
+    captured: bool = False,
 ) -> Trace:
+    """The kernels of one pass. `static`: the length of a static cache; `captured`: while a CUDA graph is recorded."""
     model = build(config, attn, dtype)
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
     mask = torch.empty((batch, cache + seq), dtype=torch.long, device="meta") if padded else None
-    past = None
+    past = StaticCache(config, static) if static else DynamicCache(config=config) if cache else None
     if cache:
-        past = DynamicCache(config=config)
         shape = (batch, config.n_head, cache, config.n_embd // config.n_head)
         for layer in range(config.n_layer):
             past.update(
                 torch.empty(shape, dtype=dtype, device="meta"), torch.empty(shape, dtype=dtype, device="meta"), layer
             )
-    with torch.no_grad(), stubbed_flash_attention(), FusedAttention(), Trace(model) as record:
-        for layer in past.layers if past else ():
+    with torch.no_grad(), stubbed_flash_attention(), capturing(captured), FusedAttention(), Trace(model) as record:
+        for layer in past.layers if cache else ():
             record.hold([layer.keys, layer.values])
         record.answer = (
             attn != "flash_attention_2"
         )  # not packed: "all in one sequence" is true, "several sequences" is false
-        if padded:
-            record.answer = False  # the mask is not all ones
+        if padded or static:
+            record.answer = False  # the mask is not all ones; a cache of which is asked whether it is empty is not
         model(ids, past, use_cache=use_cache, logits_to_keep=logits_to_keep, attention_mask=mask)
+    if static:  # a new static cache counts its tokens on the CPU, and moves the count to the meta device as no other
+        record.launches = [
+            x for x in record.launches if (x.op, x.write_bytes) != ("_to_copy", 8) or "attn" not in x.module
+        ]
     return record

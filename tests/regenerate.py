@@ -31,11 +31,13 @@ def all_citations() -> tuple[Citation, ...]:
     """Every citation that any table makes."""
     switches = itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True), (False, True))
     for attn, activation, upcast, use_cache in switches:
+        cost_table(TableOptions(attn, activation, upcast, use_cache, traced=not use_cache))
         cost_table(TableOptions(attn, activation, upcast, use_cache))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):
         for cache_type in CACHE_TYPES:
             options = TableOptions(attn, padded=padded, cache_type=cache_type, in_generate=True)  # type: ignore[arg-type]
             cost_table(options), setup(True), before(options), after(options, sample)
+            cost_table(TableOptions(attn, cache_type=cache_type))  # type: ignore[arg-type]
     return cited()
 
 

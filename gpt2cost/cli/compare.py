@@ -28,7 +28,8 @@ def compare(
     for name in ("model", "gpu"):
         required(f"--{name}", axes[name])
     given, use_cache = dataclasses.asdict(sizes), not outputs.no_use_cache
-    grid = make_grid(**axes, **given, phase=phase, logits=outputs.logits, use_cache=use_cache)
+    fixed = {"phase": phase, "logits": outputs.logits, "use_cache": use_cache, "cache_type": outputs.cache_type}
+    grid = make_grid(**axes, **given, **fixed)
     choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
     if not 2 <= len(choices) <= MOST:
         print_warnings(warnings)

@@ -25,7 +25,7 @@ from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model, preset_names
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, LOGITS, RUNTIMES
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -161,6 +161,10 @@ RuntimesFlag = Annotated[str | None, choices("--runtime", RUNTIMES, "eager")]
 PHASE_HELP = "prefill (the pass of --seq tokens), decode (the next token) or both"
 PhaseFlag = Annotated[str, choice("--phase", PHASES, f"{PHASE_HELP}.")]
 LOGITS_OPTION = choice("--logits", LOGITS, "lm_head on all positions or the last.")
+CACHE_TYPE_OPTION = choice(
+    "--cache-type", CACHE_TYPES, "dynamic (concatenated each step) or static (of the final length, and masked)."
+)
+CacheTypeFlag = Annotated[str, CACHE_TYPE_OPTION]
 NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
 FormatFlag = Annotated[str, choice("--format", FORMATS)]
@@ -230,10 +234,11 @@ class SettingFlags:
 
 @dataclass(eq=False, repr=False)
 class LogitsFlags:
-    """Which logits there are, and whether there is a KV cache."""
+    """Which logits there are, and which KV cache."""
 
     logits: Annotated[str, LOGITS_OPTION] = "all"
     no_use_cache: NoCacheFlag = False
+    cache_type: CacheTypeFlag = "dynamic"
 
 
 @dataclass(eq=False, repr=False)
@@ -242,7 +247,7 @@ class HowFlags(LogitsFlags, SettingFlags):  # the fields of the last base come f
 
     def settings(self) -> dict[str, Any]:
         """All of it as the API's functions take it."""
-        names = ("dtype", "attn", "runtime", "logits")
+        names = ("dtype", "attn", "runtime", "logits", "cache_type")
         return {**{name: getattr(self, name) for name in names}, "use_cache": not self.no_use_cache}
 
     def how(self) -> How:

@@ -9,17 +9,16 @@ import typer
 
 from gpt2cost.cli.flags import (
     BatchFlag,
+    CacheTypeFlag,
     DeviceFlags,
     ModelFlags,
     OutputFlags,
     SettingFlags,
     StrictFlag,
-    choice,
     heed,
     takes,
 )
 from gpt2cost.prediction.generate import generate as predict_generate
-from gpt2cost.table.options import CACHE_TYPES
 
 
 @takes
@@ -32,14 +31,7 @@ def generate(
     batch: BatchFlag = 1,
     setting: SettingFlags,
     sample: Annotated[bool, typer.Option("--sample", help="Draw from the 50 likeliest tokens; else greedy.")] = False,
-    cache_type: Annotated[
-        str,
-        choice(
-            "--cache-type",
-            CACHE_TYPES,
-            "dynamic (concatenated each step) or static (of the final length from the start).",
-        ),
-    ] = "dynamic",
+    cache_type: CacheTypeFlag = "dynamic",
     no_use_cache: Annotated[
         bool, typer.Option("--no-use-cache", help="Without a KV cache: every step takes the whole text.")
     ] = False,

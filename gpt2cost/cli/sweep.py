@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.cli.flags import (
+    CACHE_TYPE_OPTION,
     LOGITS_OPTION,
     PHASE_HELP,
     ManyFlags,
@@ -48,6 +49,7 @@ def sweep(
     ] = None,
     logits: Annotated[str | None, LOGITS_OPTION] = None,
     no_use_cache: NoCacheFlag = False,
+    cache_type: Annotated[str | None, CACHE_TYPE_OPTION] = None,
     grid: Annotated[Path | None, typer.Option("--grid", help="A saved study in YAML; flags override it.")] = None,
     kernels: Annotated[bool, typer.Option("--kernels", help="A row per kernel.")] = False,
     only_fitting: Annotated[bool, typer.Option("--only-fitting", help="Only what fits into memory.")] = False,
@@ -66,7 +68,7 @@ def sweep(
     model_changes = {**study.pop("set", {}), **many.model_changes()}
     hw_changes = {**study.pop("hw_set", {}), **many.hw_changes()}
     flags: dict[str, Any] = {**many.axes(), **dataclasses.asdict(sizes), "phase": phase, "logits": logits}
-    flags["use_cache"] = False if no_use_cache else None
+    flags |= {"use_cache": False if no_use_cache else None, "cache_type": cache_type}
     axes = study | {name: value for name, value in flags.items() if value is not None}
     for name in ("model", "gpu"):
         required(f"--{name}", axes.get(name))

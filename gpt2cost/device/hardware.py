@@ -73,8 +73,8 @@ class Host:
     `synchronous`: the host runs the kernels itself, as a CPU does: no queue, and every cost adds up.
     `op`: an op that launches a kernel. `module`: the call of a linear or layer-norm module. `view`: a view-type op.
     `call`: the call of a module that computes nothing, such as dropout in inference. `launch_latency`: from issue to
-    the kernel's start. `sync`: one wait for the device. `graph_replay`: one replay of a CUDA graph. `compiled_op`: a
-    kernel in compiled code.
+    the kernel's start. `sync`: one wait for the device. `graph_replay`: one replay of a CUDA graph, or one entry into
+    compiled code. `compiled_op`: a kernel in compiled code.
     """
 
     cpu: str

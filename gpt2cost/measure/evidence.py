@@ -20,8 +20,10 @@ PASSES = {"pass": "", "pass_graph": "cuda-graph", "pass_compile": "compile"}
 
 def run_of(record: Measurement) -> tuple[How, Sizes]:
     """How the pass of a record was run, and its sizes. Raises `InputError` for what is missing or wrong."""
-    kind = str(record["kind"])
+    kind, mode = str(record["kind"]), record.get("mode", "default")
     runtime = PASSES[kind] if PASSES.get(kind) else str(record.get("runtime", "eager"))
+    if runtime == "compile" and mode == "reduce-overhead":
+        runtime = str(mode)
     try:
         sizes, choices = (record["batch"], record["seq"], record["cache"]), (record["dtype"], record["attn"])
         if not isinstance(record["model"], str):

@@ -20,6 +20,7 @@ from gpt2cost.measure.pool import DTYPES, Run
 from gpt2cost.prediction.grid import Grid
 from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.options import COMPILED, GRAPHED
 
 USUAL_SIZES = (
     (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
@@ -91,7 +92,7 @@ def _check_runs(device: str, dtype: str, attn: str, runtime: str) -> None:
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype} is not measured; expected one of {', '.join(DTYPES)}")
     for flag, value in (("runtime", runtime), ("attn", attn)):
-        if value in ("cuda-graph", "flash_attention_2") and device != "cuda":
+        if value in (*GRAPHED, "flash_attention_2") and device != "cuda":
             raise InputError(f"{flag}: {value} needs --device cuda, got {device}")
 
 
@@ -101,7 +102,7 @@ class Models:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self._held: dict[tuple[str, str], Any] = {}
-        self._compiled: dict[tuple[str, str, str], Any] = {}
+        self._compiled: dict[tuple[str, ...], Any] = {}
 
     def model(self, case: PassCase) -> Any:
         """The model of a case, with its attention. Raises `InputError` where that is not installed."""
@@ -119,11 +120,13 @@ class Models:
 
     def compiled(self, case: PassCase) -> Any:
         """The same, through torch.compile."""
-        model, key = self.model(case), (case.model, case.how.dtype, case.how.attn)
+        how = case.how
+        model, key = self.model(case), (case.model, how.dtype, how.attn, how.runtime)
         if key not in self._compiled:
             torch._dynamo.config.recompile_limit = RECOMPILATIONS
             torch._dynamo.config.accumulated_recompile_limit = 8 * RECOMPILATIONS
-            self._compiled[key] = torch.compile(model, dynamic=False)
+            mode = how.runtime if how.runtime in GRAPHED else None
+            self._compiled[key] = torch.compile(model, dynamic=False, mode=mode)
         return self._compiled[key]
 
     def clear(self) -> None:
@@ -160,15 +163,17 @@ def pass_run(models: Models, case: PassCase) -> Run:
     model = models.model(case)
     config, device = model.config, models.bench.device
     ids = torch.randint(0, config.vocab_size, (case.sizes.batch_size, case.sizes.seq_len), device=device)
-    call = models.compiled(case) if case.how.runtime == "compile" else model
+    call = models.compiled(case) if case.how.runtime in COMPILED else model
     if case.sizes.cache_len:
         shape = (case.sizes.batch_size, config.n_head, case.sizes.cache_len, config.n_embd // config.n_head)
         layers = [torch.randn(2, *shape, device=device).to(DTYPES[case.how.dtype]) for _ in range(config.n_layer)]
         run = cached_run(call, ids, config, [layer.unbind() for layer in layers])
     else:
         run = partial(call, ids, use_cache=case.how.use_cache)
-    if case.how.runtime == "compile":
+    if case.how.runtime in COMPILED:
         run()  # the compiler may turn to a second version once it has seen a cache
+    if case.how.runtime == "reduce-overhead":
+        run()  # a graph is warmed up, recorded, and only then replayed
     return _captured(run) if case.how.runtime == "cuda-graph" else run
 
 

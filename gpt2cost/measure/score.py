@@ -254,7 +254,7 @@ def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
     profiles: list[ProfileScore] = []
     skipped: Counter[str] = Counter()
     for record in of_kind(records, *PASSES, "profile"):
-        if record.get("mode", "default") != "default":
+        if record.get("mode", "default") not in ("default", "reduce-overhead"):
             skipped[f"torch.compile mode {plain(str(record['mode']))} is not predicted"] += 1
             continue
         how, sizes = run_of(record)

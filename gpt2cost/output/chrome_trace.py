@@ -14,8 +14,9 @@ from gpt2cost.output.field import Record
 from gpt2cost.output.shared import sizes_text
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.predict import Phase, Prediction
-from gpt2cost.table.kernel import Kernel
-from gpt2cost.timing.queue import host_cost
+from gpt2cost.table.kernel import Free, Kernel
+from gpt2cost.table.options import COMPILED
+from gpt2cost.timing.queue import host_cost, waits
 from gpt2cost.timing.queue_steps import FINAL_SYNC, GRAPH_LAUNCH, Slice, run_queue
 
 MOST_SLICES = 200_000
@@ -29,9 +30,10 @@ DIGITS = 6
 
 def slice_count(pass_: Pass) -> int:
     """How many slices a pass at one point has, from the formulas."""
-    count = 2 if pass_.runtime == "cuda-graph" else 1  # the launch of the graph, and the final wait
+    count = 1 if pass_.runtime == "eager" else 2  # the final wait, and the launch of a graph or of compiled code
     for row in pass_.rows:
-        takes = isinstance(row.step, Kernel) + (host_cost(row.step, pass_.host, pass_.runtime) > 0)
+        replayed = isinstance(row.step, Free) and waits(row.step, pass_.runtime) and pass_.runtime in COMPILED
+        takes = isinstance(row.step, Kernel) + (host_cost(row.step, pass_.host, pass_.runtime) > 0) + replayed
         count += int(row.count.evaluate(pass_.symbols) * row.step.when.evaluate(pass_.symbols)) * takes
     return count
 
@@ -123,11 +125,13 @@ def _module_events(slices: Iterable[Slice], offset_s: float) -> Iterator[Record]
 def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int) -> Iterator[Record]:
     costs = {cost.row.index: cost for cost in pass_.kernels}
     issued: dict[int, Slice] = {}
+    graph: Slice | None = None
     for piece in slices:
         start_s, end_s = offset_s + piece.start_s, offset_s + piece.end_s
         if piece.track == "host":
             if piece.launch is not None:
                 issued[piece.launch] = piece
+            graph = piece if piece.name == GRAPH_LAUNCH else graph
             is_call = piece.name in (GRAPH_LAUNCH, FINAL_SYNC)
             numbers = {} if piece.launch is None else {"External id": launches + piece.launch}
             yield _slice(HOST, "cuda_runtime" if is_call else "cpu_op", piece.name, start_s, end_s, numbers)
@@ -148,7 +152,7 @@ def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int
             **{f"{name}_formula": str(formula) for name, formula in formulas.items()}, "source": str(kernel.source),
         }  # fmt: skip
         yield _slice(DEVICE, "kernel", piece.name, start_s, end_s, args)
-        cause = issued.get(piece.launch, issued.get(0))
+        cause = issued.get(piece.launch, graph)
         assert cause is not None
         arrow = {"cat": "ac2g", "name": "ac2g", "id": number}
         yield {"ph": "s", **arrow, **HOST, "ts": _microseconds(offset_s + cause.start_s)}

@@ -48,7 +48,7 @@ def _part(row: Record, names: Sequence[str]) -> Record:
 
 
 SETTINGS = (
-    *attributes("batch_size", "prompt_tokens", "new_tokens", "sample", "cache_type", "padded", of="settings"),
+    *attributes("batch_size", "prompt_tokens", "new_tokens", "sample", "padded", of="settings"),
     *attributes(*HOW, of="settings.how"),
 )
 """How text is generated, flat."""
@@ -120,7 +120,7 @@ def _heading(run: Generation) -> str:
     settings, how = run.settings, run.settings.how
     parts = [
         "sampling" if settings.sample else "greedy",
-        f"{settings.cache_type} KV cache" if how.use_cache else "no KV cache",
+        how.cache_text,
         *["padded"] * settings.padded,
     ]
     return f"{run_text(run.model, run.hardware, how)}; {', '.join(parts)}"

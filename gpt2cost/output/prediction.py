@@ -19,7 +19,13 @@ from gpt2cost.output.page import Page, table_of
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.output.shared import BOUND, CHOICE, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE, SIZES
 from gpt2cost.output.table import FORMULAS
-from gpt2cost.prediction.explain import Explanation, KernelExplanation, explain
+from gpt2cost.prediction.explain import (
+    Explanation,
+    KernelExplanation,
+    explain,
+    paddings_that_help,
+    runtime_that_helps,
+)
 from gpt2cost.prediction.one_pass import KernelCost
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
@@ -131,14 +137,14 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
             _explanation(page, explain(prediction, phase))
     page.line()
     for phase, own in zip(prediction.phases, rows, strict=True):
-        page.line(_phase_line(phase, own))
+        page.line(_phase_line(prediction, phase, own))
     if fits < 2 and group == "kernel":
         page.line(f"source: lines of transformers {transformers_version()}")
 
 
 def _heading(prediction: Prediction) -> str:
     how = prediction.how
-    cached = "" if how.use_cache else ", no KV cache"
+    cached = "" if how.use_cache and how.cache_type == "dynamic" else f", {how.cache_text}"
     return f"{shared.run_text(prediction.model, prediction.hardware, how)}{cached}; logits of {how.logits} positions"
 
 
@@ -159,25 +165,35 @@ def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
     return [full, tuple(field for field in full if field is not INTENSITY), short]
 
 
-def _phase_line(phase: Phase, rows: list[Record]) -> str:
+def _phase_line(prediction: Prediction, phase: Phase, rows: list[Record]) -> str:
     totals = phase.totals
     trust = shared.trust_text(totals.trust, totals.trust_from)
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
     slowest = max(rows, key=lambda row: float(row["device_s"]))
     slow = f"{SHARE.get(slowest):.0%} of it in {NAME.get(slowest)}"
-    busy = min(1.0, totals.device_s / totals.latency_s)
+    runtime = runtime_that_helps(prediction, phase)
+    wider = f"a larger batch or {runtime}" if runtime else "a larger batch"
     advice = {
-        "host": f"the GPU is busy {busy:.0%} of the time; a larger batch or cuda-graph uses it",
+        "host": f"{_busy(prediction, phase)}; {wider} helps",
         "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
-        "memory": f"{totals.bandwidth_utilization:.0%} of peak bandwidth; {slow}",
-        "l2": slow,
-        "latency": slow,
-        "launch": f"{totals.launches} short kernels; fusing them (compile) or a larger batch helps",
+        "memory": f"{totals.bandwidth_utilization:.0%} of peak DRAM bandwidth; {slow}",
+        "l2": f"its traffic, while DRAM is at {totals.bandwidth_utilization:.0%} of peak; {slow}",
+        "latency": f"too little work at once, at {totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
+        "launch": f"{totals.launches} short kernels; {wider} helps",
     }[totals.bound]
+    paddings = (f"; {change.change}: {change.speedup:.2f}x as fast" for change in paddings_that_help(prediction, phase))
     return (
         f"{phase.phase}: {format_quantity(totals.latency_s, 's')} ({low} to {high}, {trust}),"
-        f" {format_quantity(totals.tokens_per_s, '')} tokens/s, {totals.bound}-bound: {advice}"
+        f" {format_quantity(totals.tokens_per_s, '')} tokens/s, {totals.bound}-bound: {advice}{''.join(paddings)}"
     )
+
+
+def _busy(prediction: Prediction, phase: Phase) -> str:
+    """How much of a host-bound pass the device works: a CPU's host is the same processor."""
+    share = min(1.0, phase.totals.device_s / phase.totals.latency_s)
+    if prediction.hardware.vendor == "cpu":
+        return f"kernels take {share:.0%} of the time, Python and dispatch the rest"
+    return f"the GPU is busy {share:.0%} of the time"
 
 
 def _memory_line(memory: MemoryUse) -> str:

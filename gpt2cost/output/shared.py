@@ -19,7 +19,7 @@ MODEL: tuple[Field[Model], ...] = (
 )  # fmt: skip
 """A model's dimensions under GPT2Config's names, and its parameters."""
 SIZES = ("batch_size", "seq_len", "cache_len")
-HOW = ("dtype", "attn", "runtime", "logits", "use_cache")
+HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type")
 CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
 """The fields of what has a model, a device and a way of running it: a choice, a prediction."""
 TOTALS: tuple[Field[Any], ...] = (
@@ -45,7 +45,8 @@ INTENSITY = column("arithmetic_intensity", "FLOP/B", ".")
 
 def asked(sizes: Sizes, phase: str, how: How) -> Record:
     """What was asked for, apart from the choices."""
-    return {**record_of(attributes(*SIZES), sizes), "phase": phase, "logits": how.logits, "use_cache": how.use_cache}
+    own = record_of(attributes("logits", "use_cache", "cache_type"), how)
+    return {**record_of(attributes(*SIZES), sizes), "phase": phase, **own}
 
 
 def sizes_text(phase: Phase) -> str:

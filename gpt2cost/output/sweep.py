@@ -24,8 +24,8 @@ from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
 from gpt2cost.units import scale_for
 
 WORDS = {
-    "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "phase", "bound", "fits", "valid", "name", "op",
-    "kind", "trust", "trust_from",
+    "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "phase", "bound", "fits", "valid",
+    "name", "op", "kind", "trust", "trust_from",
 }  # fmt: skip
 """Columns that are no numbers."""
 TABLE_ROWS = 10_000
@@ -144,6 +144,8 @@ def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
 def _shared(name: str, value: Any) -> str:
     if name == "use_cache":
         return "with KV cache" if value else "no KV cache"
+    if name == "cache_type":
+        return f"{value} cache"
     return f"{_HEADERS.get(name, name)} {value}"
 
 

@@ -74,6 +74,7 @@ def compare(
     phase: str = "both",
     logits: str = "all",
     use_cache: bool = True,
+    cache_type: str = "dynamic",
 ) -> Comparison:
     """Predict the same work for every combination of `model`, `gpu`, `dtype`, `attn` and `runtime`, each one or a list.
 
@@ -82,7 +83,8 @@ def compare(
     """
     sizes = check_single_sizes(batch, seq, cache, use_cache)
     axes = {"model": model, "gpu": gpu, "dtype": dtype, "attn": attn, "runtime": runtime}
-    grid = make_grid(**axes, batch=batch, seq=seq, cache=cache, phase=phase, logits=logits, use_cache=use_cache)
+    fixed = {"phase": phase, "logits": logits, "use_cache": use_cache, "cache_type": cache_type}
+    grid = make_grid(**axes, batch=batch, seq=seq, cache=cache, **fixed)
     choices, warnings = plan(grid)
     return compare_choices(choices, sizes, phase, warnings)
 
@@ -150,7 +152,7 @@ def _crossovers(candidates: Sequence[Candidate], sizes: Sizes, asked: str, phase
 
     def run(candidate: Candidate, axis_sizes: Axis, phase: str) -> Prediction:
         choice, grown = candidate.choice, replace(sizes, **{axis: axis_sizes.astype(float)})
-        return predict_run(choice.model, choice.hardware, choice.how, grown, phase)
+        return predict_run(choice.model, choice.hardware, choice.how, grown, phase, partly=True)
 
     def latency(candidate: Candidate, axis_sizes: Axis) -> Any:
         return np.broadcast_to(run(candidate, axis_sizes, phase).phases[0].totals.latency_s, axis_sizes.shape)

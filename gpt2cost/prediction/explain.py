@@ -1,17 +1,26 @@
-"""What bounds a pass and what would help: the terms of the slowest kernels, and the pass under changed hardware."""
+"""What bounds a pass and what would help: the terms of the slowest kernels, and the pass run otherwise or elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.prediction.one_pass import KernelCost, run_pass
+from gpt2cost.errors import InputError
+from gpt2cost.prediction.one_pass import KernelCost, run_pass, uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction
+from gpt2cost.prediction.settings import How, Sizes, check_device
+from gpt2cost.table.config import Model, change_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
+from gpt2cost.table.options import RUNTIMES
 from gpt2cost.timing.kernel import improvements
 from gpt2cost.timing.queue import host_cost
 from gpt2cost.timing.terms import product_dtype
 
+LEAST_GAIN, WORTH_SAYING = 1.005, 1.01
+"""The least speed-up of a setting that is listed, and of a padding that every prediction names."""
 TERMS = ("compute_s", "memory_s", "l2_s", "serial_s", "launch_s")
 
 
@@ -39,8 +48,9 @@ class KernelExplanation:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The pass's latency if one thing were better, and how much faster that is."""
+    """The pass's latency if one thing were otherwise, and how much faster that is. `kind`: what changes."""
 
+    kind: Literal["software", "hardware"]
     change: str
     latency_s: float
     speedup: float
@@ -57,10 +67,100 @@ class Explanation:
 def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
     """Explain one phase of a single-point prediction by its `top` slowest kernels."""
     slowest = sorted(phase.kernels, key=lambda cost: -float(cost.device_s))[:top]
-    return Explanation(
-        tuple(_kernel(prediction, cost) for cost in slowest),
-        tuple(_sensitivity(prediction, phase, change, hw) for change, hw in improvements(prediction.hardware)),
-    )
+    software = [_changed(phase, change, run) for change, run in _software(prediction, phase)]
+    helps = sorted((change for change in software if change.speedup >= LEAST_GAIN), key=lambda it: -it.speedup)
+    own = _Run(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+    hardware = [
+        _changed(phase, change, replace(own, hw=hw), "hardware") for change, hw in improvements(prediction.hardware)
+    ]
+    return Explanation(tuple(_kernel(prediction, cost) for cost in slowest), (*helps, *hardware))
+
+
+# ---------------------------------------------------------------------------------------------- what-ifs
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass on a device."""
+
+    model: Model
+    hw: Hardware
+    how: How
+    sizes: Sizes
+
+    @property
+    def runs(self) -> bool:
+        """Whether the device can follow."""
+        try:
+            check_device(self.hw, self.how, self.model.head_dim)
+        except InputError:
+            return False
+        return not uncapturable(self.model, self.how, self.sizes)[0]
+
+
+def _software(prediction: Prediction, phase: Phase) -> Iterator[tuple[str, _Run]]:
+    """What could be set otherwise where the device can follow: each with the run that it makes."""
+    own = _Run(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+    how, peaks = own.how, prediction.hardware.compute.peak_flop_per_s
+    narrower = {"fp32": ("tf32", *HALF_DTYPES), "tf32": HALF_DTYPES}.get(how.dtype, ())
+    hows = [(f"runtime {name}", replace(how, runtime=name)) for name in RUNTIMES[1:] if name != how.runtime]
+    attns: dict[str, tuple[str, ...]] = {"eager": ("sdpa", "flash_attention_2"), "sdpa": ("flash_attention_2",)}
+    hows += [(f"attn {name}", replace(how, attn=name)) for name in attns.get(how.attn, ("sdpa",))]
+    hows += [(f"dtype {name}", replace(how, dtype=name)) for name in narrower if name in peaks]
+    if how.logits == "all" and phase.seq_len > 1:
+        hows.append(("logits last", replace(how, logits="last")))
+    for change, other in hows:
+        if (run := replace(own, how=other)).runs:
+            yield change, run
+    yield from _padded(own)
+
+
+def _padded(own: _Run) -> Iterator[tuple[str, _Run]]:
+    """The vocabulary, and what eager attention attends to, padded so that rows are aligned."""
+    vocabulary = _up(own.model.vocab_size, 64)
+    if vocabulary != own.model.vocab_size:
+        changed = change_model(own.model, {"vocab_size": vocabulary})
+        yield f"vocab_size padded to {vocabulary}", replace(own, model=changed)
+    kv_len, sizes = _up(own.sizes.kv_len, 8), own.sizes
+    if own.how.attn == "eager" and kv_len != sizes.kv_len:
+        grown = "cache_len" if sizes.cache_len else "seq_len"
+        longer = {grown: getattr(sizes, grown) + kv_len - sizes.kv_len}
+        yield f"kv_len padded to {kv_len}", replace(own, sizes=replace(sizes, **longer))
+
+
+def paddings_that_help(prediction: Prediction, phase: Phase) -> list[Sensitivity]:
+    """What of `_padded` would help one phase of a single-point prediction. 32-bit products need no alignment."""
+    if prediction.how.dtype not in HALF_DTYPES or phase.totals.bound == "host":
+        return []
+    own = _Run(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+    changes = [_changed(phase, change, run) for change, run in _padded(own)]
+    return [change for change in changes if change.speedup >= WORTH_SAYING]
+
+
+def _up(size: int, step: int) -> int:
+    """The next multiple of `step` from `size` on."""
+    return -(-size // step) * step
+
+
+def _changed(phase: Phase, change: str, run: _Run, kind: Literal["software", "hardware"] = "software") -> Sensitivity:
+    latency_s = float(run_pass(run.model, run.hw, run.how, run.sizes).times.latency_s)
+    return Sensitivity(kind, change, latency_s, phase.totals.latency_s / latency_s)
+
+
+def runtime_that_helps(prediction: Prediction, phase: Phase) -> str | None:
+    """The runtime with less host time or fewer launches that the device can follow with; None if there is none."""
+    how, launch_bound = prediction.how, phase.totals.bound == "launch"
+    better: dict[str, tuple[str, ...]] = {
+        "eager": ("compile",) if launch_bound else ("cuda-graph", "compile"),
+        "compile": ("reduce-overhead",),
+    }
+    better["cuda-graph"] = ("reduce-overhead",) if launch_bound else ()
+    own = _Run(prediction.model, prediction.hardware, how, phase.sizes)
+    names = better.get(how.runtime, ())
+    return next((name for name in names if replace(own, how=replace(how, runtime=name)).runs), None)
+
+
+# ---------------------------------------------------------------------------------------------- kernels
 
 
 def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
@@ -80,9 +180,3 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
         speed_of_light_s=light_s,
         gap=cost.device_s / light_s if light_s else float("inf"),
     )
-
-
-def _sensitivity(prediction: Prediction, phase: Phase, change: str, hw: Hardware) -> Sensitivity:
-    better = run_pass(prediction.model, hw, prediction.how, phase.sizes)
-    latency_s = float(better.times.latency_s)
-    return Sensitivity(change, latency_s, phase.totals.latency_s / latency_s)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cost.checks import check_choice, check_flag, check_point, check_positive
+from gpt2cost.checks import check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
@@ -23,7 +23,7 @@ from gpt2cost.prediction.settings import How, check_device, check_how
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
-from gpt2cost.table.options import CACHE_TYPES
+from gpt2cost.table.options import GRAPHED
 from gpt2cost.units import format_quantity
 
 MAX_TOKENS = 10**6
@@ -135,12 +135,11 @@ def generate(
     batch, prompt_tokens = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
     new_tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
     sample, padded = check_flag("sample", sample), check_flag("padded", padded)
-    how = check_how(dtype, attn, runtime, "last", use_cache).on(loaded)
+    how = check_how(dtype, attn, runtime, "last", use_cache, cache_type).on(loaded)
     check_device(hw, how, loaded.head_dim)
-    _check_cache(cache_type, how, padded)
+    _check_steps(how, padded)
     price = None if price_per_hour is None else check_positive("price_per_hour", price_per_hour)
-    kind: Literal["dynamic", "static"] = "static" if cache_type == "static" else "dynamic"
-    settings = GenerateSettings(batch, prompt_tokens, new_tokens, how, sample, kind, padded)
+    settings = GenerateSettings(batch, prompt_tokens, new_tokens, how, sample, padded)
     turns = Turns(loaded, hw, settings)
     first, rest, peak = turns.first(), turns.rest(), turns.peak()
     return Generation(
@@ -158,13 +157,14 @@ def generate(
     )
 
 
-def _check_cache(cache_type: str, how: How, padded: bool) -> None:
-    check_choice("cache_type", cache_type, CACHE_TYPES)
-    if cache_type == "static" and not how.use_cache:
-        raise InputError("cache_type: static needs a cache, and use_cache is off")
-    for name, given in (("cache_type static", cache_type == "static"), ("padded", padded)):
-        if given and how.attn == "flash_attention_2":
-            raise InputError(f"{name}: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa")
+def _check_steps(how: How, padded: bool) -> None:
+    if padded and how.attn == "flash_attention_2":
+        raise InputError("padded: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa")
+    if how.runtime in GRAPHED and how.cache_type != "static":
+        raise InputError(
+            f"runtime: {how.runtime} needs cache_type static, because it replays the same shapes and addresses, and"
+            f" with {'a dynamic' if how.use_cache else 'no'} KV cache every step has new ones; eager and compile run it"
+        )
 
 
 def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:
@@ -174,10 +174,10 @@ def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int)
             f"kv_len {longest} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"
             " the real model cannot run it"
         )
-    if settings.cache_type == "static" and settings.how.runtime == "eager":
+    if settings.how.cache_type == "static" and settings.how.runtime == "eager":
         yield (
             "generate compiles the steps on a static cache unless disable_compile is set, as assumed here;"
-            " --runtime compile or cuda-graph predicts compiled passes"
+            " --runtime reduce-overhead predicts what it compiles them to"
         )
     if peak > hw.memory.usable_bytes:
         capacity = format_quantity(hw.memory.usable_bytes, "B")

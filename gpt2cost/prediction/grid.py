@@ -21,7 +21,7 @@ from gpt2cost.checks import MAX_SIZE, check_choice, check_flag
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.prediction.settings import LEAST, PHASES
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, LOGITS, RUNTIMES
 from gpt2cost.yaml_text import read_yaml
 
 Axis: TypeAlias = np.ndarray
@@ -49,6 +49,7 @@ class Grid:
     phase: str = "prefill"
     logits: str = "all"
     use_cache: bool = True
+    cache_type: str = "dynamic"
     notes: tuple[str, ...] = ()  # warnings: values that were given twice
 
     @property
@@ -69,6 +70,7 @@ class Grid:
 DEFAULTS: dict[str, Any] = {
     "model": (), "gpu": (), "batch": 1, "seq": 128, "cache": 0, "dtype": "fp16", "attn": "sdpa", "runtime": "eager",
     "phase": "prefill", "logits": "all", "use_cache": True,
+    "cache_type": "dynamic",
 }  # fmt: skip
 """Every key of a study, with its default. `model` and `gpu` have none: empty means that one must be given."""
 
@@ -96,8 +98,10 @@ def make_grid(**axes: Any) -> Grid:
         values[key] = _sizes(key, given[key], least, notes)
     check_choice("phase", given["phase"], PHASES)
     check_choice("logits", given["logits"], LOGITS)
-    use_cache = check_flag("use_cache", given["use_cache"])
-    return Grid(**values, phase=given["phase"], logits=given["logits"], use_cache=use_cache, notes=tuple(notes))
+    check_choice("cache_type", given["cache_type"], CACHE_TYPES)
+    check_flag("use_cache", given["use_cache"])
+    single = {name: given[name] for name in ("phase", "logits", "use_cache", "cache_type")}
+    return Grid(**values, **single, notes=tuple(notes))
 
 
 def read_study(path: Path) -> dict[str, Any]:

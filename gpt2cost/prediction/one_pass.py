@@ -23,18 +23,11 @@ from gpt2cost.table.config import Model
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, Row, walk
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.options import COMPILED, GRAPHED, TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.gpu_attention import attention_kernel
-from gpt2cost.timing.kernel import (
-    BOUNDS,
-    bound_of,
-    bound_seconds,
-    index_of_largest,
-    kernel_terms,
-    largest,
-)
-from gpt2cost.timing.queue import PassTimes, pass_times
+from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, kernel_terms, largest
+from gpt2cost.timing.queue import PassTimes, pass_times, waits_inside
 from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
 
@@ -104,10 +97,11 @@ class Pass:
 
 
 def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
-    """What limits a pass: `host` where it issues longer than the device is busy, else what most kernel time goes to."""
-    bounds = [index_of_largest(bound_seconds(kernel.terms)) for kernel in kernels]
+    """What doubling would help a pass most: the `host` where it issues longer than the device is busy, else what most
+    seconds of its kernels shrink with."""
+    parts = [bound_seconds(kernel.terms) for kernel in kernels]
     seconds = [
-        total(np.where(bound == number, kernel.device_s, 0.0) for bound, kernel in zip(bounds, kernels, strict=True))
+        total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
         for number in range(len(BOUNDS))
     ]
     waits_for_host = np.where(host_s > device_s, np.inf, 0.0)
@@ -118,7 +112,7 @@ def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Numbe
 def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
     """The table's rows as `runtime` launches them."""
     rows = list(walk(cost_table(options)))
-    return tuple(fuse(rows) if runtime == "compile" else rows)
+    return tuple(fuse(rows) if runtime in COMPILED else rows)
 
 
 def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOptions:
@@ -134,8 +128,9 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         use_cache=how.use_cache,
         logits=how.logits,  # type: ignore[arg-type]
         variants=how.variants,
-        pads_mask=kernel == "efficient" and how.runtime != "compile",
-        traced=how.runtime == "compile" and not how.use_cache,
+        pads_mask=kernel == "efficient" and how.runtime not in COMPILED,
+        traced=how.runtime != "eager",
+        cache_type=how.cache_type,  # type: ignore[arg-type]
     )
 
 
@@ -154,6 +149,21 @@ def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Pass:
     return run_rows(rows, symbol_values(model, how.dtype, sizes), hw, how.dtype, how.runtime)
 
 
+def uncapturable(model: Model, how: How, sizes: Sizes) -> tuple[Any, str]:
+    """Where no CUDA graph can be captured of a pass, a truth value or an array of them, and why.
+
+    The host waits for the device inside the pass. Compiled code breaks in two there, and goes on.
+    """
+    if how.runtime != "cuda-graph":
+        return False, ""
+    rows, values = table_rows(table_options(model, how), how.runtime), symbol_values(model, how.dtype, sizes)
+    asked, source = waits_inside(rows, values)
+    return asked, (
+        f"runtime: {how.runtime} cannot capture a pass in which the host waits for the device, as {how.attn} attention"
+        f" does here ({source}); eager, compile and reduce-overhead run it"
+    )
+
+
 def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, dtype: str, runtime: str) -> Pass:
     """Evaluate rows at the values of their symbols: a whole pass, or what runs around it."""
     real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
@@ -163,7 +173,7 @@ def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, d
     for row, reuse in zip(rows, reuse_bytes(rows, real), strict=True):
         launch_s.append(0.0)
         if isinstance(row.step, Kernel):
-            terms = kernel_terms(row.step, real, hw, dtype, runtime == "cuda-graph", reuse)
+            terms = kernel_terms(row.step, real, hw, dtype, runtime in GRAPHED, reuse)
             launch_s[-1] = terms.device_s
             cost = _kernel_cost(row, row.step, exact, terms, attention_kernel(row.step, real, hw, dtype))
             if not is_point or cost.count:

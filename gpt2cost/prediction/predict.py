@@ -27,6 +27,7 @@ from gpt2cost.prediction.one_pass import (
     kv_cache_bytes,
     run_pass,
     total,
+    uncapturable,
 )
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.settings import PHASES, How, Number, Sizes, check_device, check_how, check_sizes
@@ -43,9 +44,9 @@ class Totals:
 
     `device_s`: busy time of the device. `host_s`: time to issue the pass. `latency_s`: from an idle device to the end
     of one synchronisation. `trust`: `measured`, `calibrated`, `borrowed` or `changed` (see `prediction.trust`), and
-    `trust_from`: whose constants or measurements that rests on. `bound`: `host`, `compute`, `memory` or `launch`.
-    `flops_utilization`: FLOPs of products per second over the dtype's peak. `bandwidth_utilization`: operand bytes per
-    second over the DRAM peak.
+    `trust_from`: whose constants or measurements that rests on. `bound`: what doubling would help most: `host`,
+    `compute`, `memory` (DRAM), `l2`, `latency` or `launch`. `flops_utilization`: FLOPs of products per second over the
+    dtype's peak. `bandwidth_utilization`: bytes that DRAM moves per second over its peak; never above 1.
     """
 
     launches: Number
@@ -170,6 +171,7 @@ def predict(
     phase: str = "both",
     logits: str = "all",
     use_cache: bool = True,
+    cache_type: str = "dynamic",
 ) -> Prediction:
     """Predict FLOPs, bytes and latency of a GPT-2 model on a device.
 
@@ -177,21 +179,31 @@ def predict(
     file, or a `Hardware`. `batch`, `seq` (new tokens) and `cache` (tokens already cached) are integers or integer
     arrays that broadcast together. `phase` is `prefill` (the pass of `seq` tokens), `decode` (the next single-token
     step, on `cache + seq` tokens) or `both`; where `seq` is 1 and `cache` is not 0 the pass itself is the decode step.
+    A `static` cache is as long as what it holds after the pass.
 
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    how = check_how(dtype, attn, runtime, logits, use_cache)
+    how = check_how(dtype, attn, runtime, logits, use_cache, cache_type)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
     return predict_run(load_model(model), load_hardware(gpu), how, sizes, phase)
 
 
-def predict_run(model: Model, hardware: Hardware, how: How, sizes: Sizes, phase: str = "both") -> Prediction:
-    """`predict` for settings that have been checked. Raises `InputError` where model or device cannot run them."""
+def predict_run(
+    model: Model, hardware: Hardware, how: How, sizes: Sizes, phase: str = "both", partly: bool = False
+) -> Prediction:
+    """`predict` for settings that have been checked. Raises `InputError` where model or device cannot run them.
+
+    With `partly`, sizes may be among others at which no CUDA graph can be captured: their figures mean nothing.
+    """
     check_choice("phase", phase, PHASES)
     how = how.on(model)
     if not how.use_cache and np.any(np.asarray(sizes.cache_len) != 0):
         raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
     check_device(hardware, how, model.head_dim)
+    for _, own in () if partly else passes_of(sizes, phase, how.use_cache):
+        fails, why = uncapturable(model, how, own)
+        if np.any(fails):
+            raise InputError(why)
     phases = tuple(_phase(model, hardware, how, *named) for named in passes_of(sizes, phase, how.use_cache))
     memory = _memory(model, hardware, how, phases)
     return Prediction(model, hardware, how, sizes, phases, memory, tuple(_warnings(model, phases, memory)))
@@ -227,6 +239,7 @@ def _totals(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -> 
         total(getattr(kernel, name) for kernel in kernels) for name in ("count", "flops", "read_bytes", "write_bytes")
     )
     products = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
+    dram_bytes = as_python(total(kernel.count * kernel.terms.dram_bytes for kernel in kernels))
     device_s, host_s, latency_s = pass_.device_s, as_python(pass_.times.host_s), as_python(pass_.times.latency_s)
     range_ = range_of(pass_.latency_at, hw, how, sizes, host_s > device_s)
     return Totals(
@@ -244,7 +257,7 @@ def _totals(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -> 
         bound=bound_of_pass(kernels, host_s, device_s),
         tokens_per_s=tokens / latency_s,
         flops_utilization=products / (latency_s * hw.compute.peak_flop_per_s[how.dtype]),
-        bandwidth_utilization=(reads + writes) / (latency_s * hw.memory.bandwidth_bytes_per_s),
+        bandwidth_utilization=dram_bytes / (latency_s * hw.memory.bandwidth_bytes_per_s),
     )
 
 

@@ -13,7 +13,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError
 from gpt2cost.table.config import Model
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, GRAPHED, LOGITS, RUNTIMES
 
 Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
@@ -54,7 +54,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class How:
-    """How the model is run. `variants`: kernels of an older transformers, see `table.options.KERNEL_VARIANTS`."""
+    """How the model is run. `variants`: kernels of an older transformers, see `table.options.KERNEL_VARIANTS`.
+
+    `cache_type`: a `dynamic` KV cache is concatenated anew in every pass, a `static` one is written to, and attended to
+    in its whole length.
+    """
 
     dtype: str = "fp16"
     attn: str = "sdpa"
@@ -62,6 +66,12 @@ class How:
     logits: str = "all"
     use_cache: bool = True
     variants: tuple[tuple[str, str], ...] = ()
+    cache_type: str = "dynamic"
+
+    @property
+    def cache_text(self) -> str:
+        """The KV cache in words."""
+        return f"{self.cache_type} KV cache" if self.use_cache else "no KV cache"
 
     def on(self, model: Model) -> How:
         """How `model` is run: without a KV cache where its config says so."""
@@ -69,14 +79,16 @@ class How:
 
 
 def check_how(
-    dtype: str = "fp16", attn: str = "sdpa", runtime: str = "eager", logits: str = "all", use_cache: bool = True
-) -> How:
+    dtype: str = "fp16", attn: str = "sdpa", runtime: str = "eager", logits: str = "all", use_cache: bool = True,
+    cache_type: str = "dynamic",
+) -> How:  # fmt: skip
     """The settings, every one checked. Raises `InputError` for the first that is wrong."""
     check_choice("dtype", dtype, DTYPES)
     check_choice("attn", attn, ATTENTION_IMPLEMENTATIONS)
     check_choice("runtime", runtime, RUNTIMES)
     check_choice("logits", logits, LOGITS)
-    return How(dtype, attn, runtime, logits, check_flag("use_cache", use_cache))
+    check_choice("cache_type", cache_type, CACHE_TYPES)
+    return How(dtype, attn, runtime, logits, check_flag("use_cache", use_cache), cache_type=cache_type)
 
 
 def check_sizes(batch: object, seq: object, cache: object, use_cache: bool = True) -> Sizes:
@@ -99,13 +111,27 @@ def check_single_sizes(batch: object, seq: object, cache: object, use_cache: boo
     return check_sizes(batch, seq, cache, use_cache)
 
 
-def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> None:
-    """Raise `InputError` where the device cannot run the dtype, the attention implementation (of heads of `head_dim`)
-    or the runtime."""
-    if how.runtime == "cuda-graph" and hardware.vendor != "nvidia":
+def check_cache(how: How) -> None:
+    """Raise `InputError` where there is no such KV cache."""
+    if how.cache_type == "static" and not how.use_cache:
+        raise InputError("cache_type: static needs a cache, and use_cache is off")
+    if how.cache_type == "static" and how.attn == "flash_attention_2":
         raise InputError(
-            f"runtime: cuda-graph needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
+            "cache_type static: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa"
         )
+
+
+def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> None:
+    """Raise `InputError` where the device cannot run the dtype, the attention implementation (of heads of `head_dim`),
+    the runtime or the cache.
+
+    Which sizes cannot run, `one_pass.uncapturable` says.
+    """
+    if how.runtime in GRAPHED and hardware.vendor != "nvidia":
+        raise InputError(
+            f"runtime: {how.runtime} needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
+        )
+    check_cache(how)
     if how.dtype not in hardware.compute.peak_flop_per_s:
         dtypes = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {how.dtype}; it has {dtypes}")

@@ -19,9 +19,9 @@ from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
-from gpt2cost.prediction.one_pass import is_decode
-from gpt2cost.prediction.predict import Phase, Prediction, predict_run
-from gpt2cost.prediction.settings import How, check_device, check_sizes
+from gpt2cost.prediction.one_pass import is_decode, uncapturable
+from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
+from gpt2cost.prediction.settings import How, Sizes, check_device, check_sizes
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest
@@ -33,7 +33,10 @@ EXACT = 2.0**53
 
 BLOCK_ROWS = 1 << 15
 """Rows that are evaluated together: enough for numpy, and little memory."""
-INPUTS = ("model", "batch_size", "seq_len", "cache_len", "gpu", "dtype", "attn", "runtime", "logits", "use_cache")
+INPUTS = (
+    "model", "batch_size", "seq_len", "cache_len", "gpu", "dtype", "attn", "runtime", "logits", "use_cache",
+    "cache_type",
+)  # fmt: skip
 COLUMNS = (
     *INPUTS, "phase", "kv_len", "latency_s", "latency_low_s", "latency_high_s", "trust", "trust_from", "device_s",
     "host_s", "flops", "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s", "total_bytes", "fits", "valid",
@@ -130,6 +133,7 @@ def sweep(
     phase: str = "prefill",
     logits: str = "all",
     use_cache: bool = True,
+    cache_type: str = "dynamic",
     kernels: bool = False,
     only_fitting: bool = False,
     only_valid: bool = False,
@@ -141,12 +145,12 @@ def sweep(
     Each of `model` ... `runtime` is one value, a list, or text such as `"1,2,8"`, `"1-64*2"` or `"128-1024+128"`.
     Seconds, bytes and FLOPs. The order is that of nested loops over model, gpu, dtype, attn, runtime, batch, seq and
     cache; with phase `both` a point has two rows, or one where the pass is itself a decode step. A choice that the
-    device cannot run is left out, with a warning. The grid is checked at the call; `InputError` for what is wrong in
-    it, and where nothing runs.
+    device cannot run is left out, with a warning, and so is a row of which no CUDA graph can be captured. The grid is
+    checked at the call; `InputError` for what is wrong in it, and where nothing runs.
     """
     grid = make_grid(
         model=model, gpu=gpu, batch=batch, seq=seq, cache=cache, dtype=dtype, attn=attn, runtime=runtime, phase=phase,
-        logits=logits, use_cache=use_cache,
+        logits=logits, use_cache=use_cache, cache_type=cache_type,
     )  # fmt: skip
     choices, warnings = plan(grid, model_changes, hw_changes)
     flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid}
@@ -168,23 +172,37 @@ def plan(
     models = _loaded("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
     devices = _loaded("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in grid.gpu), notes)
     check_sizes(*_broadcastable(grid.batch, grid.seq, grid.cache), grid.use_cache)
-    running, reasons, skipped = [], [], 0
+    running: list[Choice] = []
+    reasons, partly = [], []
+    sizes = Sizes(*_broadcastable(grid.batch, grid.seq, grid.cache))
     for model, hardware, dtype, attn, runtime in itertools.product(
         models, devices, grid.dtype, grid.attn, grid.runtime
     ):
-        choice = Choice(model, hardware, How(dtype, attn, runtime, grid.logits, grid.use_cache))
+        how = How(dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type)
+        choice = Choice(model, hardware, how)
         try:
-            check_device(hardware, choice.how, model.head_dim)
+            check_device(hardware, how, model.head_dim)
+            if why := _cannot_capture(choice, sizes, grid.phase):
+                partly.append(why)
         except InputError as error:
             reasons.append(str(error))
-            skipped += 1
         else:
             running.append(choice)
     if not running:
         raise InputError("; ".join(dict.fromkeys(reasons)))
-    if skipped:
-        notes.append(f"skipped {skipped} of {skipped + len(running)}: {'; '.join(dict.fromkeys(reasons))}")
+    if reasons:
+        notes.append(f"skipped {len(reasons)} of {len(reasons) + len(running)}: {'; '.join(dict.fromkeys(reasons))}")
+    notes += [f"rows are left out: {why}" for why in dict.fromkeys(partly)]
     return running, [note for model in models for note in model.notes] + notes
+
+
+def _cannot_capture(choice: Choice, sizes: Sizes, phase: str) -> str:
+    """Why some of the passes cannot be captured in a CUDA graph; empty if all can. Raises `InputError` if none can."""
+    how = choice.how.on(choice.model)
+    fails = [uncapturable(choice.model, how, own) for _, own in passes_of(sizes, phase, how.use_cache)]
+    if all(np.all(where) for where, _ in fails):
+        raise InputError(fails[0][1])
+    return next((why for where, why in fails if np.any(where)), "")
 
 
 def _loaded(name: str, named: Iterable[Any], notes: list[str]) -> list[Any]:
@@ -218,11 +236,12 @@ def _block(choice: Choice, sweep: Sweep, axes: tuple[Axis, Axis, Axis]) -> Block
     grid, how = sweep.grid, choice.how
     batch, seq, cache = _broadcastable(*axes)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
-    prediction = predict_run(choice.model, choice.hardware, how, sizes, grid.phase)
+    prediction = predict_run(choice.model, choice.hardware, how, sizes, grid.phase, partly=True)
     inputs = {
         "model": choice.model.name, "batch_size": batch[..., None], "seq_len": seq[..., None],
         "cache_len": cache[..., None], "gpu": choice.hardware.name, "dtype": how.dtype, "attn": how.attn,
         "runtime": how.runtime, "logits": how.logits, "use_cache": prediction.how.use_cache,
+        "cache_type": how.cache_type,
     }  # fmt: skip
     figures = _kernel_figures if sweep.kernels else _pass_figures
     of_phases = [figures(prediction, phase) for phase in prediction.phases]
@@ -272,7 +291,7 @@ def _common(prediction: Prediction, phase: Phase) -> dict[str, Column]:
         "valid": (np.asarray(phase.kv_len) <= prediction.model.n_positions)[..., None],
         "trust": np.asarray(phase.totals.trust)[..., None],
         "trust_from": np.asarray(phase.totals.trust_from)[..., None],
-        "keep": np.ones(1, bool),
+        "keep": ~np.asarray(uncapturable(prediction.model, prediction.how, phase.sizes)[0])[..., None],
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +47,11 @@ class GenerateSettings:
     new_tokens: int
     how: How
     sample: bool
-    cache_type: Literal["dynamic", "static"]
     padded: bool
+
+    @property
+    def cache_type(self) -> str:
+        return self.how.cache_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +101,15 @@ class Turns:
 
     def options(self, in_generate: bool) -> TableOptions:
         s = self.settings
-        plain = dataclasses.replace(table_options(self.model, s.how, self.hw), traced=False)
-        return dataclasses.replace(plain, padded=s.padded, cache_type=s.cache_type, in_generate=in_generate)
+        plain = table_options(self.model, s.how, self.hw)
+        return dataclasses.replace(plain, padded=s.padded, in_generate=in_generate)
 
     def values(self, sizes: Sizes) -> dict[str, Number]:
         """The symbols of one turn; a static cache is attended to in its whole length."""
         s = self.settings
         values = symbol_values(self.model, s.how.dtype, sizes)
         longest = s.prompt_tokens + s.new_tokens - 1
-        return values | {"kv_len": longest} if s.cache_type == "static" else values
+        return values | {"kv_len": longest} if s.how.cache_type == "static" else values
 
     def sizes(self, token: Size) -> Sizes:
         """The sizes of the pass that gives new token number `token`, from 0 on: the first is the prompt's."""
@@ -120,7 +123,7 @@ class Turns:
         s, options = self.settings, self.options(in_generate=True)
         before = generate_loop.setup(s.batch_size > 1) if first else ()
         return [
-            ((*before, *generate_loop.before(options)), "eager"),
+            ((*before, *generate_loop.before(dataclasses.replace(options, traced=False))), "eager"),
             (table_rows(options, s.how.runtime), s.how.runtime),
             (generate_loop.after(options, s.sample), "eager"),
         ]

@@ -167,10 +167,10 @@ def fused_attention(
 def sdpa_mask(options: TableOptions) -> Condition:
     """Where sdpa needs a mask tensor: its own causal rule holds for a prefill, and a single query needs none.
 
-    Padding always needs one, a compiled pass without a cache gets one, and so does a static cache that is longer than
-    what has been written to it.
+    Padding always needs one, a traced pass without a cache gets one (it cannot ask whether sequences are packed), and
+    so does a static cache that is longer than what has been written to it.
     """
-    if options.padded or options.traced:
+    if options.padded or (options.traced and not options.use_cache):
         return ALWAYS
     return T.at_most(1) | (C > 0) if options.cache_type == "static" else (T > 1) & (C > 0)
 

@@ -98,7 +98,7 @@ def before(options: TableOptions) -> tuple[Row, ...]:
             copy("position_ids", "clone", positions, positions, source, C > 0),
         ]
     if options.cache_type == "static":
-        steps += [Free("empty", "view", 1), *causal_mask(options)[0]]
+        steps += [Free("empty", "view", 1), *causal_mask(options, positions, B)[0]]
     return _rows("generate", steps)
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
 from gpt2cost.table.citations import cite
-from gpt2cost.table.formula import Formula, formula, symbol
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
 from gpt2cost.table.kernel import (
     Free,
     Gemm,
@@ -30,7 +30,7 @@ from gpt2cost.table.kernel import (
 )
 from gpt2cost.table.masks import causal_mask, packed_sequence
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, D, F, L, T, V, a, i64
+from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, i64
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -77,27 +77,36 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
     token, position = (Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T)))
     x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
-    mask_steps, mask = causal_mask(options)
+    mask_steps, mask = causal_mask(options, positions, rows)
     if options.in_generate and options.cache_type == "static":
         mask_steps = ()  # prepare_inputs_for_generation has made it: see generate_loop.py
     packed = not options.use_cache and not options.padded
     h, y = block(x, mask, positions, options)
     group = "norm"
-    children = (
+
+    def count_on(name: str, past: tuple[Tensor, ...], when: Condition) -> Kernel:
+        return pointwise(
+            name, "add", (arange, *past), positions, arange_source, element=i64, when=when, fusion_group=group
+        )
+
+    length = (Tensor("length", i64),)  # of a static cache, once it has been written to: a tensor, not a number
+    counted: tuple[Kernel, ...] = (count_on("position_ids", (), ALWAYS),)
+    if options.cache_type == "static":
+        counted = (count_on("position_ids", (), C.is_zero()), count_on("position_ids_static", length, C > 0))
+    numbered: tuple[Kernel | Free, ...] = (
+        fill("arange", "arange", arange, arange_source, fusion_group=group), *counted, Free("views", "view", 1),
+    )  # fmt: skip
+    children: tuple[Module | Kernel | Free, ...] = (
         Free("transformer", "call"),
         Free("views", "view", 1),
         Module("wte", "Embedding", (gather(B * T, ids, token, cite(src, "self.wte(input_ids)"), group),)),
-        *(() if options.in_generate else (
-            fill("arange", "arange", arange, arange_source, fusion_group=group),
-            pointwise("position_ids", "add", (arange,), positions, arange_source, element=i64, fusion_group=group),
-            Free("views", "view", 1),
-        )),
+        *(() if options.in_generate else numbered),
         Module("wpe", "Embedding", (gather(rows * T, positions, position, wpe, group),)),
         pointwise(
             "add", "add", (token, position), x, cite(src, "hidden_states = inputs_embeds + position_embeds"),
             fusion_group=group,
         ),
-        *(packed_sequence(positions, rows) if packed else ()),
+        *(packed_sequence(positions, rows, options.traced) if packed else ()),
         *mask_steps,
         Free("drop", "call"),
         h,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpt2cost.table.attention import sdpa_mask
-from gpt2cost.table.citations import cite
+from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.options import TableOptions
@@ -12,10 +14,11 @@ from gpt2cost.table.symbols import B, C, S, T, a, b8, i64
 FILE, GROUP = "masking_utils.py", "mask"
 
 
-def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`create_causal_mask`: a boolean (T, S) mask; eager attention makes it a float one of each batch entry.
 
-    With padding the mask is (B, T, S), and sdpa first asks, with a host sync, whether there is any padding.
+    With padding the mask is (B, T, S), and sdpa first asks, with a host sync, whether there is any padding. A traced
+    pass asks nothing; without a cache its mask is one of packed sequences, (B, T, S) too. `positions` has `rows` rows.
     """
     when = sdpa_mask(options) if options.attn == "sdpa" else ALWAYS
     mask = Tensor("causal_mask", T * S * b8)
@@ -46,8 +49,10 @@ def causal_mask(options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tenso
         "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=GROUP
     )
     padding, padded = _padding(options, index["batch"], offset["kv"], mask, le) if options.padded else ((), mask)
+    if options.traced and not options.use_cache and not options.padded:
+        padding, padded = _packed(positions, rows, index["batch"], offset, mask)
     steps: tuple[Kernel | Free, ...] = (
-        *(_padding_test(options) if options.padded else ()),
+        *(_padding_test(options) if options.padded else _empty_test(options)),
         arange("batch"), arange("head"), arange("q"), *add_q, arange("kv"), add("kv"),
         Free("causal_mask.unsqueeze", "view", 12, when), *(padding or (le,)),
         Free("causal_mask.expand", "view", 1, when),
@@ -82,7 +87,7 @@ def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     if static:
         pad = cite("prepare_padding_mask", "torch.nn.functional.pad(attention_mask", file=FILE)
         steps += (copy("padding.pad", "constant_pad_nd", truth, longest, pad, C + T < S),)
-    if options.attn != "sdpa":
+    if options.attn != "sdpa" or options.traced:
         return steps
     asked = T > 1 if static else ALWAYS
     no_more_keys = S.at_most(T)
@@ -122,10 +127,63 @@ def _padding(
     return steps, both
 
 
-def packed_sequence(positions: Tensor, rows: Formula) -> tuple[Kernel | Free, ...]:
+def _empty_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
+    """Is a static cache still empty? Of one that has been written to, the host waits for the answer."""
+    if options.attn != "sdpa" or options.cache_type != "static" or options.traced:
+        return ()
+    when, source = (T > 1) & (C > 0), cite("_ignore_causal_mask_sdpa", "if q_offset == 0 and (", file=FILE)
+    length, answer = Tensor("length", i64), Tensor("causal_mask.empty", b8)
+    return (
+        pointwise("causal_mask.empty", "eq", (length,), answer, source, element=b8, when=when),
+        Free("causal_mask.empty_sync", "sync", 1, when),
+    )
+
+
+def _packed(
+    positions: Tensor, rows: Formula, batch: Tensor, offset: dict[str, Tensor], mask: Tensor
+) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+    """The causal rule by the position in each sequence, and no sequence sees another: (B, T, S) booleans."""
+    remap = cite(
+        "remap_positions_for_packed_sequence",
+        "return mask_function(batch_idx, head_idx, position_ids[batch_idx, q_idx]",
+        file=FILE,
+    )
+    same = cite("packed_sequence_mask_function", "return packed_sequence_mask[", file=FILE)
+    compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
+    join = cite("and_masks", "result = result & mask(", file=FILE)
+    ones = cite("and_masks", "result = q_idx.new_ones(", file=FILE)
+    one, sequence = Tensor("packed.one", b8), Tensor("packed.cumsum", B * T * i64)
+    position = Tensor(positions.name, rows * T * i64)
+    causal, alike, both, whole = (
+        Tensor(f"causal_mask.{name}", B * T * S * b8) for name in ("causal", "alike", "both", "packed")
+    )
+
+    def look_up(what: Tensor, side: str, source: Citation) -> Kernel:
+        name = f"packed.{what.name.rpartition('.')[2]}_{side}"
+        found = copy(name, "index", (what, batch, offset[side]), Tensor(name, B * T * i64), source)
+        return replace(found, fusion_group=GROUP)
+
+    def step(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
+        return pointwise(name, op, inputs, out, source, element=b8, fusion_group=GROUP)
+
+    moved = [look_up(position, side, remap) for side in ("q", "kv")]
+    owners = [look_up(sequence, side, same) for side in ("q", "kv")]
+    steps = (
+        fill("packed.one", "new_ones", one, ones, fusion_group=GROUP),
+        *moved,
+        step("causal_mask.le", "le", tuple(kernel.outputs[0] for kernel in moved), causal, compare),
+        step("causal_mask.and_causal", "bitwise_and", (one, causal), both, join),
+        *owners,
+        step("packed.same", "eq", tuple(kernel.outputs[0] for kernel in owners), alike, same),
+        step("causal_mask.and_same", "bitwise_and", (both, alike), whole, join),
+    )
+    return steps, whole
+
+
+def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Kernel | Free, ...]:
     """`find_packed_sequence_indices`: without a cache, do the positions restart? The answer goes to the host.
 
-    `rows`: how many rows of positions there are, B or 1.
+    A traced pass does not ask. `rows`: how many rows of positions there are, B or 1.
     """
     src, file = "find_packed_sequence_indices", FILE
     first_source = cite(src, "first_dummy_value = position_ids[:, :1] - 1", file=file)
@@ -142,7 +200,7 @@ def packed_sequence(positions: Tensor, rows: Formula) -> tuple[Kernel | Free, ..
     first_position, last = Tensor("position_ids[:1]", rows * i64), Tensor("packed.cumsum[-1]", B * i64)
     left, right = (Tensor(f"packed.cat[{part}]", B * T * i64) for part in ("1:", ":-1"))
     name = "packed_sequence.{}".format
-    return (
+    numbered = (
         Free(name("views"), "view", 2),
         pointwise(name("first_minus_1"), "sub", (first_position,), first, first_source, element=i64),
         copy(name("prepend"), "cat", (first, positions), prepended, diff_source),
@@ -150,6 +208,11 @@ def packed_sequence(positions: Tensor, rows: Formula) -> tuple[Kernel | Free, ..
         pointwise(name("diff"), "sub", (left, right), diff, diff_source, element=i64),
         pointwise(name("ne"), "ne", (diff,), restart, cumsum_source, element=b8),
         reduction(name("cumsum"), "cumsum", restart, sequence, B * T, cumsum_source),
+    )
+    if traced:
+        return numbered
+    return (
+        *numbered,
         Free(name("views"), "view", 1),
         pointwise(name("eq"), "eq", (last,), is_one, test_source, element=b8),
         reduction(name("all"), "all", is_one, answer, B, test_source),

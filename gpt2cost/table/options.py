@@ -7,8 +7,13 @@ from typing import Literal, TypeAlias, get_args
 
 Attn: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
 ATTENTION_IMPLEMENTATIONS: tuple[Attn, ...] = get_args(Attn)
-Runtime: TypeAlias = Literal["eager", "compile", "cuda-graph"]
+Runtime: TypeAlias = Literal["eager", "compile", "cuda-graph", "reduce-overhead"]
+"""`reduce-overhead` is the mode of torch.compile that replays what it has compiled as CUDA graphs."""
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+COMPILED = ("compile", "reduce-overhead")
+"""Runtimes that merge neighbouring kernels."""
+GRAPHED = ("cuda-graph", "reduce-overhead")
+"""Runtimes whose kernels are nodes of a CUDA graph."""
 Logits: TypeAlias = Literal["all", "last"]
 LOGITS: tuple[Logits, ...] = get_args(Logits)
 CacheType: TypeAlias = Literal["dynamic", "static"]
@@ -25,7 +30,7 @@ class TableOptions:
     use_cache: bool = True
     logits: Logits = "all"
     variants: tuple[tuple[str, str], ...] = ()  # kernels that an older transformers ran otherwise: KERNEL_VARIANTS
-    traced: bool = False  # by torch.compile, without a cache: the test for packed sequences needs values, so it masks
+    traced: bool = False  # compiled, or captured in a CUDA graph: transformers then asks no tensor for its values
     padded: bool = False  # an attention mask with padding is passed
     cache_type: CacheType = "dynamic"  # static: kv_len is the length of the whole cache
     pads_mask: bool = False  # the device runs masked attention by a kernel whose mask has rows of a multiple of 8

@@ -126,7 +126,7 @@ class GpuMachine:
             l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
         )
         return [
-            ("2x memory bandwidth", replace(hw, memory=wider, model=replace(constants, memory=l2_copy))),
+            ("2x DRAM and L2 bandwidth", replace(hw, memory=wider, model=replace(constants, memory=l2_copy))),
             ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=constants.with_twice_the_attention())),
         ]
 

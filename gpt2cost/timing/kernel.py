@@ -20,6 +20,10 @@ from gpt2cost.timing.gpu import GpuMachine
 from gpt2cost.timing.terms import Array, Terms
 
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
+"""What a kernel's time goes to: arithmetic; the traffic of DRAM; that of L2; incomplete waves of thread blocks, serial
+steps, too little work; the launch."""
+_OVERLAP = 3
+"""Of a kernel's resources, as a p-norm: about what products were fitted with."""
 Machine: TypeAlias = GpuMachine | CpuMachine
 """A device that times kernels by its own forms: those of the cost table in a pass (`kernel`), and others on their own
 (`product`, `attention`, `memory`); and what would be better on it (`improvements`)."""
@@ -50,7 +54,7 @@ def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
         launch=replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
         model=hw.model.without_launch(),
     )
-    return [*machine_of(hw).improvements(), ("no launch cost", no_launch)]
+    return [*machine_of(hw).improvements(), ("no launch cost, no host time", no_launch)]
 
 
 def bound_of(terms: Terms) -> Any:
@@ -59,8 +63,22 @@ def bound_of(terms: Terms) -> Any:
 
 
 def bound_seconds(terms: Terms) -> tuple[Array, ...]:
-    """The seconds that speak for each of `BOUNDS`."""
-    return terms.compute_s, terms.memory_s, terms.l2_s, terms.serial_s, terms.launch_s
+    """A kernel's seconds by what they would shrink with, one of `BOUNDS` each; they sum to `device_s`.
+
+    The cost of the launch is added to the rest, in which arithmetic with its serial steps, DRAM and L2 overlap. Each of
+    them has twice what doubling its rate would save, to first order. That is smooth in the sizes, where the largest
+    term alone would jump.
+    """
+    launch_s = np.minimum(terms.launch_s, terms.device_s)
+    work_s = terms.compute_s + terms.serial_s
+    top_s = np.maximum(np.maximum(work_s, terms.memory_s), terms.l2_s)
+    over = 1.0 / np.where(top_s > 0, top_s, 1.0)
+    work, dram, l2 = ((seconds * over) ** _OVERLAP for seconds in (work_s, terms.memory_s, terms.l2_s))
+    per_share = (terms.device_s - launch_s) / np.where(top_s > 0, work + dram + l2, 1.0)
+    dram_s, l2_s, work_part_s = dram * per_share, l2 * per_share, work * per_share
+    compute_s = work_part_s * terms.compute_s / np.where(work_s > 0, work_s, 1.0)
+    latency_s = work_part_s - compute_s
+    return compute_s, dram_s, l2_s, latency_s, terms.device_s - compute_s - dram_s - l2_s - latency_s
 
 
 def largest(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:

@@ -24,6 +24,7 @@ import numpy as np
 
 from gpt2cost.device.hardware import Host
 from gpt2cost.table.kernel import Free, Kernel, Row
+from gpt2cost.table.options import COMPILED, GRAPHED
 
 Seconds: TypeAlias = Any
 """A float, or a numpy array of them."""
@@ -132,9 +133,10 @@ def pass_steps(
     """The host's seconds to issue the rows, and all of them as one map of the queue's state. See `pass_times`.
 
     `eager` issues every step. `compile` issues kernels alone, at the cost of compiled code. `cuda-graph` replays the
-    kernels with one call.
+    kernels with one call, and so does `reduce-overhead`. To enter compiled code costs what a replay does. A wait for
+    the device breaks compiled code in two: what follows is entered anew. In a CUDA graph it cannot be (`waits_inside`).
     """
-    whole = host(host_costs.graph_replay_s) if runtime == "cuda-graph" else NOTHING
+    whole = NOTHING if runtime == "eager" else host(host_costs.graph_replay_s)
     host_s: Seconds = np.maximum(whole.hh, 0.0)
     indexed = list(zip(rows, device_s, strict=True))
     for count_formula, section in groupby(indexed, key=lambda item: item[0].count):
@@ -151,12 +153,13 @@ def pass_steps(
 
 def host_cost(step: Kernel | Free, host_costs: Host, runtime: str) -> float:
     """Seconds that the host needs to issue a step once."""
-    if runtime == "cuda-graph":
-        return 0.0
-    if runtime == "compile":
-        return host_costs.compiled_op_s if isinstance(step, Kernel) else 0.0
     if isinstance(step, Kernel):
-        return host_costs.module_s if step.in_module else host_costs.op_s
+        issue_s = host_costs.module_s if step.in_module else host_costs.op_s
+        return {"eager": issue_s, "compile": host_costs.compiled_op_s}.get(runtime, 0.0)
+    if runtime in COMPILED and step.op == "sync":
+        return step.count * (host_costs.sync_s + host_costs.graph_replay_s)
+    if runtime != "eager":
+        return 0.0
     return step.count * {"view": host_costs.view_s, "call": host_costs.call_s, "sync": host_costs.sync_s}[step.op]
 
 
@@ -164,5 +167,24 @@ def _step(step: Kernel | Free, cost_s: float, seconds: Seconds, host_costs: Host
     if host_costs.synchronous:
         return host(cost_s + seconds if isinstance(step, Kernel) else cost_s)
     if isinstance(step, Kernel):
-        return kernel(cost_s, 0.0 if runtime == "cuda-graph" else host_costs.launch_latency_s, seconds)
-    return sync(cost_s) if step.op == "sync" and runtime == "eager" else host(cost_s)
+        return kernel(cost_s, 0.0 if runtime in GRAPHED else host_costs.launch_latency_s, seconds)
+    return sync(cost_s) if waits(step, runtime) else host(cost_s)
+
+
+def waits(step: Free, runtime: str) -> bool:
+    """Whether the host waits for the device at a step, where it is run at all."""
+    return step.op == "sync" and runtime != "cuda-graph"
+
+
+def waits_inside(rows: Iterable[Row], values: Mapping[str, Any]) -> tuple[Any, str]:
+    """Where the host waits for the device inside a pass, and the source line of the first kernel that it waits for."""
+    inside: Any = False
+    source, last = "", ""
+    for row in rows:
+        if isinstance(row.step, Kernel):
+            last = str(row.step.source)
+        elif row.step.op == "sync":
+            here = row.step.when.evaluate(values)
+            source = source or (last if np.any(here) else "")
+            inside = inside | here
+    return inside, source

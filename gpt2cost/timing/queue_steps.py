@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from gpt2cost.device.hardware import Host
 from gpt2cost.table.kernel import Free, Kernel, Row
-from gpt2cost.timing.queue import host_cost
+from gpt2cost.table.options import COMPILED, GRAPHED
+from gpt2cost.timing.queue import host_cost, waits
 
 GRAPH_LAUNCH = "cudaGraphLaunch"
+COMPILED_CALL = "Torch-Compiled Region"
 FINAL_SYNC = "cudaDeviceSynchronize"
 
 
@@ -24,7 +26,8 @@ class Slice:
     """Something that takes time on one track, in seconds from the start of the pass.
 
     `row` is the step of the cost table, None for the launch of a graph and the last wait. `launch` numbers the
-    kernels: a host slice and the device slice that it issues have the same; all kernels of a graph have 0's.
+    kernels: a host slice and the device slice that it issues have the same; the launch of a graph has the number of
+    the graph's first kernel.
     """
 
     track: Literal["host", "device"]
@@ -58,17 +61,26 @@ def run_queue(
     rows = tuple(rows)
     kernel_s = {row.index: float(seconds) for row, seconds in zip(rows, launch_s, strict=True)}
     host_s, device_s, launches = 0.0, 0.0, 0
-    graph = runtime == "cuda-graph"
-    if graph:
+    graph = runtime in GRAPHED
+
+    def entered(end_s: float) -> Slice:
+        """The replay of a graph, or the call of compiled code, that ends at `end_s`."""
+        name = GRAPH_LAUNCH if graph else COMPILED_CALL
+        return Slice("host", name, "", end_s - host.graph_replay_s, end_s, None, launches if graph else None)
+
+    if runtime != "eager":
         host_s = host.graph_replay_s
-        yield Slice("host", GRAPH_LAUNCH, "", 0.0, host_s, None, 0)
+        yield entered(host_s)
     for row, module in unrolled(rows, values):
         start_s, cost_s = host_s, host_cost(row.step, host, runtime)
         if isinstance(row.step, Free):
-            waits = row.step.op == "sync" and runtime == "eager"
-            host_s = (max(host_s, device_s) if waits else host_s) + cost_s
-            if host_s > start_s:
-                yield Slice("host", row.step.name, module, start_s, host_s, row)
+            waiting = waits(row.step, runtime)
+            replay_s = host.graph_replay_s if waiting and runtime in COMPILED else 0.0
+            host_s = (max(host_s, device_s) if waiting else host_s) + cost_s
+            if host_s - replay_s > start_s:
+                yield Slice("host", row.step.name, module, start_s, host_s - replay_s, row)
+            if replay_s:
+                yield entered(host_s)
             continue
         host_s += cost_s
         if host_s > start_s:

@@ -12,6 +12,7 @@ import pytest
 from helpers import SMALL, assert_refused, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
+from gpt2cost.table.options import RUNTIMES
 from gpt2cost.units import parse_quantity
 
 
@@ -55,7 +56,7 @@ def test_schema(gpt2cost: Any) -> None:
     assert {*model, "parameters"} <= set(document["model"])
     assert {"name", "borrowed"} <= set(document["hardware"])
     assert set(document["settings"]) == {
-        "batch_size", "seq_len", "cache_len", "dtype", "attn", "runtime", "logits", "use_cache",
+        "batch_size", "seq_len", "cache_len", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type",
     }  # fmt: skip
     assert set(document["memory"]) == {
         "weights_bytes", "kv_cache_bytes", "activations_bytes", "total_bytes", "capacity_bytes", "fits",
@@ -78,7 +79,7 @@ def test_schema(gpt2cost: Any) -> None:
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
-@pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_formulas_give_the_figures(attn: str, runtime: str, gpt2cost: Any) -> None:
     result = gpt2cost(*SMALL, "--attn", attn, "--runtime", runtime, "--format", "json")
     phases = json.loads(result.out)["phases"]

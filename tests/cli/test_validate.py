@@ -65,7 +65,8 @@ def test_recorded_campaigns(gpt2cost: Call, tmp_path: Path) -> None:
         planted() | times,
         planted(kind="pass_graph", seq=1, cache=128),
         planted(kind="pass_compile", mode="default", use_cache=True) | times,
-        planted(kind="pass_compile", mode="default") | {"mode": "reduce-overhead"},
+        planted(kind="pass_compile", mode="reduce-overhead"),
+        planted(kind="pass_compile", mode="default") | {"mode": "max-autotune"},
         {"kind": "pass", "model": "gpt2", "error": "out of memory"},
         {"kind": "gemm", "m": 1, "wall_us": 1.0},
         {"kind": "end", "complete": True},
@@ -74,8 +75,8 @@ def test_recorded_campaigns(gpt2cost: Call, tmp_path: Path) -> None:
     result = gpt2cost("validate", "--from", folder, "--gpu", "a100", "--format", "jsonl")
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in result.out.splitlines()]
-    assert [row["runtime"] for row in rows] == ["eager", "cuda-graph", "compile"]
-    assert [row["error"] for row in rows] == pytest.approx([1 / 1.1 - 1] * 3)
+    assert [row["runtime"] for row in rows] == ["eager", "cuda-graph", "compile", "reduce-overhead"]
+    assert [row["error"] for row in rows] == pytest.approx([1 / 1.1 - 1] * 4)
     assert "skipped 1 record" in result.err
     assert "no measured pass" in refusal(gpt2cost("validate", "--from", folder, "--gpu", "a100", "--model", "gpt2-xl"))
 

@@ -207,7 +207,7 @@ def test_outliers_do_not_move_a_measurement() -> None:
 
 def test_what_the_device_cannot_do_is_counted() -> None:
     v100, records = load_hardware("v100-sxm-32gb"), [planted(), planted(dtype="bf16"), planted(dtype="bf16")]
-    found = validate(v100, [*records, planted() | {"kind": "pass_compile", "mode": "reduce-overhead"}])
+    found = validate(v100, [*records, planted() | {"kind": "pass_compile", "mode": "max-autotune"}])
     assert len(found.passes) == 1
     assert sorted(found.skipped.values()) == [1, 2]
     with pytest.raises(InputError, match="nothing to score: dtype"):

@@ -85,14 +85,14 @@ class Case:
 
 @lru_cache
 def case(name: str) -> Case:
-    how = ["dtype", "attn", "runtime", "logits", "use_cache"]
+    how = ["dtype", "attn", "runtime", "logits", "use_cache", "cache_type"]
     match name:
         case "capacity":
             shown = gpt2cost.capacity("gpt2-xl", "t4", max_latency_s=0.03)
             return Case(shown.view, shown, keys(*CHOICE, *capacity.ANSWER), "answers")
         case "generation":
             shown = gpt2cost.generate("gpt2", "a100", batch=2, new_tokens=12, price_per_hour=2.0)
-            settings = ["batch_size", "prompt_tokens", "new_tokens", "sample", "cache_type", "padded", *how]
+            settings = ["batch_size", "prompt_tokens", "new_tokens", "sample", "padded", *how]
             return Case(
                 shown.view, shown, ["model", "gpu", *settings, "token", "position", "phase", *generate.TURN], ""
             )

@@ -21,7 +21,7 @@ from gpt2cost.table.config import load_model
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Row, walk
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.options import GRAPHED, TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.queue import host_cost
 from gpt2cost.timing.queue_steps import unrolled as unrolled_rows
@@ -124,7 +124,6 @@ RUNS: list[dict[str, Any]] = [
     {"attn": "eager"},
     {"attn": "flash_attention_2"},
     {"runtime": "compile"},
-    {"runtime": "cuda-graph", "batch": 4},
     {"use_cache": False},
     {"sample": True},
     {"new_tokens": 1},
@@ -136,6 +135,9 @@ MASKED: list[dict[str, Any]] = [
     {"cache_type": "static"},
     {"cache_type": "static", "padded": True, "sample": True, "batch": 3},
     {"cache_type": "static", "attn": "eager", "batch": 16},
+    {"cache_type": "static", "runtime": "cuda-graph", "batch": 4},
+    {"cache_type": "static", "runtime": "reduce-overhead"},
+    {"cache_type": "static", "runtime": "cuda-graph", "padded": True},
     {"padded": True, "use_cache": False},
 ]
 
@@ -179,18 +181,34 @@ def test_each_turn_is_one_run_through_the_queue(keys: dict[str, Any]) -> None:
         host_s, device_s = 0.0, 0.0
         for rows, runtime in turns.parts(first=number == 0):
             one = run_rows(rows, values, hw, s.how.dtype, runtime)
-            if runtime == "cuda-graph":
+            if runtime != "eager":
                 host_s += hw.host.graph_replay_s
             for row, launch_s in zip_unrolled(one):
                 cost_s = host_cost(row.step, hw.host, runtime)
                 if isinstance(row.step, Kernel):
                     host_s += cost_s
-                    waited = host_s + (0.0 if runtime == "cuda-graph" else hw.host.launch_latency_s)
+                    waited = host_s + (0.0 if runtime in GRAPHED else hw.host.launch_latency_s)
                     device_s = max(device_s, waited) + float(launch_s)
                 else:
-                    waits = row.step.op == "sync" and runtime == "eager"
+                    waits = row.step.op == "sync" and runtime != "cuda-graph"
                     host_s = (max(host_s, device_s) if waits else host_s) + cost_s
         assert latency_s == pytest.approx(max(host_s, device_s), rel=1e-12)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compile", "cuda-graph", "reduce-overhead"])
+def test_the_last_pass_on_a_static_cache_is_predicts(runtime: str) -> None:
+    """There the cache is full, as that of `predict` is."""
+    found = run(cache_type="static", runtime=runtime)
+    settings: dict[str, Any] = {"runtime": runtime, "cache_type": "static", "logits": "last"}
+    pass_ = gpt2cost.predict("distilgpt2", "a100", seq=1, cache=44, **settings).phases[0]
+    assert float(found.rest.pass_s[-1]) == pytest.approx(pass_.totals.latency_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("runtime", ["cuda-graph", "reduce-overhead"])
+@pytest.mark.parametrize("keys", [{}, {"use_cache": False}], ids=str)
+def test_a_graph_needs_a_static_cache(runtime: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(gpt2cost.InputError, match="needs cache_type static"):
+        run(runtime=runtime, **keys)
 
 
 def zip_unrolled(one: Pass) -> Iterator[tuple[Row, float]]:

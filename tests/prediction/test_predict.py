@@ -18,9 +18,10 @@ from transformers import GPT2Config
 
 import gpt2cost
 from gpt2cost import InputError, load_model, predict
+from gpt2cost.device.catalog import load_hardware
 from gpt2cost.prediction.predict import Phase, Totals
 from gpt2cost.table.kernel import FusedAttention, Gemm
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, GRAPHED, RUNTIMES
 
 FIGURES = ("count", "flops", "read_bytes", "write_bytes", "device_s")
 
@@ -163,6 +164,7 @@ def test_a_grid_is_the_loop_of_its_points(
 ) -> None:
     batch, seq = np.array(batches)[:, None, None], np.array(seqs)[:, None]
     cache = np.array(caches) if use_cache else np.zeros(1, int)
+    assume((attn, runtime) != ("flash_attention_2", "cuda-graph") or min(batches) > 1 or max(seqs) == 1)
     chosen: dict[str, Any] = {"attn": attn, "runtime": runtime, "use_cache": use_cache}
     grid = run(batch, seq, cache, **chosen)
     shape = np.broadcast_shapes(batch.shape, seq.shape, cache.shape)
@@ -194,13 +196,42 @@ def test_latency_never_falls_when_the_work_grows(
 ) -> None:
     """Two exceptions are the real model's: at batch 1 flash_attention_2 tests for packed sequences, and waits for it; and
     eager attention's products are faster where kv_len is a multiple of 8."""
-    assume(runtime != "cuda-graph" or gpu != "m1")
+    assume(runtime not in GRAPHED or gpu != "m1")
     bigger = (batch + 1, seq) if more_batch else (batch, seq + (8 if attn == "eager" else 1))
     less, more = (
         run(*point, cache, gpu=gpu, attn=attn, runtime=runtime, phase="prefill").phases[0].totals
         for point in ((batch, seq), bigger)
     )
     assert more.latency_s >= less.latency_s * (1 - 1e-9)
+
+
+@given(
+    st.integers(1, 64), st.integers(1, 600), st.integers(0, 400), st.sampled_from(["a100", "t4", "4090", "h100"]),
+    st.sampled_from(ATTENTION_IMPLEMENTATIONS), st.sampled_from(["fp16", "fp32"]), st.booleans(),
+)  # fmt: skip
+def test_reduce_overhead_is_the_best_of_compile_and_graphs(
+    batch: int, seq: int, cache: int, gpu: str, attn: str, dtype: str, use_cache: bool
+) -> None:
+    assume(attn != "flash_attention_2" or (dtype == "fp16" and gpu != "t4" and (batch > 1 or seq == 1)))
+    how: dict[str, Any] = {"gpu": gpu, "attn": attn, "dtype": dtype, "use_cache": use_cache, "phase": "prefill"}
+    seconds = {
+        runtime: run(batch, seq, cache * use_cache, **how, runtime=runtime).phases[0].totals.latency_s
+        for runtime in RUNTIMES
+    }
+    assert seconds["reduce-overhead"] <= seconds["compile"] * (1 + 1e-9)
+    assert seconds["reduce-overhead"] <= seconds["cuda-graph"] * (1 + 1e-9)
+
+
+def test_compiled_code_breaks_where_the_host_waits() -> None:
+    """At batch 1 flash_attention_2 asks in every layer: no CUDA graph of the pass, and one a layer of compiled code."""
+    asked: dict[str, Any] = {"gpu": "a100", "attn": "flash_attention_2", "phase": "prefill"}
+    with pytest.raises(InputError, match=r"runtime: cuda-graph cannot capture .* \(modeling_flash_attention_utils.py:"):
+        run(1, 40, **asked, runtime="cuda-graph")
+    host = load_hardware("a100").host
+    totals = run(1, 40, **asked, runtime="reduce-overhead").phases[0].totals
+    assert totals.host_s == pytest.approx(host.graph_replay_s + 6 * (host.sync_s + host.graph_replay_s))
+    assert run(2, 40, **asked, runtime="reduce-overhead").phases[0].totals.host_s == host.graph_replay_s
+    assert run(1, 1, 40, **asked, runtime="cuda-graph").phases[0].totals.host_s == host.graph_replay_s
 
 
 # ---------------------------------------------------------------------------------------------- memory

@@ -18,6 +18,7 @@ from gpt2cost.prediction.predict import Prediction, predict
 from gpt2cost.prediction.sweep import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, plan, sweep
 from gpt2cost.prediction.sweep_order import ordered
 from gpt2cost.table.config import Model
+from gpt2cost.table.options import GRAPHED, RUNTIMES
 
 # ---------------------------------------------------------------------------------------------- equal to predict
 
@@ -28,7 +29,8 @@ def expected_rows(prediction: Prediction, batch: int, seq: int, cache: int) -> l
         {
             "model": prediction.model.name, "batch_size": batch, "seq_len": seq, "cache_len": cache,
             "gpu": prediction.hardware.name, "dtype": how.dtype, "attn": how.attn, "runtime": how.runtime,
-            "logits": how.logits, "use_cache": how.use_cache, "phase": phase.phase, "kv_len": phase.kv_len,
+            "logits": how.logits, "use_cache": how.use_cache, "cache_type": how.cache_type, "phase": phase.phase,
+            "kv_len": phase.kv_len,
             "total_bytes": prediction.memory.total_bytes, "fits": prediction.memory.fits,
             "valid": phase.kv_len <= prediction.model.n_positions,
             **{name: getattr(phase.totals, name) for name in (
@@ -59,7 +61,7 @@ SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=3, unique=True)
         st.sampled_from(["a100", "t4", "m1", "rtx4090"]),
         st.sampled_from(["fp32", "fp16"]),
         st.sampled_from(["sdpa", "eager"]),
-        st.sampled_from(["eager", "compile", "cuda-graph"]),
+        st.sampled_from(RUNTIMES),
     ),
     phase=st.sampled_from(["prefill", "decode", "both"]),
     logits=st.sampled_from(["all", "last"]),
@@ -69,7 +71,7 @@ def test_every_row_is_what_predict_says(
     batch: list[int], seq: list[int], cache: list[int], names: tuple[str, ...], phase: str, logits: str, use_cache: bool
 ) -> None:
     model, gpu, dtype, attn, runtime = names
-    assume((gpu, runtime) != ("m1", "cuda-graph"))
+    assume(gpu != "m1" or runtime not in GRAPHED)
     cache = cache if use_cache else [0]
     options = {"dtype": dtype, "attn": attn, "runtime": runtime, "phase": phase, "logits": logits}
     found = list(sweep(model, gpu, batch=batch, seq=seq, cache=cache, **options, use_cache=use_cache))
@@ -80,6 +82,20 @@ def test_every_row_is_what_predict_says(
     ]
     assert_equal_rows(found, expected)
     assert [list(row) for row in found] == [list(COLUMNS)] * len(found)
+
+
+def test_what_no_graph_captures_is_left_out() -> None:
+    """At batch 1 flash_attention_2 waits for the device; the other rows stay, and a line says why."""
+    found = sweep("gpt2", "a100", batch="1,2", seq="1,64", attn="flash_attention_2", runtime="cuda-graph,eager")
+    rows = [(row["runtime"], row["batch_size"], row["seq_len"]) for row in found]
+    every = list(product(["cuda-graph", "eager"], [1, 2], [1, 64]))
+    assert rows == [row for row in every if row != ("cuda-graph", 1, 64)]
+    assert [warning.startswith("rows are left out: runtime: cuda-graph cannot") for warning in found.warnings] == [True]
+    one = sweep("gpt2", "a100", attn="flash_attention_2,sdpa", runtime="cuda-graph")
+    assert {row["attn"] for row in one} == {"sdpa"}
+    assert "skipped 1 of 2: runtime: cuda-graph cannot" in one.warnings[0]
+    with pytest.raises(InputError, match="cuda-graph cannot capture"):
+        sweep("gpt2", "a100", attn="flash_attention_2", runtime="cuda-graph")
 
 
 @settings(max_examples=15)

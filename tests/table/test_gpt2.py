@@ -34,8 +34,12 @@ def assert_table_equals_trace(
     use_cache: bool = True,
     logits: str = "all",
     padded: bool = False,
+    static: int = 0,
+    captured: bool = False,
 ) -> None:
-    trace = oracle.trace(config, attn, DTYPES[dtype], batch, seq, cache, use_cache, int(logits == "last"), padded)
+    trace = oracle.trace(
+        config, attn, DTYPES[dtype], batch, seq, cache, use_cache, int(logits == "last"), padded, static, captured
+    )
     model = load_model(config)
     options = TableOptions(
         attn,  # type: ignore[arg-type]
@@ -44,8 +48,11 @@ def assert_table_equals_trace(
         use_cache,
         logits,  # type: ignore[arg-type]
         padded=padded,
+        cache_type="static" if static else "dynamic",
+        traced=captured,
     )
     sizes = values(model, dtype, batch, seq, cache)
+    sizes["kv_len"] = static or sizes["kv_len"]
     steps = unrolled(list(walk(cost_table(options))), model.n_layer)
     launched = [(module, step) for module, step in steps if step.when.evaluate(sizes)]
     kernels = [(module, step) for module, step in launched if isinstance(step, Kernel)]
@@ -140,6 +147,34 @@ def test_padded(attn: str, upcast: bool) -> None:
             for cache in (0, 4):
                 assert_table_equals_trace(config, attn, "fp16", batch, seq, cache, padded=True)
             assert_table_equals_trace(config, attn, "fp32", batch, seq, 0, use_cache=False, padded=True)
+
+
+@pytest.mark.parametrize(("attn", "upcast"), [("eager", False), ("eager", True), ("sdpa", False)])
+@pytest.mark.parametrize("captured", [False, True])
+def test_static_cache(attn: str, upcast: bool, captured: bool) -> None:
+    """A cache of 16 tokens from the start, eagerly and while a CUDA graph is captured."""
+    config = tiny(n_layer=2, reorder_and_upcast_attn=upcast)
+    for batch in (1, 2):
+        for seq in (1, 5, 16):
+            for cache in (0, 4) if seq < 16 else (0,):
+                assert_table_equals_trace(config, attn, "fp16", batch, seq, cache, static=16, captured=captured)
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_a_captured_pass_asks_nothing(attn: str) -> None:
+    """Transformers asks no tensor for its values while a CUDA graph is captured: it masks instead."""
+    for batch, seq in ((1, 1), (1, 5), (3, 7)):
+        for cache in (0, 4):
+            assert_table_equals_trace(tiny(), attn, "fp16", batch, seq, cache, captured=True)
+            assert_table_equals_trace(tiny(), attn, "fp16", batch, seq, cache, padded=True, captured=True)
+        assert_table_equals_trace(tiny(), attn, "fp16", batch, seq, 0, use_cache=False, captured=True)
+        assert_table_equals_trace(tiny(), attn, "fp16", batch, seq, 0, use_cache=False, padded=True, captured=True)
+
+
+def test_flash_attention_asks_even_while_it_is_captured() -> None:
+    """At batch 1 with several tokens, in every layer: a capture fails there."""
+    for batch, seq, cache in ((1, 5, 0), (1, 5, 4), (2, 5, 0), (1, 1, 4)):
+        assert_table_equals_trace(tiny(), "flash_attention_2", "fp16", batch, seq, cache, captured=True)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -15,7 +15,7 @@ from gpt2cost.device.hardware import Host
 from gpt2cost.table.formula import ALWAYS, formula, symbol
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Free, Kernel, Row, walk
-from gpt2cost.table.options import RUNTIMES
+from gpt2cost.table.options import GRAPHED, RUNTIMES
 from gpt2cost.timing.queue import pass_times
 
 SEQ, LAYERS = symbol("seq_len"), symbol("num_layers")
@@ -64,21 +64,25 @@ def simulate(
     before: list[Any], block: list[Any], after: list[Any], layers: int, seq: int, host: Host, runtime: str
 ) -> tuple[float, float]:
     """Host seconds and latency, step by step: the host issues, the device runs, a sync waits."""
-    clock = issued = host.graph_replay_s if runtime == "cuda-graph" else 0.0
+    clock = issued = 0.0 if runtime == "eager" else host.graph_replay_s
     device = 0.0
     for step, seconds in [*before, *block * layers, *after]:
         if (step.when == (SEQ > 1) and seq == 1) or (step.when == (SEQ < 2) and seq > 1):
             continue
         if isinstance(step, Kernel):
             own = host.module_s if step.in_module else host.op_s
-            cost = {"eager": own, "compile": host.compiled_op_s, "cuda-graph": 0.0}[runtime]
-            latency = 0.0 if runtime == "cuda-graph" else host.launch_latency_s
+            cost = {"eager": own, "compile": host.compiled_op_s}.get(runtime, 0.0)
+            latency = 0.0 if runtime in GRAPHED else host.launch_latency_s
             clock, issued = clock + cost, issued + cost
             device = max(device, clock + latency) + seconds
         elif runtime == "eager":
             cost = step.count * {"view": host.view_s, "call": host.call_s, "sync": host.sync_s}[step.op]
             issued += cost
             clock = (max(clock, device) if step.op == "sync" else clock) + cost
+        elif step.op == "sync" and runtime != "cuda-graph":  # a graph break: what follows is another graph
+            cost = host.sync_s + host.graph_replay_s
+            issued += cost
+            clock = max(clock, device) + cost
     return issued, max(clock, device) + host.sync_s
 
 
