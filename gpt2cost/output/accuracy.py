@@ -115,7 +115,7 @@ def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
     """A line per measured pass, one per device, one for the fitted and one for the others, and the coverage."""
     model, dtype, attn, runtime, size = within(run_of_case, (*RUN[:4], SIZE))
     full = (GPU, model, dtype, attn, runtime, size, *FIGURES, *RANGE, INSIDE, TRUST, FITTED, ROOFLINE, HOST)
-    narrow = (GPU, dtype, size, *FIGURES, INSIDE, TRUST)
+    narrow = (GPU, dtype, size, FIGURES[0], FIGURES[2], INSIDE, TRUST, FITTED)
     page.fields(scored, full, (GPU, model, *full[4:-2]), (GPU, model, dtype, size, *full[6:9], *full[11:14]), narrow)
     page.line()
     page.fields(summaries(scored).items(), titled(DEVICE))
@@ -126,7 +126,8 @@ def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
         inside = f"{whole.inside / whole.cases:.0%} of {whole.cases} passes inside"
         page.line(f"\nranges with each source left out: {inside}")
         page.line(f"median range: a factor of {whole.median_width:.2f} from end to end")
-    page.line("\nerror: predicted / measured - 1; fitted: what was fitted to the pass")
+    page.line("\nerror: predicted / measured - 1; fitted: the constants that were fitted to the pass")
+    page.line("trust: of a prediction that has not seen the pass's source")
     page.line("host: the factor on the host's constants at which they would meet")
     for word, meaning in MEANING.items():
         page.line(f"{word}: {meaning}")
