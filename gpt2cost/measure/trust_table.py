@@ -56,10 +56,21 @@ class Known:
 
 @dataclass(frozen=True)
 class Line:
-    """Devices that are known alike, the first named in full."""
+    """Devices that are known alike, each with what is known of it: a `Known` for each of `WORKS`."""
 
     devices: tuple[str, ...]
-    known: tuple[Known, ...]
+    each: tuple[tuple[Known, ...], ...]
+
+    @property
+    def known(self) -> tuple[Known, ...]:
+        """Of all of them: with the range that holds theirs, and a source where they share it."""
+        return tuple(map(_of_all, zip(*self.each, strict=True)))
+
+
+def _of_all(alike: Sequence[Known]) -> Known:
+    sources = {cell.source for cell in alike}
+    low, high = min(cell.low for cell in alike), max(cell.high for cell in alike)
+    return replace(alike[0], source=sources.pop() if len(sources) == 1 else "others", low=low, high=high)
 
 
 def is_of_the_mission(name: str) -> bool:
@@ -73,21 +84,13 @@ def trust_table(devices: Iterable[Hardware] | None = None) -> list[Line]:
     variants = {name for hw in devices for name in hw.variants}
     chosen = [hw for hw in devices if is_of_the_mission(hw.name) and hw.name not in variants]
     scored = score_evidence([hw for hw in chosen if hw.evidence])
-    groups: dict[object, list[tuple[str, tuple[Known, ...]]]] = {}
+    lines: dict[object, list[tuple[str, tuple[Known, ...]]]] = {}
     for hw in chosen:
         known = tuple(_known(hw, work, scored) for work in WORKS)
-        alike = hw.vendor, tuple((cell.word, cell.source, cell.passes, cell.error) for cell in known)
-        groups.setdefault(alike, []).append((hw.name, known))
-    return [_line(members) for members in groups.values()]
-
-
-def _line(members: Sequence[tuple[str, tuple[Known, ...]]]) -> Line:
-    """Devices that are known alike, with the range that holds theirs."""
-    cells = zip(*(known for _, known in members), strict=True)
-    known = [
-        replace(alike[0], low=min(cell.low for cell in alike), high=max(cell.high for cell in alike)) for alike in cells
-    ]
-    return Line(tuple(name for name, _ in members), tuple(known))
+        family = hw.vendor if hw.vendor == "apple" else hw.name.partition("-")[0]
+        alike = family, tuple((cell.word, cell.passes, cell.error) for cell in known)
+        lines.setdefault(alike, []).append((hw.name, known))
+    return [Line(*zip(*members, strict=True)) for members in lines.values()]
 
 
 def _known(hw: Hardware, work: Work, scored: Sequence[Scored]) -> Known:

@@ -18,8 +18,8 @@ KNOWN = attributes("word", "source", "low", "high", "passes", "error")
 def _rows(lines: Sequence[Line]) -> Iterator[Record]:
     """A row for each device and kind of pass."""
     for line in lines:
-        for name in line.devices:
-            for work, known in zip(WORKS, line.known, strict=True):
+        for name, each in zip(line.devices, line.each, strict=True):
+            for work, known in zip(WORKS, each, strict=True):
                 yield {"gpu": name, "work": work.name, **record_of(KNOWN, known)}
 
 
