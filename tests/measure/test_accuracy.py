@@ -198,6 +198,21 @@ def test_many_what_ifs_are_not_kept() -> None:
     assert info.currsize <= info.maxsize <= 300
 
 
+def test_what_was_fitted_to_a_pass_is_said() -> None:
+    """By the row, or by the source of a constant; of a host that was fitted, all passes that it paces."""
+    h200 = load_hardware("h200")
+    device = Evidence(source="a", model="gpt2-xl", batch=32, seq=512, dtype="fp16", attn="sdpa", latency_s=0.1)
+    host = replace(device, batch=1, seq=1, cache=8)
+    own = {**h200.provenance, "host": "assumed"}
+    plain = replace(h200, evidence=(device, host), borrowed={}, provenance=own)
+    assert [scored.fitted for scored in score_evidence([plain])] == ["", ""]
+    sources = {**own, "model.gemm.fp16.droop": "fitted: the rows of this file", "host": "fitted: some machines"}
+    fitted = replace(plain, provenance=sources)
+    assert [scored.fitted for scored in score_evidence([fitted])] == ["droop", "droop, host"]
+    said = replace(plain, evidence=(replace(device, fitted="launch"),))
+    assert [scored.fitted for scored in score_evidence([said])] == ["launch"]
+
+
 def test_leave_one_out_never_uses_a_devices_own_constants() -> None:
     """Catches a device that is among its own donors: its errors would be those of its evidence."""
     results = leave_one_out()
