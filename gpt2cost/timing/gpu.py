@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
