@@ -27,6 +27,9 @@ MEMORY_KINDS = ("elementwise", "gelu", "scalar_op", "where", "softmax", "layer_n
 ATTENTION_KERNELS = ("flash2", "flash3", "efficient", "cudnn", "mps")
 """Attention kernels that a device may have constants of; see `device/sdpa.py` for which of them runs."""
 
+PAGED = "_paged"
+"""Ends the name of a kernel's variant that reads a serving framework's paged cache, where it has other constants."""
+
 HEAD_DIMS = ("64", "128", "256")
 """Head sizes that attention constants are given for; others use those of a size near to them."""
 
@@ -109,9 +112,6 @@ class AttentionConstants:
     l2_efficiency: float = field(metadata=FRACTION)
     resident_from: float = field(default=0.7, metadata=FRACTION)  # footprint over L2 from which residency fades
     max_splits: int = field(default=1, metadata=POSITIVE)  # how many thread blocks share a head's keys
-    paged_splits: int | None = field(
-        default=None, metadata=POSITIVE
-    )  # the same where a serving framework's paged cache is read; none: as many
     split_s: float = 0.0  # of the kernel that joins the shares
     write_traffic: float = field(
         default=0.0, metadata=NATURAL
@@ -167,7 +167,7 @@ class MachineConstants:
 
     gemm: dict[str, GemmConstants] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
     attention: dict[str, dict[str, AttentionConstants]] = field(
-        metadata={"keys": ATTENTION_KERNELS, "of": {"keys": HEAD_DIMS, "required": HEAD_DIMS[:2]}}
+        metadata={"keys": (*ATTENTION_KERNELS, f"flash2{PAGED}"), "of": {"keys": HEAD_DIMS, "required": HEAD_DIMS[:2]}}
     )
     memory: MemoryConstants
 
@@ -175,10 +175,13 @@ class MachineConstants:
         if not self.attention:
             raise InputError(f"attention: expected constants of one of {', '.join(ATTENTION_KERNELS)}")
 
-    def attention_by(self, kernel: str) -> dict[str, AttentionConstants]:
-        """The constants of an attention kernel by head size. A device whose constants are those of one that runs other
-        kernels has the first of them instead."""
-        return self.attention.get(kernel) or next(iter(self.attention.values()))
+    def attention_by(self, kernel: str, paged: bool = False) -> dict[str, AttentionConstants]:
+        """The constants of an attention kernel, or of its paged variant, by head size.
+
+        A device whose constants are those of one that runs other kernels has the first of them instead.
+        """
+        own = self.attention.get(kernel) or next(iter(self.attention.values()))
+        return self.attention.get(f"{kernel}{PAGED}", own) if paged else own
 
     def has_products(self, dtype: str) -> bool:
         """Whether matrix products in a dtype can be timed."""

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from gpt2cost.device.dtypes import HALF_DTYPES
+from gpt2cost.device.gpu_constants import ATTENTION_KERNELS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 
@@ -44,7 +45,11 @@ def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, largest_head_d
 
     `math` is timed as the products and the softmax that it consists of, so that it needs none.
     """
-    known = ("cpu",) if hw.vendor == "cpu" else (*hw.gpu_model.attention, "math")
+    known = (
+        ("cpu",)
+        if hw.vendor == "cpu"
+        else (*(name for name in ATTENTION_KERNELS if name in hw.gpu_model.attention), "math")
+    )
     if kernel not in known:
         raise InputError(f"kernel: {hw.name} has no constants of {echo(kernel)}; it has {', '.join(known)}")
     if kernel in ("flash2", "flash3", "cudnn"):

@@ -77,7 +77,7 @@ def attention_terms(
     the values, were last used; by default the call is repeated on its own operands. Head sizes for which no kernel is
     built use the constants of the nearest one that is.
     """
-    built = hw.gpu_model.attention_by(kernel)
+    built = hw.gpu_model.attention_by(kernel, paged=write_cache)
 
     def timed(size: str) -> Terms:
         sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
@@ -135,8 +135,7 @@ def _terms(
     own_s = c.block_s + (full * c.masked_step_s * (new_tokens > 1) if causal else 0.0)
     thread_blocks = pairs * tiles
     busy_s = (thread_blocks * own_s + pairs * blocks * step_s) / units
-    most = c.paged_splits or c.max_splits if write_cache else c.max_splits
-    splits = np.clip(units / thread_blocks, 1.0, most)
+    splits = np.clip(units / thread_blocks, 1.0, c.max_splits)
     chain_s = own_s + np.maximum(last / splits, 1.0) * step_s
     drain = np.clip(1.0 - units / thread_blocks, 0.0, 1.0)
     compute_s = np.maximum(chain_s, busy_s + c.tail * chain_s * drain)

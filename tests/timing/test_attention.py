@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2cost import kernel_latency, predict
+from gpt2cost import kernel_latency, load_hardware, predict
+from gpt2cost.timing.gpu_attention import attention_terms
 
 FA2_ON_H100 = {  # head_dim 64, 2048 / 64 heads, 16k tokens in all, causal and not; FlashAttention-3 paper, us
     512: (190.9, 243.7), 1024: (300.1, 449.1), 2048: (524.6, 864.4), 4096: (967.9, 1712.6), 16384: (3677.3, 6787.1),
@@ -31,6 +32,34 @@ def test_flash_attention_2_by_the_rate_of_an_sm(gpu: str, heads: int, measured_u
     """8192 x 8192, head_dim 64, LeetCUDA's README: near the peak of GeForce tensor cores, half an L40S's."""
     shape: dict[str, Any] = {"heads": heads, "head_dim": 64, "new_tokens": 8192, "causal": False, "write_cache": False}
     assert kernel_latency("attention", gpu, "fp16", **shape).device_s == pytest.approx(1e-6 * measured_us, rel=0.1)
+
+
+def test_a_short_step_of_attention_costs_a_whole_tile() -> None:
+    """Measured: 519 us for 16,384 heads of 128 on 2 keys, in a serving framework's call on an A100; keys are 17 MB."""
+    shape: dict[str, Any] = {"batch": 2048, "heads": 8, "head_dim": 128, "new_tokens": 1, "cached_tokens": 1}
+    assert kernel_latency("attention", "a100", "bf16", **shape).device_s == pytest.approx(519e-6, rel=0.1)
+
+
+def test_a_decode_step_with_few_heads_is_bound_by_latency_and_shares_its_keys() -> None:
+    """PyTorch's kernel splits the keys of 12 heads among thread blocks; a serving framework's on an A100 does not."""
+    shape: dict[str, Any] = {"heads": 12, "head_dim": 64, "new_tokens": 1, "cached_tokens": 8191}
+    split = kernel_latency("attention", "a100", "fp16", write_cache=False, **shape)
+    whole = kernel_latency("attention", "a100", "fp16", write_cache=True, **shape)
+    assert split.bound in ("latency", "launch")
+    assert whole.bound == "latency"
+    assert split.device_s < 0.5 * whole.device_s
+
+
+def test_cold_keys_come_from_dram() -> None:
+    """Keys and values that were last touched a whole pass ago are read from DRAM, however few they are."""
+    hw = load_hardware("rtx4090")
+    sizes = (4.0, 12.0, 64.0, 1.0, 1000.0)
+    for reuse in (0.0, 1e6, 1e9):
+        terms = attention_terms(hw, "fp16", "flash2", *sizes, 2.0, kv_reuse=reuse)
+        kv_bytes = 2 * 2 * 4 * 12 * 64 * 1001
+        assert (terms.dram_bytes >= kv_bytes) == (reuse == 1e9)
+        assert terms.device_s >= terms.dram_bytes / hw.memory.bandwidth_bytes_per_s
+        assert (terms.memory_s > 0, terms.l2_s > 0) == (reuse == 1e9, True)
 
 
 def test_attention_as_products_and_a_softmax_is_several_times_slower() -> None:
