@@ -55,7 +55,7 @@ def test_cold_keys_come_from_dram() -> None:
     hw = load_hardware("rtx4090")
     sizes = (4.0, 12.0, 64.0, 1.0, 1000.0)
     for reuse in (0.0, 1e6, 1e9):
-        terms = attention_terms(hw, "fp16", "flash2", *sizes, 2.0, kv_reuse=reuse)
+        terms = attention_terms(hw, "fp16", "flash2", *sizes, 2.0, kv_reuse=(reuse, reuse))
         kv_bytes = 2 * 2 * 4 * 12 * 64 * 1001
         assert (terms.dram_bytes >= kv_bytes) == (reuse == 1e9)
         assert terms.device_s >= terms.dram_bytes / hw.memory.bandwidth_bytes_per_s
