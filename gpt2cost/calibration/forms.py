@@ -30,7 +30,7 @@ ATTENTION = ("attention prefill", "attention decode", "attention chunk", "attent
 """Kinds of groups of sdpa records of a GPU."""
 GPU_MEMORY_KINDS = {
     "copy": "copy", "elementwise": "elementwise", "softmax": "softmax", "layer_norm": "layer_norm",
-    "permuted_copy": "copy", "cat": "copy", "gather": "gather", "gelu": "gelu",
+    "permuted_copy": "copy", "cat": "cat", "gather": "gather", "gelu": "gelu",
 }  # fmt: skip
 """A record's kind, `gelu` of element-wise ones -> which of the memory-bound kinds of a GPU times it."""
 CPU_MEMORY_KINDS = {

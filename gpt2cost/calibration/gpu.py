@@ -152,7 +152,7 @@ class _Fitter:
     def memory(self) -> None:
         """Plain copies, over all sizes, for the rates of DRAM and L2 and where L2 ends; then all kinds together.
 
-        GPT-2's copies permute or concatenate: where those were measured, plain ones only serve as a start.
+        GPT-2's copies permute: where such were measured, plain ones only serve as a start.
         """
         copies = self._of("copy")
         self._fit(copies, [*self._kind("copy"), *self._shared()], "copies")

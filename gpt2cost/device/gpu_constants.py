@@ -21,7 +21,7 @@ NATURAL = {"bound": "natural"}
 RESIDUAL = {"range": (1e-6, 10)}
 """Rule of a fit's residuals, which are logarithms of factors."""
 
-MEMORY_KINDS = ("elementwise", "gelu", "scalar_op", "where", "softmax", "layer_norm", "copy", "gather", "fill")
+MEMORY_KINDS = ("elementwise", "gelu", "scalar_op", "where", "softmax", "layer_norm", "copy", "cat", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
 
 ATTENTION_KERNELS = ("flash2", "flash3", "efficient", "cudnn", "mps")

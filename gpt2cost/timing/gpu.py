@@ -43,7 +43,9 @@ class GpuMachine:
                 terms = self.attention(dtype, name, count, many, width, new, kv - new, masked=masked, kv_reuse=kv_reuse)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
-                columns = 1.0 if kernel.columns is None else kernel.columns.evaluate(values)
+                columns = 1.0  # a compiler's kernels wait for no rows
+                if kernel.columns is not None and "+" not in kernel.op:
+                    columns = kernel.columns.evaluate(values)
                 cold_read, cold_write = self._cold(kernel, values, reuse, read + write)
                 return memory_terms(
                     self.hw,
@@ -138,6 +140,6 @@ def memory_kind(kernel: Kernel) -> str:
     if "_softmax" in kernel.op.split("+"):
         return "softmax"
     if kernel.kind in ("copy", "gather", "fill"):
-        return kernel.kind
+        return "cat" if kernel.op == "cat" else kernel.kind
     kinds = {"native_layer_norm": "layer_norm", "where": "where", "div": "scalar_op", "gelu": "gelu"}
     return kinds.get(kernel.op, "elementwise")

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 
 from gpt2cost import kernel_latency
+from gpt2cost.table.fusion import fuse
+from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.kernel import Kernel, walk
+from gpt2cost.table.options import TableOptions
+from gpt2cost.timing.gpu import memory_kind
 
 VIDUR = "microsoft/vidur (MLSys 2024): fp16, kernel times of a profiler inside a model, in whole microseconds"
 TRACES = "traces of PyTorch on an H100, bf16"
@@ -47,6 +52,19 @@ def test_gelu_in_one_kernel_is_bound_by_arithmetic_in_l2() -> None:
     plain = kernel_latency("elementwise", "h100", "bf16", elements=5_308_416)
     assert gelu.device_s > 1.3 * plain.device_s
     assert gelu.bound == "compute"
+
+
+def test_what_times_a_kernel() -> None:
+    """A compiler's layer norm streams like an element-wise kernel (LLMCompass, A100: 2.2 TB/s where PyTorch's own has
+    1.0); a concatenation is no permuted copy."""
+    rows = list(walk(cost_table(TableOptions(attn="eager"))))
+    eager, compiled = (
+        {row.step.op: memory_kind(row.step) for row in table if isinstance(row.step, Kernel)}
+        for table in (rows, fuse(rows))
+    )
+    assert eager["native_layer_norm"] == "layer_norm"
+    assert (eager["_softmax"], eager["cat"], eager["tanh"]) == ("softmax", "cat", "elementwise")
+    assert compiled["add+native_layer_norm"] == "elementwise"
 
 
 @pytest.mark.parametrize("gpu", ["a100", "h100", "l4", "t4", "v100-pcie", "rtx4090", "rtx3090", "m1", "m3-max"])
