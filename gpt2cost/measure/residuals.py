@@ -96,9 +96,14 @@ def _residual(level: Level, hw: Hardware, case: Case, value: float) -> Residual:
 
 
 def _others(case: Case, alike: Sequence[Case]) -> list[float]:
-    """The residuals of a regime's passes of other sources; of the other passes where there is one source."""
+    """The residuals of a regime's passes of other sources; where there is one source, of other work or runtimes."""
     foreign = [other.residual for other in alike if other.row.source != case.row.source]
-    return foreign or [other.residual for other in alike if other is not case]
+    return foreign or [other.residual for other in alike if _work(other) != _work(case)]
+
+
+def _work(case: Case) -> tuple[str, str, str, str]:
+    row = case.row
+    return row.model, str(sorted(row.config.items())), row.part, row.runtime
 
 
 def _beyond(value: float, others: Sequence[float]) -> float:

@@ -3,20 +3,22 @@
 No range rests on a constant chosen by hand. `residuals.json` holds log(measured / predicted) of the passes that were
 measured, on all devices, each predicted as if it, its source and its box did not exist:
 
-* `measured`: how far a pass lies beyond the other measured passes of its regime on its device (of other sources, where
-  there are any). A regime's own passes span a range; it is widened on both sides by what four in five stay within.
+* `measured`: how far a pass lies beyond the other measured passes of its regime on its device: of other sources where
+  there are any, else of other work or runtimes. A regime's own passes span a range; it is widened on both sides by what
+  nine in ten stay within.
 * `calibrated`: the errors of passes on devices whose kernels were measured, without a look at the passes: what a fit to
-  kernels leaves when it is carried to passes. The range is as wide, on both sides, as four in five are small: on which
+  kernels leaves when it is carried to passes. The range is as wide, on both sides, as nine in ten are small: on which
   side a few devices lean says nothing of the next.
 * `borrowed`: the errors of passes predicted with another device's constants; of those of its architecture where there
   are any. The range is never narrower than that of `calibrated`.
 * `changed`: as `borrowed`, and wider than the unchanged device's.
 * `host`: the factors on the host's constants at which host-bound passes would meet their measurement. The range is
-  from the 10th to the 90th percentile over boxes (machines). Each box counts once, however many passes it has.
+  from the 10th to the 90th percentile over boxes (machines).
 
-A percentile of few numbers is stretched: of n groups by 1 + 1/n, since the next one may well lie beyond them all. Each
-device and source counts once. Ranges always hold the prediction, and `LEAST` on either side: clocks and temperature
-make two machines of one kind differ by that much.
+Each source counts once, however many devices and passes it has, since its errors go together; of the host each box
+counts once. A percentile of few is stretched: of n by 1 + 1/n, since the next one may well lie beyond them all. Ranges
+always hold the prediction, and `LEAST` on either side: clocks and temperature make two machines of one kind differ by
+that much.
 
 `python tests/regenerate.py` writes `residuals.json` anew (see `measure.residuals`), and a test compares.
 """
@@ -205,15 +207,15 @@ def level_band(residuals: Iterable[Residual], word: str) -> Band:
 
 def band_of(residuals: Iterable[Residual], level: Level) -> Band:
     """The band of a level's residuals, stretched for being few. See the module."""
-    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    groups: dict[str, list[float]] = defaultdict(list)
     for item in residuals:
         if item.level == level:
-            groups[(item.box,) if level == "host" else (item.gpu, item.source)].append(item.value)
+            groups[item.box if level == "host" else item.source].append(item.value)
     if not groups:
         return -UNKNOWN, UNKNOWN
     stretch = 1.0 + 1.0 / len(groups)
     if level != "host":
-        (width,) = _percentiles([[abs(value) for value in values] for values in groups.values()], 0.8)
+        (width,) = _percentiles([[abs(value) for value in values] for values in groups.values()], 0.9)
         return -stretch * width, stretch * width
     low, middle, high = _percentiles(groups.values(), 0.1, 0.5, 0.9)
     return middle - stretch * (middle - low), middle + stretch * (high - middle)

@@ -101,9 +101,11 @@ def test_a_percentile_of_few_is_stretched() -> None:
 
 def test_a_devices_band_has_two_sides() -> None:
     """A few devices that were all slower say nothing of the side on which the next one lies."""
-    few = [Residual("calibrated", f"gpu{i}", "", "", i / 10) for i in range(1, 6)]
-    fourth_fifth = 0.45  # 0.8 * 5 - 0.5 = 3.5 of the way from 0.1 on
-    assert band_of(few, "calibrated") == pytest.approx((-fourth_fifth * 1.2, fourth_fifth * 1.2))
+    few = [Residual("calibrated", "gpu", f"source{i}", "", i / 10) for i in range(1, 6)]
+    nine_tenths = 0.5  # 0.9 * 5 - 0.5 = 4 steps from 0.1 on
+    assert band_of(few, "calibrated") == pytest.approx((-nine_tenths * 1.2, nine_tenths * 1.2))
+    of_one = [replace(item, source="source") for item in few]  # the errors of one source go together
+    assert band_of(of_one, "calibrated") == pytest.approx((-nine_tenths * 2, nine_tenths * 2))
 
 
 def test_a_device_that_is_twice_too_slow_has_a_wider_range() -> None:
