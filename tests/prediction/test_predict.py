@@ -194,8 +194,8 @@ def test_a_grid_is_the_loop_of_its_points(
 def test_latency_never_falls_when_the_work_grows(
     batch: int, seq: int, cache: int, gpu: str, attn: str, runtime: str, more_batch: bool
 ) -> None:
-    """Two exceptions are the real model's: at batch 1 flash_attention_2 tests for packed sequences, and waits for it; and
-    eager attention's products are faster where kv_len is a multiple of 8."""
+    """Two exceptions are the real model's: at batch 1 flash_attention_2 tests for packed sequences, and waits for it;
+    and eager attention's products are faster where kv_len is a multiple of 8."""
     assume(runtime not in GRAPHED or gpu != "m1")
     bigger = (batch + 1, seq) if more_batch else (batch, seq + (8 if attn == "eager" else 1))
     less, more = (
