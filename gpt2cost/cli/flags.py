@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
+from gpt2cost.device.catalog import HOST_FACTOR, change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo, plain
@@ -154,6 +154,14 @@ HwSetFlag = Annotated[
         "--hw-set", help="What if: a constant of the device, such as memory.bandwidth='2 TB/s'; may be repeated."
     ),
 ]
+HostFactorFlag = Annotated[
+    float | None,
+    typer.Option(
+        "--host-factor",
+        help="What if: this machine's CPU takes so many times as long as the device file's; it belongs to no GPU.",
+        show_default="1",
+    ),
+]
 BatchFlag = Annotated[int, size("batch", "Sequences in the batch.")]
 DtypeFlag = Annotated[str, choice("--dtype", DTYPES)]
 AttnsFlag = Annotated[str | None, choices("--attn", ATTENTION_IMPLEMENTATIONS, "sdpa")]
@@ -194,15 +202,30 @@ class ModelFlags:
 
 
 @dataclass(eq=False, repr=False)
-class DeviceFlags:
-    """One device."""
+class ChipFlags:
+    """One device, without the machine around it."""
 
     gpu: GpuFlag = None
     hw_set: HwSetFlag = None
 
     def load_device(self) -> Hardware:
         """The device of --gpu and --hw-set. Raises `InputError` where there is none."""
-        return changed_device(required("--gpu", self.gpu), self.hw_set)
+        return change_hardware(load_hardware(required("--gpu", self.gpu)), self.changes())
+
+    def changes(self) -> dict[str, Any]:
+        """What the flags change of the device."""
+        return hardware_changes(self.hw_set)
+
+
+@dataclass(eq=False, repr=False)
+class DeviceFlags(ChipFlags):
+    """One device, and the machine around it."""
+
+    host_factor: HostFactorFlag = None
+
+    def changes(self) -> dict[str, Any]:
+        """What the flags change of the device and its machine."""
+        return hardware_changes(self.hw_set, self.host_factor)
 
 
 @dataclass(eq=False, repr=False)
@@ -281,6 +304,7 @@ class ManyFlags:
     set_: SetFlag = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
+    host_factor: HostFactorFlag = None
     dtype: Annotated[str | None, choices("--dtype", DTYPES, "fp16")] = None
     attn: AttnsFlag = None
     runtime: RuntimesFlag = None
@@ -293,9 +317,9 @@ class ManyFlags:
         """What --set changes."""
         return assignments("--set", self.set_, ",")
 
-    def hw_changes(self) -> dict[str, str]:
-        """What --hw-set changes."""
-        return assignments("--hw-set", self.hw_set)
+    def hw_changes(self) -> dict[str, Any]:
+        """What --hw-set and --host-factor change."""
+        return hardware_changes(self.hw_set, self.host_factor)
 
 
 @dataclass(eq=False, repr=False)
@@ -326,9 +350,10 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
     return changes
 
 
-def changed_device(name: str, changes: list[str] | None) -> Hardware:
-    """A device with what --hw-set changes of it."""
-    return change_hardware(load_hardware(name), assignments("--hw-set", changes))
+def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:
+    """What --hw-set and --host-factor change of a device, as `change_hardware` takes it."""
+    factor = {} if host_factor is None else {HOST_FACTOR: host_factor}
+    return {**assignments("--hw-set", hw_set), **factor}
 
 
 def required(flag: str, value: str | None) -> str:

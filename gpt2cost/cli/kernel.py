@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import DeviceFlags, DtypeFlag, OutputFlags, among, either, keyword, takes
+from gpt2cost.cli.flags import ChipFlags, DtypeFlag, OutputFlags, among, either, keyword, takes
 from gpt2cost.device.gpu_constants import ATTENTION_KERNELS
 from gpt2cost.output.catalog import KERNEL
 from gpt2cost.prediction.one_kernel import KERNEL_KINDS, KERNEL_SIZES, kernel_latency
@@ -49,7 +49,7 @@ def _sizes() -> Iterator[Parameter]:
 def kernel(
     kind: Annotated[str, typer.Argument(help=f"{either(KERNEL_KINDS)}.", autocompletion=among(*KERNEL_KINDS))],
     *,
-    device: DeviceFlags,
+    device: ChipFlags,
     dtype: DtypeFlag = "fp16",
     attention_kernel: KernelFlag = None,
     out: OutputFlags,

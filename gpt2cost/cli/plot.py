@@ -12,18 +12,20 @@ from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     DeviceFlags,
     GpusFlag,
+    HostFactorFlag,
     HowFlags,
     HwSetFlag,
     ModelFlags,
     PhaseFlag,
     RunFlags,
     SizeListFlags,
-    changed_device,
     choice,
     either,
+    hardware_changes,
     required,
     takes,
 )
+from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes
 from gpt2cost.output import plot_data
@@ -80,6 +82,7 @@ def curve(
     model: ModelFlags,
     gpu: GpusFlag = None,
     hw_set: HwSetFlag = None,
+    host_factor: HostFactorFlag = None,
     swept: SweptFlags,
     phase: OnePhaseFlag = "decode",
     quantity: Annotated[str, choice("--quantity", plot_data.QUANTITIES)] = "latency",
@@ -89,7 +92,8 @@ def curve(
     picture = _Picture(output)
     loaded = model.load_model()
     names = split_list("gpu", required("--gpu", gpu))
-    devices = [changed_device(name, hw_set) for name in dict.fromkeys(names)]
+    changes = hardware_changes(hw_set, host_factor)
+    devices = [change_hardware(load_hardware(name), changes) for name in dict.fromkeys(names)]
     picture.write(plot_data.curve(loaded, devices, swept.sizes(), phase, quantity, **swept.settings()))
 
 

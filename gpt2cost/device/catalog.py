@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gpt2cost.checks import check_positive
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, InputWarning, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
@@ -21,6 +22,8 @@ SHARED_SECTIONS = ("model", "host", "launch")
 """Sections that a file may borrow from another device."""
 CHANGEABLE = ("memory", "compute", "launch", "host", "model")
 """Sections whose constants `change_hardware` may set."""
+HOST_FACTOR = "host_factor"
+"""What `change_hardware` takes beside their paths: a factor on all times of the host."""
 PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
 """Environment variable with folders of the user's own hardware files, separated as in PATH."""
 
@@ -70,21 +73,29 @@ def validate_file(path: str | Path) -> tuple[Hardware, ...]:
 def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardware:
     """`hardware` with constants set: `{"memory.bandwidth": "2 TB/s"}`, paths and values as its file has them.
 
-    The name says so, and the evidence goes: it was measured on the device as it is. Raises `InputError` for an unknown
-    path, with the nearest, and for a value that a file could not have there.
+    `{"host_factor": 1.4}` is for a machine whose CPU takes 1.4 times as long as the file's for everything. The name
+    says what was changed, and the evidence goes: it was measured on the device as it is. Raises `InputError` for an
+    unknown path, with the nearest, and for a value that a file could not have there.
     """
     check_mapping("hw-set", changes)
     if not changes:
         return hardware
     changed = hardware
     for path, value in changes.items():
+        if path == HOST_FACTOR:
+            factor = check_positive("host-factor", value)
+            changed = dataclasses.replace(changed, host=changed.host.scaled(factor))
+            continue
         if path.partition(".")[0] not in CHANGEABLE:
             hint = nearest(path.partition(".")[0], CHANGEABLE) or f"known: {', '.join(CHANGEABLE)}"
             raise InputError(f"hw-set: {plain(path)}: unknown key; {hint}")
         tree = yaml_value(value, f"hw-set: {plain(path)}") if isinstance(value, str) else value
         changed = change(changed, path, tree, "hw-set")
     written = {path: str(value) for path, value in changes.items()}
-    name = f"{hardware.name}[{','.join(f'{path}={value}' for path, value in written.items())}]"
+    if HOST_FACTOR in written:
+        written[HOST_FACTOR] = f"{changes[HOST_FACTOR] * hardware.host_factor:g}"  # type: ignore[operator]
+    said = (f"host x{value}" if path == HOST_FACTOR else f"{path}={value}" for path, value in written.items())
+    name = f"{hardware.name}[{','.join(said)}]"
     return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**hardware.changes, **written})
 
 

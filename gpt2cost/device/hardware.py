@@ -217,6 +217,11 @@ class Hardware(Result):
         return dtype in HALF_DTYPES and (self.compute_capability or 0) >= 8
 
     @property
+    def host_factor(self) -> float:
+        """How many times the file's host times a what-if assumes."""
+        return float(self.changes.get("host_factor", 1.0))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The canonical name and the aliases."""
         return (self.name, *self.aliases)

@@ -71,4 +71,5 @@ def trust_text(word: str, source: str) -> str:
 
 def hardware_head(hardware: Hardware) -> Record:
     """The device of a prediction. How far each phase can be trusted stands with the phase."""
-    return {**record_of(attributes("name", "vendor", "architecture"), hardware), "borrowed": dict(hardware.borrowed)}
+    own = record_of(attributes("name", "vendor", "architecture"), hardware)
+    return {**own, "borrowed": dict(hardware.borrowed), "host_factor": hardware.host_factor}

@@ -165,7 +165,10 @@ def _wider(band: Band) -> Band:
 
 
 def _changed(hw: Hardware, regime: Regime) -> Spread:
-    """Of a what-if. The evidence of the device as it is counts too, where its name still finds it."""
+    """Of a what-if. The evidence of the device as it is counts too, where its name still finds it.
+
+    Where only the host's factor is given, the device is what it was, and the host as well known as a measured one.
+    """
     name = unchanged_name(hw)
     unchanged = dataclasses.replace(hw, name=name, changes={})
     try:
@@ -173,6 +176,9 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     except InputError:  # a device that no file holds
         device = unchanged
     own = spread(unchanged if device.changes else device, regime)
+    if set(hw.changes) == {"host_factor"}:
+        device_band = _logs(own.device_low, own.device_high)
+        return _spread(device_band, (-OWN_HOST, OWN_HOST), own.device, Trust("changed", name))
     device_band = _union(level_band(shipped().residuals, "borrowed"), _logs(own.device_low, own.device_high))
     host_band, trust = _logs(own.host_low, own.host_high), Trust("changed", name)
     return _spread(_wider(device_band), _wider(host_band), trust, trust)
