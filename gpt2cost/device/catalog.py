@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import warnings
@@ -11,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt2cost.checks import check_positive
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, InputWarning, echo, nearest, plain
 from gpt2cost.files import data_dir, read_text
@@ -83,8 +83,7 @@ def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardwa
     changed = hardware
     for path, value in changes.items():
         if path == HOST_FACTOR:
-            factor = check_positive("host-factor", value)
-            changed = dataclasses.replace(changed, host=changed.host.scaled(factor))
+            changed = dataclasses.replace(changed, host=changed.host.scaled(_factor(value)))
             continue
         if path.partition(".")[0] not in CHANGEABLE:
             hint = nearest(path.partition(".")[0], CHANGEABLE) or f"known: {', '.join(CHANGEABLE)}"
@@ -93,10 +92,17 @@ def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardwa
         changed = change(changed, path, tree, "hw-set")
     written = {path: str(value) for path, value in changes.items()}
     if HOST_FACTOR in written:
-        written[HOST_FACTOR] = f"{changes[HOST_FACTOR] * hardware.host_factor:g}"  # type: ignore[operator]
+        written[HOST_FACTOR] = f"{_factor(changes[HOST_FACTOR]) * hardware.host_factor:g}"
     said = (f"host x{value}" if path == HOST_FACTOR else f"{path}={value}" for path, value in written.items())
     name = f"{hardware.name}[{','.join(said)}]"
     return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**hardware.changes, **written})
+
+
+def _factor(value: object) -> float:
+    """A host factor. Raises `InputError` for what is no number above 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InputError(f"host-factor: expected a number above 0, got {echo(value)}")
+    return float(value)
 
 
 def list_hardware() -> list[Hardware]:

@@ -138,6 +138,8 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     page.line()
     for phase, own in zip(prediction.phases, rows, strict=True):
         page.line(_phase_line(prediction, phase, own))
+    if prediction.hardware.vendor != "cpu" and any(phase.totals.bound == "host" for phase in prediction.phases):
+        page.line("the pace of host-bound passes is that of the machine's CPU, not of the GPU: see --host-factor")
     if fits < 2 and group == "kernel":
         page.line(f"source: lines of transformers {transformers_version()}")
 

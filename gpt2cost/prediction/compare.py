@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,7 +105,27 @@ def compare_choices(choices: Sequence[Choice], sizes: Sizes, phase: str, warning
         for warning in candidate.prediction.warnings
         if warning not in candidate.choice.model.notes
     )
-    return Comparison(sizes, phase, tuple(candidates), tuple(crossovers), (*warnings, *own_warnings))
+    notes = (*warnings, *own_warnings, *_decided_by_hosts(candidates))
+    return Comparison(sizes, phase, tuple(candidates), tuple(crossovers), notes)
+
+
+def _decided_by_hosts(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Warnings of devices that run the same work at the pace of their hosts, whose constants differ."""
+    work = {candidate: (candidate.choice.model.name, candidate.choice.how) for candidate in candidates}
+    for number, phase in enumerate(candidates[0].prediction.phases):
+        for same in dict.fromkeys(work.values()):
+            together = [
+                candidate
+                for candidate in candidates
+                if work[candidate] == same and candidate.prediction.phases[number].totals.bound == "host"
+            ]
+            hosts = {replace(candidate.choice.hardware.host, cpu="") for candidate in together}
+            if len(hosts) > 1:
+                labels = [candidate.label for candidate in together]
+                yield (
+                    f"{phase.phase}: the ranking of {', '.join(labels[:-1])} and {labels[-1]} is that of their hosts,"
+                    " which belong to the machine and not to the device: --host-factor says what yours takes"
+                )
 
 
 def _labels(choices: Sequence[Choice]) -> list[str]:

@@ -313,3 +313,41 @@ def test_what_ifs_reach_the_table_and_single_kernels(gpt2cost: Any) -> None:
     shape = ["kernel", "copy", "--elements", "100000000", "--gpu", "a100", "--format", "json"]
     slower = json.loads(gpt2cost(*shape, "--hw-set", "memory.bandwidth=1 TB/s").out)["kernels"][0]
     assert slower["device_s"] > json.loads(gpt2cost(*shape).out)["kernels"][0]["device_s"]
+
+
+ONE = ["--model", "distilgpt2", "--gpu", "rtx4090"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", *ONE, "--seq", "1", "--cache", "9"],
+        ["sweep", *ONE],
+        ["generate", *ONE, "--prompt", "4", "--new-tokens", "2"],
+        ["fit", *ONE],
+        ["compare", *ONE, "--dtype", "fp16,bf16"],
+        ["trace", *ONE],
+    ],
+    ids=lambda command: command[0],
+)
+def test_host_factor(command: list[str], gpt2cost: Any) -> None:
+    """A what-if of the machine: the output says so, and what is no factor is refused."""
+    done = gpt2cost(*command, "--host-factor", "1.4")
+    assert done.code == 0
+    assert "rtx4090[host x1.4]" in done.out
+    for factor in ("0", "-1", "nan", "inf", "fast"):
+        assert_refused(gpt2cost(*command, "--host-factor", factor), "host-factor")
+
+
+def test_host_factor_multiplies_what_the_host_takes(gpt2cost: Any) -> None:
+    command = ["predict", *ONE, "--seq", "1", "--cache", "9", "--phase", "prefill"]
+    as_it_is, slow = (
+        json.loads(gpt2cost(*command, *flags, "--format", "json").out) for flags in ([], ["--host-factor", "2"])
+    )
+    (before,), (after,) = ([phase["totals"] for phase in document["phases"]] for document in (as_it_is, slow))
+    assert after["host_s"] == pytest.approx(2 * before["host_s"])
+    assert after["device_s"] == before["device_s"]
+    assert after["trust"] == "changed"
+    assert (as_it_is["hardware"]["host_factor"], slow["hardware"]["host_factor"]) == (1, 2)
+    assert slow["what_if"] == {"model": {}, "hardware": {"host_factor": "2"}}
+    assert "see --host-factor" in gpt2cost(*command).out

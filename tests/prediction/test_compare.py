@@ -102,3 +102,19 @@ def test_at_a_crossover_the_ranking_turns() -> None:
                 found = predict(choice.model, choice.hardware, **sizes, runtime=choice.how.runtime, phase=each.phase)
                 seconds[label] = found.phases[0].totals.latency_s
             assert min(seconds, key=lambda label: seconds[label]) == faster
+
+
+def test_a_ranking_by_hosts_is_a_warning() -> None:
+    """Two passes that wait for their CPUs tell nothing of their GPUs, unless both files assume the same CPU."""
+
+    def said(gpus: str, batch: int = 1, **work: Any) -> list[str]:
+        warnings = compare("gpt2", gpus, batch=batch, seq=1, cache=100, **work).warnings
+        return [warning for warning in warnings if "hosts" in warning]
+
+    assert said("a100,h100") == []
+    assert said("a100,rtx4090,h100") == [
+        "decode: the ranking of a100-sxm-80gb, rtx4090 and h100-sxm-80gb is that of their hosts, which belong to the"
+        " machine and not to the device: --host-factor says what yours takes"
+    ]
+    assert said("a100,rtx4090", batch=4096) == [], "the devices set the pace"
+    assert said("a100,rtx4090", runtime="cuda-graph") == []
