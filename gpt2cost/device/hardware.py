@@ -99,11 +99,10 @@ class Evidence:
     """A measured latency that this device's predictions are judged by.
 
     `kernels` names kernel variants where the measured code differs from ours, such as `{scale: div, mask: where}`.
-    `config`: keys of the model's config that differ, such as `{n_layer: 1, n_head: 8}`. `part`: the whole model, one
-    layer, or a layer's attention. `timed`: a pass from start to end; the device's time of its kernels, summed; or a
-    turn of HuggingFace's `generate` (greedy), the pass with what runs around it. `box`: the machine; rows of one box
-    share its host.
-    `fitted`: which constants were fitted to this very pass, if any.
+    `config`: keys of the model's config that differ, such as `{n_layer: 1, n_head: 8}`. `part`: the whole model, all
+    but the lm_head, one layer, or a layer's attention. `timed`: a pass from start to end; the device's time of its
+    kernels, summed; or a turn of HuggingFace's `generate` (greedy), the pass with what runs around it. `box`: the
+    machine; rows of one box share its host. `fitted`: which constants were fitted to this very pass, if any.
     """
 
     source: str
@@ -118,7 +117,7 @@ class Evidence:
     latency_s: float
     kernels: dict[str, str] = field(default_factory=dict, metadata={"keys": tuple(KERNEL_VARIANTS)})
     config: dict[str, int] = field(default_factory=dict)
-    part: Literal["model", "block", "attention"] = "model"
+    part: Literal["model", "trunk", "block", "attention"] = "model"
     timed: Literal["pass", "kernels", "turn"] = "pass"
     box: str = ""
     fitted: str = ""

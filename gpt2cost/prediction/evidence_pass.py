@@ -13,7 +13,7 @@ from gpt2cost.table import generate_loop
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.table.kernel import Row
 
-PARTS = {"model": "", "block": "transformer.h", "attention": "transformer.h.attn"}
+PARTS = {"model": "", "trunk": "transformer", "block": "transformer.h", "attention": "transformer.h.attn"}
 """A part of the model that was timed -> the module whose rows it is."""
 
 
