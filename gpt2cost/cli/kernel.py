@@ -52,10 +52,17 @@ def kernel(
     device: ChipFlags,
     dtype: DtypeFlag = "fp16",
     attention_kernel: KernelFlag = None,
+    reuse_bytes: Annotated[
+        int | None,
+        typer.Option(help="Bytes touched since the operands were last used: 0 is warm, more than L2 is cold."),
+    ] = None,
     out: OutputFlags,
     **sizes: Any,
 ) -> None:
     """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it."""
     sink = out.sink()
     shape = {name: value for name, value in sizes.items() if value is not None}
-    sink.show(KERNEL, kernel_latency(kind, device.load_device(), dtype, kernel=attention_kernel, **shape))
+    latency = kernel_latency(
+        kind, device.load_device(), dtype, kernel=attention_kernel, reuse_bytes=reuse_bytes, **shape
+    )
+    sink.show(KERNEL, latency)

@@ -51,7 +51,13 @@ class KernelLatency(Result):
 
 
 def kernel_latency(
-    kind: str, gpu: str | Hardware, dtype: str = "fp16", *, kernel: str | None = None, **shape: Any
+    kind: str,
+    gpu: str | Hardware,
+    dtype: str = "fp16",
+    *,
+    kernel: str | None = None,
+    reuse_bytes: Any = None,
+    **shape: Any,
 ) -> KernelLatency:
     """Predict one kernel by its shape.
 
@@ -66,8 +72,11 @@ def kernel_latency(
     every query meets every key. `kernel` names the attention kernel, such as `flash3`; by default it is the one that
     PyTorch's `scaled_dot_product_attention` runs on the device.
 
-    On a GPU, a product's (k, n) operand is re-read after six times its size, as a layer's weights are; what exceeds L2
-    by then is cold. Raises `InputError` for an unknown kind, shape, device or dtype.
+    `reuse_bytes`, an integer or integer array, is what was touched since the operands were last used, themselves
+    included: of a product, its (k, n) operand; of attention, keys and values; of another kernel, all that it reads. A
+    GPU's L2 serves what it still holds by then, so that 0 is warm and more than L2 is cold; on a CPU it changes
+    nothing. By default it is as the public grids were measured: the kernel is repeated on its own operands, a product
+    (but not `bmm`) on six weights in turn. Raises `InputError` for an unknown kind, shape, device or dtype.
     """
     check_choice("kind", kind, tuple(_KINDS))
     hardware = load_hardware(gpu)
@@ -75,14 +84,19 @@ def kernel_latency(
     check_device(hardware, How(dtype))
     sizes = _shape(kind, shape)
     real = {name: float(value) if type(value) is int else value for name, value in sizes.items()}
+    reuse = None
+    if reuse_bytes is not None:
+        reuse = 1.0 * check_size("reuse_bytes", reuse_bytes, 0, MAX_ELEMENTS)
+        check_broadcast({**sizes, "reuse_bytes": reuse})
     names = _attention_kernels(hardware, dtype, kernel, sizes) if kind == "attention" else None
     if kernel is not None and names is None:
         raise InputError(f"kernel: only attention has kernels to choose from, {kind} has not")
     flops, read, write = _KINDS[kind].counts(ELEMENT_BYTES[dtype], sizes)
     machine = machine_of(hardware)
     timed = _KINDS[kind].terms
-    terms = timed(machine, dtype, real) if timed else _attention_terms(machine, dtype, names, real)
+    terms = timed(machine, dtype, real, reuse) if timed else _attention_terms(machine, dtype, names, real, reuse)
     terms = at_least(hardware.launch.stream_floor_s, terms)
+    sizes |= {} if reuse_bytes is None else {"reuse_bytes": reuse_bytes}
     return KernelLatency(
         kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms, names
     )
@@ -103,7 +117,7 @@ class _Kind:
     required: tuple[str, ...]
     optional: dict[str, int | bool]
     counts: Callable[[int, Shape], Counts]
-    terms: Callable[[Machine, str, Shape], Terms] | None = None
+    terms: Callable[[Machine, str, Shape, Array | None], Terms] | None = None
 
 
 def _shape(kind: str, given: Shape) -> Shape:
@@ -132,8 +146,8 @@ def _product_counts(size: int, s: Shape) -> Counts:
 def _product(batched: bool) -> _Kind:
     """`batch` products of (m, k) and (k, n)."""
 
-    def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
-        return machine.product(dtype, s["batch"], s["m"], s["n"], s["k"], batched)
+    def terms(machine: Machine, dtype: str, s: Shape, reuse: Array | None) -> Terms:
+        return machine.product(dtype, s["batch"], s["m"], s["n"], s["k"], batched, reuse)
 
     return _Kind(("m", "n", "k"), {"batch": 1}, _product_counts, terms)
 
@@ -157,11 +171,12 @@ def _attention_kernels(hw: Hardware, dtype: str, kernel: str | None, s: Shape) -
     return np.array([sdpa_kernel(hw, dtype, int(size), s["masked"]) for size in sizes])[which].reshape(head_dim.shape)
 
 
-def _attention_terms(machine: Machine, dtype: str, names: Any, s: Shape) -> Terms:
+def _attention_terms(machine: Machine, dtype: str, names: Any, s: Shape, reuse: Array | None) -> Terms:
+    kv_reuse = None if reuse is None else (reuse, reuse)
     first, *others = np.unique(names)
-    terms = machine.attention(dtype, str(first), **s)
+    terms = machine.attention(dtype, str(first), **s, kv_reuse=kv_reuse)
     for name in others:
-        terms = terms.where(names != name, machine.attention(dtype, str(name), **s))
+        terms = terms.where(names != name, machine.attention(dtype, str(name), **s, kv_reuse=kv_reuse))
     return terms
 
 
@@ -172,9 +187,9 @@ def _of_rows(kind: str, flops: int, index_bytes: int = 0) -> _Kind:
         elements = s["rows"] * s["columns"]
         return flops * elements, elements * size + index_bytes * s["rows"], elements * size
 
-    def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
+    def terms(machine: Machine, dtype: str, s: Shape, reuse: Array | None) -> Terms:
         _, read, write = counts(ELEMENT_BYTES[dtype], s)
-        return machine.memory(kind, dtype, read, write, s["columns"])
+        return machine.memory(kind, dtype, read, write, s["columns"], reuse)
 
     return _Kind(("rows", "columns"), {}, counts, terms)
 
@@ -185,9 +200,9 @@ def _of_elements(kind: str, flops: int) -> _Kind:
     def counts(size: int, s: Shape) -> Counts:
         return flops * s["elements"], s["inputs"] * s["elements"] * size, s["elements"] * size
 
-    def terms(machine: Machine, dtype: str, s: Shape) -> Terms:
+    def terms(machine: Machine, dtype: str, s: Shape, reuse: Array | None) -> Terms:
         _, read, write = counts(ELEMENT_BYTES[dtype], s)
-        return machine.memory(kind, dtype, read, write, 1.0)
+        return machine.memory(kind, dtype, read, write, 1.0, reuse)
 
     return _Kind(("elements",), {"inputs": 1}, counts, terms)
 

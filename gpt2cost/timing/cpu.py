@@ -135,14 +135,17 @@ class CpuMachine:
                 terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes)
         return at_least(floor_s, terms)
 
-    def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
-        """A product on its own."""
+    def product(
+        self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool, reuse: Array | None = None
+    ) -> Terms:
+        """A product on its own. `reuse` changes nothing, as in a pass."""
         name = "scores" if batched else "addmm"
         return product_terms(self.hw, dtype, name, batch, m, n, k, ELEMENT_BYTES[dtype])
 
     def attention(
         self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,
         cached_tokens: Array, causal: bool = True, masked: bool = False, write_cache: bool = False,
+        kv_reuse: tuple[Array, Array] | None = None,
     ) -> Terms:  # fmt: skip
         """Fused attention on its own. `causal` changes nothing: see `attention_terms`. `kernel`: there is one."""
         size, pairs = ELEMENT_BYTES[dtype], batch * heads
@@ -152,8 +155,10 @@ class CpuMachine:
         new_bytes = 2.0 * pairs * head_dim * new_tokens * size
         return terms + memory_terms(self.hw, "copy", new_bytes, new_bytes, size)
 
-    def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
-        """A kernel that moves bytes, on its own."""
+    def memory(
+        self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array, reuse: Array | None = None
+    ) -> Terms:
+        """A kernel that moves bytes, on its own. `reuse` changes nothing, as in a pass."""
         return memory_terms(self.hw, kind, read_bytes, write_bytes, ELEMENT_BYTES[dtype])
 
     def improvements(self) -> list[tuple[str, Hardware]]:

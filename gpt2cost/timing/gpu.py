@@ -77,10 +77,14 @@ class GpuMachine:
             write = write + (size if tensor.name in NEW_CACHE else size * missing(self.hw, moved_bytes))
         return read, write
 
-    def product(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool) -> Terms:
+    def product(
+        self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool, reuse: Array | None = None
+    ) -> Terms:
         """`batch` products of (m, k) and (k, n), as the public grids timed them: a Conv1D's, which finds its weights in
-        L2 as far as they stay there, or, `batched`, those of eager attention's scores."""
-        return gemm_terms(self.hw, dtype, batch, m, n, k, ELEMENT_BYTES[dtype], batched=batched)
+        L2 as far as they stay there, or, `batched`, those of eager attention's scores. `reuse`: bytes
+        touched between two uses of the (k, n) operand, if not as there."""
+        size = ELEMENT_BYTES[dtype]
+        return gemm_terms(self.hw, dtype, batch, m, n, k, size, batched=batched, weight_reuse=reuse)
 
     def attention(
         self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,
@@ -111,10 +115,14 @@ class GpuMachine:
         terms += self.memory("softmax", dtype, scores, scores, keys)
         return terms + self.product(dtype, pairs, new, head_dim, keys, batched=True)
 
-    def memory(self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array) -> Terms:
-        """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none)."""
-        floor_s = self.hw.launch.stream_floor_s
-        return memory_terms(self.hw, kind, read_bytes, write_bytes, ELEMENT_BYTES[dtype], columns, floor_s)
+    def memory(
+        self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array, reuse: Array | None = None
+    ) -> Terms:
+        """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none). `reuse`: bytes
+        touched since what it reads was last used, if not repeated on its own operands."""
+        floor_s, size = self.hw.launch.stream_floor_s, ELEMENT_BYTES[dtype]
+        cold = None if reuse is None else read_bytes * missing(self.hw, reuse)
+        return memory_terms(self.hw, kind, read_bytes, write_bytes, size, columns, floor_s, cold_read=cold)
 
     def improvements(self) -> list[tuple[str, Hardware]]:
         """The device with twice the bandwidth of DRAM and L2, and with twice the arithmetic."""

@@ -30,6 +30,14 @@ def test_every_size_of_a_kind_is_a_flag(kind: str, gpt2cost: Call) -> None:
 ATTENTION = ["attention", "--heads", "12", "--head-dim", "64", "--new-tokens", "64"]
 
 
+def test_operands_are_as_cold_as_asked_for(gpt2cost: Call) -> None:
+    run = ["kernel", "copy", "--gpu", "a100", "--elements", "1000000", "--format", "json"]
+    cold = json.loads(gpt2cost(*run, "--reuse-bytes", "1000000000").out)
+    assert cold == kernel_latency("copy", "a100", elements=1_000_000, reuse_bytes=10**9).to_dict()
+    assert cold["kernels"][0]["device_s"] > json.loads(gpt2cost(*run).out)["kernels"][0]["device_s"]
+    assert_refused(gpt2cost(*run, "--reuse-bytes", "-1"), "reuse_bytes")
+
+
 def test_an_attention_kernel_is_chosen_and_named(gpt2cost: Call) -> None:
     texts = [gpt2cost("kernel", *ATTENTION, "--gpu", "h100", *more).out for more in ([], ["--kernel", "flash3"])]
     assert ["attention_kernel: flash2" in text for text in texts] == [True, False]

@@ -133,6 +133,22 @@ def test_flops_and_bytes_of_a_product() -> None:
     assert (result.flops, result.read_bytes, result.write_bytes) == (210, 2 * (21 + 35), 30)
 
 
+@pytest.mark.parametrize("kind", KERNEL_KINDS)
+def test_operands_used_long_ago_come_from_dram(kind: str) -> None:
+    """Warm, cold and by default, which lies between; a GPU's L2 of 40 MiB holds each of these operands."""
+    shape = {**SHAPES[kind], "rows": 30_000} if "rows" in SHAPES[kind] else SHAPES[kind]
+    shape = {**shape, "elements": 10**7} if "elements" in shape else shape
+    shape = {**shape, "m": 8, "n": 4000, "k": 2000} if kind == "gemm" else shape
+    if kind == "attention":
+        shape = {**shape, "batch": 16, "new_tokens": 1, "cached_tokens": 300, "write_cache": False}
+    found = kernel_latency(kind, "a100", "fp16", **shape, reuse_bytes=np.array([0, 10**10]))
+    warm, cold = found.device_s
+    assert warm <= kernel_latency(kind, "a100", "fp16", **shape).device_s <= 1.0001 * cold
+    assert warm < cold or kind == "layer_norm"  # whose arithmetic takes longer
+    assert found.terms.dram_bytes[1] > found.terms.dram_bytes[0]
+    assert found.shape["reuse_bytes"].tolist() == [0, 10**10]
+
+
 def test_device_time_holds_no_host_time() -> None:
     """A tiny kernel costs its launch in a busy stream, a few microseconds on every device with a file of its own."""
     for hw in list_hardware():
