@@ -1,7 +1,6 @@
 """The command line: which commands there are, and how it ends.
 
-A command's room is imported when the command is asked for. stdout carries data, stderr everything else. Exit codes:
-0 fine, 1 a failure of ours, 2 wrong usage or input.
+A command's room is imported when the command is asked for. stdout carries data, stderr everything else.
 """
 
 from __future__ import annotations
@@ -98,11 +97,14 @@ def _help(name: str) -> str | None:
     return ast.get_docstring(next(functions, room))
 
 
+ABOUT = "Predict the FLOPs, bytes and latency of GPT-2-class models, kernel by kernel."
+EXITS = "Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or input, 3 --fail-on oom and it does not fit."
+
 app = typer.Typer(
     name="gpt2cost",
     cls=Commands,
     no_args_is_help=True,
-    help="Predict the FLOPs, bytes and latency of GPT-2-class models, kernel by kernel.",
+    help=f"{ABOUT}\n\n{EXITS}",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import OutputFlags, PhaseFlag, RunFlags, takes
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
@@ -19,6 +20,7 @@ def fit(
     run: RunFlags,
     phase: PhaseFlag = "both",
     max_latency: Annotated[str | None, typer.Option("--max-latency", help="Of one pass, such as 50ms.")] = None,
+    exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
     """Find the largest batch at --seq and --cache, the largest context at --batch, and the best throughput."""
@@ -30,3 +32,4 @@ def fit(
     answers = capacity(run.load_model(), run.load_device(), **run.work(), phase=phase, max_latency_s=limit_s)
     print_warnings(answers.warnings)
     sink.show(answers.view, answers)
+    exits.leave(all(answer.prediction or answer.limited_by != "memory" for answer in answers.answers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import LogitsFlags, ManyFlags, OutputFlags, PhaseFlag, SizeFlags, required, takes
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
@@ -18,7 +19,13 @@ MOST = 20
 
 @takes
 def compare(
-    *, many: ManyFlags, sizes: SizeFlags, phase: PhaseFlag = "both", outputs: LogitsFlags, out: OutputFlags
+    *,
+    many: ManyFlags,
+    sizes: SizeFlags,
+    phase: PhaseFlag = "both",
+    outputs: LogitsFlags,
+    exits: ExitFlags,
+    out: OutputFlags,
 ) -> None:
     """Compare models, devices, dtypes, attention implementations or runtimes, each against the first.
 
@@ -38,3 +45,4 @@ def compare(
     comparison = compare_choices(choices, check_sizes(**given, use_cache=use_cache), phase, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
+    exits.leave(all(candidate.prediction.memory.fits for candidate in comparison.candidates))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
     BatchFlag,
     CacheTypeFlag,
@@ -40,6 +41,7 @@ def generate(
         float | None, typer.Option("--price-per-hour", help="Of the device: adds the cost.")
     ] = None,
     strict: StrictFlag = False,
+    exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
     """Predict HuggingFace's generate: time to first token, time per token, throughput, memory and cost."""
@@ -51,3 +53,4 @@ def generate(
     )  # fmt: skip
     heed(run.warnings, strict)
     sink.show(run.view, run)
+    exits.leave(run.fits)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import OutputFlags, PhaseFlag, RunFlags, StrictFlag, choice, either, heed, takes
 from gpt2cost.output.prediction import GROUPS, prediction_view
 from gpt2cost.prediction.predict import predict_run
@@ -22,6 +23,7 @@ def predict(
         bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the pass.")
     ] = False,
     strict: StrictFlag = False,
+    exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
     """Predict one run: per-kernel FLOPs, bytes and latency of a prefill, and of the decode step after it."""
@@ -30,3 +32,4 @@ def predict(
     prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
     heed(prediction.warnings, strict)
     sink.show(prediction_view(group, explain), prediction)
+    exits.leave(bool(prediction.memory.fits))

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
     CACHE_TYPE_OPTION,
     LOGITS_OPTION,
@@ -57,6 +58,7 @@ def sweep(
     sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
     top: Annotated[int | None, typer.Option("--top", help="Only the first rows.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,
+    exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
     """Predict every point of a grid: a row per point, for spreadsheets and scripts.
@@ -82,8 +84,10 @@ def sweep(
     choices, warnings = plan(points, model_changes, hw_changes)
     print_warnings(warnings)
     planned = Sweep(points, tuple(choices), kernels, only_fitting, only_valid, tuple(warnings))
+    fits: list[bool] = []
     with _progress(planned.points, sink) as advance:
-        show_sweep(sink, planned, ordered(_counted(planned, advance), sort, top))
+        show_sweep(sink, planned, ordered(_counted(planned, advance, fits), sort, top))
+    exits.leave(all(fits))
 
 
 def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], Any]]:
@@ -97,8 +101,9 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
     return bar
 
 
-def _counted(sweep: Sweep, advance: Callable[[int], Any]) -> Iterator[Block]:
-    """The blocks of a sweep; `advance` is told the points of each."""
+def _counted(sweep: Sweep, advance: Callable[[int], Any], fits: list[bool]) -> Iterator[Block]:
+    """The blocks of a sweep; `advance` is told the points of each, and `fits` whether all of its rows fit."""
     for block in sweep.blocks():
         advance(block.points)
+        fits.append(bool(block.flat("fits").all()))
         yield block

@@ -13,7 +13,7 @@ from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
 from gpt2cost.version import __version__
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Rises where a key of a document changes its name or its meaning."""
 FLOPS_CONVENTION = "1 FMA = 2 FLOPs"
 NOTEBOOK_WIDTH = 160

@@ -149,7 +149,12 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[
     compute_s = (
         waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * product.narrow**c.unaligned_step
     )
-    compute_s = compute_s * (1 + c.heat * compute_s / (compute_s + c.heat_time_s))
+    edges = 1 + c.edge * (1 / tm + 1 / tn)
+    slowed = 1 + c.heat * compute_s / (compute_s + c.heat_time_s)
+    full_s = (
+        flops / (flop_per_s * units) * edges * product.narrow**c.unaligned_step * slowed
+    )  # no tile padded, none idle
+    compute_s = compute_s * slowed
     l2_s = blocks * (tm + tn) * k * size / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
     epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
@@ -163,7 +168,7 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[
         return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
 
     compute_s = of_best(compute_s)
-    useful_s = np.minimum(flops / (peak * c.efficiency), compute_s)
+    useful_s = np.minimum(of_best(full_s), compute_s)
     waiting_s = compute_s - useful_s + of_best(epilogue_s)
     l2_s, launch_s = of_best(l2_s) + reduce_s, launch_s + 0.0 * useful_s
     return Terms(of_best(total_s), useful_s, dram_s, l2_s, waiting_s, launch_s, dram_bytes)

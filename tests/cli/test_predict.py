@@ -13,6 +13,7 @@ from helpers import SMALL, assert_refused, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
 from gpt2cost.table.options import RUNTIMES
+from gpt2cost.timing.kernel import BOUNDS
 from gpt2cost.units import parse_quantity
 
 
@@ -68,13 +69,13 @@ def test_schema(gpt2cost: Any) -> None:
             "launches", "flops", "read_bytes", "write_bytes", "device_s", "host_s", "latency_s", "latency_low_s",
             "latency_high_s", "bound", "tokens_per_s", "flops_utilization", "bandwidth_utilization",
         } <= set(phase["totals"])  # fmt: skip
-        assert phase["totals"]["bound"] in ("host", "compute", "memory", "launch")
+        assert phase["totals"]["bound"] in ("host", *BOUNDS)
         for kernel in phase["kernels"]:
             assert {
                 "name", "op", "kind", "count", "flops", "read_bytes", "write_bytes", "device_s", "share", "bound",
                 "arithmetic_intensity", "flops_formula", "read_formula", "write_formula", "source",
             } <= set(kernel)  # fmt: skip
-            assert kernel["bound"] in ("compute", "memory", "launch")
+            assert kernel["bound"] in BOUNDS
             assert re.fullmatch(r"\w+\.py:(\d+|\?)", kernel["source"])  # `?`: the installed transformers lacks it
 
 
@@ -150,3 +151,78 @@ def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
         assert "-bound" in line
         assert parse_quantity(" ".join(line.split()[1:3]), "s") > 0
     assert "fits" in memory
+
+
+def advice(call: Any, *flags: str) -> str:
+    """The closing line of one phase."""
+    out = call("predict", "--model", "gpt2", *flags).out
+    return next(line for line in out.splitlines() if "tokens/s" in line)
+
+
+def test_advice_that_the_device_can_follow(gpt2cost: Any) -> None:
+    host = ("--set", "n_embd=96,n_head=2", "--phase", "prefill", "--seq", "2")
+    nvidia, apple = (advice(gpt2cost, "--gpu", gpu, *host) for gpu in ("a100", "m4-max"))
+    assert "host-bound: the GPU is busy" in nvidia
+    assert "or cuda-graph helps" in nvidia
+    assert "host-bound" in apple
+    assert "graph" not in apple
+    asking = advice(gpt2cost, "--gpu", "a100", *host, "--attn", "flash_attention_2")
+    assert "or compile helps" in asking
+    assert "or reduce-overhead helps" in advice(gpt2cost, "--gpu", "a100", *host, "--runtime", "compile")
+
+
+def test_a_decode_step_of_one_sequence_is_not_compute_bound(gpt2cost: Any) -> None:
+    for gpu in ("t4", "l4", "a100", "h100", "v100", "rtx4090", "m3-max"):
+        for dtype in ("fp32", "fp16"):
+            line = advice(gpt2cost, "--gpu", gpu, "--dtype", dtype, "--seq", "1", "--cache", "512")
+            assert "compute-bound" not in line
+
+
+def test_the_padding_that_would_help_is_named(gpt2cost: Any) -> None:
+    flags = ("--gpu", "a100", "--batch", "16", "--seq", "512", "--phase", "prefill")
+    assert "; vocab_size padded to 50304: 1." in advice(gpt2cost, *flags)
+    assert "padded" not in advice(gpt2cost, *flags, "--set", "vocab_size=50304")
+
+
+@pytest.mark.parametrize(
+    ("command", "fits"),
+    [
+        (["predict", "--model", "gpt2-xl", "--gpu", "t4"], True),
+        (["predict", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "999"], False),
+        (["generate", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "999", "--new-tokens", "2"], False),
+        (["compare", "--model", "gpt2-xl", "--gpu", "t4,h100", "--batch", "99", "--phase", "prefill"], False),
+        (["sweep", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "1,999"], False),
+        (["sweep", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "1,999", "--only-fitting"], True),
+        (["fit", "--model", "gpt2-xl", "--gpu", "t4", "--phase", "decode"], True),
+        (["fit", "--model", "gpt2-xl", "--gpu", "t4", "--phase", "decode", "--set", "n_layer=500"], False),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_fail_on_oom(command: list[str], fits: bool, gpt2cost: Any) -> None:
+    """The output is the same; the exit code says that something does not fit."""
+    plain, failing = gpt2cost(*command), gpt2cost(*command, "--fail-on", "oom")
+    assert plain.code == 0
+    assert failing.code == (0 if fits else 3)
+    assert (failing.out, failing.err) == (plain.out, plain.err)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--runtime", "reduce-overhead", "--gpu", "m1"], "needs an NVIDIA device"),
+        (["--runtime", "cuda-graph", "--attn", "flash_attention_2"], "modeling_flash_attention_utils.py"),
+        (["--cache-type", "static", "--no-use-cache"], "cache_type"),
+        (["--cache-type", "static", "--attn", "flash_attention_2"], "cache_type"),
+        (["--fail-on", "slow"], "oom"),
+    ],
+)
+def test_what_cannot_run(flags: list[str], named: str, gpt2cost: Any) -> None:
+    gpu = [] if "--gpu" in flags else ["--gpu", "a100"]
+    assert_refused(gpt2cost("predict", "--model", "gpt2", *gpu, *flags), named)
+
+
+def test_no_graph_is_captured_of_what_is_refused_but_its_decode_step_is(gpt2cost: Any) -> None:
+    flags = ("predict", "--model", "gpt2", "--gpu", "a100", "--runtime", "cuda-graph", "--attn", "flash_attention_2")
+    assert gpt2cost(*flags).code == 2
+    assert gpt2cost(*flags, "--phase", "decode").code == 0
+    assert gpt2cost(*flags, "--batch", "2").code == 0

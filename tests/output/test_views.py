@@ -144,7 +144,7 @@ def test_every_form_has_the_same_fields(name: str, tmp_path: Path) -> None:
         written[format] = (tmp_path / format).read_text("utf-8")
     assert [json.loads(line) for line in written["jsonl"].splitlines()] == rows
     document = json.loads(written["json"])
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     if place := case(name).place:
         assert document[place] == rows
     cells = list(csv.DictReader(io.StringIO(written["csv"])))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from gpt2cost import predict
-from gpt2cost.prediction.explain import explain
+from gpt2cost import change_model, load_model, predict
+from gpt2cost.prediction.explain import explain, paddings_that_help
 
 
 @pytest.mark.parametrize("gpu", ["a100", "h100", "rtx4090", "t4", "m1-max"])
@@ -47,3 +49,60 @@ def test_the_slowest_come_first_and_sum_their_launches() -> None:
     slowest = explain(prediction, phase, top=3).slowest
     seconds = sorted((float(cost.device_s) for cost in phase.kernels), reverse=True)[:3]
     assert [kernel.device_s for kernel in slowest] == pytest.approx(seconds)
+
+
+def changes_of(gpu: str, **settings: Any) -> dict[str, float]:
+    """What of the software helps the first phase, and how much."""
+    prediction = predict("gpt2", gpu, **settings)
+    sensitivity = explain(prediction, prediction.phases[0]).sensitivity
+    return {change.change: change.speedup for change in sensitivity if change.kind == "software"}
+
+
+def test_what_helps_in_software() -> None:
+    """Against a prediction of the changed run; only what the device can follow, and what differs."""
+    work: dict[str, Any] = {"batch": 8, "seq": 512, "attn": "eager", "dtype": "fp32", "phase": "prefill"}
+    changes = changes_of("a100", **work)
+    plain = predict("gpt2", "a100", **work).phases[0].totals.latency_s
+    for change, speedup in changes.items():
+        name, value = change.split()[:2]
+        other = predict("gpt2", "a100", **{**work, name: value}).phases[0].totals.latency_s
+        assert speedup == pytest.approx(plain / other, rel=1e-9)
+        assert speedup >= 1.005
+    assert {"runtime compile", "attn sdpa", "dtype fp16", "dtype tf32", "logits last"} <= set(changes)
+    assert list(changes.values()) == sorted(changes.values(), reverse=True)
+
+
+@pytest.mark.parametrize("gpu", ["m1", "t4", "h100"])
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_no_advice_that_the_device_cannot_follow(gpu: str, dtype: str) -> None:
+    changes = set(changes_of(gpu, batch=1, seq=64, dtype=dtype))
+    if gpu == "m1":
+        assert not changes & {"runtime cuda-graph", "runtime reduce-overhead"}
+    if gpu != "h100" or dtype != "fp16":
+        assert "attn flash_attention_2" not in changes
+    if gpu == "t4":
+        assert not changes & {"dtype tf32", "dtype bf16"}
+    asking = set(changes_of("h100", batch=1, seq=64, attn="flash_attention_2"))
+    assert "runtime cuda-graph" not in asking
+    assert "runtime compile" in asking
+
+
+def test_padding_pays_where_rows_are_not_aligned() -> None:
+    """GPT-2's 50257 tokens, and eager attention over 601 keys; with 50304 and 608 there is nothing to pad."""
+    prediction = predict("gpt2", "a100", batch=16, seq=601, attn="eager", phase="prefill")
+    names = {change.change for change in paddings_that_help(prediction, prediction.phases[0])}
+    assert names == {"vocab_size padded to 50304", "kv_len padded to 608"}
+    padded = change_model(load_model("gpt2"), {"vocab_size": 50304})
+    aligned = predict(padded, "a100", batch=16, seq=608, attn="eager", phase="prefill")
+    assert paddings_that_help(aligned, aligned.phases[0]) == []
+    single = predict("gpt2", "a100", batch=16, seq=601, dtype="fp32", attn="eager", phase="prefill")
+    assert paddings_that_help(single, single.phases[0]) == []
+
+
+def test_the_least_time_of_a_decode_steps_weights_is_drams() -> None:
+    """Weights are cold: c_fc of one token cannot take less than its bytes at full DRAM speed, whatever fits into L2."""
+    prediction = predict("gpt2", "l4", seq=1, cache=64)
+    found = {kernel.name: kernel for kernel in explain(prediction, prediction.phases[0], top=100).slowest}
+    weights = 12 * 768 * 3072 * 2
+    bandwidth = prediction.hardware.memory.bandwidth_bytes_per_s
+    assert found["transformer.h.mlp.c_fc"].speed_of_light_s == pytest.approx(weights / bandwidth, rel=0.02)

@@ -11,8 +11,10 @@ from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gpt2cost
 from gpt2cost import InputError, kernel_latency, list_hardware, load_hardware
 from gpt2cost.prediction.one_kernel import KERNEL_KINDS
+from gpt2cost.timing.kernel import bound_seconds
 
 DEVICES = ("a100", "h100", "l40s", "v100-pcie", "t4", "l4", "rtx4090", "rtx3090", "h200", "m1", "m4-max")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -185,3 +187,28 @@ def test_on_a_cpu_a_cache_write_is_a_copy_and_causal_saves_nothing(new_tokens: i
     assert written.device_s == pytest.approx(plain.device_s + copied.device_s, rel=1e-12)
     assert written.write_bytes == plain.write_bytes + copied.write_bytes
     assert kernel_latency("attention", hw, "fp32", **shape, causal=False).device_s == written.device_s
+
+
+@given(device, dtype, st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 4000))
+def test_a_kernels_parts_sum_to_its_time(gpu: str, dtype: str, m: int, n: int, k: int) -> None:
+    terms = kernel_latency("gemm", gpu, dtype, m=m, n=n, k=k).terms
+    parts = bound_seconds(terms)
+    assert sum(parts) == pytest.approx(float(terms.device_s), rel=1e-9)
+    assert all(part >= -1e-12 for part in parts)
+    assert terms.dram_bytes <= terms.device_s * load_hardware(gpu).memory.bandwidth_bytes_per_s * 1.001
+
+
+def test_a_label_does_not_flip_with_the_batch() -> None:
+    """A pass is labelled by what doubling would help most, which is smooth where the largest term alone jumps."""
+    totals = gpt2cost.predict("gpt2-xl", "a100", batch=np.arange(1, 49), seq=512, phase="prefill").phases[0].totals
+    assert np.sum(totals.bound[1:] != totals.bound[:-1]) <= 2
+    assert np.max(totals.bandwidth_utilization) <= 1
+
+
+@pytest.mark.parametrize("gpu", ["l40s", "a100", "rtx4090", "t4"])
+def test_dram_is_never_busier_than_its_peak(gpu: str) -> None:
+    for settings in ({"batch": np.arange(1, 129), "seq": 1, "cache": 1023}, {"batch": np.arange(1, 33), "seq": 128}):
+        for runtime in ("cuda-graph", "reduce-overhead"):
+            prediction = gpt2cost.predict("gpt2-medium", gpu, runtime=runtime, **settings)
+            for phase in prediction.phases:
+                assert np.max(phase.totals.bandwidth_utilization) <= 1
