@@ -190,7 +190,7 @@ def test_the_padding_that_would_help_is_named(gpt2cost: Any) -> None:
         (["predict", "--model", "gpt2-xl", "--gpu", "t4"], True),
         (["predict", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "999"], False),
         (["generate", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "999", "--new-tokens", "2"], False),
-        (["compare", "--model", "gpt2-xl", "--gpu", "t4,h100", "--batch", "99", "--phase", "prefill"], False),
+        (["compare", "--model", "gpt2-xl", "--gpu", "t4,h100", "--batch", "999", "--phase", "prefill"], False),
         (["sweep", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "1,999"], False),
         (["sweep", "--model", "gpt2-xl", "--gpu", "t4", "--batch", "1,999", "--only-fitting"], True),
         (["fit", "--model", "gpt2-xl", "--gpu", "t4", "--phase", "decode"], True),

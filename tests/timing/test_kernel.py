@@ -207,8 +207,8 @@ def test_a_label_does_not_flip_with_the_batch() -> None:
 
 @pytest.mark.parametrize("gpu", ["l40s", "a100", "rtx4090", "t4"])
 def test_dram_is_never_busier_than_its_peak(gpu: str) -> None:
-    for settings in ({"batch": np.arange(1, 129), "seq": 1, "cache": 1023}, {"batch": np.arange(1, 33), "seq": 128}):
+    for sizes in ({"batch": np.arange(1, 129), "seq": 1, "cache": 1023}, {"batch": np.arange(1, 33), "seq": 128}):
         for runtime in ("cuda-graph", "reduce-overhead"):
-            prediction = gpt2cost.predict("gpt2-medium", gpu, runtime=runtime, **settings)
+            prediction = gpt2cost.predict("gpt2-medium", gpu, runtime=runtime, **sizes)
             for phase in prediction.phases:
                 assert np.max(phase.totals.bandwidth_utilization) <= 1
