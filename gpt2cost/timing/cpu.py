@@ -23,6 +23,7 @@ from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.table.liveness import OLD_CACHE
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype, residency
 
 _RESIDENT_FROM = 0.5
@@ -79,20 +80,31 @@ def attention_terms(
     return _terms(hw, curve.launch_s, np.maximum(core_s, compute_s), compute_s, moved, 0.0)
 
 
-def memory_terms(hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float) -> Terms:
-    """A kernel of one of `CPU_KINDS`."""
+def memory_terms(
+    hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float, reuse_bytes: Array = 0.0
+) -> Terms:
+    """A kernel of one of `CPU_KINDS`. `reuse_bytes`: what was touched since most of what it reads was last used."""
     c = hw.cpu_model
     rate = c.kinds.get(kind) or c.kinds["elementwise"]
     elements = write_bytes / element_bytes
     work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
     fresh_s = fresh_seconds(c, write_bytes)
     nothing = 0.0 * elements
-    terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s)
+    terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s, reuse_bytes)
     return replace(terms, memory_s=terms.device_s - rate.launch_s, serial_s=nothing)
 
 
-def _terms(hw: Hardware, launch_s: float, core_s: Array, compute_s: Array, moved_bytes: Array, fresh_s: Array) -> Terms:
-    dram_bytes = (1.0 - residency(moved_bytes, hw.memory.l2_bytes, _RESIDENT_FROM)) * moved_bytes
+def _terms(
+    hw: Hardware,
+    launch_s: float,
+    core_s: Array,
+    compute_s: Array,
+    moved_bytes: Array,
+    fresh_s: Array,
+    reuse_bytes: Array = 0.0,
+) -> Terms:
+    footprint = np.maximum(moved_bytes, reuse_bytes)
+    dram_bytes = (1.0 - residency(footprint, hw.memory.l2_bytes, _RESIDENT_FROM)) * moved_bytes
     memory_s = dram_bytes / hw.memory.bandwidth_bytes_per_s
     waiting_s = np.maximum(core_s - np.maximum(compute_s, memory_s), 0.0)
     total_s = launch_s + np.maximum(core_s, memory_s) + fresh_s
@@ -118,7 +130,11 @@ class CpuMachine:
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
     ) -> Terms:
-        """One launch in a pass. `reuse` changes nothing: a pass's small tensors stay in the cache or do not matter."""
+        """One launch in a pass.
+
+        `reuse` counts where a cache grows: what it held was last touched a step ago, and all of it moves. Of all else
+        it changes nothing: products are measured with cold weights, and what is small stays in the cache.
+        """
         hw, element_bytes = self.hw, ELEMENT_BYTES[dtype]
         match kernel.shape:
             case Gemm(batch, m, n, k):
@@ -132,7 +148,9 @@ class CpuMachine:
                 terms = attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
             case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
-                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes)
+                grows = kernel.op == "cat" and kernel.inputs[0].name in OLD_CACHE
+                since = reuse[0] if grows else 0.0
+                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, since)
         return at_least(floor_s, terms)
 
     def product(

@@ -24,6 +24,12 @@ def test_after_its_time_no_case_is_measured_a_second_time(tmp_path: Path) -> Non
     assert [(r["kind"], r["sweep"]) for r in journal.records[1:]] == 3 * [("host", 0), ("reference", 0)]
 
 
+def test_a_small_kernel_is_sampled_with_a_neighbour_before_every_call() -> None:
+    calls: list[str] = []
+    times = Bench("cpu").sample_between(lambda: calls.append("kernel"), lambda: calls.append("neighbour"), 0.0)
+    assert calls == ["kernel", *["neighbour", "kernel"] * times["runs"]]
+
+
 def test_a_file_of_another_machine_is_kept_and_not_gone_on_with(tmp_path: Path) -> None:
     machine = {"kind": "machine", "torch": "2", "threads": 2}
     Journal(tmp_path / "a.jsonl", machine).add([{"kind": "gemm", "m": 1, "sweep": 0, "wall_us": 1.0}])

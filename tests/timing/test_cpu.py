@@ -128,6 +128,17 @@ def test_an_output_beyond_the_threshold_pays_for_fresh_memory() -> None:
     assert large > small + 0.9 / 2.5e9
 
 
+def test_a_steps_cache_reuses_memory_and_comes_from_dram() -> None:
+    """What a step appends to was last touched a step ago; its outputs take the place of what the last step freed, be it
+    90 MB: none is fresh, and none faster than DRAM."""
+    kernels = run_pass(load_model("gpt2"), CPU, How("fp32", "sdpa"), Sizes(4, 1, 300)).kernels
+    cats = [cost for cost in kernels if cost.kernel.op == "cat"]
+    moved = sum(cost.moved_bytes for cost in cats)
+    assert len(cats) == 2
+    assert 170e6 < moved < 180e6
+    assert moved / 20e9 <= sum(cost.device_s for cost in cats) <= 1.5 * moved / 20e9
+
+
 def test_upcast_scores_are_multiplied_in_fp32_whatever_the_models_dtype() -> None:
     """HuggingFace casts queries and keys to float32 before `baddbmm`: what bf16 products take does not matter to it."""
     fp32 = CPU.cpu_model.products["fp32"]
