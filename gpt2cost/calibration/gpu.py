@@ -44,7 +44,8 @@ LEAST_RECORDS = 5
 _GEMM = (
     "efficiency", "edge", "prologue_k", "step_s", "wave_power", "overlap", "dram_efficiency", "l2_efficiency",
     "launch_s", "split_s", "split_efficiency", "split_rate", "epilogue_rate", "droop", "gemv_s",
-    "gemv_dram_efficiency", "gemv_k_s", "gemv_rows_s", "gemv_efficiency", "unaligned_traffic", "unaligned_step",
+    "gemv_dram_efficiency", "gemv_k_s", "gemv_rows_s", "gemv_efficiency", "unaligned_bytes_per_s",
+    "unaligned_traffic", "unaligned_step",
 )  # fmt: skip
 _ATTENTION = (
     "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "unit_rate_flop_per_s",

@@ -22,9 +22,9 @@ place where it is faster. It reads each operand once, and its arithmetic is that
         all bytes / L2 bandwidth, FLOPs / (gemv_efficiency * fp32 peak)),   rows = min(m, n)
 
 In 16 bit a tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k, are multiples of 8.
-Where they are multiples of no more than a = 4, 2, 1, fewer bytes are in flight, and more instructions move them:
-T_dram grows by (8 / a)**unaligned_traffic and `step` by (8 / a)**unaligned_step. What streams from memory loses most,
-large tiles little.
+Where they are multiples of no more than a = 4, 2, 1, more instructions move the same bytes: `step` grows by
+(8 / a)**unaligned_step, and T_l2 is at least all bytes * (8 / a)**unaligned_traffic / (unaligned * units), `unaligned`
+being what an SM moves at full width. What streams on a device of much bandwidth loses most, large tiles little.
 
 `dram_bytes`: of each operand what L2 has lost since it was last used, and of the result what L2 cannot hold.
 Each candidate grows with batch, m and n, hence so does the minimum. The result is never below FLOPs / peak,
@@ -138,7 +138,7 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[
     """The fastest of some tiles, with K split into so many parts."""
     hw, batch, m, n, k, size = product.hw, product.batch, product.m, product.n, product.k, product.element_bytes
     units, l2_rate, flops, peak = hw.compute.units, hw.memory.l2_bandwidth_bytes_per_s, product.flops, product.peak
-    dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s) * product.narrow**c.unaligned_traffic
+    dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
     tm, tn = (side.reshape(-1, *[1] * np.ndim(m)) for side in _tile_sizes(tiles))
     blocks = batch * np.ceil(m / tm) * np.ceil(n / tn)
     flop_per_s = peak / units * c.efficiency * (c.split_efficiency if split > 1 else 1.0)
@@ -156,6 +156,9 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[
     )  # no tile padded, none idle
     compute_s = compute_s * slowed
     l2_s = blocks * (tm + tn) * k * size / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
+    if c.unaligned_bytes_per_s is not None:
+        narrow_s = sum(product.operand_bytes) * product.narrow**c.unaligned_traffic / (c.unaligned_bytes_per_s * units)
+        l2_s = np.maximum(l2_s, np.where(product.narrow > 1, narrow_s, 0.0))
     epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
     busy = np.minimum(1.0, flops / (peak * core_s))

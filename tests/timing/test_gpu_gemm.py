@@ -132,7 +132,8 @@ def test_the_terms_are_those_of_the_kernel_that_runs() -> None:
 
 @pytest.mark.parametrize("hw", NVIDIA, ids=lambda hw: hw.name)
 def test_alignment(hw: Hardware) -> None:
-    """Multiples of 8 are fastest, then of 4, of 2, and odd sizes; small K loses most; fp32 loses nothing."""
+    """Multiples of 8 are fastest, then of 4, of 2, and odd sizes; fp32 loses nothing. On a device of much bandwidth
+    small K loses more than large tiles."""
     sizes = np.array([4096.0, 4100.0, 4098.0, 4097.0])
     for shape in ({"m": 4096.0, "n": sizes, "k": 4096.0}, {"m": 4096.0, "n": 4096.0, "k": sizes}):
         times = terms(hw, "fp16", **shape).device_s / sizes  # type: ignore[arg-type]
@@ -140,9 +141,10 @@ def test_alignment(hw: Hardware) -> None:
         fp32 = terms(hw, "fp32", **shape).device_s  # type: ignore[arg-type]
         assert np.all(fp32[1:] <= 1.2 * fp32[0])  # a tile more
     head = terms(hw, "fp16", 16384.0, np.array([50257.0, 50304.0]), 768.0).device_s
-    assert 1.0 < head[0] / head[1] < 1.6  # the published gain in training: 3 of 96 ms a step on an A100
+    # the published gain in training is 3 of 96 ms a step on an A100
+    assert 1.0 < head[0] / head[1] < (1.25 if "a100" in hw.name else 1.7)
     scores = terms(hw, "fp16", 1024.0, np.array([1023.0, 1024.0]), 64.0, 96.0, batched=True).device_s
-    assert scores[0] / scores[1] > head[0] / head[1] or hw.compute.peak_flop_per_s["fp16"] < 150e12
+    assert scores[0] / scores[1] > head[0] / head[1] or hw.memory.bandwidth_bytes_per_s < 2e12
 
 
 def test_rows_need_no_alignment() -> None:
