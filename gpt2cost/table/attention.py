@@ -90,7 +90,12 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
     mask_source = cite(src, "attn_weights + ")
     scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
     scaled_from = (scores[0],) if variants["scale"] == "mul" else (scores[0], scalar)
-    masked_from = (scores[1], mask) if variants["mask"] == "add" else (boolean, scores[1], scalar)
+    unmasked, copied = scores[1], Tensor("unmasked", scores[1].bytes)
+    cloned: tuple[Kernel, ...] = ()
+    if variants["mask"] == "masked_fill":
+        cloned = (pointwise("mask_clone", "clone", (unmasked,), copied, mask_source, fusion_group=group),)
+        unmasked = copied
+    masked_from = (unmasked, mask) if variants["mask"] == "add" else (boolean, unmasked, scalar)
     softmax = Kernel(
         "softmax", "_softmax", "reduction", (scores[2],), (scores[3],), 5 * B * H * T * S,
         cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
@@ -107,6 +112,7 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
         ),
         Free("views", "view", 1),
         pointwise("scale", variants["scale"], scaled_from, scores[1], scores_source, fusion_group=group),
+        *cloned,
         pointwise("mask", variants["mask"], masked_from, scores[2], mask_source, fusion_group=group),
         softmax,
         *tail,
@@ -283,7 +289,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
         case "eager" if options.reorder_and_upcast_attn:
             kernels, merged = upcast_attention(x_qkv, mask)
         case "eager":
-            ops = {name: today for name, (today, _) in KERNEL_VARIANTS.items()} | dict(options.variants)
+            ops = {name: today for name, (today, *_) in KERNEL_VARIANTS.items()} | dict(options.variants)
             kernels, merged = eager_attention(x_qkv, mask, ops)
         case "sdpa":
             kernels, merged = sdpa_attention(x_qkv, mask, options)

@@ -37,6 +37,7 @@ class TableOptions:
     in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
 
 
-KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where")}
-"""Eager attention's kernels by the op of transformers 5.x and that of 4.38, which some measurements were made with: it
-divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask."""
+KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where", "masked_fill")}
+"""Eager attention's kernels by the op of transformers 5.x, and then those of other code that was measured: transformers
+4.38 divided the scores by a scalar tensor and chose between them and a minimum by a boolean mask; minGPT fills the
+masked scores of a copy."""

@@ -55,6 +55,15 @@ def test_parts_are_their_modules_rows() -> None:
     assert evidence_model(A100, row(config=one)).n_head == 8
 
 
+def test_filling_a_masked_copy_moves_the_scores_twice_more() -> None:
+    """minGPT's out-of-place masked_fill clones the scores, and then fills the clone."""
+    rows = (row(use_cache=False, cache=0, kernels={"mask": op}) for op in ("where", "masked_fill"))
+    where, filled = (evidence_pass(A100, own, Sizes(4, 64, 0)) for own in rows)
+    moved = [sum(kernel.moved_bytes for kernel in own.kernels) for own in (where, filled)]
+    assert moved[1] - moved[0] == 12 * 2 * (4 * 12 * 64 * 64 * 2), "layers, read and written, the scores"
+    assert len(filled.kernels) == len(where.kernels) + 1
+
+
 def test_rows_alike_are_predicted_together() -> None:
     sizes = Sizes(np.array([1.0, 4.0]), 8, 16)
     both = evidence_pass(A100, row(part="block"), sizes).device_s
