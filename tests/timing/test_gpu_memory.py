@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpt2cost import kernel_latency
+from gpt2cost import kernel_latency, load_hardware
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.timing.gpu import memory_kind
+from gpt2cost.timing.kernel import machine_of
 
 VIDUR = "microsoft/vidur (MLSys 2024): fp16, kernel times of a profiler inside a model, in whole microseconds"
 TRACES = "traces of PyTorch on an H100, bf16"
@@ -52,6 +53,8 @@ def test_gelu_in_one_kernel_is_bound_by_arithmetic_in_l2() -> None:
     plain = kernel_latency("elementwise", "h100", "bf16", elements=5_308_416)
     assert gelu.device_s > 1.3 * plain.device_s
     assert gelu.bound == "compute"
+    faster = dict(machine_of(load_hardware("h100")).improvements())["2x FLOP/s"]
+    assert kernel_latency("gelu", faster, "bf16", elements=5_308_416).device_s < 0.8 * gelu.device_s
 
 
 def test_what_times_a_kernel() -> None:
