@@ -35,7 +35,7 @@ from gpt2cost.device.gpu_constants import HEAD_DIMS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.to_yaml import hardware_tree
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.measure.records import Measurement, is_time, machine, of_kind
+from gpt2cost.measure.records import Measurement, grouped, is_time, machine, of_kind
 from gpt2cost.units import unit_of
 
 LEAST_RECORDS = 5
@@ -198,11 +198,9 @@ class _Fitter:
 
     def attention(self) -> None:
         """Each kernel that ran: flash attention, the memory-efficient kernel, Apple's own."""
-        groups = self._of(*ATTENTION)
-        names = {id(group): attention_kernel_of(group, self.hw) for group in groups}
-        for kernel in dict.fromkeys(names.values()):
+        by_kernel = grouped(self._of(*ATTENTION), lambda group: attention_kernel_of(group, self.hw))
+        for kernel, ran in by_kernel.items():
             path = ("model", "attention", kernel, HEAD_DIMS[0])
-            ran = [group for group in groups if names[id(group)] == kernel]
             self._fit(ran, free_constants(self.hw, path, _ATTENTION), f"attention by {kernel}", path)
 
     def _of(self, *kinds: str) -> list[Group]:
