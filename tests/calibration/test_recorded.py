@@ -12,32 +12,30 @@ from gpt2cost.measure.score import validate
 
 pytest.importorskip("scipy")
 
-FOLDER = ROOT / "benchmarks/measurements/cpu-epyc-7003-2c"
+FOLDERS = {name: ROOT / f"benchmarks/measurements/cpu-{name}" for name in ("epyc-7003-2c", "epyc-9004-2c")}
 
 
-def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes() -> None:
+@pytest.mark.parametrize(("name", "passes", "lean"), [("epyc-7003-2c", 28, 0.06), ("epyc-9004-2c", 52, 0.04)])
+def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes(name: str, passes: int, lean: float) -> None:
     """No pass is in the fit. The bar holds where the measurement's own halves agree.
 
-    Decode steps of 8 x 1 + 512 are not among them: they were measured when every call first freed the whole cache that
-    the last one had made, which no decode loop does.
+    On the 7003 small kernels were measured one after the other, out of the first caches; and of its decode steps those
+    of 8 x 1 + 512 are left out: every call first freed the whole cache that the last one had made, which no decode loop
+    does.
     """
-    records = read_records(FOLDER / "kernels.jsonl.gz")
+    records = read_records(FOLDERS[name] / "kernels.jsonl.gz")
     assert not any(record["kind"] == "pass" for record in records)
-    found = calibrate(records, "epyc-7003-2c").hardware
-    scored = validate(found, read_records(FOLDER / "passes.jsonl.gz"))
-    assert scored.summary.cases == 28
+    found = calibrate(records, name).hardware
+    scored = validate(found, read_records(FOLDERS[name] / "passes.jsonl.gz"))
+    assert scored.summary.cases == passes
     assert scored.summary.median_absolute_error <= 0.08
-    assert abs(scored.summary.signed_mean_error) <= 0.06
+    assert abs(scored.summary.signed_mean_error) <= lean
     steady = [one for one in scored.passes if one.repeat is not None and one.repeat <= 0.05]
     assert len(steady) >= 4
-    assert all(abs(one.error) <= 0.25 for one in steady)
-
-
-def test_the_recorded_file_is_the_fit_of_the_records() -> None:
-    shipped = load_hardware(str(FOLDER / "epyc-7003-2c.yaml"))
-    found = calibrate(read_records(FOLDER / "kernels.jsonl.gz"), "epyc-7003-2c").hardware
+    assert all(abs(one.error) <= 0.15 for one in steady)
+    shipped = load_hardware(str(FOLDERS[name] / f"{name}.yaml"))
     curves = (shipped.cpu_model.products["fp32"], found.cpu_model.products["fp32"])
-    for name in ("addmm", "mm", "scores", "context"):
-        one, other = (getattr(curve, name) for curve in curves)
+    for kind in ("addmm", "mm", "scores", "context"):
+        one, other = (getattr(curve, kind) for curve in curves)
         assert one.rows == other.rows
         assert one.element_s == pytest.approx(other.element_s, rel=0.02)
