@@ -182,10 +182,12 @@ def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Ar
     hw, flops = product.hw, product.flops
     dram_s = dram_bytes / (c.gemv_dram_efficiency * hw.memory.bandwidth_bytes_per_s)
     l2_s = sum(product.operand_bytes) / hw.memory.l2_bandwidth_bytes_per_s
-    compute_s = flops / (c.gemv_efficiency * hw.compute.peak_flop_per_s["fp32"])
+    useful_s = flops / hw.compute.peak_flop_per_s["fp32"]
+    compute_s = useful_s / c.gemv_efficiency
     serial_s = c.gemv_k_s * product.k + c.gemv_rows_s * (1.0 - 1.0 / np.minimum(product.m, product.n))
     total_s = launch_s + serial_s + norm(c.overlap, dram_s, l2_s, compute_s)
-    return Terms(total_s, compute_s, dram_s, l2_s, serial_s, launch_s + 0.0 * compute_s, dram_bytes)
+    serial_s = serial_s + compute_s - useful_s
+    return Terms(total_s, useful_s, dram_s, l2_s, serial_s, launch_s + 0.0 * useful_s, dram_bytes)
 
 
 def _faster(first: Terms, second: Terms) -> Terms:

@@ -126,7 +126,7 @@ def test_the_terms_are_those_of_the_kernel_that_runs() -> None:
     assert float(one.memory_s + one.launch_s) == pytest.approx(float(one.device_s), rel=0.1)
     many = terms("a100", "fp32", 4096.0, 6400.0, 1600.0)
     assert bound_of(many) == "compute"
-    few_tiles = terms("a100", "fp32", 128.0, 128.0, 4096.0)
+    few_tiles = terms("a100", "fp32", 128.0, 128.0, 4096.0, 2.0, batched=True)
     assert bound_of(few_tiles) == "latency"
 
 
