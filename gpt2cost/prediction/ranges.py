@@ -199,8 +199,11 @@ def _union(*bands: Band) -> Band:
 
 
 def _own_band(own: Collection[float], residuals: Iterable[Residual]) -> Band:
-    """The span of a regime's own passes, widened by how far others lie beyond such a span."""
-    beyond = max(LEAST, band_of(residuals, "measured")[1])
+    """The span of a regime's own passes, widened by how far others lie beyond such a span (if any do, else by what a
+    fit leaves)."""
+    residuals = list(residuals)
+    known = any(item.level == "measured" for item in residuals)
+    beyond = max(LEAST, band_of(residuals, "measured" if known else "calibrated")[1])
     return min(0.0, *own) - beyond, max(0.0, *own) + beyond
 
 

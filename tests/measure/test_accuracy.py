@@ -51,7 +51,7 @@ def test_errors_do_not_grow(evidence: list[Scored]) -> None:
 
 def test_fp32_passes_are_better_than_published(evidence: list[Scored]) -> None:
     """Mean absolute error of measured gpt2-large passes; NeuSight has 3.5 to 11 % on the eager ones."""
-    limits = {"h100-sxm-80gb": 4, "a100-pcie-40gb": 4, "v100-pcie-32gb": 3, "l4": 8, "t4": 6}
+    limits = {"h100-sxm-80gb": 4, "a100-pcie-40gb": 6, "v100-pcie-32gb": 3, "l4": 8, "t4": 6}
     by_run: dict[tuple[str, str], list[float]] = {}
     for result in evidence:
         if result.hardware.name in limits and result.case.row.model == "gpt2-large":
@@ -169,9 +169,9 @@ def test_where_the_host_sets_the_pace_the_word_is_about_the_host() -> None:
 
 
 def test_borrowed_constants_are_named_and_have_wider_ranges() -> None:
-    b200 = totals("b200", batch=32, seq=1024)
-    assert (b200.trust, b200.trust_from) == ("borrowed", "h100-sxm-80gb")
-    assert spread(load_hardware("b200"), PREFILL).device_high > spread(load_hardware("h100"), PREFILL).device_high
+    h200 = totals("h200", batch=32, seq=1024)
+    assert (h200.trust, h200.trust_from) == ("borrowed", "h100-sxm-80gb")
+    assert spread(load_hardware("h200"), PREFILL).device_high > spread(load_hardware("h100"), PREFILL).device_high
 
 
 def test_a_calibrated_file_is_sure_only_of_the_dtypes_that_were_measured() -> None:
