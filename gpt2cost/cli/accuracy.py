@@ -44,14 +44,14 @@ def accuracy(
     Each pass carries one of four words. measured: passes of this regime were measured on the device. calibrated:
     kernels were, but no such pass. borrowed: the constants are those of the device that is named. changed: a what-if.
     """
-    sink = out.sink()
+    sink, devices = out.sink(), None if gpu is None else [load_hardware(gpu)]
     if fit_constant and measurements is None:
         raise InputError("accuracy: --fit-constant goes with --measurements")
     if measurements is not None:
         sink.show(KERNELS, score_measurements(measurements, fit_constant))
     elif transfer:
-        sink.show(TRANSFER, leave_one_out())
+        sink.show(TRANSFER, leave_one_out(devices))
     elif trust:
         sink.show(TRUST, trust_table())
     else:
-        sink.show(EVIDENCE, score_evidence(None if gpu is None else [load_hardware(gpu)]))
+        sink.show(EVIDENCE, score_evidence(devices))

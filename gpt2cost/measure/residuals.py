@@ -37,13 +37,13 @@ class Transfer:
         return statistics.fmean(self.errors)
 
 
-def leave_one_out() -> list[Transfer]:
-    """Predict each device's device-bound evidence as if its own fit did not exist: with every other device's constants.
+def leave_one_out(of: Iterable[Hardware] | None = None) -> list[Transfer]:
+    """Predict device-bound evidence as if its device's own fit did not exist: with every other device's constants.
 
     Donors are the devices whose constants for the dtype were measured on their own chip.
     """
     devices, results = list_hardware(), []
-    for hw in devices:
+    for hw in of or devices:
         cases = [case for case in evidence_cases(hw, hw.evidence) if case.pace == "device"]
         for dtype, in_dtype in grouped(cases, lambda case: case.row.dtype).items():
             for donor in donors(hw, in_dtype[0].regime, devices):

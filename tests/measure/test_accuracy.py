@@ -72,7 +72,7 @@ def test_the_residuals_that_ship_are_those_of_now() -> None:
 def test_ranges_cover_what_they_have_not_seen(evidence: list[Scored]) -> None:
     summary = summed(evidence)
     assert summary.inside / summary.cases >= 0.8
-    assert summary.median_width <= 4
+    assert summary.median_width <= 2.5
 
 
 def test_the_report_can_say_no() -> None:
@@ -127,8 +127,8 @@ def test_a_device_that_is_twice_too_slow_has_a_wider_range() -> None:
 
 def test_ranges_enclose_the_prediction_everywhere() -> None:
     for hw in list_hardware():
-        for dtype in hw.compute.peak_flop_per_s:
-            for phase in predict("gpt2", hw, batch=2, seq=64, dtype=dtype).phases:
+        for dtype in ("fp32", "fp16"):
+            for phase in predict("gpt2", hw, batch=2, seq=64, dtype=dtype, runtime="compile").phases:
                 assert phase.totals.latency_low_s < phase.totals.latency_s < phase.totals.latency_high_s
 
 
@@ -159,7 +159,8 @@ def test_a_measured_regime_says_nothing_of_another() -> None:
     assert totals(h100, batch=4, seq=512, dtype="fp32").trust == "measured"
     assert totals(h100, batch=4, seq=512, dtype="bf16").trust == "calibrated"
     assert totals(h100, batch=256, seq=1, cache=512, dtype="fp32").trust != "measured"
-    assert spread(h100, PREFILL).device_high < spread(h100, replace(PREFILL, dtype="bf16")).device_high
+    measured, calibrated = spread(h100, PREFILL), spread(h100, replace(PREFILL, dtype="bf16"))
+    assert measured.device_high / measured.device_low < calibrated.device_high / calibrated.device_low
 
 
 def test_where_the_host_sets_the_pace_the_word_is_about_the_host() -> None:
@@ -217,10 +218,11 @@ def test_what_was_fitted_to_a_pass_is_said() -> None:
 
 def test_leave_one_out_never_uses_a_devices_own_constants() -> None:
     """Catches a device that is among its own donors: its errors would be those of its evidence."""
-    results = leave_one_out()
-    assert {result.gpu for result in results} >= {"h100-sxm-80gb", "l4", "t4", "v100-pcie-32gb"}
+    devices = [load_hardware(gpu) for gpu in ("l4", "v100-pcie-32gb", "l40s")]
+    results = leave_one_out(devices)
+    assert {result.gpu for result in results} == {hw.name for hw in devices}
     assert all(result.errors for result in results)
-    own = {(scored.hardware.name, scored.case.row.dtype, scored.error) for scored in score_evidence()}
+    own = {(scored.hardware.name, scored.case.row.dtype, scored.error) for scored in score_evidence(devices)}
     borrowed = {(result.gpu, result.dtype, error) for result in results for error in result.errors}
     assert not own & borrowed
 
