@@ -40,6 +40,11 @@ def _alignment(hw: Hardware, dtype: str) -> int:
     return 4 if capability >= 8 else 1
 
 
+def has_flash3(hw: Hardware) -> bool:
+    """Whether FlashAttention-3 runs, which is built for sm90 alone, and there are constants that time it."""
+    return 9 <= (hw.compute_capability or 0) < 10 and "flash3" in hw.gpu_model.attention
+
+
 def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, largest_head_dim: int, masked: bool) -> None:
     """Raise `InputError` where a device cannot run an attention kernel, or has no constants that time it.
 
@@ -55,6 +60,8 @@ def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, largest_head_d
     if kernel in ("flash2", "flash3", "cudnn"):
         if not hw.has_flash_attention(dtype):
             raise InputError(f"kernel: {kernel} runs in fp16 or bf16, from compute capability 8.0 on")
+        if kernel == "flash3" and not has_flash3(hw):
+            raise InputError(f"kernel: flash3 runs on devices of compute capability 9.0, which {hw.name} is not")
         if masked:
             raise InputError(f"kernel: {kernel} takes no explicit mask; efficient and math do")
         check_flash_head_dim(largest_head_dim, f"kernel: {kernel}")

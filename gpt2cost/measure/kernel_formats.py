@@ -14,7 +14,7 @@ import numpy as np
 from gpt2cost.checks import check_choice
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.device.sdpa import check_attention_kernel
+from gpt2cost.device.sdpa import check_attention_kernel, has_flash3
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.prediction.one_kernel import MAX_ELEMENTS, kernel_latency
 from gpt2cost.timing.gpu_memory import memory_terms
@@ -165,7 +165,7 @@ def _by_attention_kernel(hw: Hardware, dtype: str, kernels: Sequence[Kernel]) ->
     named, causal = kernels[0]["kernel"], kernels[0]["causal"]
     served = named == SERVED
     if served:
-        named = "flash3" if hw.vendor != "cpu" and "flash3" in hw.gpu_model.attention else None
+        named = "flash3" if hw.has_flash_attention(dtype) and has_flash3(hw) else None
     else:
         try:
             check_attention_kernel(hw, named, dtype, int(np.max(arrays["head_dim"])), masked=False)

@@ -41,6 +41,7 @@ def test_sdpa_takes_the_first_that_can(gpu: str, dtype: str, head_dim: int, mask
         ("h100", "flash3", "fp32", 64, False, "fp16 or bf16"),
         ("h100", "flash3", "fp16", 257, False, "up to 256, got head_dim 257"),
         ("h100", "flash2", "fp16", 64, True, "no explicit mask"),
+        ("b200", "flash3", "fp16", 64, False, "compute capability 9.0"),
         ("m1", "flash2", "fp16", 64, False, "it has mps, math"),
     ],
 )
