@@ -13,8 +13,8 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.compare import context_axis, longest_context
 from gpt2cost.prediction.grid import Axis
-from gpt2cost.prediction.one_pass import is_decode
-from gpt2cost.prediction.predict import Prediction, passes_of, predict_run
+from gpt2cost.prediction.one_pass import is_decode, uncapturable
+from gpt2cost.prediction.predict import Prediction, check_runs, passes_of, predict_run
 from gpt2cost.prediction.search import largest_where
 from gpt2cost.prediction.settings import PHASES, Sizes, check_how, check_single_sizes
 from gpt2cost.prediction.sweep import Choice
@@ -79,7 +79,8 @@ def capacity(
 ) -> Capacity:
     """The largest batch at `seq` and `cache`, the largest context at `batch`, and the batch of the best throughput.
 
-    `max_latency_s` limits one pass. Raises `InputError` for what is wrong.
+    `max_latency_s` limits one pass. Raises `InputError` for what is wrong, and where no CUDA graph can be captured of
+    what is asked for.
     """
     check_choice("phase", phase, PHASES)
     limit_s = np.inf if max_latency_s is None else check_positive("max_latency_s", max_latency_s)
@@ -87,6 +88,7 @@ def capacity(
     sizes = check_single_sizes(batch, seq, cache, use_cache)
     loaded = load_model(model)
     choice = Choice(loaded, load_hardware(gpu), how.on(loaded))
+    check_runs(choice.model, choice.hardware, choice.how, sizes, phase)
     names = ["decode"] if is_decode(sizes) else ["prefill", "decode"] if phase == "both" else [phase]
     answers = (answer for name in names for answer in _Search(choice, sizes, name, limit_s).answers())
     return Capacity(choice, sizes, phase, max_latency_s, tuple(answers))
@@ -111,17 +113,23 @@ class _Search:
 
     def _run(self, axis: str, size: Any) -> Prediction:
         sizes = replace(self.sizes, **{axis: size})
-        return predict_run(self.choice.model, self.choice.hardware, self.choice.how, sizes, self.phase)
+        return predict_run(self.choice.model, self.choice.hardware, self.choice.how, sizes, self.phase, partly=True)
+
+    def _captured(self, prediction: Prediction) -> Any:
+        """Where the pass can run: of some sizes no CUDA graph can be captured."""
+        return ~np.asarray(uncapturable(self.choice.model, self.choice.how, prediction.phases[0].sizes)[0])
 
     def _largest(self, goal: str, axis: str, most: int, end: str) -> Answer:
         """`end`: what stops a size that reaches `most`."""
 
         def fits(sizes: Axis) -> Any:
-            return np.broadcast_to(self._run(axis, sizes.astype(float)).memory.fits, sizes.shape)
+            run = self._run(axis, sizes.astype(float))
+            return np.broadcast_to(run.memory.fits & self._captured(run), sizes.shape)
 
         def in_time(sizes: Axis) -> Any:
-            latency_s = self._run(axis, sizes.astype(float)).phases[0].totals.latency_s
-            return np.broadcast_to(latency_s <= self.max_latency_s, sizes.shape)
+            run = self._run(axis, sizes.astype(float))
+            in_time = run.phases[0].totals.latency_s <= self.max_latency_s
+            return np.broadcast_to(in_time & self._captured(run), sizes.shape)
 
         if most < 1:
             return self._answer(goal, axis, 0, end)
@@ -137,8 +145,9 @@ class _Search:
         best, most_per_s, last = 0, 0.0, largest.sizes.batch_size
         for start in range(1, last + 1, AT_ONCE):
             batches = np.arange(start, min(start + AT_ONCE, last + 1))
-            totals = self._run("batch_size", batches.astype(float)).phases[0].totals
-            in_time = totals.latency_s <= self.max_latency_s
+            run = self._run("batch_size", batches.astype(float))
+            totals = run.phases[0].totals
+            in_time = (totals.latency_s <= self.max_latency_s) & self._captured(run)
             per_s = np.broadcast_to(np.where(in_time, totals.tokens_per_s, 0.0), batches.shape)
             if per_s.max() > most_per_s:
                 best, most_per_s = int(batches[np.argmax(per_s)]), float(per_s.max())

@@ -199,14 +199,22 @@ def predict_run(
     how = how.on(model)
     if not how.use_cache and np.any(np.asarray(sizes.cache_len) != 0):
         raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
-    check_device(hardware, how, model.head_dim)
-    for _, own in () if partly else passes_of(sizes, phase, how.use_cache):
-        fails, why = uncapturable(model, how, own)
-        if np.any(fails):
-            raise InputError(why)
+    if partly:
+        check_device(hardware, how, model.head_dim)
+    else:
+        check_runs(model, hardware, how, sizes, phase)
     phases = tuple(_phase(model, hardware, how, *named) for named in passes_of(sizes, phase, how.use_cache))
     memory = _memory(model, hardware, how, phases)
     return Prediction(model, hardware, how, sizes, phases, memory, tuple(_warnings(model, phases, memory)))
+
+
+def check_runs(model: Model, hardware: Hardware, how: How, sizes: Sizes, phase: str) -> None:
+    """Raise `InputError` where the device cannot run the settings, or no CUDA graph can be captured of a pass."""
+    check_device(hardware, how, model.head_dim)
+    for _, own in passes_of(sizes, phase, how.use_cache):
+        fails, why = uncapturable(model, how, own)
+        if np.any(fails):
+            raise InputError(why)
 
 
 # ---------------------------------------------------------------------------------------------- one pass

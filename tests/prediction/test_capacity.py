@@ -11,6 +11,7 @@ import pytest
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.capacity import capacity
 from gpt2cost.prediction.predict import Prediction, predict
+from gpt2cost.table.options import CACHE_TYPES
 
 XL = ["fit", "--model", "gpt2-xl", "--gpu", "a100"]
 
@@ -97,3 +98,19 @@ def test_without_a_cache_a_context_grows_by_new_tokens() -> None:
     (context,) = (answer for answer in answers if answer.goal == "largest context")
     assert context.prediction is None
     assert (context.sizes.seq_len, context.sizes.cache_len) == (0, 0)
+
+
+def test_where_no_graph_can_be_captured() -> None:
+    """At batch 1 flash_attention_2 waits for the device: refused where it is asked for, and never an answer."""
+    how: dict[str, Any] = {"runtime": "cuda-graph", "attn": "flash_attention_2", "phase": "prefill"}
+    with pytest.raises(InputError, match="cuda-graph cannot capture"):
+        capacity("gpt2", "a100", **how)
+    found = capacity("gpt2", "a100", batch=2, **how)
+    assert all(answer.sizes.batch_size > 1 for answer in found.answers)
+
+
+def test_a_static_cache_fits_as_much_or_more() -> None:
+    """It is written to, where a dynamic one has two copies of a layer while it grows."""
+    kinds = {kind: capacity("gpt2-xl", "t4", cache=900, seq=1, cache_type=kind) for kind in CACHE_TYPES}
+    largest = {kind: found.answers[0].sizes.batch_size for kind, found in kinds.items()}
+    assert largest["static"] >= largest["dynamic"] > 1
