@@ -202,7 +202,7 @@ def _memory_line(memory: MemoryUse) -> str:
     parts = ("weights", "kv_cache", "activations", "total", "capacity")
     weights, cache, live, total, capacity = (format_quantity(getattr(memory, f"{part}_bytes"), "B") for part in parts)
     fits = "fits" if memory.fits else "does NOT fit"
-    return f"memory: {total} of {capacity}, {fits} (weights {weights}, KV cache {cache}, activations {live})"
+    return f"memory: {total} of {capacity} usable, {fits} (weights {weights}, KV cache {cache}, activations {live})"
 
 
 def _explanation(page: Page, explanation: Explanation) -> None:

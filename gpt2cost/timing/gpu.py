@@ -125,17 +125,15 @@ class GpuMachine:
         return memory_terms(self.hw, kind, read_bytes, write_bytes, size, columns, floor_s, cold_read=cold)
 
     def improvements(self) -> list[tuple[str, Hardware]]:
-        """The device with twice the bandwidth of DRAM and L2, and with twice the arithmetic."""
+        """The device with twice the bandwidth of DRAM, of L2, and with twice the arithmetic."""
         hw, memory, constants = self.hw, self.hw.memory, self.hw.gpu_model
         l2_copy = replace(constants.memory, l2_copy_bytes_per_s=2 * constants.memory.l2_copy_bytes_per_s)
-        wider = replace(
-            memory,
-            bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s,
-            l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s,
-        )
+        dram = replace(memory, bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s)
+        l2 = replace(memory, l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s)
         faster = replace(constants.with_twice_the_attention(), memory=constants.memory.with_twice_the_arithmetic())
         return [
-            ("2x DRAM and L2 bandwidth", replace(hw, memory=wider, model=replace(constants, memory=l2_copy))),
+            ("2x DRAM bandwidth", replace(hw, memory=dram)),
+            ("2x L2 bandwidth", replace(hw, memory=l2, model=replace(constants, memory=l2_copy))),
             ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=faster)),
         ]
 
