@@ -144,10 +144,9 @@ def test_a_kernel_is_one_line_at_any_width(width: str | None, gpt2cost: Any, mon
 
 def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
     lines = gpt2cost(*SMALL).out.splitlines()
-    memory, (prefill, decode) = lines[1], lines[-3:-1]
+    memory, (prefill, decode) = lines[1], [line for line in lines if "tokens/s" in line]
     for name, line in (("prefill", prefill), ("decode", decode)):
         assert line.startswith(f"{name}: ")
-        assert "tokens/s" in line
         assert "-bound" in line
         assert parse_quantity(" ".join(line.split()[1:3]), "s") > 0
     assert "fits" in memory
@@ -179,7 +178,7 @@ def test_a_decode_step_of_one_sequence_is_not_compute_bound(gpt2cost: Any) -> No
 
 
 def test_the_padding_that_would_help_is_named(gpt2cost: Any) -> None:
-    flags = ("--gpu", "a100", "--batch", "16", "--seq", "512", "--phase", "prefill")
+    flags = ("--gpu", "h100", "--batch", "16", "--seq", "512", "--phase", "prefill")
     assert "; vocab_size padded to 50304: 1." in advice(gpt2cost, *flags)
     assert "padded" not in advice(gpt2cost, *flags, "--set", "vocab_size=50304")
 
