@@ -36,6 +36,8 @@ MEANING: dict[Word, str] = {
 }
 """The words as `gpt2cost accuracy` defines them."""
 
+ASSUMED = "an assumption"
+"""What constants are borrowed from that no device lends."""
 SMALL_ROWS = 64
 """Products of so many rows or fewer stream weights; of more, they multiply. (batch x new tokens)"""
 _BORROWED = re.compile(r"borrowed from ([\w-]+(?:\.[\w-]+)*)")
@@ -133,9 +135,10 @@ def unchanged_name(hw: Hardware) -> str:
 
 def host_trust(hw: Hardware) -> Trust:
     """What the host's constants rest on: `calibrated` where they were measured on the machine that the file is of."""
-    if hw.calibration is not None and provenance_of(hw, "host").startswith(("measured", "fitted")):
+    if hw.calibration is not None and not provenance_of(hw, "host.op").startswith(("borrowed", "assumed")):
         return Trust("calibrated", hw.name)
-    return Trust("borrowed", f"the host of {_lender(hw, 'host', 'host') or 'other machines'}")
+    lender = _lender(hw, "host", "host")
+    return Trust("borrowed", f"the host of {'other machines' if lender == ASSUMED else lender}")
 
 
 def provenance_of(hw: Hardware, path: str) -> str:
@@ -149,4 +152,4 @@ def _lender(hw: Hardware, path: str, section: str) -> str:
     """The device that a constant was borrowed from, as its source or else its section says."""
     said = _BORROWED.search(provenance_of(hw, path))
     lender = said[1] if said else hw.borrowed.get(section, "")
-    return f"{hw.name} in {lender}" if lender in DTYPES else lender
+    return f"{hw.name} in {lender}" if lender in DTYPES else lender or ASSUMED
