@@ -1,6 +1,7 @@
 """Seconds of a matrix product: tiles, waves, split-K, matrix-vector kernels, alignment, DRAM and L2.
 
-A tiled product takes the least time over tiles (tm, tn) and splits s of K, the powers of 2 up to max_split:
+A tiled product takes the least time over tiles (tm, tn) and splits s of K, the powers of 2 up to max_split
+where tiles are few:
 
     P_unit = efficiency * peak / units                                           of split kernels * split_efficiency
     step   = max(2 tm tn / P_unit * (1 + edge (1/tm + 1/tn)), step_s / 64)       seconds per element of K in a tile
@@ -44,6 +45,8 @@ from gpt2cost.timing.terms import Array, Terms, norm, residency
 
 _COPIES = 6.0
 """A weight's copies in the public grids: as many were multiplied in turn, so that this many lie between two uses."""
+_SPLIT_BELOW = 4.0
+"""Waves of the largest tile from which on K is not split."""
 _FADES = 1.3
 """L2 starts to lose a tensor at `warm_l2` of its size divided by this, and has lost it at `warm_l2` times this."""
 
@@ -87,8 +90,13 @@ def gemm_terms(
         + outputs * _lost(c, hw, moved)
     )
     tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
-    splits = [1] if batched else [2**power for power in range(c.max_split.bit_length())]
-    terms = reduce(_faster, (_tiled(c, product, dram_bytes, tiles, split) for split in splits))
+    terms = _tiled(c, product, dram_bytes, tiles, 1)
+    few = product.blocks(tiles) < _SPLIT_BELOW * hw.compute.units
+    if c.max_split > 1 and not batched and np.any(few):
+        part, part_bytes = product.at(few), dram_bytes[few]
+        splits = [2**power for power in range(1, c.max_split.bit_length())]
+        split = reduce(_faster, (_tiled(c, part, part_bytes, tiles, split) for split in splits))
+        terms = _with(terms, few, _faster(_at(terms, few), split))
     if c.gemv_s is not None:
         terms = _faster(terms, _vector(c, product, c.gemv_s, dram_bytes))
     bound_s = np.maximum(product.flops / product.peak, moved / hw.memory.l2_bandwidth_bytes_per_s)
@@ -122,6 +130,15 @@ class _Product:
         m, n, k = self.m, self.n, self.k
         weights, inputs, outputs = (self.batch * size * self.element_bytes for size in (k * n, m * k, m * n))
         return weights, inputs, outputs
+
+    def blocks(self, tiles: tuple[str, ...]) -> Array:
+        """How many of the largest tile there are."""
+        rows, columns = max(zip(*_tile_sizes(tiles), strict=True), key=lambda tile: float(tile[0] * tile[1]))
+        return self.batch * np.ceil(self.m / rows) * np.ceil(self.n / columns)
+
+    def at(self, where: Array) -> _Product:
+        """Those of the products where a mask is set."""
+        return replace(self, batch=self.batch[where], m=self.m[where], n=self.n[where], k=self.k[where])
 
     @property
     def narrow(self) -> Array:
@@ -195,6 +212,21 @@ def _faster(first: Terms, second: Terms) -> Terms:
     better = second.device_s < first.device_s
     pairs = ((getattr(first, term.name), getattr(second, term.name)) for term in fields(Terms))
     return Terms(*(np.where(better, new, old) for old, new in pairs))
+
+
+def _at(terms: Terms, where: Array) -> Terms:
+    """The terms of those kernels where a mask is set."""
+    return Terms(*(np.asarray(getattr(terms, term.name))[where] for term in fields(Terms)))
+
+
+def _with(terms: Terms, where: Array, others: Terms) -> Terms:
+    """`terms`, with those of `others` where a mask is set."""
+    changed = []
+    for term in fields(Terms):
+        values = np.array(getattr(terms, term.name), float)
+        values[where] = getattr(others, term.name)
+        changed.append(values)
+    return Terms(*changed)
 
 
 def _lost(c: GemmConstants, hw: Hardware, touched_bytes: Array) -> Array:
