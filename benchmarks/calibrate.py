@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 TARGET = (
-    "target: median error of at most 8 %, worst of at most 25 %, mean within 4 % of 0, where two halves of a measurement"
-    " agree within 5 % and the reference product took what it did in the calibration"
+    "target: median error of at most 8 %, worst of at most 25 %, mean within 4 % of 0, where two halves of a"
+    " measurement agree within 5 % and the reference product took what it did in the calibration"
 )
 
 
