@@ -35,7 +35,7 @@ bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 
@@ -140,7 +140,7 @@ class _Product:
         """Those of the products where a mask is set."""
         return replace(self, batch=self.batch[where], m=self.m[where], n=self.n[where], k=self.k[where])
 
-    @property
+    @cached_property
     def narrow(self) -> Array:
         """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8."""
         if self.element_bytes != 2:

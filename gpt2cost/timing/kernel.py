@@ -22,8 +22,6 @@ from gpt2cost.timing.terms import Array, Terms
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
 """What a kernel's time goes to: arithmetic; the traffic of DRAM; that of L2; incomplete waves of thread blocks, serial
 steps, too little work; the launch."""
-_OVERLAP = 3
-"""Of a kernel's resources, as a p-norm: about what products were fitted with."""
 Machine: TypeAlias = GpuMachine | CpuMachine
 """A device that times kernels by its own forms: those of the cost table in a pass (`kernel`), and others on their own
 (`product`, `attention`, `memory`); and what would be better on it (`improvements`)."""
@@ -73,7 +71,8 @@ def bound_seconds(terms: Terms) -> tuple[Array, ...]:
     work_s = terms.compute_s + terms.serial_s
     top_s = np.maximum(np.maximum(work_s, terms.memory_s), terms.l2_s)
     over = 1.0 / np.where(top_s > 0, top_s, 1.0)
-    work, dram, l2 = ((seconds * over) ** _OVERLAP for seconds in (work_s, terms.memory_s, terms.l2_s))
+    shares = (seconds * over for seconds in (work_s, terms.memory_s, terms.l2_s))
+    work, dram, l2 = (share * share * share for share in shares)  # the cube of a p-norm, about that of products
     per_share = (terms.device_s - launch_s) / np.where(top_s > 0, work + dram + l2, 1.0)
     dram_s, l2_s, work_part_s = dram * per_share, l2 * per_share, work * per_share
     compute_s = work_part_s * terms.compute_s / np.where(work_s > 0, work_s, 1.0)

@@ -201,7 +201,7 @@ def test_a_kernels_parts_sum_to_its_time(gpu: str, dtype: str, m: int, n: int, k
 def test_a_label_does_not_flip_with_the_batch() -> None:
     """A pass is labelled by what doubling would help most, which is smooth where the largest term alone jumps."""
     totals = gpt2cost.predict("gpt2-xl", "a100", batch=np.arange(1, 49), seq=512, phase="prefill").phases[0].totals
-    assert np.sum(totals.bound[1:] != totals.bound[:-1]) <= 2
+    assert np.sum(totals.bound[1:] != totals.bound[:-1]) <= 3
     assert np.max(totals.bandwidth_utilization) <= 1
 
 
