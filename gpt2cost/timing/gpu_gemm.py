@@ -35,7 +35,7 @@ bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -52,10 +52,11 @@ _FADES = 1.3
 
 
 @lru_cache(maxsize=64)
-def _tile_sizes(tiles: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of each tile."""
-    rows, columns = np.array([[float(size) for size in tile.split("x")] for tile in tiles]).T
-    return rows, columns
+def _candidates(tiles: tuple[str, ...], splits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of a tile and a split of K: tile rows, tile columns and splits, as three arrays of one length."""
+    pairs = [(*map(float, tile.split("x")), float(split)) for tile in tiles for split in splits]
+    rows, columns, split = np.array(pairs).T
+    return rows, columns, split
 
 
 def gemm_terms(
@@ -78,25 +79,25 @@ def gemm_terms(
     weight in turn.
     """
     c = hw.gpu_model.products(dtype)
-    reuses = [np.nan if reuse is None else reuse for reuse in (weight_reuse, input_reuse)]
-    sizes = np.broadcast_arrays(*(1.0 * size for size in (batch, m, n, k, *reuses)))[:4]
+    alone = _Product(hw, dtype, element_bytes, *np.broadcast_arrays(*(1.0 * size for size in (batch, m, n, k))))
+    moved = sum(alone.operand_bytes)
+    once = moved if batched else moved + (_COPIES - 1.0) * alone.operand_bytes[0]
+    lost = [
+        _lost(c, hw, default if reuse is None else reuse)
+        for reuse, default in ((weight_reuse, once), (input_reuse, moved), (None, moved))
+    ]
+    *sizes, weights_lost, inputs_lost, outputs_lost = np.broadcast_arrays(alone.batch, alone.m, alone.n, alone.k, *lost)
     product = _Product(hw, dtype, element_bytes, *sizes)
     weights, inputs, outputs = product.operand_bytes
     moved = weights + inputs + outputs
-    once = moved if batched else moved + (_COPIES - 1.0) * weights
-    dram_bytes = (
-        weights * _lost(c, hw, once if weight_reuse is None else weight_reuse)
-        + inputs * _lost(c, hw, moved if input_reuse is None else input_reuse)
-        + outputs * _lost(c, hw, moved)
-    )
+    dram_bytes = weights * weights_lost + inputs * inputs_lost + outputs * outputs_lost
     tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
-    terms = _tiled(c, product, dram_bytes, tiles, 1)
+    terms = _tiled(c, product, dram_bytes, tiles, (1,))
     few = product.blocks(tiles) < _SPLIT_BELOW * hw.compute.units
     if c.max_split > 1 and not batched and np.any(few):
         part, part_bytes = product.at(few), dram_bytes[few]
-        splits = [2**power for power in range(1, c.max_split.bit_length())]
-        split = reduce(_faster, (_tiled(c, part, part_bytes, tiles, split) for split in splits))
-        terms = _with(terms, few, _faster(_at(terms, few), split))
+        splits = tuple(2**power for power in range(1, c.max_split.bit_length()))
+        terms = _with(terms, few, _faster(_at(terms, few), _tiled(c, part, part_bytes, tiles, splits)))
     if c.gemv_s is not None:
         terms = _faster(terms, _vector(c, product, c.gemv_s, dram_bytes))
     bound_s = np.maximum(product.flops / product.peak, moved / hw.memory.l2_bandwidth_bytes_per_s)
@@ -133,7 +134,7 @@ class _Product:
 
     def blocks(self, tiles: tuple[str, ...]) -> Array:
         """How many of the largest tile there are."""
-        rows, columns = max(zip(*_tile_sizes(tiles), strict=True), key=lambda tile: float(tile[0] * tile[1]))
+        rows, columns, _ = max(zip(*_candidates(tiles, (1,)), strict=True), key=lambda tile: float(tile[0] * tile[1]))
         return self.batch * np.ceil(self.m / rows) * np.ceil(self.n / columns)
 
     def at(self, where: Array) -> _Product:
@@ -151,26 +152,26 @@ class _Product:
         return loads
 
 
-def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], split: int) -> Terms:
-    """The fastest of some tiles, with K split into so many parts."""
+def _tiled(
+    c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], splits: tuple[int, ...]
+) -> Terms:
+    """The fastest of some tiles and splits of K, either 1 alone or more than 1."""
+    is_split = splits != (1,)
     hw, batch, m, n, k, size = product.hw, product.batch, product.m, product.n, product.k, product.element_bytes
     units, l2_rate, flops, peak = hw.compute.units, hw.memory.l2_bandwidth_bytes_per_s, product.flops, product.peak
     dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
-    tm, tn = (side.reshape(-1, *[1] * np.ndim(m)) for side in _tile_sizes(tiles))
+    tm, tn, split = (values.reshape(-1, *[1] * np.ndim(m)) for values in _candidates(tiles, splits))
     blocks = batch * np.ceil(m / tm) * np.ceil(n / tn)
-    flop_per_s = peak / units * c.efficiency * (c.split_efficiency if split > 1 else 1.0)
-    step_s = np.maximum(2.0 * tm * tn / flop_per_s * (1 + c.edge * (1 / tm + 1 / tn)), c.step_s / 64)
+    flop_per_s = peak / units * c.efficiency * (c.split_efficiency if is_split else 1.0)
+    edges = 1 + c.edge * (1 / tm + 1 / tn)
+    step_s = np.maximum(2.0 * tm * tn / flop_per_s * edges, c.step_s / 64)
     filled = blocks * split / units
     whole = np.floor(filled)
     waves = np.maximum(1.0, whole + (filled - whole) ** c.wave_power)
-    compute_s = (
-        waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * product.narrow**c.unaligned_step
-    )
-    edges = 1 + c.edge * (1 / tm + 1 / tn)
+    narrowed = product.narrow**c.unaligned_step
+    compute_s = waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * narrowed
     slowed = 1 + c.heat * compute_s / (compute_s + c.heat_time_s)
-    full_s = (
-        flops / (flop_per_s * units) * edges * product.narrow**c.unaligned_step * slowed
-    )  # no tile padded, none idle
+    full_s = flops / (flop_per_s * units) * edges * narrowed * slowed  # no tile padded, none idle
     compute_s = compute_s * slowed
     l2_s = blocks * (tm + tn) * k * size / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
     if c.unaligned_bytes_per_s is not None:
@@ -179,8 +180,8 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[
     epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
     busy = np.minimum(1.0, flops / (peak * core_s))
-    launch_s = c.launch_s + (c.split_s if split > 1 else 0.0)
-    reduce_s = 8.0 * split * batch * m * n / (c.split_rate * l2_rate) if split > 1 else 0.0 * m
+    launch_s = c.launch_s + (c.split_s if is_split else 0.0)
+    reduce_s = 8.0 * split * batch * m * n / (c.split_rate * l2_rate) if is_split else 0.0
     total_s = launch_s + core_s * (1 + c.droop * busy) + reduce_s
     best = np.argmin(total_s, axis=0)[None]
 
@@ -190,7 +191,7 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[
     compute_s = of_best(compute_s)
     useful_s = np.minimum(of_best(full_s), compute_s)
     waiting_s = compute_s - useful_s + of_best(epilogue_s)
-    l2_s, launch_s = of_best(l2_s) + reduce_s, launch_s + 0.0 * useful_s
+    l2_s, launch_s = of_best(l2_s + reduce_s), launch_s + 0.0 * useful_s
     return Terms(of_best(total_s), useful_s, dram_s, l2_s, waiting_s, launch_s, dram_bytes)
 
 
@@ -230,5 +231,10 @@ def _with(terms: Terms, where: Array, others: Terms) -> Terms:
 
 
 def _lost(c: GemmConstants, hw: Hardware, touched_bytes: Array) -> Array:
-    """The share of a tensor that L2 has lost after so many bytes were touched."""
-    return 1.0 - residency(touched_bytes, hw.memory.l2_bytes, c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES))
+    """The share of a tensor that L2 has lost after so many bytes were touched; one number where all are alike, so that
+    a product whose own sizes do not change along an axis of a grid is not timed again and again."""
+    lost = 1.0 - residency(touched_bytes, hw.memory.l2_bytes, c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES))
+    for axis in range(np.ndim(lost)):
+        first = lost.take([0], axis)
+        lost = first if np.all(lost == first) else lost
+    return lost
