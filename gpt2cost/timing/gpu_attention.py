@@ -87,7 +87,7 @@ def attention_terms(
     large = "256" if "256" in built else "128"
     sizes = ("64", "128", large)
     which = np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim)
-    first, *others = (sizes[number] for number in np.unique(which))
+    first, *others = (sizes[number] for number in np.flatnonzero(np.bincount(np.ravel(which))))
     terms = timed(first)
     for size in others:
         terms = terms.where(which < sizes.index(size), timed(size))
