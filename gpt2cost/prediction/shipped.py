@@ -9,7 +9,7 @@ import dataclasses
 import json
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -66,6 +66,7 @@ def shipped() -> Shipped:
     return Shipped(tuple(Residual(*row) for row in content["residuals"]), verdicts)
 
 
+@lru_cache(maxsize=64)
 def fingerprint(hw: Hardware) -> str:
     """Tells a device from one of its name with other constants or other evidence."""
     return f"{zlib.crc32(repr(dataclasses.asdict(hw)).encode()):08x}"
