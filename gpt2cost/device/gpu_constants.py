@@ -39,6 +39,7 @@ class GemmConstants:
     """Matrix products of one dtype. See `timing/gpu_gemm.py` for the form."""
 
     tiles: tuple[str, ...]  # output tiles, as '128x256'
+    alone: bool = False  # measured on products that ran alone, while fp16's, at the same rate, were inside a model
     batched_tiles: tuple[str, ...] = ()  # the tiles that batched products use; none: all
     max_split: int = field(default=1, metadata=POSITIVE)  # in how many parts K may be split at most
     k_step: int = field(default=64, metadata=POSITIVE)  # K is padded to this
@@ -206,6 +207,10 @@ class MachineConstants:
     def products_as(self, dtype: str) -> str:
         """The dtype whose constants time a dtype's products: fp16's serve for the other dtypes of the tensor cores."""
         return dtype if dtype in self.gemm else "fp16"
+
+    def dtype_in_pass(self, dtype: str) -> str:
+        """The dtype whose constants time a dtype's products inside a model."""
+        return "fp16" if self.products(dtype).alone else dtype
 
     def residual_of(self, dtype: str) -> float | None:
         """The spread of the errors of a dtype's products, in the logarithm."""

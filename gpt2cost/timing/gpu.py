@@ -31,7 +31,7 @@ class GpuMachine:
         match kernel.shape:
             case Gemm(batch, m, n, k):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
-                own_dtype = product_dtype(kernel, dtype)
+                own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
                 terms = gemm_terms(
                     self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
