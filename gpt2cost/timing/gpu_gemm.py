@@ -234,7 +234,7 @@ def _lost(c: GemmConstants, hw: Hardware, touched_bytes: Array) -> Array:
     """The share of a tensor that L2 has lost after so many bytes were touched; one number where all are alike, so that
     a product whose own sizes do not change along an axis of a grid is not timed again and again."""
     lost = 1.0 - residency(touched_bytes, hw.memory.l2_bytes, c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES))
-    for axis in range(np.ndim(lost)):
+    for axis in range(np.ndim(lost) if np.size(lost) else 0):
         first = lost.take([0], axis)
         lost = first if np.all(lost == first) else lost
     return lost
