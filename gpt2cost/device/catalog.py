@@ -90,19 +90,26 @@ def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardwa
             raise InputError(f"hw-set: {plain(path)}: unknown key; {hint}")
         tree = yaml_value(value, f"hw-set: {plain(path)}") if isinstance(value, str) else value
         changed = change(changed, path, tree, "hw-set")
-    written = {path: str(value) for path, value in changes.items()}
+    written: dict[str, str | float] = {path: str(value) for path, value in changes.items()}
     if HOST_FACTOR in written:
-        written[HOST_FACTOR] = f"{_factor(changes[HOST_FACTOR]) * hardware.host_factor:g}"
-    said = (f"host x{value}" if path == HOST_FACTOR else f"{path}={value}" for path, value in written.items())
+        written[HOST_FACTOR] = float(f"{_factor(changes[HOST_FACTOR]) * hardware.host_factor:g}")
+    said = (f"host x{value:g}" if path == HOST_FACTOR else f"{path}={value}" for path, value in written.items())
     name = f"{hardware.name}[{','.join(said)}]"
-    return dataclasses.replace(changed, name=name, aliases=(), evidence=(), changes={**hardware.changes, **written})
+    changes_in_all = {**hardware.changes, **written}
+    return dataclasses.replace(
+        changed, name=name, aliases=(), evidence=(), changes=changes_in_all, unchanged=hardware.unchanged or hardware
+    )
 
 
 def _factor(value: object) -> float:
-    """A host factor. Raises `InputError` for what is no number above 0."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    """A host factor, a number or text. Raises `InputError` for what is no number above 0."""
+    try:
+        factor = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        factor = math.nan
+    if not 0 < factor < math.inf:
         raise InputError(f"host-factor: expected a number above 0, got {echo(value)}")
-    return float(value)
+    return factor
 
 
 def list_hardware() -> list[Hardware]:

@@ -156,7 +156,8 @@ class Hardware(Result):
     """One device. All quantities in SI units; FLOP rates count one fused multiply-add as 2.
 
     `provenance`: path of a constant or section -> where it comes from. `borrowed`: section -> the device it was taken
-    from. `variants`: names of the other devices in this file. `changes`: path -> what `change_hardware` set it to.
+    from. `variants`: names of the other devices in this file. `changes`: path -> what `change_hardware` set it to,
+    of the device that `unchanged` is.
     """
 
     shown_by = "catalog"
@@ -177,7 +178,8 @@ class Hardware(Result):
     provenance: dict[str, str]
     borrowed: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
     variants: tuple[str, ...] = field(default=(), metadata={"derived": True})
-    changes: dict[str, str] = field(default_factory=dict, metadata={"derived": True})
+    changes: dict[str, str | float] = field(default_factory=dict, metadata={"derived": True})
+    unchanged: Hardware | None = field(default=None, metadata={"derived": True})
 
     def __post_init__(self) -> None:
         if not all(name.strip() for name in self.names):

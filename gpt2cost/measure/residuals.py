@@ -82,7 +82,8 @@ def _of_device(hw: Hardware, devices: Sequence[Hardware]) -> Iterator[Residual]:
         for case in alike:
             if not case.fitted:
                 yield _residual("calibrated" if word == "calibrated" else "borrowed", hw, case, case.residual)
-            if others := _others(case, alike):
+            others = _others(case, [other for other in alike if other.whole]) if case.whole else []
+            if others:
                 yield _residual("measured", hw, case, _beyond(case.residual, others))
         lenders = list(donors(hw, regime, devices))
         kin = [donor for donor in lenders if donor.architecture == hw.architecture]

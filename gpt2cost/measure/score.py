@@ -39,7 +39,8 @@ STEADY = 0.05
 class Scored:
     """A measured pass beside its prediction, its range and a plain roofline's, in seconds.
 
-    The range has not seen the pass, nor anything of its source or its box. `repeat`: by how much two halves of the
+    The range has seen nothing of its source, and of its box nothing of its host; the prediction itself has, where
+    `fitted` says so. `repeat`: by how much two halves of the
     measurement differ, the slower over the faster less one; None if unknown.
     """
 

@@ -59,7 +59,8 @@ DEVICES: View[Sequence[Hardware]] = listing("hardware", HARDWARE, _devices)
 
 def hardware_record(hardware: Hardware) -> Record:
     """Everything that a device's file says, in SI units."""
-    record = dataclasses.asdict(hardware)
+    record = dataclasses.asdict(dataclasses.replace(hardware, unchanged=None))
+    del record["unchanged"]
     return {**record, **record_of(TRUST, hardware), "calibration_run": record.pop("calibration")}
 
 

@@ -13,10 +13,10 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.compare import context_axis, longest_context
 from gpt2cost.prediction.grid import Axis
-from gpt2cost.prediction.one_pass import is_decode, uncapturable
+from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Prediction, check_runs, passes_of, predict_run
 from gpt2cost.prediction.search import largest_where
-from gpt2cost.prediction.settings import PHASES, Sizes, check_how, check_single_sizes
+from gpt2cost.prediction.settings import PHASES, Sizes, check_how, check_single_sizes, is_decode
 from gpt2cost.prediction.sweep import Choice
 from gpt2cost.result import Result
 from gpt2cost.table.config import load_model

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.prediction.grid import Axis, make_grid
-from gpt2cost.prediction.one_pass import is_decode
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.search import powers_of_two, sign_changes
-from gpt2cost.prediction.settings import Sizes, check_single_sizes
+from gpt2cost.prediction.settings import Sizes, check_single_sizes, is_decode
 from gpt2cost.prediction.sweep import Choice, plan
 from gpt2cost.result import Result
 

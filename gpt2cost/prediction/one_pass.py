@@ -32,11 +32,6 @@ from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
 
 
-def is_decode(sizes: Sizes) -> Any:
-    """Whether the pass is a decode step, one new token on a cache: True or False, or an array of them."""
-    return (sizes.seq_len == 1) & (sizes.cache_len > 0)
-
-
 @dataclass(frozen=True, eq=False)
 class KernelCost:
     """One row of the table with numbers: totals over its `count` launches. `terms` are those of one launch.
@@ -96,14 +91,20 @@ class Pass:
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
 
 
+CLEARLY = 1.15
+"""A pass is bound by `latency` where that takes so many times as long as any resource: from one batch to the next it
+rises and falls by as much."""
+
+
 def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
     """What doubling would help a pass most: the `host` where it issues longer than the device is busy, else what most
-    seconds of its kernels shrink with."""
+    seconds of its kernels shrink with; `latency` only where it does so clearly."""
     parts = [bound_seconds(kernel.terms) for kernel in kernels]
     seconds = [
         total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
         for number in range(len(BOUNDS))
     ]
+    seconds[BOUNDS.index("latency")] = seconds[BOUNDS.index("latency")] / CLEARLY
     waits_for_host = np.where(host_s > device_s, np.inf, 0.0)
     return largest(("host", *BOUNDS), (waits_for_host, *seconds))
 

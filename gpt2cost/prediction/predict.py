@@ -23,14 +23,13 @@ from gpt2cost.prediction.one_pass import (
     Pass,
     as_python,
     bound_of_pass,
-    is_decode,
     kv_cache_bytes,
     run_pass,
     total,
     uncapturable,
 )
 from gpt2cost.prediction.ranges import range_of
-from gpt2cost.prediction.settings import PHASES, How, Number, Sizes, check_device, check_how, check_sizes
+from gpt2cost.prediction.settings import PHASES, How, Number, Sizes, check_device, check_how, check_sizes, is_decode
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm

@@ -1,11 +1,12 @@
 """The range of a prediction: factors on its device and host seconds, from errors of passes that were left out.
 
-No range rests on a constant chosen by hand. `residuals.json` holds log(measured / predicted) of the passes that were
-measured, on all devices, each predicted as if it, its source and its box did not exist:
+`residuals.json` holds log(measured / predicted) of the passes that were measured, on all devices, each predicted as if
+it, its source and its box did not exist:
 
-* `measured`: how far a pass lies beyond the other measured passes of its regime on its device: of other sources where
-  there are any, else of other work or runtimes. A regime's own passes span a range; it is widened on both sides by what
-  nine in ten stay within.
+* `measured`: how far a whole pass lies beyond the other measured passes of its regime on its device: of other sources
+  where there are any, else of other work or runtimes. A regime's own passes span a range; it is widened on both sides
+  by what nine in ten stay within. Parts of a pass and sums of kernels make no regime `measured`: their errors are
+  those of the other levels, and the device's own range holds them.
 * `calibrated`: the errors of passes on devices whose kernels were measured, without a look at the passes: what a fit to
   kernels leaves when it is carried to passes. The range is as wide, on both sides, as nine in ten are small: on which
   side a few devices lean says nothing of the next.
@@ -18,7 +19,8 @@ measured, on all devices, each predicted as if it, its source and its box did no
 Each source counts once, however many devices and passes it has, since its errors go together; of the host each box
 counts once. A percentile of few is stretched: of n by 1 + 1/n, since the next one may well lie beyond them all. Ranges
 always hold the prediction, and `LEAST` on either side: clocks and temperature make two machines of one kind differ by
-that much.
+that much. Chosen by hand are `LEAST`, how much less a what-if is known (`CHANGED`), how well a machine's own host is
+(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`).
 
 `python tests/regenerate.py` writes `residuals.json` anew (see `measure.residuals`), and a test compares.
 """
@@ -35,13 +37,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.catalog import HOST_FACTOR
 from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError
 from gpt2cost.prediction.cases import verdicts
 from gpt2cost.prediction.settings import How, Number, Sizes
-from gpt2cost.prediction.shipped import Level, Residual, shipped
+from gpt2cost.prediction.shipped import Level, Residual, Verdict, shipped
 from gpt2cost.prediction.trust import Regime, Trust, device_trust, host_trust, regimes_of, unchanged_name
 
 LEAST = math.log(1.05)
@@ -64,8 +65,10 @@ class Unseen:
     source: str
     box: str
 
-    def has_given(self, residual: Residual) -> bool:
-        return residual.source == self.source or (residual.level == "host" and residual.box == self.box)
+    def has_given(self, item: Residual | Verdict) -> bool:
+        """Whether an error was measured there. The same box elsewhere has its host again."""
+        on_host = item.level == "host" if isinstance(item, Residual) else item.pace == "host"
+        return item.source == self.source or (on_host and item.box == self.box)
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,15 @@ def spread(hw: Hardware, regime: Regime, unseen: Unseen | None = None) -> Spread
     if hw.changes:
         return _changed(hw, regime)
     residuals = [item for item in shipped().residuals if not (unseen and unseen.has_given(item))]
-    passes = [item for item in verdicts(hw, regime) if not (unseen and item.source == unseen.source)]
+    own = [item for item in verdicts(hw, regime) if not (unseen and unseen.has_given(item))]
     device, host = device_trust(hw, regime), host_trust(hw)
-    own = [item.residual for item in passes if item.pace == "device"]
-    if own:
-        device, band = Trust("measured", hw.name), _own_band(own, residuals)
+    passes = [item for item in own if item.whole]
+    of_device = [item.residual for item in passes if item.pace == "device"]
+    if of_device:
+        device, band = Trust("measured", hw.name), _own_band(of_device, residuals)
     else:
-        band = _union(level_band(residuals, device.word), _of_kernels(hw, regime))
+        parts = [item.residual for item in own if item.pace == "device"]
+        band = _union(level_band(residuals, device.word), _of_kernels(hw, regime), _span(parts))
     boxes = [item.box for item in passes if item.pace == "host" and item.regime.runtime == regime.runtime]
     host_band = (-OWN_HOST, OWN_HOST) if host.word == "calibrated" else band_of(residuals, "host")
     if boxes:
@@ -165,23 +170,19 @@ def _wider(band: Band) -> Band:
 
 
 def _changed(hw: Hardware, regime: Regime) -> Spread:
-    """Of a what-if. The evidence of the device as it is counts too, where its name still finds it.
+    """Of a what-if: the device as it is, with its evidence, and wider.
 
-    Where only the host's factor is given, the device is what it was, and the host as well known as a measured one.
+    Whoever gives the host's factor knows the machine, so that the host is as well known as a measured one; where it is
+    all that is given, the device is what it was.
     """
-    name = unchanged_name(hw)
-    unchanged = dataclasses.replace(hw, name=name, changes={})
-    try:
-        device = load_hardware(name)
-    except InputError:  # a device that no file holds
-        device = unchanged
-    own = spread(unchanged if device.changes else device, regime)
-    if set(hw.changes) == {"host_factor"}:
-        device_band = _logs(own.device_low, own.device_high)
-        return _spread(device_band, (-OWN_HOST, OWN_HOST), own.device, Trust("changed", name))
-    device_band = _union(level_band(shipped().residuals, "borrowed"), _logs(own.device_low, own.device_high))
-    host_band, trust = _logs(own.host_low, own.host_high), Trust("changed", name)
-    return _spread(_wider(device_band), _wider(host_band), trust, trust)
+    own = spread(hw.unchanged or dataclasses.replace(hw, changes={}), regime)
+    device_band, host_band = _logs(own.device_low, own.device_high), _wider(_logs(own.host_low, own.host_high))
+    trust = Trust("changed", unchanged_name(hw))
+    if HOST_FACTOR in hw.changes:
+        host_band = -OWN_HOST, OWN_HOST
+    if set(hw.changes) == {HOST_FACTOR}:
+        return _spread(device_band, host_band, own.device, trust)
+    return _spread(_wider(_union(level_band(shipped().residuals, "borrowed"), device_band)), host_band, trust, trust)
 
 
 def _of_kernels(hw: Hardware, regime: Regime) -> Band:
@@ -204,7 +205,13 @@ def _own_band(own: Collection[float], residuals: Iterable[Residual]) -> Band:
     residuals = list(residuals)
     known = any(item.level == "measured" for item in residuals)
     beyond = max(LEAST, band_of(residuals, "measured" if known else "calibrated")[1])
-    return min(0.0, *own) - beyond, max(0.0, *own) + beyond
+    low, high = _span(own)
+    return low - beyond, high + beyond
+
+
+def _span(own: Collection[float]) -> Band:
+    """Of errors, and of 0."""
+    return min((0.0, *own)), max((0.0, *own))
 
 
 def level_band(residuals: Iterable[Residual], word: str) -> Band:

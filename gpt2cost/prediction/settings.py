@@ -52,6 +52,11 @@ class Sizes:
         return np.broadcast_shapes(*map(np.shape, (self.batch_size, self.seq_len, self.cache_len)))
 
 
+def is_decode(sizes: Sizes) -> Any:
+    """Whether the pass is a decode step, one new token on a cache: True or False, or an array of them."""
+    return (sizes.seq_len == 1) & (sizes.cache_len > 0)
+
+
 @dataclass(frozen=True)
 class How:
     """How the model is run. `variants`: kernels of an older transformers, see `table.options.KERNEL_VARIANTS`.

@@ -38,13 +38,17 @@ class Residual:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a measured pass of a device says: whose pace it is, and log(measured / predicted)."""
+    """What a measured case of a device says: whose pace it is, and log(measured / predicted).
+
+    `whole`: it is a whole pass, and no part of one or sum of kernels.
+    """
 
     regime: Regime
     pace: Pace
     residual: float
     source: str
     box: str
+    whole: bool
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
-from gpt2cost.prediction.one_pass import is_decode, uncapturable
+from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
-from gpt2cost.prediction.settings import How, Sizes, check_device, check_sizes
+from gpt2cost.prediction.settings import How, Sizes, check_device, check_sizes, is_decode
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest

@@ -24,7 +24,7 @@ import numpy as np
 from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.prediction.settings import How, Sizes, is_decode
 
 Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed"]
 WORDS: tuple[Word, ...] = get_args(Word)
@@ -76,14 +76,14 @@ def regime_of(how: How, sizes: Sizes) -> Regime:
 
 def regimes_of(how: How, sizes: Sizes) -> dict[Regime, object]:
     """The regimes of a grid, each with where it holds: True, or an array that broadcasts to the grid."""
-    decode = (np.asarray(sizes.seq_len) == 1) & (np.asarray(sizes.cache_len) > 0)
+    decode = np.asarray(is_decode(sizes))
     large = np.asarray(sizes.batch_size) * np.asarray(sizes.seq_len) > SMALL_ROWS
     regimes: dict[Regime, object] = {}
-    for is_decode in (False, True):
+    for decoding in (False, True):
         for is_large in (False, True):
-            where = (decode == is_decode) & (large == is_large)
+            where = (decode == decoding) & (large == is_large)
             if np.any(where):
-                regimes[Regime(how.dtype, is_decode, is_large, how.runtime)] = bool(np.all(where)) or where
+                regimes[Regime(how.dtype, decoding, is_large, how.runtime)] = bool(np.all(where)) or where
     return regimes or {Regime(how.dtype, True, False, how.runtime): True}  # of no points at all
 
 
@@ -130,7 +130,7 @@ def trust_at_best(hw: Hardware) -> Trust:
 
 def unchanged_name(hw: Hardware) -> str:
     """The name of the device that a what-if changes."""
-    return hw.name.partition("[")[0]
+    return hw.unchanged.name if hw.unchanged else hw.name
 
 
 def host_trust(hw: Hardware) -> Trust:

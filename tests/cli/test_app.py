@@ -349,5 +349,5 @@ def test_host_factor_multiplies_what_the_host_takes(gpt2cost: Any) -> None:
     assert after["device_s"] == before["device_s"]
     assert after["trust"] == "changed"
     assert (as_it_is["hardware"]["host_factor"], slow["hardware"]["host_factor"]) == (1, 2)
-    assert slow["what_if"] == {"model": {}, "hardware": {"host_factor": "2"}}
+    assert slow["what_if"] == {"model": {}, "hardware": {"host_factor": 2}}
     assert "see --host-factor" in gpt2cost(*command).out

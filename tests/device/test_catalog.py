@@ -235,16 +235,16 @@ def test_host_factor_is_a_what_if_of_the_machine() -> None:
     slow = catalog.change_hardware(hw, {"host_factor": 1.4})
     assert slow.name == "rtx4090[host x1.4]"
     assert (slow.host_factor, hw.host_factor) == (1.4, 1.0)
-    assert slow.changes == {"host_factor": "1.4"}
+    assert slow.changes == {"host_factor": 1.4}
     assert slow.host == hw.host.scaled(1.4)
     assert (slow.model, slow.memory, slow.launch) == (hw.model, hw.memory, hw.launch)
     both = catalog.change_hardware(hw, {"host.op": "10 us", "host_factor": 2})
     assert both.host.op_s == pytest.approx(20e-6)
     assert both.name == "rtx4090[host.op=10 us,host x2]"
-    assert catalog.change_hardware(slow, {"host_factor": 2}).host_factor == pytest.approx(2.8)
+    assert catalog.change_hardware(slow, {"host_factor": "2"}).host_factor == pytest.approx(2.8)
 
 
-@pytest.mark.parametrize("factor", [0, -1.0, float("nan"), float("inf"), "2", True, None])
+@pytest.mark.parametrize("factor", [0, -1.0, float("nan"), float("inf"), "fast", True, None])
 def test_bad_host_factor(factor: object) -> None:
     with pytest.raises(InputError, match="host-factor: expected a number above 0, got "):
         catalog.change_hardware(load_hardware("4090"), {"host_factor": factor})

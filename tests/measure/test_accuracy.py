@@ -19,7 +19,7 @@ from gpt2cost.measure.score import Scored, Summary, score_evidence, summary_of
 from gpt2cost.prediction.predict import Totals
 from gpt2cost.prediction.ranges import LEAST, Spread, Unseen, band_of, level_band, spread
 from gpt2cost.prediction.shipped import RESIDUALS_FILE, Residual, shipped
-from gpt2cost.prediction.trust import Regime
+from gpt2cost.prediction.trust import Regime, Trust
 
 DECODE, PREFILL = Regime("fp32", True, False, "eager"), Regime("fp32", False, True, "eager")
 
@@ -189,6 +189,46 @@ def test_a_what_if_is_less_sure_than_the_device_as_it_is(gpu: str) -> None:
         assert other.device_low < own.device_low < own.device_high < other.device_high
         assert other.host_low < own.host_low < own.host_high < other.host_high
         assert (other.device.word, other.device.source) == ("changed", hw.name)
+
+
+def test_a_what_if_rests_on_the_device_that_it_changes() -> None:
+    """A file of one's own under a shipped name has none of the shipped evidence, with a slower host or without."""
+    shipped_t4 = load_hardware("t4")
+    mine = replace(shipped_t4, evidence=())
+    for hw, is_measured in ((mine, False), (shipped_t4, True)):
+        slow = change_hardware(hw, {"host_factor": 1.4})
+        assert spread(hw, PREFILL).device == spread(slow, PREFILL).device
+        assert (spread(hw, PREFILL).device.word == "measured") is is_measured
+        twice = change_hardware(slow, {"memory.bandwidth": "1 TB/s"})
+        assert spread(twice, PREFILL).device == Trust("changed", "t4")
+
+
+def test_a_host_that_is_given_is_known() -> None:
+    for more in ({}, {"memory.bandwidth": "3 TB/s"}):
+        own = spread(change_hardware(load_hardware("a100"), {"host_factor": 1.4, **more}), DECODE)
+        assert (own.host_low, own.host_high) == pytest.approx((1 / 1.2, 1.2))
+
+
+@pytest.mark.parametrize("gpu", ["a10", "b200", "a100-sxm-80gb"])
+def test_parts_of_a_model_make_no_regime_measured(gpu: str) -> None:
+    """These have rows of attention modules and of blocks alone. Whole passes on an H100 do."""
+    hw = load_hardware(gpu)
+    assert {row.part for row in hw.evidence} == {"attention", "block"}
+    assert spread(hw, PREFILL).device.word != "measured"
+    whole = replace(hw, evidence=tuple(replace(row, part="model") for row in hw.evidence))
+    assert spread(whole, PREFILL).device == Trust("measured", hw.name)
+    summed_up = replace(hw, evidence=tuple(replace(row, timed="kernels") for row in whole.evidence))
+    assert spread(summed_up, PREFILL).device.word != "measured"
+
+
+def test_a_box_that_is_left_out_lends_no_host() -> None:
+    """Its rows of another source are of the same host."""
+    hw = load_hardware("rtx3090")
+    first, *others = (replace(row, source=f"source {number}") for number, row in enumerate(hw.evidence))
+    alone = replace(hw, evidence=(first, *others))
+    assert len({row.box for row in alone.evidence}) == 1
+    assert spread(alone, DECODE).host == Trust("measured", first.box)
+    assert spread(alone, DECODE, Unseen(first.source, first.box)).host.word == "borrowed"
 
 
 def test_many_what_ifs_are_not_kept() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt2cost import change_model, load_model, predict
@@ -108,3 +110,12 @@ def test_the_least_time_of_a_decode_steps_weights_is_drams() -> None:
     weights = 12 * 768 * 3072 * 2
     bandwidth = prediction.hardware.memory.bandwidth_bytes_per_s
     assert found["transformer.h.mlp.c_fc"].speed_of_light_s == pytest.approx(weights / bandwidth, rel=0.02)
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h100"])
+def test_a_bound_does_not_flicker(gpu: str) -> None:
+    """From a batch on a decode step is bound by memory, and not by it here and by incomplete waves there."""
+    batches = np.arange(1, 65)
+    step = predict("gpt2", gpu, batch=batches, seq=1, cache=512, runtime="reduce-overhead", phase="prefill")
+    bounds = [bound for bound, _ in groupby(step.phases[0].totals.bound)]
+    assert len(bounds) == len(set(bounds)) > 1
