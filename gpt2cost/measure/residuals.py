@@ -82,8 +82,7 @@ def _of_device(hw: Hardware, devices: Sequence[Hardware]) -> Iterator[Residual]:
         for case in alike:
             if not case.fitted:
                 yield _residual("calibrated" if word == "calibrated" else "borrowed", hw, case, case.residual)
-            others = _others(case, [other for other in alike if other.whole]) if case.whole else []
-            if others:
+            if case.whole and (others := _others(case, on_device)):
                 yield _residual("measured", hw, case, _beyond(case.residual, others))
         lenders = list(donors(hw, regime, devices))
         kin = [donor for donor in lenders if donor.architecture == hw.architecture]
@@ -96,8 +95,10 @@ def _residual(level: Level, hw: Hardware, case: Case, value: float) -> Residual:
     return Residual(level, hw.name, case.row.source, box_of(case.row), round(value, 4))
 
 
-def _others(case: Case, alike: Sequence[Case]) -> list[float]:
-    """The residuals of a regime's passes of other sources; where there is one source, of other work or runtimes."""
+def _others(case: Case, cases: Sequence[Case]) -> list[float]:
+    """The residuals of the whole passes of a regime of other sources; where there is one source, of other work or
+    runtimes."""
+    alike = [other for other in cases if other.whole and other.regime.on_device == case.regime.on_device]
     foreign = [other.residual for other in alike if other.row.source != case.row.source]
     return foreign or [other.residual for other in alike if _work(other) != _work(case)]
 

@@ -93,7 +93,7 @@ def test_a_percentile_of_few_is_stretched() -> None:
     """By hand: eleven boxes from 0 to 1; the 10th percentile lies at 0.06, and a little farther from the middle."""
     few = [Residual("host", "gpu", "", f"box{i}", i / 10) for i in range(11)]
     tenth = 0.06  # 0.1 * 11 - 0.5 = 0.6 of the way from the first to the second
-    away = (0.5 - tenth) * 12 / 11
+    away = (0.5 - tenth) * 13 / 11
     assert band_of(few, "host") == pytest.approx((0.5 - away, 0.5 + away))
     copies = [*few, *[few[-1]] * 100]  # a box on which more was measured counts no more
     assert band_of(copies, "host") == pytest.approx((0.5 - away, 0.5 + away), abs=0.05)
@@ -103,9 +103,9 @@ def test_a_devices_band_has_two_sides() -> None:
     """A few devices that were all slower say nothing of the side on which the next one lies."""
     few = [Residual("calibrated", "gpu", f"source{i}", "", i / 10) for i in range(1, 6)]
     nine_tenths = 0.5  # 0.9 * 5 - 0.5 = 4 steps from 0.1 on
-    assert band_of(few, "calibrated") == pytest.approx((-nine_tenths * 1.2, nine_tenths * 1.2))
+    assert band_of(few, "calibrated") == pytest.approx((-nine_tenths * 1.4, nine_tenths * 1.4))
     of_one = [replace(item, source="source") for item in few]  # the errors of one source go together
-    assert band_of(of_one, "calibrated") == pytest.approx((-nine_tenths * 2, nine_tenths * 2))
+    assert band_of(of_one, "calibrated") == pytest.approx((-nine_tenths * 3, nine_tenths * 3))
 
 
 def test_a_device_that_is_twice_too_slow_has_a_wider_range() -> None:
