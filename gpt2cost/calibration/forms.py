@@ -204,7 +204,7 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
         return attention_s
     kind, (read, written) = GPU_MEMORY_KINDS[_gpu_kind(records[0])], _moved(records, size)
     columns = column(records, "columns") if kind in REDUCTIONS else 1.0
-    return lambda hw: memory_terms(hw, kind, read, written, size, columns, 0.0).device_s
+    return lambda hw: memory_terms(hw, kind, read, written, written / size, columns, 0.0).device_s
 
 
 # ------------------------------------------------------------------------------------------------ CPUs
@@ -234,7 +234,7 @@ def _cpu_form(kind: str, dtype: str, records: Sequence[Measurement]) -> Form:
     """Records of one kind and dtype."""
     if not dtype:
         read, written = _moved(records, 4.0)
-        return lambda hw: np.asarray(cpu.memory_terms(hw, kind, read, written, 4.0).device_s)
+        return lambda hw: np.asarray(cpu.memory_terms(hw, kind, read, written, written / 4.0).device_s)
     size = ELEMENT_BYTES[dtype]
     if kind in CPU_PRODUCTS.values():
         sizes = _products(records)

@@ -197,10 +197,15 @@ class _Fitter:
         self.hw = with_value(self.hw, (*path, "residual"), max(1e-3, round(float(np.percentile(errors, 95)), 4)))
 
     def attention(self) -> None:
-        """Each kernel that ran: flash attention, the memory-efficient kernel, Apple's own."""
+        """Each kernel that ran, whether the base has constants of it or not."""
         by_kernel = grouped(self._of(*ATTENTION), lambda group: attention_kernel_of(group, self.hw))
         for kernel, ran in by_kernel.items():
             path = ("model", "attention", kernel, HEAD_DIMS[0])
+            if _count(ran) < LEAST_RECORDS:
+                continue
+            if kernel not in (built := self.hw.gpu_model.attention):  # the base's first kernel timed it so far
+                self.hw = with_value(self.hw, path[:3], self.hw.gpu_model.attention_by(kernel))
+                self.sources[_in_file(path[:3])] = f"borrowed from {self.hw.name}: its {next(iter(built))}"
             self._fit(ran, free_constants(self.hw, path, _ATTENTION), f"attention by {kernel}", path)
 
     def _of(self, *kinds: str) -> list[Group]:

@@ -196,6 +196,10 @@ class MachineConstants:
         own = self.attention.get(kernel) or next(iter(self.attention.values()))
         return self.attention.get(f"{kernel}{PAGED}", own) if paged else own
 
+    def writes_cache(self, kernel: str) -> bool:
+        """Whether an attention kernel's constants have a serving framework's write of a paged cache in them."""
+        return any(c.write_traffic for c in self.attention_by(kernel, paged=True).values())
+
     def has_products(self, dtype: str) -> bool:
         """Whether matrix products in a dtype can be timed."""
         return dtype in self.gemm or "fp16" in self.gemm
@@ -238,10 +242,10 @@ class MachineConstants:
     def without_launch(self) -> MachineConstants:
         """The same machine, if starting a kernel cost nothing."""
         gemm = {
-            dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0, gemv_rows_s=0.0)
+            dtype: replace(c, launch_s=0.0, split_s=0.0, gemv_s=None if c.gemv_s is None else 0.0)
             for dtype, c in self.gemm.items()
         }
-        names = ("launch_s", "multi_token_s", "multi_block_s", "block_s", "split_s", "write_launch_s")
+        names = ("launch_s", "multi_token_s", "multi_block_s", "split_s", "write_launch_s")
         none: dict[str, Any] = dict.fromkeys(names, 0.0)
         attention = {
             kernel: {size: replace(c, **none) for size, c in sizes.items()} for kernel, sizes in self.attention.items()

@@ -14,6 +14,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.gpu_constants import ATTENTION_KERNELS
 from gpt2cost.device.hardware import Hardware
@@ -45,10 +49,11 @@ def has_flash3(hw: Hardware) -> bool:
     return 9 <= (hw.compute_capability or 0) < 10 and "flash3" in hw.gpu_model.attention
 
 
-def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, largest_head_dim: int, masked: bool) -> None:
+def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, head_dim: Any, masked: bool) -> None:
     """Raise `InputError` where a device cannot run an attention kernel, or has no constants that time it.
 
-    `math` is timed as the products and the softmax that it consists of, so that it needs none.
+    `math` is timed as the products and the softmax that it consists of, so that it needs none. `head_dim`: an integer
+    or an array of them. flash2 and flash3 pad a head to a multiple of 8; the others load rows as they are.
     """
     known = (
         ("cpu",)
@@ -64,7 +69,12 @@ def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, largest_head_d
             raise InputError(f"kernel: flash3 runs on devices of compute capability 9.0, which {hw.name} is not")
         if masked:
             raise InputError(f"kernel: {kernel} takes no explicit mask; efficient and math do")
-        check_flash_head_dim(largest_head_dim, f"kernel: {kernel}")
+        check_flash_head_dim(int(np.max(head_dim)), f"kernel: {kernel}")
+    if kernel in ("efficient", "cudnn"):
+        step = 8 if kernel == "cudnn" else _alignment(hw, dtype)
+        if np.any(uneven := np.ravel(head_dim) % step != 0):
+            got = np.ravel(head_dim)[uneven][0]
+            raise InputError(f"kernel: {kernel} runs heads of multiples of {step} in {dtype}, got head_dim {got}")
 
 
 def check_flash_head_dim(head_dim: int, what: str) -> None:

@@ -168,7 +168,7 @@ def _by_attention_kernel(hw: Hardware, dtype: str, kernels: Sequence[Kernel]) ->
         named = "flash3" if hw.has_flash_attention(dtype) and has_flash3(hw) else None
     else:
         try:
-            check_attention_kernel(hw, named, dtype, int(np.max(arrays["head_dim"])), masked=False)
+            check_attention_kernel(hw, named, dtype, arrays["head_dim"], masked=False)
         except InputError as error:
             raise SkippedError(str(error)) from None
     latency = kernel_latency("attention", hw, dtype, kernel=named, causal=causal, write_cache=served, **arrays)
@@ -250,7 +250,8 @@ def _layer_seconds(hw: Hardware, dtype: str, kind: str, first: bool, inputs: lis
             read = elements * size + math.prod(left)  # a mask has a byte per element
         case _:
             read = sum(map(math.prod, inputs)) * size
-    terms = memory_terms(hw, kind, float(read), float(elements * size), size, float(out[-1]), hw.launch.stream_floor_s)
+    written, columns = float(elements * size), float(out[-1])
+    terms = memory_terms(hw, kind, float(read), written, float(elements), columns, hw.launch.stream_floor_s)
     return float(terms.device_s)
 
 

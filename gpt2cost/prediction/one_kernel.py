@@ -66,11 +66,12 @@ def kernel_latency(
     embedding) take `rows`, `columns`; `elementwise`, `gelu` (in one kernel) and `copy` take `elements` (and `inputs`,
     the number of tensors read). Shapes are integers or integer arrays, which broadcast.
 
-    Attention is timed as inference frameworks call it, and as it was measured: the new keys and values are written into
-    a cache by the same call. `write_cache=False` leaves that out, as where PyTorch concatenates the cache itself. On a
-    CPU the write is a copy of its own before attention, and `causal` saves no time: its blocks of keys are so long that
-    every query meets every key. `kernel` names the attention kernel, such as `flash3`; by default it is the one that
-    PyTorch's `scaled_dot_product_attention` runs on the device.
+    Attention is timed with a write of the new keys and values into a cache; `write_cache=False` leaves that out, as
+    where PyTorch concatenates the cache itself. For a kernel that a device has constants of from a serving framework's
+    calls, as they were measured, the same call writes a paged cache, and all constants are that framework's; elsewhere
+    the write is a copy of its own before attention. On a CPU `causal` saves no time: its blocks of keys are so long
+    that every query meets every key. `kernel` names the attention kernel, such as `flash3`; by default it is the one
+    that PyTorch's `scaled_dot_product_attention` runs on the device.
 
     `reuse_bytes`, an integer or integer array, is what was touched since the operands were last used, themselves
     included: of a product, its (k, n) operand; of attention, keys and values; of another kernel, all that it reads. A
@@ -163,7 +164,7 @@ def _attention_kernels(hw: Hardware, dtype: str, kernel: str | None, s: Shape) -
     """The attention kernel's name: the one asked for, else what sdpa runs; an array where `head_dim` is one."""
     head_dim = s["head_dim"]
     if kernel is not None:
-        check_attention_kernel(hw, kernel, dtype, int(np.max(head_dim)), s["masked"])
+        check_attention_kernel(hw, kernel, dtype, head_dim, s["masked"])
         return kernel
     if np.ndim(head_dim) == 0:
         return sdpa_kernel(hw, dtype, int(head_dim), s["masked"])

@@ -147,7 +147,7 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
         ),
         Free("views", "view", 1),
         pointwise(
-            "mask", "add", (scores, mask), masked, mask_source, element=f32, fusion_group=group,
+            "mask", "add", (scores, mask), masked, mask_source, fusion_group=group,
         ),
         Kernel(
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,
@@ -225,7 +225,7 @@ def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...
     first, total, packed = Tensor("packed.min", i64), Tensor("packed.sum", i64), Tensor("packed.bool", b8)
 
     def step(name: str, inputs: tuple[Tensor, ...], citation: Citation) -> Kernel:
-        return pointwise(f"packed_{name}", name, inputs, ids[name], citation, element=i64, when=when)
+        return pointwise(f"packed_{name}", name, inputs, ids[name], citation, when=when)
 
     kernel, merged = fused_attention("flash_attn_func", x, source, None, ALWAYS)
     return (
@@ -264,10 +264,8 @@ def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], option
     return (
         *(fill(n, "zeros", t, c, first) for n, t, c in zip(("zeros_key", "zeros_value"), full, made, strict=True)),
         fill("cache_arange", "arange", arange, index),
-        pointwise("cache_position", "add", (arange, length), position, index, element=i64),
-        pointwise(
-            "cache_length", "add_", (length,), length, cite(src, "self.cumulative_length.add_(", file=file), element=i64
-        ),
+        pointwise("cache_position", "add", (arange, length), position, index),
+        pointwise("cache_length", "add_", (length,), length, cite(src, "self.cumulative_length.add_(", file=file)),
         *(
             copy(name, "index_copy_", (position, rows), out, source)
             for name, rows, out, source in zip(("write_key", "write_value"), new, written, write, strict=True)

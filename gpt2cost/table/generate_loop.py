@@ -59,23 +59,23 @@ def setup(batch_above_one: bool) -> tuple[Row, ...]:
         Free("views", "view", 3),
         Kernel("eos_is_pad", "isin", "elementwise", (eos, pad), (eos_is_pad,), formula(1), isin),
         *_asked(eos_is_pad, 1, "any", isin),
-        pointwise("eos_below_0", "lt", (eos,), eos_is_negative, negative, element=b8),
+        pointwise("eos_below_0", "lt", (eos,), eos_is_negative, negative),
         *_asked(eos_is_negative, 1, "any", negative),
     ]
     if batch_above_one:
         steps += [
             Free("views", "view", 1),
-            pointwise("right_padding", "eq", (last,), padded_right, right, element=b8),
+            pointwise("right_padding", "eq", (last,), padded_right, right),
             *_asked(padded_right, B, "any", right),
         ]
     steps += [
         reduction("cumsum", "cumsum", MASK, summed, B * P, count),
-        pointwise("minus_1", "sub", (summed,), minus_one, count, element=i64),
-        pointwise("is_0", "eq", (MASK,), zeros, fill_in, element=b8),
-        pointwise("positions", "masked_fill", (minus_one, zeros), POSITIONS, fill_in, element=i64),
-        pointwise("is_1", "eq", (MASK,), ones, all_ones, element=b8),
+        pointwise("minus_1", "sub", (summed,), minus_one, count),
+        pointwise("is_0", "eq", (MASK,), zeros, fill_in),
+        pointwise("positions", "masked_fill", (minus_one, zeros), POSITIONS, fill_in),
+        pointwise("is_1", "eq", (MASK,), ones, all_ones),
         *_asked(ones, B * P, "all", all_ones),
-        pointwise("ids_below_0", "lt", (INPUT_IDS,), low, ids, element=b8),
+        pointwise("ids_below_0", "lt", (INPUT_IDS,), low, ids),
         *_asked(low, B * P, "any", ids),
         fill("unfinished", "ones", UNFINISHED, _utils("_sample", "unfinished_sequences = torch.ones(")),
     ]
@@ -119,8 +119,8 @@ def _extended(padded: bool) -> list[Kernel | Free]:
         Free("update_kwargs", "call"),
         fill("arange", "arange", first, arange),
         Free("views", "view", 2),
-        pointwise("plus_last", "add", (first, last), plus, arange, element=i64),
-        pointwise("plus_1", "add", (plus,), following, arange, element=i64),
+        pointwise("plus_last", "add", (first, last), plus, arange),
+        pointwise("plus_1", "add", (plus,), following, arange),
         copy("cat_positions", "cat", (POSITIONS, following), longer, grow),
     ]
     if padded:
@@ -159,8 +159,8 @@ def _chosen(sample: bool) -> list[Kernel | Free]:
         *steps,
         Kernel("topk", "topk", "reduction", (scores,), (largest,), B * V, top),
         Free("top_k", "view", 2),
-        pointwise("below_top_k", "lt", (scores, threshold), dropped, top, element=b8),
-        pointwise("masked_fill", "masked_fill", (scores, dropped), kept, drop, element=f32),
+        pointwise("below_top_k", "lt", (scores, threshold), dropped, top),
+        pointwise("masked_fill", "masked_fill", (scores, dropped), kept, drop),
         Kernel(
             "softmax", "_softmax", "reduction", (kept,), (probabilities,), 5 * B * V, softmax, columns=V,
         ),
@@ -189,7 +189,7 @@ def _multinomial(p: Tensor, source: Citation) -> list[Kernel | Free]:
     race, drawn = tensor("race", B, V, element=f32), tensor("quotient", B, V, element=f32)
 
     def step(name: str, inputs: tuple[Tensor, ...], out: Tensor) -> Kernel:
-        return pointwise(f"multinomial.{name}", name, inputs, out, source, element=b8)
+        return pointwise(f"multinomial.{name}", name, inputs, out, source)
 
     def checked(x: Tensor) -> Kernel:
         return Kernel("multinomial.assert_" + x.name, "_assert_async", "elementwise", (x,), (), formula(0), source)
@@ -206,7 +206,7 @@ def _multinomial(p: Tensor, source: Citation) -> list[Kernel | Free]:
         step("bitwise_not", (any_zero,), none),
         checked(none),
         fill("multinomial.exponential", "exponential_", race, source),
-        pointwise("multinomial.div", "div_", (p, race), drawn, source, element=f32),
+        pointwise("multinomial.div", "div_", (p, race), drawn, source),
         reduction("multinomial.argmax", "argmax", drawn, TOKENS, B * V, source),
     ]
 
@@ -226,7 +226,7 @@ def _stopping() -> list[Kernel | Free]:
     most, answer = Tensor("unfinished_max", i64), Tensor("stop", b8)
 
     def numbers(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
-        return pointwise(name, op, inputs, out, source, element=i64)
+        return pointwise(name, op, inputs, out, source)
 
     return [
         numbers("kept", "mul", (TOKENS, UNFINISHED), kept, pad),
@@ -241,16 +241,16 @@ def _stopping() -> list[Kernel | Free]:
         Free("stopping_criteria", "call", 3),
         fill("not_done", "full", done[0], start),
         fill("too_long", "full", done[1], length),
-        pointwise("or_too_long", "bitwise_or", (done[0], done[1]), done[2], join, element=b8),
+        pointwise("or_too_long", "bitwise_or", (done[0], done[1]), done[2], join),
         Free("slice", "view", 1),
         Kernel("is_eos", "isin", "elementwise", (tokens, eos), (done[3],), B, end),
         reduction("any_eos", "any", done[3], done[4], B, end),
-        pointwise("or_eos", "bitwise_or", (done[2], done[4]), done[5], join, element=b8),
-        pointwise("not_stopped", "bitwise_not", (done[5],), done[6], still, element=b8),
+        pointwise("or_eos", "bitwise_or", (done[2], done[4]), done[5], join),
+        pointwise("not_stopped", "bitwise_not", (done[5],), done[6], still),
         numbers("unfinished", "bitwise_and", (UNFINISHED, done[6]), Tensor("now_unfinished", B * i64), still),
         Free("stop_check", "call"),
         reduction("max", "max", UNFINISHED, most, B, stop),
-        pointwise("stop", "eq", (most,), answer, stop, element=b8),
+        pointwise("stop", "eq", (most,), answer, stop),
         Free("stop_check_sync", "sync", 1, ALWAYS, keeps=(Tensor("logits", B * V * a),)),
     ]  # fmt: skip
 

@@ -85,9 +85,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     group = "norm"
 
     def count_on(name: str, past: tuple[Tensor, ...], when: Condition) -> Kernel:
-        return pointwise(
-            name, "add", (arange, *past), positions, arange_source, element=i64, when=when, fusion_group=group
-        )
+        return pointwise(name, "add", (arange, *past), positions, arange_source, when=when, fusion_group=group)
 
     length = (Tensor("length", i64),)  # of a static cache, once it has been written to: a tensor, not a number
     counted: tuple[Kernel, ...] = (count_on("position_ids", (), ALWAYS),)

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
-from gpt2cost.table.symbols import B, D, T, a, f32, w
+from gpt2cost.table.symbols import ELEMENT_SYMBOLS, B, D, T, a, f32, w
 
 Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise", "copy", "gather", "fill"]
 
@@ -85,6 +85,11 @@ class Kernel:
     def writes(self) -> Formula:
         """Bytes written."""
         return sum((tensor.bytes for tensor in self.outputs), formula(0))
+
+    @cached_property
+    def written_elements(self) -> Formula:
+        """Elements written, of whatever size each tensor's are."""
+        return sum((elements(tensor) for tensor in self.outputs), formula(0))
 
 
 @dataclass(frozen=True)
@@ -157,10 +162,11 @@ def weight(name: str, elements: Formula) -> Tensor:
     return Tensor(name, elements * w, is_weight=True)
 
 
-def elements(tensor: Tensor, element: Formula = a) -> Formula:
-    """The number of elements of a tensor whose elements take `element` bytes: the byte symbol divided out."""
-    (unit,) = element.symbols
-    return Formula({tuple(f for f in monomial if f[0] != unit): c for monomial, c in tensor.bytes.terms.items()})
+def elements(tensor: Tensor) -> Formula:
+    """The number of elements of a tensor: its bytes, the size of an element divided out."""
+    return Formula(
+        {tuple(f for f in monomial if f[0] not in ELEMENT_SYMBOLS): c for monomial, c in tensor.bytes.terms.items()}
+    )
 
 
 def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
@@ -213,14 +219,11 @@ def pointwise(
     out: Tensor,
     source: Citation,
     *,
-    element: Formula = a,
     when: Condition = ALWAYS,
     fusion_group: str = "",
 ) -> Kernel:
     """Element-wise arithmetic: one FLOP per output element."""
-    return Kernel(
-        name, op, "elementwise", inputs, (out,), elements(out, element), source, when, fusion_group=fusion_group
-    )
+    return Kernel(name, op, "elementwise", inputs, (out,), elements(out), source, when, fusion_group=fusion_group)
 
 
 def copy(

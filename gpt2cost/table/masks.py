@@ -36,18 +36,14 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
     def add(name: str, extra: tuple[Tensor, ...] = (), where: Condition = ALWAYS, suffix: str = "") -> Kernel:
         kernel, inputs = f"causal_mask.{name}_offset{suffix}", (index[name], *extra)
         condition = when & where
-        return pointwise(
-            kernel, "add", inputs, offset[name], aranges[name], element=i64, when=condition, fusion_group=GROUP
-        )
+        return pointwise(kernel, "add", inputs, offset[name], aranges[name], when=condition, fusion_group=GROUP)
 
     # The offset of the queries is a number, but a tensor on the device once a static cache has been written to.
     length = (Tensor("length", i64),)
     is_static = options.cache_type == "static"
     add_q = (add("q", length, C > 0, "_static"), add("q", (), C.is_zero())) if is_static else (add("q"),)
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
-    le = pointwise(
-        "causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, element=b8, when=when, fusion_group=GROUP
-    )
+    le = pointwise("causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, when=when, fusion_group=GROUP)
     padding, padded = _padding(options, index["batch"], offset["kv"], mask, le) if options.padded else ((), mask)
     if options.traced and not options.use_cache and not options.padded:
         padding, padded = _packed(positions, rows, index["batch"], offset, mask)
@@ -103,7 +99,7 @@ def _all_ones(name: str, mask: Tensor, size: Formula, when: Condition, fragment:
     source = cite("_ignore_causal_mask_sdpa", fragment, file=FILE)
     return (
         reduction(f"{name}_sum", "sum", mask, count, size, source, when),
-        pointwise(f"{name}_eq", "eq", (count,), answer, source, element=b8, when=when),
+        pointwise(f"{name}_eq", "eq", (count,), answer, source, when=when),
         Free(f"{name}_sync", "sync", 1, when),
     )
 
@@ -120,9 +116,9 @@ def _padding(
     steps = (
         fill("padding.one", "new_ones", one, ones, fusion_group=GROUP),
         le,
-        pointwise("padding.causal", "bitwise_and", (one, mask), causal, join, element=b8, fusion_group=GROUP),
+        pointwise("padding.causal", "bitwise_and", (one, mask), causal, join, fusion_group=GROUP),
         copy("padding.rows", "index", (Tensor("padding", B * S * b8), batch, keys), rows, look_up),
-        pointwise("padding.and", "bitwise_and", (causal, rows), both, join, element=b8, fusion_group=GROUP),
+        pointwise("padding.and", "bitwise_and", (causal, rows), both, join, fusion_group=GROUP),
     )
     return steps, both
 
@@ -134,7 +130,7 @@ def _empty_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     when, source = (T > 1) & (C > 0), cite("_ignore_causal_mask_sdpa", "if q_offset == 0 and (", file=FILE)
     length, answer = Tensor("length", i64), Tensor("causal_mask.empty", b8)
     return (
-        pointwise("causal_mask.empty", "eq", (length,), answer, source, element=b8, when=when),
+        pointwise("causal_mask.empty", "eq", (length,), answer, source, when=when),
         Free("causal_mask.empty_sync", "sync", 1, when),
     )
 
@@ -164,7 +160,7 @@ def _packed(
         return replace(found, fusion_group=GROUP)
 
     def step(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
-        return pointwise(name, op, inputs, out, source, element=b8, fusion_group=GROUP)
+        return pointwise(name, op, inputs, out, source, fusion_group=GROUP)
 
     moved = [look_up(position, side, remap) for side in ("q", "kv")]
     owners = [look_up(sequence, side, same) for side in ("q", "kv")]
@@ -202,11 +198,11 @@ def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Ker
     name = "packed_sequence.{}".format
     numbered = (
         Free(name("views"), "view", 2),
-        pointwise(name("first_minus_1"), "sub", (first_position,), first, first_source, element=i64),
+        pointwise(name("first_minus_1"), "sub", (first_position,), first, first_source),
         copy(name("prepend"), "cat", (first, positions), prepended, diff_source),
         Free(name("views"), "view", 2),
-        pointwise(name("diff"), "sub", (left, right), diff, diff_source, element=i64),
-        pointwise(name("ne"), "ne", (diff,), restart, cumsum_source, element=b8),
+        pointwise(name("diff"), "sub", (left, right), diff, diff_source),
+        pointwise(name("ne"), "ne", (diff,), restart, cumsum_source),
         reduction(name("cumsum"), "cumsum", restart, sequence, B * T, cumsum_source),
     )
     if traced:
@@ -214,7 +210,7 @@ def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Ker
     return (
         *numbered,
         Free(name("views"), "view", 1),
-        pointwise(name("eq"), "eq", (last,), is_one, test_source, element=b8),
+        pointwise(name("eq"), "eq", (last,), is_one, test_source),
         reduction(name("all"), "all", is_one, answer, B, test_source),
         Free(name("sync"), "sync"),
     )

@@ -81,12 +81,12 @@ def attention_terms(
 
 
 def memory_terms(
-    hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, element_bytes: float, reuse_bytes: Array = 0.0
+    hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, elements: Array, reuse_bytes: Array = 0.0
 ) -> Terms:
-    """A kernel of one of `CPU_KINDS`. `reuse_bytes`: what was touched since most of what it reads was last used."""
+    """A kernel of one of `CPU_KINDS`, which writes `elements`. `reuse_bytes`: what was touched since most of what it
+    reads was last used."""
     c = hw.cpu_model
     rate = c.kinds.get(kind) or c.kinds["elementwise"]
-    elements = write_bytes / element_bytes
     work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
     fresh_s = fresh_seconds(c, write_bytes)
     nothing = 0.0 * elements
@@ -150,7 +150,8 @@ class CpuMachine:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 grows = kernel.op == "cat" and kernel.inputs[0].name in OLD_CACHE
                 since = reuse[0] if grows else 0.0
-                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, element_bytes, since)
+                elements = kernel.written_elements.evaluate(values)
+                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, elements, since)
         return at_least(floor_s, terms)
 
     def product(
@@ -171,13 +172,13 @@ class CpuMachine:
         if not write_cache:
             return terms
         new_bytes = 2.0 * pairs * head_dim * new_tokens * size
-        return terms + memory_terms(self.hw, "copy", new_bytes, new_bytes, size)
+        return terms + memory_terms(self.hw, "copy", new_bytes, new_bytes, new_bytes / size)
 
     def memory(
         self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array, reuse: Array | None = None
     ) -> Terms:
         """A kernel that moves bytes, on its own. `reuse` changes nothing, as in a pass."""
-        return memory_terms(self.hw, kind, read_bytes, write_bytes, ELEMENT_BYTES[dtype])
+        return memory_terms(self.hw, kind, read_bytes, write_bytes, write_bytes / ELEMENT_BYTES[dtype])
 
     def improvements(self) -> list[tuple[str, Hardware]]:
         """The machine with products twice as fast, and with everything else twice as fast."""

@@ -52,7 +52,7 @@ class GpuMachine:
                     memory_kind(kernel),
                     read,
                     write,
-                    ELEMENT_BYTES[dtype],
+                    kernel.written_elements.evaluate(values),
                     columns,
                     floor_s,
                     cold_read=cold_read,
@@ -91,38 +91,57 @@ class GpuMachine:
         cached_tokens: Array, causal: bool = True, masked: bool = False, write_cache: bool = False,
         kv_reuse: tuple[Array, Array] | None = None,
     ) -> Terms:  # fmt: skip
-        """Fused attention by a kernel of `device/sdpa.py`. With `write_cache`, the new keys and values are copied into
-        a cache before it. `kv_reuse`: see `attention_terms`."""
+        """Fused attention by a kernel of `device/sdpa.py`.
+
+        With `write_cache`, the new keys and values are copied into a cache before it: by a kernel of its own, but where
+        the device has constants of a serving framework's call, which writes a paged cache itself. `kv_reuse`: see
+        `attention_terms`.
+        """
         size, sizes = ELEMENT_BYTES[dtype], (batch, heads, head_dim, new_tokens, cached_tokens)
         if kernel == "math":
-            return self._math(dtype, *sizes, masked=masked or causal)
-        return attention_terms(
-            self.hw, dtype, kernel, *sizes, size,
-            causal=causal, masked=masked, write_cache=write_cache, kv_reuse=kv_reuse,
-        )  # fmt: skip
+            terms = self._math(dtype, *sizes, causal=causal, masked=masked, kv_reuse=kv_reuse)
+        else:
+            paged = write_cache and self.hw.gpu_model.writes_cache(kernel)
+            terms = attention_terms(
+                self.hw, dtype, kernel, *sizes, size,
+                causal=causal, masked=masked, write_cache=paged, kv_reuse=kv_reuse,
+            )  # fmt: skip
+            write_cache = write_cache and not paged
+        if not write_cache:
+            return terms
+        new_bytes = 2.0 * batch * heads * head_dim * new_tokens * size
+        return terms + self.memory("copy", dtype, new_bytes, new_bytes, 1.0)
 
     def _math(
-        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new: Array, cached: Array, masked: bool
-    ) -> Terms:
-        """Attention as kernels of its own: query and key scaled, scores, a mask added, softmax, context."""
+        self, dtype: str, batch: Array, heads: Array, head_dim: Array, new: Array, cached: Array,
+        causal: bool, masked: bool, kv_reuse: tuple[Array, Array] | None,
+    ) -> Terms:  # fmt: skip
+        """Attention as kernels of its own: query and key scaled, scores, a mask added, softmax, context.
+
+        A single query meets every key, so that the causal rule needs no mask.
+        """
         pairs, keys, size = batch * heads, new + cached, ELEMENT_BYTES[dtype]
         scores = pairs * new * keys * size
         query, key = pairs * new * head_dim * size, pairs * keys * head_dim * size
-        terms = self.memory("elementwise", dtype, query, query, 1.0) + self.memory("elementwise", dtype, key, key, 1.0)
+        keys_since, values_since = kv_reuse or (None, None)
+        terms = self.memory("elementwise", dtype, query, query, 1.0)
+        terms += self.memory("elementwise", dtype, key, key, 1.0, keys_since)
         terms += self.product(dtype, pairs, new, keys, head_dim, batched=True)
-        if masked:
-            terms += self.memory("elementwise", dtype, scores + new * keys * size, scores, 1.0)
         terms += self.memory("softmax", dtype, scores, scores, keys)
-        return terms + self.product(dtype, pairs, new, head_dim, keys, batched=True)
+        terms += self.product(dtype, pairs, new, head_dim, keys, batched=True, reuse=values_since)
+        if not (masked or causal):
+            return terms
+        added = self.memory("elementwise", dtype, scores + new * keys * size, scores, 1.0)
+        return (terms + added).where(masked | (new > 1), terms)
 
     def memory(
         self, kind: str, dtype: str, read_bytes: Array, write_bytes: Array, columns: Array, reuse: Array | None = None
     ) -> Terms:
         """A kernel that moves bytes; `columns` is the length of the rows that it reduces (1 for none). `reuse`: bytes
         touched since what it reads was last used, if not repeated on its own operands."""
-        floor_s, size = self.hw.launch.stream_floor_s, ELEMENT_BYTES[dtype]
+        floor_s, elements = self.hw.launch.stream_floor_s, write_bytes / ELEMENT_BYTES[dtype]
         cold = None if reuse is None else read_bytes * missing(self.hw, reuse)
-        return memory_terms(self.hw, kind, read_bytes, write_bytes, size, columns, floor_s, cold_read=cold)
+        return memory_terms(self.hw, kind, read_bytes, write_bytes, elements, columns, floor_s, cold_read=cold)
 
     def improvements(self) -> list[tuple[str, Hardware]]:
         """The device with twice the bandwidth of DRAM, of L2, and with twice the arithmetic."""

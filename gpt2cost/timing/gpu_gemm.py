@@ -28,8 +28,8 @@ Where they are multiples of no more than a = 4, 2, 1, more instructions move the
 being what an SM moves at full width. What streams on a device of much bandwidth loses most, large tiles little.
 
 `dram_bytes`: of each operand what L2 has lost since it was last used, and of the result what L2 cannot hold.
-Each candidate grows with batch, m and n, hence so does the minimum. The result is never below FLOPs / peak,
-bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
+Among sizes of equal alignment each candidate grows with batch, m and n, hence so does the minimum. The result is never
+below FLOPs / peak, bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
 """
 
 from __future__ import annotations

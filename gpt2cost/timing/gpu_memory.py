@@ -46,16 +46,17 @@ def memory_terms(
     kind: str,
     read_bytes: Array,
     write_bytes: Array,
-    element_bytes: float,
+    elements: Array,
     columns: Array,
     floor_s: float,
     *,
     cold_read: Array | None = None,
     cold_write: Array | None = None,
 ) -> Terms:
-    """A kernel of one of `MEMORY_KINDS`. `columns` is the length of the rows that it reduces (1 for none).
+    """A kernel of one of `MEMORY_KINDS`, which writes `elements`. `columns` is the length of the rows that it reduces
+    (1 for none).
 
-    Bytes and columns are floats or arrays; the terms have the shape that they broadcast to. `floor_s`: the least time
+    Sizes are floats or arrays; the terms have the shape that they broadcast to. `floor_s`: the least time
     of a launch. `cold_read`, `cold_write`: how many of the bytes read and written DRAM moves; by default as many as
     where the kernel is repeated on its own operands.
     """
@@ -74,7 +75,6 @@ def memory_terms(
     l2_s = moved / (memory.l2_efficiency * memory.l2_copy_bytes_per_s)
     memory_s = np.maximum(dram_s, l2_s)
     nothing = 0.0 * memory_s
-    elements = write_bytes / element_bytes
     compute_s = nothing if c.elements_per_s_per_unit is None else elements / (c.elements_per_s_per_unit * units)
     step_s = nothing + c.latency_s + c.column_s * columns
     rows_s = nothing if c.per_unit_bytes_per_s is None else moved / (c.per_unit_bytes_per_s * units)

@@ -132,7 +132,7 @@ def test_a_mask_costs_the_same_share_whatever_dtypes_were_measured(records: list
 @pytest.mark.parametrize("elements", [20_000, 900_000])
 def test_memory_bound_kernels_of_other_sizes_take_what_the_machine_takes(fitted: Hardware, elements: int) -> None:
     """One size below the start of the second thread, one above."""
-    found = memory_terms(fitted, "tanh", 4.0 * elements, 4.0 * elements, 4).device_s
+    found = memory_terms(fitted, "tanh", 4.0 * elements, 4.0 * elements, elements).device_s
     assert found == pytest.approx(pointwise_s(elements, 2.0), rel=0.08)
 
 

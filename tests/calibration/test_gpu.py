@@ -236,6 +236,20 @@ def test_kernels_that_waited_for_the_host_are_left_out() -> None:
     assert fit.residuals == () and fit.hardware.model == load_hardware("h100").model
 
 
+def test_a_kernel_that_the_base_has_no_constants_of_gets_its_own() -> None:
+    """A V100 runs no flash attention: its first kernel's constants are where the fit starts."""
+    base = load_hardware("v100")
+    alone = {"efficient": base.gpu_model.attention["efficient"]}
+    sdpa = {"kind": "sdpa", "dtype": "fp16", "batch": 8, "heads": 12, "head_dim": 64, "mask": "causal"}
+    records = [{**sdpa, "new_tokens": new, "cached_tokens": 0} for new in (64, 128, 256, 512, 1024)]
+    hopper = replace(base, compute_capability=9.0, model=replace(base.gpu_model, attention=alone))
+    fit = fit_gpu(measured(records), hopper)
+    assert [*fit.hardware.gpu_model.attention] == ["efficient", "flash2"]
+    assert fit.hardware.gpu_model.attention["efficient"] == base.gpu_model.attention["efficient"]
+    assert fit.hardware.provenance["model.attention.flash2"].endswith("its efficient")
+    assert fit.residuals[0].median_error < 0.2
+
+
 def test_attention_is_grouped_by_what_a_pass_would_run() -> None:
     sizes = {"kind": "sdpa", "dtype": "fp16", "batch": 1, "heads": 12, "head_dim": 64, "graph_us": 9.0}
     masks = {"causal": (64, 0), "explicit": (64, 0), "none": (1, 64)}

@@ -43,6 +43,9 @@ def test_sdpa_takes_the_first_that_can(gpu: str, dtype: str, head_dim: int, mask
         ("h100", "flash2", "fp16", 64, True, "no explicit mask"),
         ("b200", "flash3", "fp16", 64, False, "compute capability 9.0"),
         ("m1", "flash2", "fp16", 64, False, "it has mps, math"),
+        ("h100", "efficient", "fp16", 65, False, "multiples of 8 in fp16, got head_dim 65"),
+        ("a100", "efficient", "fp32", 66, True, "multiples of 4 in fp32, got head_dim 66"),
+        ("h100", "cudnn", "bf16", 36, False, "multiples of 8 in bf16, got head_dim 36"),
     ],
 )
 def test_a_kernel_that_cannot_run(gpu: str, kernel: str, dtype: str, head_dim: int, masked: bool, message: str) -> None:

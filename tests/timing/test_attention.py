@@ -69,6 +69,40 @@ def test_attention_as_products_and_a_softmax_is_several_times_slower() -> None:
     assert found.device_s == pytest.approx(2181.6e-6, rel=0.25)
 
 
+def test_cold_keys_cost_attention_as_products_as_much_as_any() -> None:
+    """Keys and values of 16 MB: one query reads them from L2 or from DRAM. The sizes broadcast with `reuse_bytes`."""
+    shape: dict[str, Any] = {"batch": 8, "heads": 12, "head_dim": 64, "new_tokens": 1, "cached_tokens": 1000}
+    how: dict[str, Any] = {"kernel": "math", "write_cache": False, **shape}
+    found = kernel_latency("attention", "a100", "fp16", reuse_bytes=np.array([0, 10**9]), **how)
+    kv_bytes = 2 * 2 * 8 * 12 * 64 * 1001
+    assert found.device_s.shape == (2,)
+    assert np.diff(found.terms.dram_bytes) == pytest.approx(kv_bytes, rel=0.01)
+    assert found.device_s[1] > 1.1 * found.device_s[0]
+
+
+def test_a_single_query_needs_no_causal_mask() -> None:
+    """PyTorch adds one to the scores of attention as products, where a query must not meet some of the keys."""
+    shape: dict[str, Any] = {"heads": 12, "head_dim": 64, "new_tokens": np.array([1, 2]), "cached_tokens": 1000}
+    causal, full = (
+        kernel_latency("attention", "a100", "fp16", kernel="math", causal=causal, **shape).device_s
+        for causal in (True, False)
+    )
+    assert (causal > full).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kernel"), [("h100", "flash2"), ("h100", "cudnn"), ("a100", "math"), ("m1", None), ("t4", "efficient")]
+)
+def test_a_cache_write_costs_a_copy_where_the_kernel_writes_none(gpu: str, kernel: str | None) -> None:
+    """The memory-efficient kernel has constants of a serving framework's write; the others have not."""
+    shape: dict[str, Any] = {"batch": 4, "heads": 16, "head_dim": 64, "new_tokens": 512, "kernel": kernel}
+    plain = kernel_latency("attention", gpu, "fp16", **shape, write_cache=False)
+    written = kernel_latency("attention", gpu, "fp16", **shape)
+    copied = kernel_latency("copy", gpu, "fp16", elements=2 * 4 * 16 * 64 * 512)
+    added = written.device_s - plain.device_s
+    assert (added > 0) if kernel == "efficient" else added == pytest.approx(copied.device_s, rel=1e-9)
+
+
 def test_arrays_of_heads_choose_kernels_one_by_one() -> None:
     """A head of 36 runs flash (padded), one of 260 neither flash nor the memory-efficient kernel."""
     head_dim = np.array([[36, 64], [260, 264]])

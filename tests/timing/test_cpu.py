@@ -102,8 +102,9 @@ def test_products_grow_and_keep_to_the_peak(batch: int, m: int, n: int, k: int, 
 @given(st.integers(1, 10**8), st.integers(1, 10**8))
 def test_memory_bound_kernels_grow_and_keep_to_the_memory(elements: int, more: int) -> None:
     for name in CPU.cpu_model.kinds:
-        time_s = memory_terms(CPU, name, 4.0 * elements, 4.0 * elements, 4).device_s
-        assert memory_terms(CPU, name, 4.0 * (elements + more), 4.0 * (elements + more), 4).device_s >= time_s
+        time_s = memory_terms(CPU, name, 4.0 * elements, 4.0 * elements, elements).device_s
+        larger = elements + more
+        assert memory_terms(CPU, name, 4.0 * larger, 4.0 * larger, larger).device_s >= time_s
         if 8 * elements > 16e6:
             assert time_s >= 8 * elements / 20e9
 
@@ -124,7 +125,7 @@ def test_a_grid_equals_the_loop_of_its_points() -> None:
 
 
 def test_an_output_beyond_the_threshold_pays_for_fresh_memory() -> None:
-    small, large = (memory_terms(CPU, "copy", size, size, 4).device_s / size for size in (16e6, 128e6))
+    small, large = (memory_terms(CPU, "copy", size, size, size / 4).device_s / size for size in (16e6, 128e6))
     assert large > small + 0.9 / 2.5e9
 
 
@@ -153,6 +154,20 @@ def test_upcast_scores_are_multiplied_in_fp32_whatever_the_models_dtype() -> Non
     kernels = run_pass(upcast, hw, How("bf16", "eager"), Sizes(1, 128, 0)).kernels
     (found,) = (cost.terms.device_s for cost in kernels if cost.kernel.op == "baddbmm")
     assert found == pytest.approx(product_terms(hw, "fp32", "scores", 12, 128, 128, 64, 4).device_s)
+
+
+def test_upcast_scores_have_as_many_elements_as_plain_ones() -> None:
+    """The softmax writes float32 whatever the model's dtype is: its elements are as many, twice as large."""
+    products, attention = CPU.cpu_model.products["fp32"], CPU.cpu_model.attention["fp32"]
+    both = {"products": {"fp32": products, "bf16": products}, "attention": {"fp32": attention, "bf16": attention}}
+    model = replace(CPU.cpu_model, **both)
+    hw = replace(CPU, model=model, compute=Compute(2, {"fp32": 150e9, "bf16": 150e9}))
+    upcast, kernels_s = replace(load_model("gpt2"), reorder_and_upcast_attn=True), {}
+    for dtype in ("fp32", "bf16"):
+        kernels = run_pass(upcast, hw, How(dtype, "eager"), Sizes(1, 64, 0)).kernels
+        kernels_s[dtype] = {cost.kernel.name: cost.terms.device_s for cost in kernels}
+    for name in ("softmax", "causal_mask.q_offset"):
+        assert kernels_s["bf16"][name] == pytest.approx(kernels_s["fp32"][name], rel=1e-9)
 
 
 def test_what_a_cpu_cannot_do_is_an_input_error() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gpt2cost import kernel_latency, load_hardware
+from gpt2cost.prediction.one_pass import run_pass
+from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.table.config import load_model
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, walk
@@ -55,6 +60,17 @@ def test_gelu_in_one_kernel_is_bound_by_arithmetic_in_l2() -> None:
     assert gelu.bound == "compute"
     faster = dict(machine_of(load_hardware("h100")).improvements())["2x FLOP/s"]
     assert kernel_latency("gelu", faster, "bf16", elements=5_308_416).device_s < 0.8 * gelu.device_s
+
+
+def test_upcast_scores_have_as_many_elements_as_plain_ones() -> None:
+    """Upcast attention's softmax writes float32 in every dtype; so do mask kernels write int64 and bool."""
+    upcast = replace(load_model("gpt2"), reorder_and_upcast_attn=True)
+    kernels_s = {}
+    for dtype in ("fp32", "fp16"):
+        kernels = run_pass(upcast, load_hardware("a100"), How(dtype, "eager"), Sizes(8, 1100, 0)).kernels
+        kernels_s[dtype] = {cost.kernel.name: cost.terms.device_s for cost in kernels}
+    for name in ("softmax", "causal_mask.le"):
+        assert kernels_s["fp16"][name] == pytest.approx(kernels_s["fp32"][name], rel=0.02)
 
 
 def test_what_times_a_kernel() -> None:
