@@ -44,7 +44,7 @@ LEAST_RECORDS = 5
 _GEMM = (
     "efficiency", "edge", "prologue_k", "step_s", "wave_power", "overlap", "dram_efficiency", "l2_efficiency",
     "launch_s", "split_s", "split_efficiency", "split_rate", "epilogue_rate", "droop", "gemv_s",
-    "gemv_dram_efficiency", "gemv_k_s", "gemv_rows_s", "gemv_efficiency", "unaligned_bytes_per_s",
+    "gemv_dram_efficiency", "gemv_k_s", "gemv_rows_s", "gemv_efficiency", "unaligned_efficiency",
     "unaligned_traffic", "unaligned_step",
 )  # fmt: skip
 _ATTENTION = (

@@ -75,9 +75,9 @@ class GemmConstants:
     gemv_k_s: float = 0.0  # time per element of K
     gemv_rows_s: float = 0.0  # of more than one row
     gemv_efficiency: float = field(default=0.25, metadata=POSITIVE)  # of the vector units' fp32 peak
-    unaligned_bytes_per_s: float | None = (
-        None  # at which an SM moves aligned operands; none: alignment costs no traffic
-    )
+    unaligned_efficiency: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # of moving operands by loads of full width, over L2's bandwidth; none: alignment costs no traffic
     unaligned_traffic: float = field(
         default=0.0, metadata=NATURAL
     )  # power of the number of loads that take the place of one, in the time of that traffic

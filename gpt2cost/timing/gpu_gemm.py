@@ -24,8 +24,12 @@ place where it is faster. It reads each operand once, and its arithmetic is that
 
 In 16 bit a tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k, are multiples of 8.
 Where they are multiples of no more than a = 4, 2, 1, more instructions move the same bytes: `step` grows by
-(8 / a)**unaligned_step, and T_l2 is at least all bytes * (8 / a)**unaligned_traffic / (unaligned * units), `unaligned`
-being what an SM moves at full width. What streams on a device of much bandwidth loses most, large tiles little.
+(8 / a)**unaligned_step, and T_l2 is at least
+
+    all bytes * (8 / a)**unaligned_traffic / (unaligned_efficiency * L2 bandwidth), but no more than 2.8 times the
+    most of T_comp, T_dram and T_l2
+
+What streams on a device of much bandwidth loses most, large tiles little; no product was measured to lose more.
 
 `dram_bytes`: of each operand what L2 has lost since it was last used, and of the result what L2 cannot hold.
 Among sizes of equal alignment each candidate grows with batch, m and n, hence so does the minimum. The result is never
@@ -47,6 +51,8 @@ _COPIES = 6.0
 """A weight's copies in the public grids: as many were multiplied in turn, so that this many lie between two uses."""
 _SPLIT_BELOW = 4.0
 """Waves of the largest tile from which on K is not split."""
+_NARROW_AT_MOST = 2.8
+"""How many times longer narrow loads take at the most: unaligned products were measured at 1.1 to 3 times."""
 _FADES = 1.3
 """L2 starts to lose a tensor at `warm_l2` of its size divided by this, and has lost it at `warm_l2` times this."""
 
@@ -174,9 +180,10 @@ def _tiled(
     full_s = flops / (flop_per_s * units) * edges * narrowed * slowed  # no tile padded, none idle
     compute_s = compute_s * slowed
     l2_s = blocks * (tm + tn) * k * size / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
-    if c.unaligned_bytes_per_s is not None:
-        narrow_s = sum(product.operand_bytes) * product.narrow**c.unaligned_traffic / (c.unaligned_bytes_per_s * units)
-        l2_s = np.maximum(l2_s, np.where(product.narrow > 1, narrow_s, 0.0))
+    if c.unaligned_efficiency is not None:
+        narrow_s = sum(product.operand_bytes) * product.narrow**c.unaligned_traffic / (c.unaligned_efficiency * l2_rate)
+        most_s = _NARROW_AT_MOST * np.maximum(np.maximum(compute_s, dram_s), l2_s)
+        l2_s = np.maximum(l2_s, np.where(product.narrow > 1, np.minimum(narrow_s, most_s), 0.0))
     epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
     busy = np.minimum(1.0, flops / (peak * core_s))

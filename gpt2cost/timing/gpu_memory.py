@@ -14,7 +14,7 @@
 A softmax over more than 1024 columns gives each row a thread block of 1024 threads, of which an SM holds one or two:
 
     T_rows   = max(1, rows / (blocks * units)) * (block + block_column * columns)
-    T        = max(floor, start + max(T_rows, T_bytes))
+    T        = max(floor, start + max(T_rows, norm_4(T_bytes, T_math of their first 1024 columns)))
 
 Monotone in bytes and rows; never below what L2 cannot hold over DRAM's bandwidth.
 """
@@ -75,7 +75,8 @@ def memory_terms(
     l2_s = moved / (memory.l2_efficiency * memory.l2_copy_bytes_per_s)
     memory_s = np.maximum(dram_s, l2_s)
     nothing = 0.0 * memory_s
-    compute_s = nothing if c.elements_per_s_per_unit is None else elements / (c.elements_per_s_per_unit * units)
+    computed = elements if c.block_s is None else elements * np.minimum(1.0, _WARP_COLUMNS / columns)
+    compute_s = nothing if c.elements_per_s_per_unit is None else computed / (c.elements_per_s_per_unit * units)
     step_s = nothing + c.latency_s + c.column_s * columns
     rows_s = nothing if c.per_unit_bytes_per_s is None else moved / (c.per_unit_bytes_per_s * units)
     work_s = norm(_FILL, step_s, norm(_OVERLAP, np.maximum(memory_s, rows_s), compute_s))
@@ -83,7 +84,7 @@ def memory_terms(
         rows = elements / np.maximum(columns, 1.0)
         turns_s = np.maximum(1.0, rows / (c.blocks * units)) * (c.block_s + c.block_column_s * columns)
         long = columns > _WARP_COLUMNS
-        work_s = np.where(long, np.maximum(memory_s, turns_s), work_s)
+        work_s = np.where(long, np.maximum(work_s, turns_s), work_s)
         compute_s = np.where(long, nothing, compute_s)
         rows_s = np.where(long, turns_s, rows_s)
     if kind == "gather":  # it has no arithmetic but that of addresses

@@ -186,3 +186,39 @@ def test_a_grid_repeats_what_one_call_says() -> None:
     alone = kernel_latency("gemm", "a100", "fp16", m=64, n=768, k=768).device_s
     assert alone == pytest.approx(float(terms("a100", "fp16", 64.0, 768.0, 768.0).device_s))
     assert alone < float(terms("a100", "fp16", 64.0, 768.0, 768.0, weight_reuse=np.inf).device_s)
+
+
+SHAPES = [(768, 768), (2304, 768), (768, 3072), (1280, 5120), (50264, 768)]
+"""Columns and K of GPT-2's products."""
+
+
+@pytest.mark.parametrize("hw", NVIDIA, ids=lambda hw: hw.name)
+def test_few_rows_in_fp32_are_not_faster_than_in_16_bit(hw: Hardware) -> None:
+    """They move twice the bytes, and no device is known to launch them faster."""
+    m = np.arange(1, 9)
+    for n, k in SHAPES:
+        full_s = terms(hw, "fp32", m, n, k, weight_reuse=np.inf).device_s
+        for dtype, most in (("fp16", 1.1), ("bf16", 1.1), ("tf32", 1.25)):
+            if dtype in hw.compute.peak_flop_per_s:
+                assert np.max(terms(hw, dtype, m, n, k, weight_reuse=np.inf).device_s / full_s) < most, (n, k, dtype)
+
+
+def test_devices_of_one_chip_and_of_two_generations_in_their_order() -> None:
+    """A B200 reads weights faster than an H200; an A40 and an RTX A6000 are one chip under one power cap."""
+    m, (n, k) = np.arange(1, 9), (5120, 1280)
+    old, new = (terms(gpu, "fp32", m, n, k, weight_reuse=np.inf).device_s for gpu in ("h200", "b200"))
+    assert np.all(new < old)
+    a40, a6000 = (float(terms(gpu, "fp32", 4096, n, k).device_s) for gpu in ("a40", "rtx-a6000"))
+    assert a6000 == pytest.approx(a40, rel=0.05)
+
+
+@pytest.mark.parametrize("hw", NVIDIA, ids=lambda hw: hw.name)
+def test_an_unaligned_product_takes_at_most_three_times_as_long(hw: Hardware) -> None:
+    """Measured: 1.1 to 3 times, on an H100 and an RTX 4090; what streams on a device of much bandwidth loses most."""
+    m = np.array([1, 8, 64, 1024, 8192])
+    for dtype in ("fp16", "bf16"):
+        if dtype in hw.compute.peak_flop_per_s:
+            odd, even = (terms(hw, dtype, m, n, 768, weight_reuse=np.inf).device_s for n in (50257, 50304))
+            assert np.all((odd >= 0.99 * even) & (odd < 3.0 * even))
+            scores = [terms(hw, dtype, 1024, n, 64, 96.0, batched=True).device_s for n in (1025, 1032)]
+            assert 0.9 < scores[0] / scores[1] < 3.0

@@ -52,6 +52,14 @@ def test_a_softmax_of_long_rows_gives_each_a_block() -> None:
     assert long > 3.5 * short
 
 
+@pytest.mark.parametrize("gpu", ["a100-pcie-40gb", "a100-pcie-80gb", "h100", "l4", "t4"])
+def test_a_softmax_takes_no_less_for_one_more_column(gpu: str) -> None:
+    rows = np.unique(np.geomspace(1, 1e6, 100).astype(int))
+    for dtype in ("fp32", "fp16"):
+        warp, block = (kernel_latency("softmax", gpu, dtype, rows=rows, columns=n).device_s for n in (1024, 1025))
+        assert np.all(block >= warp)
+
+
 def test_gelu_in_one_kernel_is_bound_by_arithmetic_in_l2() -> None:
     """An H100's addition moves half as much again in about the same time: 9.5 us of 5.3 million elements (TRACES)."""
     gelu = kernel_latency("gelu", "h100", "bf16", elements=5_308_416)
