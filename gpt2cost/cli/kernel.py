@@ -19,7 +19,7 @@ MEANINGS = {
     "n": "columns of the result",
     "k": "what is summed over",
     "masked": "with an explicit mask, which flash kernels do not take",
-    "write_cache": "the call writes the KV cache too (default)",
+    "write_cache": "the new keys and values are written into a cache too (default)",
     "inputs": "tensors read",
 }
 """What the name of a size does not say."""
