@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from gpt2cost.cli.flags import GpuFlag, OutputFlags, takes
+from gpt2cost.cli.flags import OutputFlags, takes
+from gpt2cost.cli.many import GpusFlag
 from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.measure.kernel_files import score_measurements
 from gpt2cost.measure.residuals import leave_one_out
 from gpt2cost.measure.score import score_evidence
 from gpt2cost.measure.trust_table import trust_table
 from gpt2cost.output.accuracy import EVIDENCE, KERNELS, TRANSFER
+from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.trust import TRUST
+from gpt2cost.prediction.grid import distinct, split_list
 
 
 @takes
@@ -34,9 +38,10 @@ def accuracy(
         bool, typer.Option("--leave-one-out", help="Predict each device with every other device's constants.")
     ] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="What is known of A100, H100, RTX 4090 and the M series, in a word each.")
+        bool,
+        typer.Option("--trust", help="What is known of A100, H100, RTX 4090 and the M series, or of --gpu, in a word."),
     ] = False,
-    gpu: GpuFlag = None,
+    gpu: GpusFlag = None,
     out: OutputFlags,
 ) -> None:
     """Put predictions beside measurements: the passes in the hardware files, or kernels in CSV files.
@@ -44,14 +49,30 @@ def accuracy(
     Each pass carries one of four words. measured: passes of this regime were measured on the device. calibrated:
     kernels were, but no such pass. borrowed: the constants are those of the device that is named. changed: a what-if.
     """
-    sink, devices = out.sink(), None if gpu is None else [load_hardware(gpu)]
+    sink = out.sink()
+    asked = {"--measurements": measurements is not None, "--leave-one-out": transfer, "--trust": trust}
+    together = [flag for flag, given in asked.items() if given]
+    if len(together) > 1:
+        raise InputError(f"accuracy: {' and '.join(together)}: expected one of them")
     if fit_constant and measurements is None:
         raise InputError("accuracy: --fit-constant goes with --measurements")
+    if gpu is not None and measurements is not None:
+        raise InputError("accuracy: --gpu does not go with --measurements: the files name their devices")
+    devices = None if gpu is None else _devices(gpu)
     if measurements is not None:
         sink.show(KERNELS, score_measurements(measurements, fit_constant))
     elif transfer:
         sink.show(TRANSFER, leave_one_out(devices))
     elif trust:
-        sink.show(TRUST, trust_table())
+        sink.show(TRUST, trust_table(devices))
     else:
         sink.show(EVIDENCE, score_evidence(devices))
+
+
+def _devices(gpu: str) -> list[Hardware]:
+    """The devices of --gpu, each once. Raises `InputError` for one that is unknown."""
+    notes: list[str] = []
+    named = map(load_hardware, split_list("gpu", gpu))
+    devices = distinct(named, notes, lambda hw: f"gpu: {hw.name} is given twice and counts once")
+    print_warnings(notes)
+    return devices

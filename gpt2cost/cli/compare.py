@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import LogitsFlags, ManyFlags, OutputFlags, PhaseFlag, SizeFlags, required, takes
+from gpt2cost.cli.flags import LogitsFlags, OutputFlags, PhaseFlag, SizeFlags, required, takes
+from gpt2cost.cli.many import ManyFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.prediction.compare import compare_choices

@@ -120,16 +120,6 @@ def size(name: str, help: str, **more: Any) -> Any:
     return typer.Option(f"--{name}", f"--{SIZE_FIELDS[name].replace('_', '-')}", help=help, **more)
 
 
-def size_list(name: str, default: str | None) -> Any:
-    """The same where it takes a list or a range. `default`: as the help shows it."""
-    helps = {
-        "batch": "Sequences: 1,2,8, 1-64*2.",
-        "seq": "New tokens: 64, 128-1024+128.",
-        "cache": "Tokens in the KV cache: 0,512.",
-    }
-    return size(name, helps[name], show_default=default or True)
-
-
 # ---------------------------------------------------------------------------------------------- single flags
 
 GpuFlag = Annotated[
@@ -137,13 +127,6 @@ GpuFlag = Annotated[
     typer.Option(
         "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
     ),
-]
-ModelsFlag = Annotated[
-    str | None, typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names))
-]
-GpusFlag = Annotated[
-    str | None,
-    typer.Option("--gpu", "--hardware", help="Devices, separated by commas.", autocompletion=several(device_names)),
 ]
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
@@ -164,8 +147,6 @@ HostFactorFlag = Annotated[
 ]
 BatchFlag = Annotated[int, size("batch", "Sequences in the batch.")]
 DtypeFlag = Annotated[str, choice("--dtype", DTYPES)]
-AttnsFlag = Annotated[str | None, choices("--attn", ATTENTION_IMPLEMENTATIONS, "sdpa")]
-RuntimesFlag = Annotated[str | None, choices("--runtime", RUNTIMES, "eager")]
 PHASE_HELP = "prefill (the pass of --seq tokens), decode (the next token) or both"
 PhaseFlag = Annotated[str, choice("--phase", PHASES, f"{PHASE_HELP}.")]
 LOGITS_OPTION = choice("--logits", LOGITS, "lm_head on all positions or the last.")
@@ -238,15 +219,6 @@ class SizeFlags:
 
 
 @dataclass(eq=False, repr=False)
-class SizeListFlags:
-    """Sizes of many passes: lists and ranges."""
-
-    batch: Annotated[str | None, size_list("batch", "1")] = None
-    seq: Annotated[str | None, size_list("seq", "128")] = None
-    cache: Annotated[str | None, size_list("cache", "0")] = None
-
-
-@dataclass(eq=False, repr=False)
 class SettingFlags:
     """What decides which kernels run."""
 
@@ -294,32 +266,6 @@ class WorkFlags(HowFlags, SizeFlags):
 @dataclass(eq=False, repr=False)
 class RunFlags(WorkFlags, DeviceFlags, ModelFlags):
     """One pass of a model on a device."""
-
-
-@dataclass(eq=False, repr=False)
-class ManyFlags:
-    """Several models, devices, dtypes, attention implementations and runtimes."""
-
-    model: ModelsFlag = None
-    set_: SetFlag = None
-    gpu: GpusFlag = None
-    hw_set: HwSetFlag = None
-    host_factor: HostFactorFlag = None
-    dtype: Annotated[str | None, choices("--dtype", DTYPES, "fp16")] = None
-    attn: AttnsFlag = None
-    runtime: RuntimesFlag = None
-
-    def axes(self) -> dict[str, str | None]:
-        """As `make_grid` takes them."""
-        return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime")}
-
-    def model_changes(self) -> dict[str, str]:
-        """What --set changes."""
-        return assignments("--set", self.set_, ",")
-
-    def hw_changes(self) -> dict[str, Any]:
-        """What --hw-set and --host-factor change."""
-        return hardware_changes(self.hw_set, self.host_factor)
 
 
 @dataclass(eq=False, repr=False)

@@ -59,7 +59,10 @@ def kernel(
     out: OutputFlags,
     **sizes: Any,
 ) -> None:
-    """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it."""
+    """Predict one kernel on its own: FLOPs, bytes, latency in a busy stream, and what bounds it.
+
+    The stream is busy, so that no time of the host is in it: there is no --host-factor.
+    """
     sink = out.sink()
     shape = {name: value for name, value in sizes.items() if value is not None}
     latency = kernel_latency(

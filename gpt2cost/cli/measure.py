@@ -11,19 +11,8 @@ import typer
 
 from gpt2cost.checks import check_choice, check_point
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import (
-    AttnsFlag,
-    ModelsFlag,
-    NoCacheFlag,
-    OutputFlags,
-    RuntimesFlag,
-    choice,
-    choices,
-    either,
-    required,
-    size_list,
-    takes,
-)
+from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, choice, choices, either, required, takes
+from gpt2cost.cli.many import AttnsFlag, ModelsFlag, RuntimesFlag, size_list
 from gpt2cost.errors import InputError, echo
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.measure.evidence import evidence_yaml, source_of

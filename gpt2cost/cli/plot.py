@@ -11,20 +11,19 @@ import typer
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     DeviceFlags,
-    GpusFlag,
     HostFactorFlag,
     HowFlags,
     HwSetFlag,
     ModelFlags,
     PhaseFlag,
     RunFlags,
-    SizeListFlags,
     choice,
     either,
     hardware_changes,
     required,
     takes,
 )
+from gpt2cost.cli.many import GpusFlag, SizeListFlags
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes

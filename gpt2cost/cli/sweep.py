@@ -17,14 +17,13 @@ from gpt2cost.cli.flags import (
     CACHE_TYPE_OPTION,
     LOGITS_OPTION,
     PHASE_HELP,
-    ManyFlags,
     NoCacheFlag,
     OutputFlags,
-    SizeListFlags,
     choice,
     required,
     takes,
 )
+from gpt2cost.cli.many import ManyFlags, SizeListFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
@@ -87,7 +86,7 @@ def sweep(
     fits: list[bool] = []
     with _progress(planned.points, sink) as advance:
         show_sweep(sink, planned, ordered(_counted(planned, advance, fits), sort, top))
-    exits.leave(all(fits))
+    exits.leave(all(fits) and (bool(fits) or not only_fitting))
 
 
 def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], Any]]:
@@ -102,8 +101,8 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
 
 
 def _counted(sweep: Sweep, advance: Callable[[int], Any], fits: list[bool]) -> Iterator[Block]:
-    """The blocks of a sweep; `advance` is told the points of each, and `fits` whether all of its rows fit."""
+    """The blocks of a sweep; `advance` is told the points of each, and `fits` whether each of its rows fits."""
     for block in sweep.blocks():
         advance(block.points)
-        fits.append(bool(block.flat("fits").all()))
+        fits += dict.fromkeys(block.flat("fits").tolist())
         yield block

@@ -123,6 +123,11 @@ class Evidence:
     fitted: str = ""
     note: str = ""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is a whole pass, alone or in `generate`: no part of a model, and no sum of kernels."""
+        return self.part in ("model", "trunk") and self.timed != "kernels"
+
     def __post_init__(self) -> None:
         for name, op in self.kernels.items():
             if op not in KERNEL_VARIANTS[name]:

@@ -133,7 +133,10 @@ def _predicted_file(path: Path, skipped: Counter[str]) -> Iterator[tuple[Series,
 
 
 def _format_of(path: Path, columns: Sequence[str]) -> Format | None:
-    """The format that a file's columns fit: of several, the one that reads most of them."""
+    """The format that a file's columns fit: of several, the one that reads most of them.
+
+    Raises `InputError` for a file of a format that has a column twice.
+    """
 
     def reads(format: Format) -> int:
         return len({*columns} & (format.columns | format.optional))
@@ -146,6 +149,8 @@ def _format_of(path: Path, columns: Sequence[str]) -> Format | None:
         lists = starmap(_listed, (("missing", missing), ("too many", too_many)))
         _warn(path, f"passed over: its columns are of no format; of the nearest, {nearest.name}: {'; '.join(lists)}")
         return None
+    if twice := [name for name in dict.fromkeys(columns) if columns.count(name) > 1 and name not in too_many]:
+        raise InputError(f"{plain(path.name)}: column {plain(twice[0])} stands there twice")
     if too_many:
         _warn(path, _listed("columns that are not read", too_many))
     return nearest

@@ -82,7 +82,7 @@ def _of_device(hw: Hardware, devices: Sequence[Hardware]) -> Iterator[Residual]:
         for case in alike:
             if not case.fitted:
                 yield _residual("calibrated" if word == "calibrated" else "borrowed", hw, case, case.residual)
-            if case.whole and (others := _others(case, on_device)):
+            if case.row.whole and (others := _others(case, on_device)):
                 yield _residual("measured", hw, case, _beyond(case.residual, others))
         lenders = list(donors(hw, regime, devices))
         kin = [donor for donor in lenders if donor.architecture == hw.architecture]
@@ -98,7 +98,7 @@ def _residual(level: Level, hw: Hardware, case: Case, value: float) -> Residual:
 def _others(case: Case, cases: Sequence[Case]) -> list[float]:
     """The residuals of the whole passes of a regime of other sources; where there is one source, of other work or
     runtimes."""
-    alike = [other for other in cases if other.whole and other.regime.on_device == case.regime.on_device]
+    alike = [other for other in cases if other.row.whole and other.regime.on_device == case.regime.on_device]
     foreign = [other.residual for other in alike if other.row.source != case.row.source]
     return foreign or [other.residual for other in alike if _work(other) != _work(case)]
 

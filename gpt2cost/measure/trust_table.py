@@ -37,14 +37,17 @@ class Work:
 WORKS = (
     Work("fp32 prefill", ("fp32",), False, 8, 1024, 0),
     Work("16-bit prefill", ("fp16", "bf16"), False, 8, 1024, 0),
-    Work("decode", ("fp16", "bf16", "fp32"), True, 1, 1, 512),
+    Work("16-bit decode", ("fp16", "bf16"), True, 1, 1, 512),
 )
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of a kind of pass on a device: the word of a prediction, its range relative to it, and the mean
-    absolute error of the passes that were measured there (None where none was)."""
+    absolute error of the whole passes that were measured there (None where none was).
+
+    Of several devices together the range is the widest, and `same_range` says whether it is that of each.
+    """
 
     word: str
     source: str
@@ -52,6 +55,7 @@ class Known:
     high: float
     passes: int
     error: float | None
+    same_range: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,26 +67,32 @@ class Line:
 
     @property
     def known(self) -> tuple[Known, ...]:
-        """Of all of them: with the range that holds theirs, and a source where they share it."""
+        """Of all of them together."""
         return tuple(map(_of_all, zip(*self.each, strict=True)))
 
 
 def _of_all(alike: Sequence[Known]) -> Known:
-    sources = {cell.source for cell in alike}
+    sources, ranges = {cell.source for cell in alike}, {(cell.low, cell.high) for cell in alike}
     low, high = min(cell.low for cell in alike), max(cell.high for cell in alike)
-    return replace(alike[0], source=sources.pop() if len(sources) == 1 else "others", low=low, high=high)
+    source = alike[0].source if len(sources) == 1 else "others"
+    return replace(alike[0], source=source, low=low, high=high, same_range=len(ranges) == 1)
 
 
-def is_of_the_mission(name: str) -> bool:
-    """Whether a device is one that the tool is made for, or a variant of one."""
-    return any(name == start or name.startswith(f"{start}-") for start in MISSION)
+def family_of(name: str) -> str | None:
+    """What of `MISSION` a device is, or a variant of; None for another."""
+    return next((start for start in MISSION if name == start or name.startswith(f"{start}-")), None)
 
 
 def trust_table(devices: Iterable[Hardware] | None = None) -> list[Line]:
-    """A line for each device of the mission, or for several that are known alike; without variants."""
-    devices = list(devices or list_hardware())
-    variants = {name for hw in devices for name in hw.variants}
-    chosen = [hw for hw in devices if is_of_the_mission(hw.name) and hw.name not in variants]
+    """A line for each of some devices, or for several that are known alike.
+
+    By default for those of the mission, without variants.
+    """
+    chosen = list(devices or [])
+    if devices is None:
+        everything = list_hardware()
+        variants = {name for hw in everything for name in hw.variants}
+        chosen = [hw for hw in everything if family_of(hw.name) and hw.name not in variants]
     scored = score_evidence([hw for hw in chosen if hw.evidence])
     lines: dict[object, list[tuple[str, tuple[Known, ...]]]] = {}
     for hw in chosen:
@@ -96,7 +106,11 @@ def trust_table(devices: Iterable[Hardware] | None = None) -> list[Line]:
 def _known(hw: Hardware, work: Work, scored: Sequence[Scored]) -> Known:
     how = check_how(work.dtypes[0], "sdpa", "eager")
     check_device(hw, how)
-    own = [case for case in scored if case.hardware.name == hw.name and work.holds(case.case.regime)]
+    own = [
+        case
+        for case in scored
+        if case.hardware.name == hw.name and work.holds(case.case.regime) and case.case.row.whole
+    ]
     phase = predict(
         "gpt2-large", hw, batch=work.batch, seq=work.seq, cache=work.cache, dtype=how.dtype, phase="prefill"
     ).phases[0]
@@ -107,7 +121,7 @@ def _known(hw: Hardware, work: Work, scored: Sequence[Scored]) -> Known:
 
 
 def never_measured(lines: Sequence[Line]) -> dict[str, list[str]]:
-    """Kind of pass -> the devices of the mission on which none of that kind was ever measured."""
+    """Kind of pass -> the devices on which none of that kind was ever measured."""
     return {
         work.name: [name for line in lines if not line.known[number].passes for name in line.devices]
         for number, work in enumerate(WORKS)

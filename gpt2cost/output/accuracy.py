@@ -111,8 +111,14 @@ def _evidence_document(scored: Sequence[Scored]) -> Record:
     }
 
 
+NONE = "no measured pass is in the files of these devices"
+
+
 def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
     """A line per measured pass, one per device, one for the fitted and one for the others, and the coverage."""
+    if not scored:
+        page.line(NONE)
+        return
     model, dtype, attn, runtime, size = within(run_of_case, (*RUN[:4], SIZE))
     full = (GPU, model, dtype, attn, runtime, size, *FIGURES, *RANGE, INSIDE, TRUST, FITTED, ROOFLINE, HOST)
     narrow = (GPU, dtype, size, FIGURES[0], FIGURES[2], INSIDE, TRUST, FITTED)
@@ -160,14 +166,21 @@ def _kernels(page: Page, results: Sequence[KernelResult]) -> None:
 
 KERNELS: View[Sequence[KernelResult]] = listing("kernels", KERNEL, _kernels)
 """Measured kernels in files, a row per file, device and operation."""
-TRANSFER: View[Sequence[Transfer]] = listing(
-    "transfer",
-    (
-        attribute("gpu", "device"), attribute("constants_of", "constants of", path="donor"),
-        attribute("dtype", "dtype"), Field("cases", "cases", "", lambda transfer: len(transfer.errors)),
-        attribute("mean_absolute_error", "mean", "%"), attribute("signed_mean_error", "signed mean", "+%"),
-    ),
+TRANSFERRED: tuple[Field[Transfer], ...] = (
+    attribute("gpu", "device"), attribute("constants_of", "constants of", path="donor"),
+    attribute("dtype", "dtype"), Field("cases", "cases", "", lambda transfer: len(transfer.errors)),
+    attribute("mean_absolute_error", "mean", "%"), attribute("signed_mean_error", "signed mean", "+%"),
 )  # fmt: skip
+
+
+def _transfers(page: Page, results: Sequence[Transfer]) -> None:
+    if results:
+        page.fields(results, TRANSFERRED)
+    else:
+        page.line("no pass whose device sets the pace is in the files of these devices")
+
+
+TRANSFER: View[Sequence[Transfer]] = listing("transfer", TRANSFERRED, _transfers)
 """Devices predicted with the constants of others."""
 
 

@@ -35,8 +35,8 @@ def _peak(dtype: str) -> Field[Hardware]:
 NAME, MEMORY = attribute("name", "device"), attribute("memory_bytes", "memory", "own B", path="memory.capacity_bytes")
 BANDWIDTH = attribute("bandwidth_bytes_per_s", "bandwidth", "own B/s", of="memory")
 TRUST: tuple[Field[Hardware], ...] = (
-    Field("trust", "trust", "", lambda device: trust_at_best(device).word),
-    Field("trust_from", "", "", lambda device: trust_at_best(device).source),
+    Field("trust_at_best", "at best", "", lambda device: trust_at_best(device).word),
+    Field("trust_at_best_from", "", "", lambda device: trust_at_best(device).source),
 )
 """The most that a prediction on the device can be trusted; its own word depends on the regime."""
 ALIASES: Field[Hardware] = Field("aliases", "", "", lambda device: list(device.aliases))
@@ -69,8 +69,8 @@ def _hardware_summary(hardware: Hardware) -> tuple[str, str]:
     bandwidth = format_quantity(hardware.memory.bandwidth_bytes_per_s, "B/s")
     peaks = (f"{dtype} {format_quantity(x, 'FLOP/s')}" for dtype, x in hardware.compute.peak_flop_per_s.items())
     best = trust_at_best(hardware)
-    trust = trust_text(best.word, best.source)
-    return f"<Hardware {hardware.name}: {memory} at {bandwidth},", f" {', '.join(peaks)}, {trust}>"
+    trust = trust_text(best.word, best.source, hardware)
+    return f"<Hardware {hardware.name}: {memory} at {bandwidth},", f" {', '.join(peaks)}, at best {trust}>"
 
 
 def _single(name: str, record: Callable[[T], Record], summary: Callable[[T], tuple[str, str]], **more: Any) -> View[T]:
@@ -100,7 +100,8 @@ def kernel_record(latency: KernelLatency) -> Record:
     named = {name: getattr(latency, name) for name in ("kind", "gpu", "dtype")}
     if latency.attention_kernel is not None:
         named["attention_kernel"] = latency.attention_kernel
-    return {**named, **latency.shape, **counts, **seconds, "bound": latency.bound}
+    trust = {"trust": latency.trust.word, "trust_from": latency.trust.source}
+    return {**named, **latency.shape, **counts, **seconds, "bound": latency.bound, **trust}
 
 
 def _kernel_summary(latency: KernelLatency) -> tuple[str, str]:
@@ -147,4 +148,5 @@ def _pairs(item: Mapping[str, Any]) -> list[str]:
 
 
 def _value(value: Any, unit: str | None) -> str:
-    return format_quantity(value, unit) if unit and isinstance(value, float) else str(value)
+    is_quantity = isinstance(value, float) or (unit == "B" and type(value) is int)
+    return format_quantity(value, unit) if unit and is_quantity else str(value)

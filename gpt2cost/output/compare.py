@@ -78,10 +78,12 @@ CROSSOVERS: tuple[Field[Compared], ...] = (
 FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS)
 """The fields of every flat row."""
 SHOWN = (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND)
+WORD = dataclasses.replace(TRUST[0], header="trust")
 LAYOUTS = (
-    (*SHOWN, dataclasses.replace(TRUST[0], header="trust"), MARKS),
-    (*SHOWN, MARKS),
-    (LABEL, LATENCY, RATIO, RATE, BOUND, MARKS),
+    (*SHOWN, WORD, MARKS),
+    (*(field for field in SHOWN if field is not MEMORY), WORD, MARKS),
+    (LABEL, LATENCY, RATIO, LOW, HIGH, BOUND, WORD, MARKS),
+    (LABEL, LATENCY, RATIO, BOUND, WORD, MARKS),
 )
 """What the table shows, the fullest layout first."""
 

@@ -160,7 +160,7 @@ def _conclusions(run: Generation) -> Iterator[str]:
         return format_quantity(figure[key], unit)
 
     def ranged(key: str, *tokens: Record) -> str:
-        words = dict.fromkeys(trust_text(token["trust"], token["trust_from"]) for token in tokens)
+        words = dict.fromkeys(trust_text(token["trust"], token["trust_from"], run.hardware) for token in tokens)
         return f"{shown(f'{key}_s')} ({shown(f'{key}_low_s')} to {shown(f'{key}_high_s')}, {', '.join(words)})"
 
     later = [f"{name} {shown(f'tpot_{name}_s')}" for name in ("first", "mean", "last") if len(run.positions)]

@@ -169,7 +169,7 @@ def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
 
 def _phase_line(prediction: Prediction, phase: Phase, rows: list[Record]) -> str:
     totals = phase.totals
-    trust = shared.trust_text(totals.trust, totals.trust_from)
+    trust = shared.trust_text(totals.trust, totals.trust_from, prediction.hardware)
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
     slowest = max(rows, key=lambda row: float(row["device_s"]))
     slow = f"{SHARE.get(slowest):.0%} of it in {NAME.get(slowest)}"
@@ -179,7 +179,7 @@ def _phase_line(prediction: Prediction, phase: Phase, rows: list[Record]) -> str
         "host": f"{_busy(prediction, phase)}; {wider} helps",
         "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
         "memory": f"{totals.bandwidth_utilization:.0%} of peak DRAM bandwidth; {slow}",
-        "l2": f"its traffic, while DRAM is at {totals.bandwidth_utilization:.0%} of peak; {slow}",
+        "l2": f"L2 traffic; DRAM at {totals.bandwidth_utilization:.0%} of peak; {slow}",
         "latency": f"too little work at once, at {totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
         "launch": f"{totals.launches} short kernels; {wider} helps",
     }[totals.bound]

@@ -8,6 +8,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.prediction.trust import unchanged_name
 from gpt2cost.table.config import Model
 from gpt2cost.units import format_quantity
 
@@ -64,9 +65,11 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
     return f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}"
 
 
-def trust_text(word: str, source: str) -> str:
-    """The word as people read it; borrowed constants are named."""
-    return f"borrowed from {source}" if word == "borrowed" else word
+def trust_text(word: str, source: str, hardware: Hardware) -> str:
+    """The word as people read it. Whose constants are borrowed is named, and a machine where the host was measured."""
+    if word == "borrowed":
+        return f"borrowed from {source}"
+    return f"measured on {source}" if word == "measured" and source != unchanged_name(hardware) else word
 
 
 def hardware_head(hardware: Hardware) -> Record:

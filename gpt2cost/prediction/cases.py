@@ -69,11 +69,6 @@ class Case:
         return math.log(self.row.latency_s / self.latency_s)
 
     @property
-    def whole(self) -> bool:
-        """Whether it is a whole pass, alone or in `generate`: no part of a model, and no sum of kernels."""
-        return self.row.part in ("model", "trunk") and self.row.timed != "kernels"
-
-    @property
     def sizes(self) -> Sizes:
         return Sizes(self.row.batch, self.row.seq, self.row.cache)
 
@@ -99,7 +94,7 @@ def evidence_cases(hw: Hardware, rows: Iterable[Evidence]) -> list[Case]:
 
 def verdict_of(case: Case) -> Verdict:
     """What is left of a case when its pass is forgotten."""
-    return Verdict(case.regime, case.pace, round(case.residual, 4), case.row.source, box_of(case.row), case.whole)
+    return Verdict(case.regime, case.pace, round(case.residual, 4), case.row.source, box_of(case.row), case.row.whole)
 
 
 def verdicts(hw: Hardware, regime: Regime) -> tuple[Verdict, ...]:

@@ -109,22 +109,28 @@ def compare_choices(choices: Sequence[Choice], sizes: Sizes, phase: str, warning
 
 
 def _decided_by_hosts(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """Warnings of devices that run the same work at the pace of their hosts, whose constants differ."""
+    """Warnings of devices that run the same work, and whose ranking hosts of different constants may decide: of two at
+    the pace of their hosts, or of one whose range holds another's."""
     work = {candidate: (candidate.choice.model.name, candidate.choice.how) for candidate in candidates}
     for number, phase in enumerate(candidates[0].prediction.phases):
         for same in dict.fromkeys(work.values()):
-            together = [
-                candidate
-                for candidate in candidates
-                if work[candidate] == same and candidate.prediction.phases[number].totals.bound == "host"
-            ]
-            hosts = {replace(candidate.choice.hardware.host, cpu="") for candidate in together}
-            if len(hosts) > 1:
-                labels = [candidate.label for candidate in together]
+            alike = [candidate for candidate in candidates if work[candidate] == same]
+            pairs = [pair for pair in itertools.combinations(alike, 2) if _by_hosts(*pair, number)]
+            labels = [candidate.label for candidate in alike if any(candidate in pair for pair in pairs)]
+            if labels:
                 yield (
-                    f"{phase.phase}: the ranking of {', '.join(labels[:-1])} and {labels[-1]} is that of their hosts,"
+                    f"{phase.phase}: the ranking of {', '.join(labels[:-1])} and {labels[-1]} depends on their hosts,"
                     " which belong to the machine and not to the device: --host-factor says what yours takes"
                 )
+
+
+def _by_hosts(one: Candidate, other: Candidate, number: int) -> bool:
+    """Whether hosts may decide which of two candidates is faster in a phase."""
+    hosts = [replace(candidate.choice.hardware.host, cpu="") for candidate in (one, other)]
+    first, second = (candidate.prediction.phases[number].totals for candidate in (one, other))
+    overlap = first.latency_low_s <= second.latency_high_s and second.latency_low_s <= first.latency_high_s
+    paces = [totals.bound == "host" for totals in (first, second)]
+    return hosts[0] != hosts[1] and (all(paces) or (any(paces) and bool(overlap)))
 
 
 def _labels(choices: Sequence[Choice]) -> list[str]:

@@ -161,10 +161,11 @@ def _check_steps(how: How, padded: bool) -> None:
     if padded and how.attn == "flash_attention_2":
         raise InputError("padded: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa")
     if how.runtime in GRAPHED and how.cache_type != "static":
-        raise InputError(
-            f"runtime: {how.runtime} needs cache_type static, because it replays the same shapes and addresses, and"
-            f" with {'a dynamic' if how.use_cache else 'no'} KV cache every step has new ones; eager and compile run it"
-        )
+        cache = "a dynamic" if how.use_cache else "no"
+        replays = f"replays the same shapes and addresses, and with {cache} KV cache every step has new ones"
+        static = f"{'' if how.attn != 'flash_attention_2' else 'sdpa with '}cache_type static"
+        others = f"{static}, or eager and compile" if how.use_cache else "eager and compile"
+        raise InputError(f"runtime: {how.runtime} {replays}; {others} run it")
 
 
 def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:

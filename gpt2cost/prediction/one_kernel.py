@@ -15,6 +15,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_attention_kernel, sdpa_kernel
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.settings import How, check_device
+from gpt2cost.prediction.trust import Trust, kernel_trust
 from gpt2cost.result import Result
 from gpt2cost.timing.kernel import Machine, bound_of, machine_of
 from gpt2cost.timing.terms import Array, Terms, at_least
@@ -28,7 +29,8 @@ class KernelLatency(Result):
     """One kernel on its own. `device_s` is its time in a busy stream: its launch overhead, but no host time.
 
     FLOPs and bytes are exact integers where the shape is of integers. `attention_kernel` is the name of the kernel that
-    attention was timed as, or an array of names where `head_dim` decides; None for other kinds.
+    attention was timed as, or an array of names where `head_dim` decides; None for other kinds. `trust`: what its
+    constants rest on, of several the least sure.
     """
 
     shown_by = "catalog"
@@ -43,6 +45,7 @@ class KernelLatency(Result):
     device_s: Array
     bound: Any
     terms: Terms
+    trust: Trust
     attention_kernel: Any = None
 
     @property
@@ -98,8 +101,9 @@ def kernel_latency(
     terms = timed(machine, dtype, real, reuse) if timed else _attention_terms(machine, dtype, names, real, reuse)
     terms = at_least(hardware.launch.stream_floor_s, terms)
     sizes |= {} if reuse_bytes is None else {"reuse_bytes": reuse_bytes}
+    trust = kernel_trust(hardware, kind, dtype, sizes.get("m", 1), names)
     return KernelLatency(
-        kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms, names
+        kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms, trust, names
     )
 
 

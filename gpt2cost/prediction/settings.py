@@ -136,7 +136,6 @@ def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> N
         raise InputError(
             f"runtime: {how.runtime} needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
         )
-    check_cache(how)
     if how.dtype not in hardware.compute.peak_flop_per_s:
         dtypes = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {how.dtype}; it has {dtypes}")
@@ -150,3 +149,4 @@ def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> N
             )
         if head_dim is not None:
             check_flash_head_dim(head_dim, "attn: flash_attention_2")
+    check_cache(how)

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from gpt2cost.device.catalog import HOST_FACTOR
 from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
 from gpt2cost.device.hardware import Hardware
@@ -112,17 +113,38 @@ def device_trust(hw: Hardware, regime: Regime) -> Trust:
     rate = "efficiency" if regime.large else "dram_efficiency"
     if not regime.large and hw.model.products(regime.dtype).gemv_s is not None:
         rate = "gemv_dram_efficiency"
-    source = provenance_of(hw, f"{section}.{rate}")
-    if source.startswith(("measured", "fitted")):
+    return _constant_trust(hw, f"{section}.{rate}")
+
+
+def kernel_trust(hw: Hardware, kind: str, dtype: str, rows: Any = 1, attention: Any = None) -> Trust:
+    """The same of one kernel: a product of so many rows, an attention kernel, or a memory-bound kind.
+
+    `rows` and `attention` (the kernel's name) may be arrays: the word is that of what is known least.
+    """
+    if set(hw.changes) - {HOST_FACTOR}:
+        return Trust("changed", unchanged_name(hw))
+    products = [
+        device_trust(hw, Regime(dtype, False, large, "eager")) for large in {*np.ravel(np.greater(rows, SMALL_ROWS))}
+    ]
+    names = [] if attention is None else np.unique(attention).tolist()
+    if kind in ("gemm", "bmm") or "math" in names or hw.calibration or isinstance(hw.model, CpuConstants):
+        return max(products, key=lambda trust: WORDS.index(trust.word))
+    paths = [f"model.attention.{name}" for name in names] or [f"model.memory.kinds.{kind}"]
+    return max((_constant_trust(hw, path) for path in paths), key=lambda trust: WORDS.index(trust.word))
+
+
+def _constant_trust(hw: Hardware, path: str) -> Trust:
+    """What a constant of the model rests on."""
+    if provenance_of(hw, path).startswith(("measured", "fitted")):
         return Trust("calibrated", hw.name)
-    return Trust("borrowed", _lender(hw, f"{section}.{rate}", "model"))
+    return Trust("borrowed", _lender(hw, path, "model"))
 
 
 def trust_at_best(hw: Hardware) -> Trust:
     """The best that any regime of the device has, without a prediction."""
     if hw.changes:
         return Trust("changed", unchanged_name(hw))
-    if hw.evidence:
+    if any(row.whole for row in hw.evidence):
         return Trust("measured", hw.name)
     regimes = (Regime(dtype, False, large, "eager") for dtype in hw.compute.peak_flop_per_s for large in (True, False))
     return min((device_trust(hw, regime) for regime in regimes), key=lambda trust: WORDS.index(trust.word))

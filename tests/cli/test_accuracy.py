@@ -32,6 +32,16 @@ def test_refused(gpt2cost: Call) -> None:
     assert_refused(gpt2cost("accuracy", "--gpu", "h1000"), "did you mean")
     assert_refused(gpt2cost("accuracy", "--measurements", "none"), "none")
     assert_refused(gpt2cost("accuracy", "--fit-constant"), "--measurements")
+    assert_refused(gpt2cost("accuracy", "--trust", "--leave-one-out"), "--leave-one-out and --trust: expected one")
+    assert_refused(gpt2cost("accuracy", "--measurements", ".", "--gpu", "a100"), "--gpu does not go with")
+
+
+def test_several_devices_and_one_without_passes(gpt2cost: Call) -> None:
+    rows = json.loads(gpt2cost("accuracy", "--leave-one-out", "--gpu", "l4,t4", "--format", "json").out)["transfer"]
+    assert {row["gpu"] for row in rows} == {"l4", "t4"}
+    for flags in ([], ["--leave-one-out"]):
+        done = gpt2cost("accuracy", *flags, "--gpu", "m2")
+        assert (done.code, done.out.count("\n"), done.out[:3]) == (0, 1, "no ")
 
 
 def test_what_is_known_of_the_devices(gpt2cost: Call) -> None:
@@ -45,8 +55,22 @@ def test_what_is_known_of_the_devices(gpt2cost: Call) -> None:
         assert row["low"] < 0 < row["high"]
     assert known["h100-sxm-80gb", "fp32 prefill"]["word"] == "measured"
     text = gpt2cost("accuracy", "--trust").out
-    assert "never measured: a pass of" in text
+    assert "never measured: 16-bit prefill on any a100, h100," in text
     assert all(f"{word}: " in text for word in document["trust"])
+    assert max(map(len, text.splitlines())) <= 80
+    head, *_ = text.split("\n\n")
+    assert all(word in head for word in ("16-bit decode", "m1 and 14 more", "up to"))
+    assert "16-bit prefill, h100-nvl-94gb: from h100-sxm-80gb" in text
+
+
+def test_only_whole_passes_are_counted(gpt2cost: Call) -> None:
+    """An A100 SXM and an A10 have rows of parts of a model alone, a T4 has whole passes beside them."""
+    flags = ["accuracy", "--trust", "--gpu", "a100,a10,t4", "--format", "json"]
+    known = {row["gpu"]: row for row in json.loads(gpt2cost(*flags).out)["known"] if row["work"] == "fp32 prefill"}
+    assert {gpu: row["passes"] for gpu, row in known.items()} == {"a100-sxm-80gb": 0, "a10": 0, "t4": 2}
+    assert {gpu: row["word"] == "measured" for gpu, row in known.items()} == {
+        "a100-sxm-80gb": False, "a10": False, "t4": True,
+    }  # fmt: skip
 
 
 def test_a_fitted_constant_is_said(gpt2cost: Call, tmp_path: Path) -> None:

@@ -35,6 +35,12 @@ def test_formats(gpt2cost: Any) -> None:
     assert "from batch size" in gpt2cost(*prefill).out
 
 
+def test_the_word_stays_on_a_narrow_page(gpt2cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for page in (gpt2cost(*TWO), gpt2cost(*TWO, "--dtype", "fp16,fp32", "--runtime", "eager,reduce-overhead")):
+        assert all(line.endswith("trust") for line in page.out.splitlines() if "latency ms" in line)
+
+
 def test_what_ifs(gpt2cost: Any) -> None:
     done = gpt2cost(*TWO, "--set", "n_layer=2", "--hw-set", "memory.bandwidth=1 TB/s", "--format", "json")
     document = json.loads(done.out)

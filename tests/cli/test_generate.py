@@ -48,6 +48,12 @@ def test_every_format(format: str, new: str, tmp_path: Path, gpt2cost: Call) -> 
         (["--new-tokens", "1000001"], "from 1 to 1000000"),
         (["--cache-type", "statik"], "static"),
         (["--cache-type", "static", "--no-use-cache"], "use_cache"),
+        (
+            ["--no-use-cache", "--runtime", "cuda-graph"],
+            "no KV cache every step has new ones; eager and",
+        ),
+        (["--attn", "flash_attention_2", "--runtime", "cuda-graph"], "; sdpa with cache_type static, or eager"),
+        (["--gpu", "t4", "--cache-type", "static", "--attn", "flash_attention_2"], "attn: flash_attention_2 needs an"),
         (["--padded", "--attn", "flash_attention_2"], "padded"),
         (["--cache-type", "static", "--attn", "flash_attention_2"], "cache_type"),
         (["--price-per-hour", "-1"], "price_per_hour"),

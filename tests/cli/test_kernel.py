@@ -45,6 +45,26 @@ def test_an_attention_kernel_is_chosen_and_named(gpt2cost: Call) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "trust"),
+    [
+        (["gemm", "--gpu", "h100", "--m", "512", "--n", "512", "--k", "512"], ("calibrated", "h100-sxm-80gb")),
+        (["gemm", "--gpu", "h200", "--m", "512", "--n", "512", "--k", "512"], ("borrowed", "h100-sxm-80gb")),
+        ([*ATTENTION, "--gpu", "h100"], ("calibrated", "h100-sxm-80gb")),
+        ([*ATTENTION, "--gpu", "h100", "--kernel", "efficient"], ("borrowed", "a100-sxm-80gb")),
+        (["copy", "--gpu", "t4", "--elements", "5", "--hw-set", "memory.bandwidth=1 TB/s"], ("changed", "t4")),
+    ],
+)
+def test_what_a_kernel_rests_on(arguments: list[str], trust: tuple[str, str], gpt2cost: Call) -> None:
+    (kernel,) = json.loads(gpt2cost("kernel", *arguments, "--format", "json").out)["kernels"]
+    assert (kernel["trust"], kernel["trust_from"]) == trust
+
+
+def test_bytes_have_a_unit(gpt2cost: Call) -> None:
+    text = gpt2cost("kernel", "copy", "--gpu", "a100", "--elements", "1000000", "--reuse-bytes", "0").out
+    assert {"reuse: 0 B", "read: 2.00 MB", "write: 2.00 MB"} <= {*text.splitlines()}
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["gem", "--gpu", "a100"], "did you mean 'gemm'"),

@@ -202,6 +202,9 @@ def test_columns_that_fit_no_format_are_named(tmp_path: Path) -> None:
     assert [result.file for result in results] == ["a.csv"]
     assert texts[0] == "a.csv: columns that are not read: driver"
     assert texts[1].startswith("b.csv: passed over") and "missing: m; too many: rows" in texts[1]
+    (tmp_path / "a.csv").write_text(f"{GEMM},m\n{GOOD[GEMM]},1\n")
+    with pytest.raises(InputError, match=r"a\.csv: column m stands there twice"):
+        warned(tmp_path)
 
 
 @pytest.mark.parametrize(

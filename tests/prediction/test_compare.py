@@ -113,8 +113,10 @@ def test_a_ranking_by_hosts_is_a_warning() -> None:
 
     assert said("a100,h100") == []
     assert said("a100,rtx4090,h100") == [
-        "decode: the ranking of a100-sxm-80gb, rtx4090 and h100-sxm-80gb is that of their hosts, which belong to the"
+        "decode: the ranking of a100-sxm-80gb, rtx4090 and h100-sxm-80gb depends on their hosts, which belong to the"
         " machine and not to the device: --host-factor says what yours takes"
     ]
     assert said("a100,rtx4090", batch=4096) == [], "the devices set the pace"
     assert said("a100,rtx4090", runtime="cuda-graph") == []
+    assert len(said("m2,a100")) == 1, "an M2 sets its own pace, within the range of an A100 that waits for a host"
+    assert said("m1,rtx4090", batch=64) == [], "one waits for its host, and is the faster one in any case"
