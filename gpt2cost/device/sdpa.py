@@ -53,7 +53,8 @@ def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, head_dim: Any,
     """Raise `InputError` where a device cannot run an attention kernel, or has no constants that time it.
 
     `math` is timed as the products and the softmax that it consists of, so that it needs none. `head_dim`: an integer
-    or an array of them. flash2 and flash3 pad a head to a multiple of 8; the others load rows as they are.
+    or an array of them. flash2 and flash3 pad a head to a multiple of 8; the others load rows as they are. A head
+    larger than those that a kernel has constants of, such as 256 in flash3 and cudnn, is timed by the nearest size.
     """
     known = (
         ("cpu",)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpt2cost import change_model, load_model, predict
+from gpt2cost import change_model, load_hardware, load_model, predict
 from gpt2cost.prediction.explain import explain, paddings_that_help
 
 
@@ -35,6 +36,15 @@ def test_better_hardware_is_never_slower() -> None:
             for change in changes.values():
                 assert 0 < change.latency_s <= phase.totals.latency_s * (1 + 1e-9)
                 assert change.speedup == pytest.approx(phase.totals.latency_s / change.latency_s)
+
+
+def test_what_blocks_and_rows_take_is_no_launch() -> None:
+    """A thread block's own time and that of more than one row are work of the device."""
+    model = load_hardware("a100").gpu_model
+    without = model.without_launch()
+    assert without.gemm["fp16"] == replace(model.gemm["fp16"], launch_s=0.0, split_s=0.0, gemv_s=0.0)
+    kept, own = without.attention["flash2"]["64"], model.attention["flash2"]["64"]
+    assert (kept.block_s, kept.launch_s, kept.split_s) == (own.block_s, 0.0, 0.0)
 
 
 def test_without_launches_a_decode_step_is_its_kernels() -> None:
