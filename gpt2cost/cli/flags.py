@@ -297,9 +297,16 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
 
 
 def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:
-    """What --hw-set and --host-factor change of a device, as `change_hardware` takes it."""
-    factor = {} if host_factor is None else {HOST_FACTOR: host_factor}
-    return {**assignments("--hw-set", hw_set), **factor}
+    """What --hw-set and --host-factor change of a device, as `change_hardware` takes it.
+
+    Raises `InputError` where both give the host's factor.
+    """
+    changes: dict[str, Any] = {**assignments("--hw-set", hw_set)}
+    if host_factor is not None:
+        if HOST_FACTOR in changes:
+            raise InputError(f"--host-factor: {HOST_FACTOR} is set by --hw-set too")
+        changes[HOST_FACTOR] = host_factor
+    return changes
 
 
 def required(flag: str, value: str | None) -> str:

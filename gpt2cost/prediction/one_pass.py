@@ -91,20 +91,22 @@ class Pass:
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
 
 
-CLEARLY = 1.15
-"""A pass is bound by `latency` where that takes so many times as long as any resource: from one batch to the next it
-rises and falls by as much."""
+CLEARLY = 1.1
+"""A pass is bound by `latency` or `launch` where that takes so many times as long as any resource: from one batch to the
+next they rise and fall by as much."""
 
 
 def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
     """What doubling would help a pass most: the `host` where it issues longer than the device is busy, else what most
-    seconds of its kernels shrink with; `latency` only where it does so clearly."""
+    seconds of its kernels shrink with; `latency` and `launch` only where they do so clearly."""
     parts = [bound_seconds(kernel.terms) for kernel in kernels]
     seconds = [
         total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
         for number in range(len(BOUNDS))
     ]
-    seconds[BOUNDS.index("latency")] = seconds[BOUNDS.index("latency")] / CLEARLY
+    seconds = [
+        part / CLEARLY if name in ("latency", "launch") else part for name, part in zip(BOUNDS, seconds, strict=True)
+    ]
     waits_for_host = np.where(host_s > device_s, np.inf, 0.0)
     return largest(("host", *BOUNDS), (waits_for_host, *seconds))
 

@@ -351,3 +351,6 @@ def test_host_factor_multiplies_what_the_host_takes(gpt2cost: Any) -> None:
     assert (as_it_is["hardware"]["host_factor"], slow["hardware"]["host_factor"]) == (1, 2)
     assert slow["what_if"] == {"model": {}, "hardware": {"host_factor": 2}}
     assert "see --host-factor" in gpt2cost(*command).out
+    by_path = [*command, "--hw-set", "host_factor=2"]
+    assert json.loads(gpt2cost(*by_path, "--format", "json").out) == slow
+    assert_refused(gpt2cost(*by_path, "--host-factor", "3"), "is set by --hw-set too")
