@@ -92,8 +92,8 @@ class Pass:
 
 
 CLEARLY = 1.1
-"""A pass is bound by `latency` or `launch` where that takes so many times as long as any resource: from one batch to the
-next they rise and fall by as much."""
+"""A pass is bound by `latency` or `launch` where that takes so many times as long as any resource: from one batch to
+the next they rise and fall by as much."""
 
 
 def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
@@ -104,9 +104,8 @@ def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Numbe
         total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
         for number in range(len(BOUNDS))
     ]
-    seconds = [
-        part / CLEARLY if name in ("latency", "launch") else part for name, part in zip(BOUNDS, seconds, strict=True)
-    ]
+    for name in ("latency", "launch"):
+        seconds[BOUNDS.index(name)] = seconds[BOUNDS.index(name)] / CLEARLY
     waits_for_host = np.where(host_s > device_s, np.inf, 0.0)
     return largest(("host", *BOUNDS), (waits_for_host, *seconds))
 

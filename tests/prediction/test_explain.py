@@ -122,10 +122,10 @@ def test_the_least_time_of_a_decode_steps_weights_is_drams() -> None:
     assert found["transformer.h.mlp.c_fc"].speed_of_light_s == pytest.approx(weights / bandwidth, rel=0.02)
 
 
-@pytest.mark.parametrize("gpu", ["a100", "h100"])
-def test_a_bound_does_not_flicker(gpu: str) -> None:
-    """From a batch on a decode step is bound by memory, and not by it here and by incomplete waves there."""
+@pytest.mark.parametrize(("gpu", "cache"), [("a100", 128), ("a100", 512), ("h100", 512), ("v100", 128)])
+def test_a_bound_does_not_flicker(gpu: str, cache: int) -> None:
+    """From a batch on a decode step is bound by memory, and not by it here and by launches or waves there."""
     batches = np.arange(1, 65)
-    step = predict("gpt2", gpu, batch=batches, seq=1, cache=512, runtime="reduce-overhead", phase="prefill")
+    step = predict("gpt2", gpu, batch=batches, seq=1, cache=cache, runtime="reduce-overhead", phase="prefill")
     bounds = [bound for bound, _ in groupby(step.phases[0].totals.bound)]
-    assert len(bounds) == len(set(bounds)) > 1
+    assert len(bounds) == len(set(bounds))
