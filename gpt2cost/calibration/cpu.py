@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
+from scipy.optimize import nnls
 
 from gpt2cost.calibration.forms import CPU_MEMORY_KINDS, Fit, Group, all_seconds, column, cpu_groups
 from gpt2cost.calibration.search import least_soft_l1, with_value
@@ -212,7 +213,21 @@ def _curve(hw: Hardware, path: Sequence[str], group: Group, rows_name: str) -> P
     steps = np.maximum(np.diff(typical, prepend=0.0), 0.02 * typical)
     first = np.concatenate([[4e-6, 1e-7], steps])
     fitted = _fitted(hw, path, curve, first, group)
-    return fitted if batched else _with_totals(hw, path, fitted, group, m)
+    return fitted if batched else _with_totals(hw, path, _with_rows(fitted, group, path[-1]), group, m)
+
+
+def _with_rows(curve: ProductCurve, group: Group, name: str) -> ProductCurve:
+    """The curve with what a row of the stored operand costs a matrix-vector product, told from what its elements cost
+    by operands of several widths."""
+    n, k, m = (column(group.records, size) for size in ("n", "k", "m"))
+    single = m == 1
+    rows = (n if name == "mm" else k)[single]
+    if curve.rows[0] != 1 or len(set(rows / (n * k)[single])) < 2:
+        return curve
+    core_s = np.maximum(group.measured_s[single] - curve.launch_s, 0.0)
+    parts = np.stack([rows, (n * k)[single]], axis=1) / core_s[:, None]  # relative errors count alike
+    row_s, element_s = map(float, nnls(parts, np.ones(len(core_s)))[0])
+    return replace(curve, row_s=row_s, element_s=(min(element_s, curve.element_s[1]), *curve.element_s[1:]))
 
 
 def _with_totals(hw: Hardware, path: Sequence[str], curve: ProductCurve, group: Group, m: Array) -> ProductCurve:

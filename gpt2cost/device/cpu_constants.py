@@ -23,12 +23,14 @@ CPU_DTYPES = ("fp32", *HALF_DTYPES)
 class ProductCurve:
     """Products of one kind: what an element of the (k, n) operand costs, by the number of rows m that use it.
 
-    `element_s` are its seconds at each of `rows`, straight lines in between and beyond. They never fall.
+    `element_s` are its seconds at each of `rows`, straight lines in between and beyond. They never fall. `row_s`: what
+    a matrix-vector product, m = 1, takes beside them for each row of the operand as it is stored.
     """
 
     rows: tuple[int, ...] = field(metadata=POSITIVE)
     element_s: tuple[float, ...]
     start_s: float = 0.0  # of one product of a batch
+    row_s: float = 0.0
     launch_s: float
 
     def __post_init__(self) -> None:

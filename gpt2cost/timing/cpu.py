@@ -1,6 +1,7 @@
 """Seconds of one kernel on a CPU, whose threads run it while the interpreter waits.
 
-    product    core = batch * (start + k n * element(m)),   element(m): straight lines between measured rows
+    product    core = batch * (start + max(k n * element(m), rows * row + k n * element(1)))
+               element(m): straight lines between measured rows; rows of the operand as stored: k, of lm_head n
     attention  core = batch heads * (start + head_dim * keys * element(new tokens) / masked_attention)
                without a mask, masked_attention is 1
     other      core = min(elements * one thread's, fork + elements * all threads')
@@ -48,7 +49,8 @@ def product_terms(
     """`batch` products of (m, k) and (k, n) of one of the fields of `CpuProducts`; sizes broadcast."""
     c = hw.cpu_model
     curve: ProductCurve = getattr(c.products[dtype], name)
-    core_s = batch * (curve.start_s + k * n * element_seconds(curve, m))
+    vector_s = (n if name == "mm" else k) * curve.row_s + k * n * curve.element_s[0]
+    core_s = batch * (curve.start_s + np.maximum(k * n * element_seconds(curve, m), vector_s))
     compute_s = 2.0 * batch * m * n * k / hw.compute.peak_flop_per_s[dtype]
     moved = batch * (m * k + k * n + m * n) * element_bytes
     fresh_s = fresh_seconds(c, batch * m * n * element_bytes)

@@ -99,6 +99,15 @@ def test_products_grow_and_keep_to_the_peak(batch: int, m: int, n: int, k: int, 
             assert product_terms(CPU, "fp32", name, *grown, 4).device_s >= time_s
 
 
+def test_two_rows_take_no_less_than_one_that_starts_anew_with_each_row() -> None:
+    products = CPU.cpu_model.products["fp32"]
+    slow = replace(products, addmm=replace(products.addmm, row_s=1e-6))
+    hw = replace(CPU, model=replace(CPU.cpu_model, products={**CPU.cpu_model.products, "fp32": slow}))
+    runs = ((CPU, 1), (hw, 1), (hw, 2))
+    plain, one, two = (product_terms(device, "fp32", "addmm", 1, m, 768, 768, 4).device_s for device, m in runs)
+    assert plain + 700e-6 < one <= two
+
+
 @given(st.integers(1, 10**8), st.integers(1, 10**8))
 def test_memory_bound_kernels_grow_and_keep_to_the_memory(elements: int, more: int) -> None:
     for name in CPU.cpu_model.kinds:
