@@ -130,7 +130,7 @@ def score_cases(hw: Hardware, rows: Sequence[Evidence], repeats: Sequence[float 
     scored = []
     for case, repeat in zip(evidence_cases(hw, rows), repeats or [None] * len(rows), strict=True):
         unseen = Unseen(case.row.source, box_of(case.row)) if case.row.source else None
-        how, host_bound = evidence_how(case.row), case.host_s > case.device_s
+        how, host_bound = evidence_how(case.row), case.pace == "host"
         own = range_of(case.latency_at, hw, how, case.sizes, host_bound, unseen)
         scored.append(Scored(hw, case, own, _roofline_s(hw, case), repeat))
     return scored

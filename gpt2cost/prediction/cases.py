@@ -19,7 +19,7 @@ import numpy as np
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.prediction.evidence_pass import alike, evidence_how, evidence_pass
-from gpt2cost.prediction.one_pass import Pass
+from gpt2cost.prediction.one_pass import Pass, host_sets_pace
 from gpt2cost.prediction.settings import Number, Sizes
 from gpt2cost.prediction.shipped import Pace, Verdict, fingerprint, shipped
 from gpt2cost.prediction.trust import Regime, provenance_of, regime_of
@@ -52,16 +52,6 @@ class Case:
     def latency_at(self, device: float, host: float) -> float:
         """See `Pass.latency_at`."""
         return self.of(self.pass_.latency_at(device, host))
-
-    @property
-    def device_s(self) -> float:
-        """Busy seconds of the device."""
-        return self.of(self.pass_.device_s)
-
-    @property
-    def host_s(self) -> float:
-        """Seconds to issue the pass."""
-        return self.of(self.pass_.times.host_s)
 
     @property
     def residual(self) -> float:
@@ -150,7 +140,7 @@ def fitted_to(hw: Hardware, row: Evidence, pace: Pace) -> str:
 
 
 def _pace(device_s: float, host_s: float) -> Pace:
-    if host_s > device_s:
+    if host_sets_pace(host_s, device_s):
         return "host"
     return "device" if device_s > SLOW_HOST * host_s else "both"
 

@@ -69,7 +69,7 @@ def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
     slowest = sorted(phase.kernels, key=lambda cost: -float(cost.device_s))[:top]
     software = [_changed(phase, change, run) for change, run in _software(prediction, phase)]
     helps = sorted((change for change in software if change.speedup >= LEAST_GAIN), key=lambda it: -it.speedup)
-    own = _Run(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+    own = _Run.of(prediction, phase)
     hardware = [
         _changed(phase, change, replace(own, hw=hw), "hardware") for change, hw in improvements(prediction.hardware)
     ]
@@ -88,6 +88,11 @@ class _Run:
     how: How
     sizes: Sizes
 
+    @classmethod
+    def of(cls, prediction: Prediction, phase: Phase) -> _Run:
+        """The pass that was predicted."""
+        return cls(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+
     @property
     def runs(self) -> bool:
         """Whether the device can follow."""
@@ -100,7 +105,7 @@ class _Run:
 
 def _software(prediction: Prediction, phase: Phase) -> Iterator[tuple[str, _Run]]:
     """What could be set otherwise where the device can follow: each with the run that it makes."""
-    own = _Run(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+    own = _Run.of(prediction, phase)
     how, peaks = own.how, prediction.hardware.compute.peak_flop_per_s
     narrower = {"fp32": ("tf32", *HALF_DTYPES), "tf32": HALF_DTYPES}.get(how.dtype, ())
     hows = [(f"runtime {name}", replace(how, runtime=name)) for name in RUNTIMES[1:] if name != how.runtime]
@@ -132,7 +137,7 @@ def paddings_that_help(prediction: Prediction, phase: Phase) -> list[Sensitivity
     """What of `_padded` would help one phase of a single-point prediction. 32-bit products need no alignment."""
     if prediction.how.dtype not in HALF_DTYPES or phase.totals.bound == "host":
         return []
-    own = _Run(prediction.model, prediction.hardware, prediction.how, phase.sizes)
+    own = _Run.of(prediction, phase)
     changes = [_changed(phase, change, run) for change, run in _padded(own)]
     return [change for change in changes if change.speedup >= WORTH_SAYING]
 
@@ -156,7 +161,7 @@ def runtime_that_helps(prediction: Prediction, phase: Phase) -> str | None:
     better: dict[str, tuple[str, ...]] = {"eager": ("reduce-overhead", "compile"), "compile": ("reduce-overhead",)}
     if phase.totals.bound == "launch":
         better["cuda-graph"] = ("reduce-overhead",)
-    own = _Run(prediction.model, prediction.hardware, how, phase.sizes)
+    own = _Run.of(prediction, phase)
     names = better.get(how.runtime, ())
     return next((name for name in names if replace(own, how=replace(how, runtime=name)).runs), None)
 

@@ -91,6 +91,11 @@ class Pass:
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
 
 
+def host_sets_pace(host_s: Number, device_s: Number) -> Any:
+    """Whether a pass waits for its host, which issues it for longer than the device is busy; of a grid an array."""
+    return host_s > device_s
+
+
 CLEARLY = 1.1
 """A pass is bound by `latency` or `launch` where that takes so many times as long as any resource: from one batch to
 the next they rise and fall by as much."""
@@ -106,7 +111,7 @@ def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Numbe
     ]
     for name in ("latency", "launch"):
         seconds[BOUNDS.index(name)] = seconds[BOUNDS.index(name)] / CLEARLY
-    waits_for_host = np.where(host_s > device_s, np.inf, 0.0)
+    waits_for_host = np.where(host_sets_pace(host_s, device_s), np.inf, 0.0)
     return largest(("host", *BOUNDS), (waits_for_host, *seconds))
 
 

@@ -23,6 +23,7 @@ from gpt2cost.prediction.one_pass import (
     Pass,
     as_python,
     bound_of_pass,
+    host_sets_pace,
     kv_cache_bytes,
     run_pass,
     total,
@@ -248,7 +249,7 @@ def _totals(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -> 
     products = total(kernel.flops for kernel in kernels if isinstance(kernel.kernel.shape, Gemm | FusedAttention))
     dram_bytes = as_python(total(kernel.count * kernel.terms.dram_bytes for kernel in kernels))
     device_s, host_s, latency_s = pass_.device_s, as_python(pass_.times.host_s), as_python(pass_.times.latency_s)
-    range_ = range_of(pass_.latency_at, hw, how, sizes, host_s > device_s)
+    range_ = range_of(pass_.latency_at, hw, how, sizes, host_sets_pace(host_s, device_s))
     return Totals(
         launches=launches,
         flops=flops,

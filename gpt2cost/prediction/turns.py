@@ -18,6 +18,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.one_pass import (
     Pass,
     bound_of_pass,
+    host_sets_pace,
     kv_cache_bytes,
     run_rows,
     symbol_values,
@@ -139,7 +140,7 @@ class Turns:
         def latency_at(device: float, host: float) -> Number:
             return _latency(passes, device, host)
 
-        range_ = range_of(latency_at, self.hw, how, sizes, host_s > device_s)
+        range_ = range_of(latency_at, self.hw, how, sizes, host_sets_pace(host_s, device_s))
         return Turn(
             latency_s=latency_at(1.0, 1.0),
             latency_low_s=range_.low_s,

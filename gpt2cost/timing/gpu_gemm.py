@@ -217,9 +217,7 @@ def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Ar
 
 def _faster(first: Terms, second: Terms) -> Terms:
     """The terms of whichever kernel is faster."""
-    better = second.device_s < first.device_s
-    pairs = ((getattr(first, term.name), getattr(second, term.name)) for term in fields(Terms))
-    return Terms(*(np.where(better, new, old) for old, new in pairs))
+    return second.where(second.device_s < first.device_s, first)
 
 
 def _at(terms: Terms, where: Array) -> Terms:
