@@ -58,7 +58,7 @@ def calibrate(records: Sequence[Measurement], name: str, like: str | None = None
         count=len(of_kind(cases, *KERNELS)),
         noise=noise(records),
         reference_s=trimmed_mean(references) if (references := reference_seconds(records)) else None,
-        residuals={residual.kind: float(f"{residual.median_error:.3g}") for residual in fit.residuals},
+        residuals={residual.kind: float(f"{round(residual.median_error, 4):.3g}") for residual in fit.residuals},
     )
     hardware = replace(fit.hardware, name=name, calibration=calibration)
     return Calibrated(hardware, fit.residuals, tuple(_warnings(records)))

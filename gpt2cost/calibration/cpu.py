@@ -222,7 +222,7 @@ def _with_rows(curve: ProductCurve, group: Group, name: str) -> ProductCurve:
     n, k, m = (column(group.records, size) for size in ("n", "k", "m"))
     single = m == 1
     rows = (n if name == "mm" else k)[single]
-    if curve.rows[0] != 1 or len(set(rows / (n * k)[single])) < 2:
+    if curve.rows[0] != 1 or len(curve.rows) < 2 or len(set(rows / (n * k)[single])) < 2:
         return curve
     core_s = np.maximum(group.measured_s[single] - curve.launch_s, 0.0)
     parts = np.stack([rows, (n * k)[single]], axis=1) / core_s[:, None]  # relative errors count alike

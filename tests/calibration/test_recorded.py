@@ -28,6 +28,7 @@ def test_a_file_fitted_to_recorded_kernels_predicts_recorded_passes(name: str, p
     records = read_records(FOLDERS[name] / "kernels.jsonl.gz")
     assert not any(record["kind"] == "pass" for record in records)
     found = calibrate(records, name).hardware
+    assert found.calibration.residuals["mm fp32"] == 0  # a row and an element cost fit two shapes; a file can hold it
     scored = validate(found, read_records(FOLDERS[name] / "passes.jsonl.gz"))
     assert scored.summary.cases == passes
     assert scored.summary.median_absolute_error <= 0.08
