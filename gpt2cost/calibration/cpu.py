@@ -224,9 +224,11 @@ def _with_rows(curve: ProductCurve, group: Group, name: str) -> ProductCurve:
     rows = (n if name == "mm" else k)[single]
     if curve.rows[0] != 1 or len(curve.rows) < 2 or len(set(rows / (n * k)[single])) < 2:
         return curve
-    core_s = np.maximum(group.measured_s[single] - curve.launch_s, 0.0)
-    parts = np.stack([rows, (n * k)[single]], axis=1) / core_s[:, None]  # relative errors count alike
-    row_s, element_s = map(float, nnls(parts, np.ones(len(core_s)))[0])
+    measured_s = group.measured_s[single]
+    parts = np.stack([rows, (n * k)[single]], axis=1) / measured_s[:, None]  # relative errors count alike
+    row_s, element_s = map(float, nnls(parts, 1.0 - curve.launch_s / measured_s)[0])
+    if element_s == 0.0:  # products so small that their elements cannot be told from noise
+        return curve
     return replace(curve, row_s=row_s, element_s=(min(element_s, curve.element_s[1]), *curve.element_s[1:]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from gpt2cost.calibration.calibrate import calibrate
 from gpt2cost.calibration.cpu import fit_cpu
+from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.timing.cpu import attention_terms, memory_terms, product_terms
 
@@ -142,6 +145,22 @@ def test_the_memory_of_the_machine_is_found(fitted: Hardware) -> None:
     assert 8e6 <= memory.l2_bytes <= 32e6
     assert model.fresh_bytes_per_s == pytest.approx(2.5e9, rel=0.15)
     assert 32e6 <= model.fresh_from_bytes <= 48e6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_products_too_small_to_be_told_from_noise_still_give_a_file(tmp_path: Path, seed: int) -> None:
+    """As on a busy machine: some products take less than the launch that the fit finds. Warnings are errors here."""
+    rng = np.random.default_rng(seed)
+    noise = 5.0 * np.exp(0.7 * rng.standard_normal(1000))
+    small = [
+        {**r, "n": r["n"] // 12, "k": r["k"] // 12, "wall_us": float(noise[number] + 0.5 * r["m"])}
+        if r["kind"] == "gemm"
+        else r
+        for number, r in enumerate(measured_records(seed))
+    ]
+    hw = fit_cpu(small, "mine").hardware
+    (tmp_path / "mine.yaml").write_text(hardware_yaml(hw))
+    assert load_hardware(tmp_path / "mine.yaml").cpu_model.products.keys() == {"fp32"}
 
 
 def test_calibrate_says_how_the_file_came_about(records: list[dict[str, Any]]) -> None:
