@@ -25,6 +25,8 @@ from gpt2cost.table.gpt2 import parameter_count
 
 _DIMENSION = {"range": (1, 10**7)}
 """Rule of a model's dimensions: a larger number is more likely a slip than a size."""
+_PROBABILITY = {"bound": "natural"}
+"""Rule of a dropout's probability; that it is below 1, the check of the model says."""
 _DERIVED = {"derived": True}
 
 HUB_ALIASES = {
@@ -67,6 +69,9 @@ class Model:
     tie_word_embeddings: bool = True
     add_cross_attention: bool = False
     use_cache: bool = True
+    attn_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
+    embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
+    resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     notes: tuple[str, ...] = field(default=(), metadata=_DERIVED)
     changes: tuple[tuple[str, Any], ...] = field(default=(), metadata=_DERIVED)
 
@@ -77,6 +82,9 @@ class Model:
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd: expected a multiple of n_head, got {self.n_embd} / {self.n_head}")
         check_activation(self.activation_function)
+        for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise InputError(f"{name}: expected a probability from 0 to below 1, got {getattr(self, name)}")
         if self.add_cross_attention:
             raise InputError("add_cross_attention: cross-attention is not modelled; set it to false")
 

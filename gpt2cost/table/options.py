@@ -18,6 +18,12 @@ Logits: TypeAlias = Literal["all", "last"]
 LOGITS: tuple[Logits, ...] = get_args(Logits)
 CacheType: TypeAlias = Literal["dynamic", "static"]
 CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
+Impl: TypeAlias = Literal["hf", "nanogpt"]
+IMPLEMENTATIONS: tuple[Impl, ...] = get_args(Impl)
+"""Whose code runs the model: HuggingFace's, or a modular GPT after nanoGPT's (nn.Linear, SDPA, no KV cache)."""
+Checkpointing: TypeAlias = Literal["none", "block"]
+CHECKPOINTING: tuple[Checkpointing, ...] = get_args(Checkpointing)
+"""Activation checkpointing: `block` keeps a block's input alone, and runs its forward again in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class TableOptions:
     cache_type: CacheType = "dynamic"  # static: kv_len is the length of the whole cache
     pads_mask: bool = False  # the device runs masked attention by a kernel whose mask has rows of a multiple of 8
     in_generate: bool = False  # called by `generate`, which passes position_ids, and a static cache's mask
+    impl: Impl = "hf"
+    bias: bool = True  # of Linear and LayerNorm; nanogpt may leave it out
+    train: bool = False  # in train mode, with labels: the loss is computed, and its gradients are asked for
+    dropout: tuple[str, ...] = ()  # in train mode, where its probability is above 0: some of embd, attn, resid
+    autocast: bool = False  # mixed precision: weights in float32 (w_bytes), products in 16 bit (a_bytes)
 
 
 KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where", "masked_fill")}
