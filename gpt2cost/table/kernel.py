@@ -49,7 +49,10 @@ class Gemm:
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal."""
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal.
+
+    `backward`: its gradients, which compute the probabilities anew: five products where the forward has two.
+    """
 
     batch: Formula
     heads: Formula
@@ -57,6 +60,7 @@ class FusedAttention:
     new_tokens: Formula
     kv_len: Formula
     masked: bool  # an explicit mask tensor rather than the kernel's own causal rule
+    backward: bool = False
 
 
 @dataclass(frozen=True)
