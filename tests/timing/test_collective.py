@@ -88,7 +88,7 @@ def test_the_files_hold_what_was_measured() -> None:
             size = re.search(r"([0-9]+) bytes", row["metric"])
             assert size is not None
             time_s = all_reduce_s(interconnect_of(names[name]), float(size[1]), int(count))
-            assert float(time_s) == pytest.approx(1e-3 * float(row["value"]), rel=3e-3), row
+            assert float(time_s) == pytest.approx(1e-3 * float(row["value"]), rel=4e-3), row
             seen += 1
     assert seen > 70
 
