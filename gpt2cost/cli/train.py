@@ -15,7 +15,8 @@ from gpt2cost.errors import InputError, echo
 from gpt2cost.output.prediction import GROUPS
 from gpt2cost.output.train import training_view
 from gpt2cost.prediction.train import train as predict_train
-from gpt2cost.prediction.train_settings import OPTIMIZERS, TRAIN_RUNTIMES, ZERO_STAGES
+from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES
+from gpt2cost.table.optimizer import OPTIMIZERS
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING
 
 

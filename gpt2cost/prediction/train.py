@@ -224,6 +224,10 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
     """Raise `InputError` where there are no such GPUs, or one is too few."""
     if how.zero and batch.gpus == 1:
         raise InputError(f"zero: stage {how.zero} shards over several GPUs, and gpus is 1")
+    if batch.gpus > 1:
+        if hw.interconnect is None:
+            raise InputError(f"gpus: {hw.name} has no interconnect in its file, so that gpus must be 1")
+        hw.interconnect.check(batch.gpus // batch.nodes, batch.nodes)
 
 
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:

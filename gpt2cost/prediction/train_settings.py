@@ -14,11 +14,10 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import How, Sizes, check_device
 from gpt2cost.table.config import Model
+from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, Checkpointing
 
 TRAIN_RUNTIMES = ("eager", "compile")
-OPTIMIZERS = ("adamw", "adamw-fused")
-"""torch.optim.AdamW as it is, whose kernels take many tensors each (foreach), and with `fused=True`."""
 ZERO_STAGES = ("0", "1", "2", "3", "fsdp")
 """What each GPU keeps a part of: nothing; moments; gradients too; parameters too, as FSDP does."""
 PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
@@ -72,7 +71,7 @@ class TrainHow:
 
     how: How
     precision: str = "bf16-mixed"
-    optimizer: str = "adamw"
+    optimizer: Optimizer = "adamw"
     clip_grad_norm: float | None = 1.0
     checkpointing: Checkpointing = "none"
     zero: int = 0
@@ -124,7 +123,7 @@ def check_train_how(
     return TrainHow(
         how=How(PRECISIONS[precision].dtype, attn, runtime),
         precision=precision,
-        optimizer=optimizer,
+        optimizer=optimizer,  # type: ignore[arg-type]
         clip_grad_norm=clip,
         checkpointing=checkpointing,  # type: ignore[arg-type]
         zero=3 if stage == "fsdp" else int(stage),
