@@ -2,9 +2,9 @@
 
 There is one file per device, in the shipped folder or in the user's own. Two rules keep constants in one place:
 
-* A section `model`, `host` or `launch` may be borrowed whole from a shipped device, with overrides beside it:
-  `model: {like: a100-sxm-80gb, gemm: {fp16: {launch: 3 us}}}`. `Hardware.borrowed` records it. Mappings inside are
-  laid over the borrowed ones key by key, unless they say `like: none`.
+* A section `model`, `host`, `launch` or `interconnect` may be borrowed whole from a shipped device, with overrides
+  beside it: `model: {like: a100-sxm-80gb, gemm: {fp16: {launch: 3 us}}}`. `Hardware.borrowed` records it. Mappings
+  inside are laid over the borrowed ones key by key, unless they say `like: none`.
 * A file may hold `variants`, a mapping from a variant's name to what differs from the file's own device. A variant does
   not inherit aliases or evidence.
 """
@@ -18,6 +18,7 @@ from typing import Literal
 from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES, Dtype
 from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
+from gpt2cost.device.interconnect import Interconnect
 from gpt2cost.errors import InputError, echo
 from gpt2cost.result import Result
 from gpt2cost.table.options import KERNEL_VARIANTS, Attn, Runtime
@@ -178,6 +179,7 @@ class Hardware(Result):
     launch: Launch
     host: Host
     model: MachineConstants | CpuConstants
+    interconnect: Interconnect | None = None
     calibration: Calibration | None = None
     evidence: tuple[Evidence, ...] = ()
     provenance: dict[str, str]
