@@ -32,6 +32,13 @@ FILES = {
 }
 """Where each cited file lies below the transformers package."""
 
+TORCH_FILES = {
+    "torch/adam.py": "optim/adam.py",
+    "torch/clip_grad.py": "nn/utils/clip_grad.py",
+    "torch/grad_scaler.py": "amp/grad_scaler.py",
+}
+"""Where each cited file lies below the torch package."""
+
 
 @dataclass(frozen=True)
 class Citation:
@@ -46,7 +53,12 @@ class Citation:
         return f"{self.file}::{self.qualname}::{self.fragment}"
 
     def __str__(self) -> str:
-        """`modeling_gpt2.py:185`, in `transformers_version()`; `?` where that version has no such line."""
+        """`modeling_gpt2.py:185`, in `transformers_version()`; `?` where that version has no such line.
+
+        Of torch, the function: `torch/adam.py:_multi_tensor_adam`.
+        """
+        if self.file in TORCH_FILES:
+            return f"{self.file}:{self.qualname}"
         line = shipped_lines().lines.get(self.key, {}).get(transformers_version())
         return f"{self.file}:{'?' if line is None else line}"
 
@@ -111,11 +123,11 @@ def installed_transformers() -> tuple[str, Path] | None:
 
 
 def resolve(citation: Citation, package: Path) -> int:
-    """The 1-based line of a citation below `package`, the folder of a transformers.
+    """The 1-based line of a citation below `package`, the folder of a transformers, or of a torch.
 
     Raises `LookupError` if the function or the fragment is not there.
     """
-    lines, functions = _parsed(package / FILES[citation.file])
+    lines, functions = _parsed(package / (FILES | TORCH_FILES)[citation.file])
     for qualname, function in functions:
         if qualname == citation.qualname:
             for number, line in enumerate(lines[function.lineno - 1 : function.end_lineno], function.lineno):

@@ -49,7 +49,10 @@ class Gemm:
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal."""
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal.
+
+    `backward`: its gradients, which compute the probabilities anew: five products where the forward has two.
+    """
 
     batch: Formula
     heads: Formula
@@ -57,6 +60,36 @@ class FusedAttention:
     new_tokens: Formula
     kv_len: Formula
     masked: bool  # an explicit mask tensor rather than the kernel's own causal rule
+    backward: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Weights of one shape: `name` as `named_parameters()` has it, with `{i}` for the layer.
+
+    `elements` of one tensor, and how many tensors there are.
+    """
+
+    name: str
+    elements: Formula
+    count: Formula
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has two dimensions: its formula multiplies two sizes."""
+        return any(sum(power for _, power in monomial) > 1 for monomial in self.elements.terms)
+
+
+@dataclass(frozen=True)
+class Foreach:
+    """One op over a list of tensors of the parameters' sizes, which runs in as few launches as take them all.
+
+    `lists`: of how many lists the kernel has the addresses; `has_scalars`: it also has a number for each tensor.
+    """
+
+    parameters: tuple[Parameter, ...]
+    lists: int
+    has_scalars: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +104,7 @@ class Kernel:
     flops: Formula
     source: Citation
     when: Condition = ALWAYS
-    shape: Gemm | FusedAttention | None = None  # what the machine model needs beyond bytes
+    shape: Gemm | FusedAttention | Foreach | None = None  # what the machine model needs beyond bytes
     columns: Formula | None = None  # the length of the rows that a softmax or a layer norm reduces
     fusion_group: str = ""  # a compiler merges neighbours of one group; "" stays alone
     in_module: bool = False  # launched by an nn.Module's own call (Conv1D, Linear, LayerNorm, Embedding)
