@@ -47,7 +47,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head, self.n_embd, self.dropout = config.n_head, config.n_embd, config.dropout
 
     def forward(self, x: Any) -> Any:
-        B, T, C = x.size()  # noqa: N806
+        B, T, C = x.size()
         q, k, v = self.c_attn(x).split(self.n_embd, dim=2)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
@@ -109,7 +109,7 @@ class GPT(nn.Module):
     def forward(self, idx: Any, targets: Any = None, every_position: bool = False) -> Any:
         """`every_position`: all logits without a loss, as code after nanoGPT's has it that scores answers."""
         device = idx.device
-        b, t = idx.size()
+        _b, t = idx.size()
         assert t <= self.config.block_size
         pos = torch.arange(0, t, dtype=torch.long, device=device)
         tok_emb = self.transformer.wte(idx)

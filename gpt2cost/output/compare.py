@@ -47,6 +47,8 @@ class Compared:
 
 LABEL = attribute("label", of="candidate")
 CHOICE = within(attrgetter("prediction"), shared.CHOICE)
+NAMES = (*CHOICE[:5], *(field for field in CHOICE if field.key == "impl"))
+"""What candidates may differ in."""
 TRUST = within(attrgetter("phase.totals"), shared.TRUST)
 LATENCY, LOW, HIGH, RATE, BOUND = within(attrgetter("phase.totals"), shared.TOTALS)
 MEMORY, CAPACITY, FITS = within(attrgetter("prediction.memory"), shared.MEMORY)
@@ -130,7 +132,8 @@ def _text(page: Page, comparison: Comparison) -> None:
     """A table per phase, where the time goes by kind, and where the ranking changes."""
     for rows in _compared(comparison):
         phase = rows[0].phase
-        common = [field.get(rows[0]) for field in CHOICE[:5] if len({field.get(row) for row in rows}) == 1]
+        common = [field.get(rows[0]) for field in NAMES if len({field.get(row) for row in rows}) == 1]
+        common = [name for name in common if name != "hf"]  # goes without saying
         page.line(f"{phase.phase}: {shared.sizes_text(phase)}; {', '.join(common)}\n", style="bold")
         page.fields(rows, *LAYOUTS)
         page.line(f"\nwhere the time goes, and the difference from {LABEL.get(rows[0])}\n")

@@ -10,7 +10,7 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, column, 
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.shared import CHOICE, HOW, MODEL, hardware_head, run_text, trust_text
+from gpt2cost.output.shared import CHOICE, HOW, hardware_head, model_record, run_text, trust_text
 from gpt2cost.prediction.generate import Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.units import format_quantity
@@ -84,7 +84,7 @@ def _document(run: Generation) -> Record:
     head = hardware_head(run.hardware)
     return {
         **envelope(run.model, run.hardware),
-        "model": record_of(MODEL, run.model),
+        "model": model_record(run.model, run.settings.how),
         "hardware": {**head, "capacity_bytes": round(run.hardware.memory.usable_bytes)},
         "settings": record_of(SETTINGS, run),
         **record_of(FIGURES, run),
