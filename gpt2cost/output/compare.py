@@ -47,7 +47,8 @@ class Compared:
 
 LABEL = attribute("label", of="candidate")
 CHOICE = within(attrgetter("prediction"), shared.CHOICE)
-NAMES = (*CHOICE[:5], *(field for field in CHOICE if field.key == "impl"))
+(IMPL,) = within(attrgetter("prediction"), (shared.IMPL,))
+NAMES = (*CHOICE[:5], IMPL)
 """What candidates may differ in."""
 TRUST = within(attrgetter("phase.totals"), shared.TRUST)
 LATENCY, LOW, HIGH, RATE, BOUND = within(attrgetter("phase.totals"), shared.TOTALS)
@@ -77,7 +78,7 @@ CROSSOVERS: tuple[Field[Compared], ...] = (
     Field("crossover_batch", "", "", lambda row: row.first_crossover("batch_size")),
     Field("crossover_context", "", "", lambda row: row.first_crossover("seq_len", "cache_len")),
 )
-FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS)
+FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS, IMPL)
 """The fields of every flat row."""
 SHOWN = (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND)
 WORD = dataclasses.replace(TRUST[0], header="trust")
@@ -125,7 +126,7 @@ def _document(comparison: Comparison) -> Record:
 def _nested(row: Compared) -> Record:
     """A row with its seconds by kind as one mapping."""
     seconds = {field.header: field.get(row) for field in SECONDS}
-    return {**record_of((*FIGURES, *CROSSOVERS), row), "seconds_by_kind": seconds}
+    return {**record_of((*FIGURES, *CROSSOVERS, IMPL), row), "seconds_by_kind": seconds}
 
 
 def _text(page: Page, comparison: Comparison) -> None:

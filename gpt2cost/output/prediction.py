@@ -87,7 +87,7 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
         own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
         results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
         for row in cost_records(phase, group):
-            yield {**inputs, **own, **row, **results}
+            yield {**inputs, **own, **row, **results, **record_of((shared.IMPL,), prediction)}
 
 
 def _document(prediction: Prediction, group: str, explained: bool) -> Record:
@@ -99,7 +99,7 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
         **envelope(prediction.model, prediction.hardware),
         "model": shared.model_record(prediction.model, prediction.how),
         "hardware": shared.hardware_head(prediction.hardware),
-        "settings": record_of(INPUTS[2:], prediction),
+        "settings": record_of((*INPUTS[2:], shared.IMPL), prediction),
         "phases": phases,
         "memory": dataclasses.asdict(prediction.memory),
         "warnings": list(prediction.warnings),

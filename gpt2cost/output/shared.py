@@ -21,9 +21,11 @@ MODEL: tuple[Field[Model], ...] = (
 )  # fmt: skip
 """A model's dimensions under GPT2Config's names, and its parameters."""
 SIZES = ("batch_size", "seq_len", "cache_len")
-HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl")
+HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type")
 CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
 """The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+IMPL = attribute("impl", of="how")
+"""Whose code runs it: the last field of a flat row, whose older ones have their places."""
 TOTALS: tuple[Field[Any], ...] = (
     attribute("latency_s", "latency", "s"), attribute("latency_low_s", "low", "s"),
     attribute("latency_high_s", "high", "s"), attribute("tokens_per_s", "tokens/s", ","), attribute("bound", "bound"),
@@ -67,9 +69,13 @@ def sizes_text(phase: Phase) -> str:
 
 
 def how_text(how: How) -> str:
-    """How a pass is run, and by whose code where that is not HuggingFace's."""
-    code = f", {how.impl}'s code" if how.impl == "nanogpt" else ""
-    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{code}"
+    """How a pass is run."""
+    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+
+
+def code_text(how: How) -> str:
+    """The rest of a phrase: whose code it is, where that is not HuggingFace's."""
+    return f", {how.impl}'s code" if how.impl == "nanogpt" else ""
 
 
 def run_text(model: Model, hardware: Hardware, how: How) -> str:

@@ -130,7 +130,7 @@ def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
     if not rows:
         page.line("no rows")
         return
-    inputs = (*INPUTS, "phase", "trust")
+    inputs = (*INPUTS, "impl", "phase", "trust")
     varying = [name for name in inputs if any(row[name] != rows[0][name] for row in rows)]
     usual = {"impl": "hf"}  # goes without saying
     shared = [name for name in inputs if name not in varying and rows[0][name] != usual.get(name)]

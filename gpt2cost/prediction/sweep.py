@@ -35,16 +35,18 @@ BLOCK_ROWS = 1 << 15
 """Rows that are evaluated together: enough for numpy, and little memory."""
 INPUTS = (
     "model", "batch_size", "seq_len", "cache_len", "gpu", "dtype", "attn", "runtime", "logits", "use_cache",
-    "cache_type", "impl",
+    "cache_type",
 )  # fmt: skip
 COLUMNS = (
     *INPUTS, "phase", "kv_len", "latency_s", "latency_low_s", "latency_high_s", "trust", "trust_from", "device_s",
     "host_s", "flops", "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s", "total_bytes", "fits", "valid",
+    "impl",
 )  # fmt: skip
 """A row per point. `seq_len` and `cache_len` are the run's; `kv_len` is the phase's. `total_bytes` is memory in use."""
 KERNEL_COLUMNS = (
     *INPUTS, "phase", "kv_len", "name", "op", "kind", "count", "flops", "read_bytes", "write_bytes", "device_s",
     "share", "bound", "arithmetic_intensity", "pass_latency_s", "trust", "trust_from", "total_bytes", "fits", "valid",
+    "impl",
 )  # fmt: skip
 """A row per kernel and point; figures are totals over its `count` launches."""
 
