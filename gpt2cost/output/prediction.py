@@ -39,11 +39,15 @@ SUMS = ("count", "flops", "read_bytes", "write_bytes", "device_s")
 
 def cost_records(phase: Phase, group: str = "kernel") -> list[Record]:
     """The rows of a pass in the order in which they run: a kernel, a module's own kernels, or a whole layer each."""
-    device_s = phase.totals.device_s
+    return kernel_records(phase.kernels, phase.totals.device_s, group)
+
+
+def kernel_records(kernels: Sequence[KernelCost], device_s: Any, group: str = "kernel") -> list[Record]:
+    """The same of the kernels of any pass, whose shares are of `device_s`."""
     if group == "kernel":
-        return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in phase.kernels]
+        return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in kernels]
     groups: dict[str, list[KernelCost]] = {}
-    for cost in phase.kernels:
+    for cost in kernels:
         name = cost.row.module if group == "module" else ".".join(cost.row.module.split(".")[:2])
         name = name or "model"
         groups.setdefault(name, []).append(cost)
@@ -129,7 +133,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     page.line(f"{_heading(prediction)}; {FLOPS_CONVENTION}")
     page.line(_memory_line(prediction.memory))
     rows = [cost_records(phase, group) for phase in prediction.phases]
-    layouts = [[table_of(layout, own) for layout in _layouts(group)] for own in rows]
+    layouts = [[table_of(layout, own) for layout in kernel_layouts(group)] for own in rows]
     fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
     for phase, tables in zip(prediction.phases, layouts, strict=True):
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
@@ -157,7 +161,7 @@ def _phase_heading(phase: Phase) -> str:
     return f"{phase.phase}: {shared.sizes_text(phase)}, {phase.totals.launches} launches{attention}"
 
 
-def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
+def kernel_layouts(group: str) -> list[tuple[Field[Record], ...]]:
     """The columns of a pass, the fullest layout first."""
     read, written = column("read_bytes", "read", "B"), column("write_bytes", "written", "B")
     source = column("source", "source")
@@ -256,7 +260,7 @@ def _latency(phase: Phase) -> str:
 
 def _phase_text(page: Page, phase: Phase) -> None:
     page.line(f"{_phase_heading(phase)}\n", style="bold")
-    page.fields(cost_records(phase), *_layouts("kernel"))
+    page.fields(cost_records(phase), *kernel_layouts("kernel"))
 
 
 def _phase_summary(phase: Phase) -> tuple[str, str]:

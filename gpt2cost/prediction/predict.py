@@ -248,11 +248,11 @@ def _phase(model: Model, hw: Hardware, how: How, phase: str, sizes: Sizes) -> Ph
     pass_ = run_pass(model, hw, how, sizes)
     tokens = 1 if phase == "decode" else sizes.seq_len  # without a KV cache a decode step runs more than it brings
     live = peak_bytes(pass_.rows, pass_.symbols, how.use_cache)
-    return Phase(phase, sizes, pass_, _totals(pass_, hw, how, sizes, sizes.batch_size * tokens), live)
+    return Phase(phase, sizes, pass_, totals_of(pass_, hw, how, sizes, sizes.batch_size * tokens), live)
 
 
-def _totals(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -> Totals:
-    """`tokens`: that the pass brings, of the whole batch."""
+def totals_of(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -> Totals:
+    """A pass in figures. `tokens`: that it brings, of the whole batch."""
     kernels = pass_.kernels
     launches, flops, reads, writes = (
         total(getattr(kernel, name) for kernel in kernels) for name in ("count", "flops", "read_bytes", "write_bytes")

@@ -10,7 +10,7 @@ from gpt2cost.table.kernel import Row, walk
 from gpt2cost.table.options import Checkpointing, TableOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingTable:
     """The rows of one micro-step, each list numbered from 0. Rows of the repeated block have the count num_layers."""
 
