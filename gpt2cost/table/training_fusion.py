@@ -224,7 +224,9 @@ def _recompute(forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[
 
     `kept`: what is there anyway.
     """
-    makers = {tensor.name: row for piece in forward if piece.what == "run" for row in piece.rows for tensor in _outputs(row)}
+    makers = {
+        tensor.name: row for piece in forward if piece.what == "run" for row in piece.rows for tensor in _outputs(row)
+    }
     made = {name for piece in (*forward, *backward) for name in piece.made}
     needed = [*forward, *(piece for piece in backward if piece.what == "library")]
     saved = {*kept, *(name for piece in needed for name in _external(piece, made))}
