@@ -28,23 +28,26 @@ Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise"
 class Tensor:
     """An operand: its name and its stored bytes (a dimension of stride 0 counts once).
 
-    `view_of`: the tensor in whose memory it lies where no kernel makes it.
+    `view_of`: the tensor in whose memory it lies where no kernel makes it. `by_head`: its memory is in the order
+    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied.
     """
 
     name: str
     bytes: Formula
     is_weight: bool = False
     view_of: str = ""
+    by_head: bool = False
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """`batch` products of (m, k) and (k, n)."""
+    """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory, and which not."""
 
     batch: Formula
     m: Formula
     n: Formula
     k: Formula
+    layout: Literal["NN", "NT", "TN"] = "NN"
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,11 @@ def elements(tensor: Tensor) -> Formula:
     return Formula(
         {tuple(f for f in monomial if f[0] not in ELEMENT_SYMBOLS): c for monomial, c in tensor.bytes.terms.items()}
     )
+
+
+def element(tensor: Tensor) -> str:
+    """The symbol of the size of a tensor's elements; "" where its bytes are a number."""
+    return next((name for monomial in tensor.bytes.terms for name, _ in monomial if name in ELEMENT_SYMBOLS), "")
 
 
 def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
