@@ -28,9 +28,23 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 aten = torch.ops.aten
 
-LOWER_PRECISION = {"addmm", "linear", "matmul", "bmm", "baddbmm", "mm", "scaled_dot_product_attention"}
-FLOAT32 = {"pow", "softmax", "log_softmax", "layer_norm", "nll_loss", "softplus", "sum", "cumsum", "rsqrt", "exp", "log"}
-"""Of torch's lists for CUDA, what a GPT-2 calls: ops that autocast runs in 16 bit, and in float32."""
+LOWER_PRECISION = {"addmm", "linear", "matmul", "bmm", "mm", "scaled_dot_product_attention"}
+FLOAT32 = {
+    "pow",
+    "softmax",
+    "log_softmax",
+    "layer_norm",
+    "nll_loss",
+    "softplus",
+    "sum",
+    "cumsum",
+    "rsqrt",
+    "exp",
+    "log",
+}
+"""Of torch's lists for CUDA, what a GPT-2 calls: ops that autocast runs in 16 bit, and in float32.
+
+The `baddbmm` of upcast attention is called with autocast off."""
 OWN_NAMES = {"__pow__": "pow", "square": "pow", "pow_": "pow", "__matmul__": "matmul"}
 
 
@@ -189,16 +203,15 @@ class NoFront(TorchFunctionMode):
 
 
 def indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    index, dim = index if isinstance(index, tuple) else (index,), 0
+    index = index if isinstance(index, tuple) else (index,)
     if ... in index:
         dots, named = index.index(...), sum(part is not None for part in index) - 1
         index = (*index[:dots], *[slice(None)] * (tensor.dim() - named), *index[dots + 1 :])
-    for part in index:
+    for dim, part in enumerate(index):
         if part is None:
             tensor = aten.unsqueeze(tensor, dim)
         elif isinstance(part, slice):
             tensor = aten.slice(tensor, dim, part.start, part.stop if part.stop is not None else 2**63 - 1)
-        dim += 1
     return tensor
 
 

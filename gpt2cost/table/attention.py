@@ -141,9 +141,7 @@ def _train_softmax(soft: Tensor, src: str, options: TableOptions) -> tuple[tuple
     return (*steps, native_dropout("attn_dropout", soft, dropped, source, "scores")), dropped
 
 
-def upcast_attention(
-    x: QKV, mask: Tensor, options: TableOptions
-) -> tuple[tuple[Module | Kernel | Free, ...], Tensor]:
+def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Module | Kernel | Free, ...], Tensor]:
     """`_upcast_and_reordered_attn`: the scores in float32, scaled inside the product."""
     src = "GPT2Attention._upcast_and_reordered_attn"
     reshape, upcast = cite(src, "query.reshape(-1, q_seq_len, dk)"), cite(src, "torch.baddbmm(")
@@ -157,8 +155,9 @@ def upcast_attention(
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
     mask_source = cite(src, "attn_weights + ")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
+    cast = replace(PROBABILITIES, view_of=soft.name) if options.train else PROBABILITIES
     dropped = cite(src, "self.attn_dropout(attn_weights)")
-    drop, probabilities = dropout("attn_dropout", "attn", PROBABILITIES, "attn_dropout", options, dropped)
+    drop, probabilities = dropout("attn_dropout", "attn", cast, "attn_dropout", options, dropped)
     tail, merged = context(probabilities, x, product, variables=(query, key))
     return (
         copy("clone_query", "clone", x.query, query, reshape, SPLIT_HEADS_COPY),
@@ -178,7 +177,7 @@ def upcast_attention(
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,
             cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
         ),
-        copy("downcast", "_to_copy", soft, PROBABILITIES, cite(src, "attn_weights.type(value.dtype)"), HALF),
+        copy("downcast", "_to_copy", soft, cast, cite(src, "attn_weights.type(value.dtype)"), HALF),
         drop,
         *tail,
     ), merged  # fmt: skip
@@ -195,9 +194,7 @@ def fused_attention(
     return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
 
 
-def trained_attention(
-    op: str, x: QKV, source: Citation, when: Condition, random_bytes: int
-) -> tuple[Kernel, Tensor]:
+def trained_attention(op: str, x: QKV, source: Citation, when: Condition, random_bytes: int) -> tuple[Kernel, Tensor]:
     """The same in train mode: a causal pass over its own keys, which keeps what its backward needs.
 
     Beside the output that is the log-sum-exp of each query's scores, and the random numbers' seed and offset. (The

@@ -62,7 +62,9 @@ class _Autocast:
                 cast = self.cast(kernel, inputs[index], wanted)
                 yield cast
                 inputs[index] = cast.outputs[0]
-        sizes = {"stat_bytes" if size == "w_bytes" else size for t in inputs.values() if (size := element(t)) in FLOATING}
+        sizes = {
+            "stat_bytes" if size == "w_bytes" else size for t in inputs.values() if (size := element(t)) in FLOATING
+        }
         made = wanted or ("a_bytes" if sizes == {"a_bytes"} else "stat_bytes")
         first, *others = kernel.outputs
         outputs = (first if kernel.op in EXPLICIT else self.retyped(first, made), *others)

@@ -1,4 +1,4 @@
-"""The backward pass, derived from the rows of the forward: reverse mode over kernels, as torch's autograd engine runs it.
+"""The backward pass, derived from the rows of the forward: reverse mode over kernels, as torch's autograd runs it.
 
 Nodes run in the reverse order of the forward's. A node emits its kernels by the rule of its op (`derivatives.py`); the
 engine then brings each gradient to the shape (a sum over what was broadcast) and dtype (a cast) of the tensor that it
@@ -106,7 +106,7 @@ class Tape:
             self.accumulate(tensor, grad)
 
     def validated(self, tensor: Tensor, grad: Grad) -> Grad:
-        made, label = grad.tensor, _label(tensor)
+        made, label = grad.tensor, short_name(tensor)
         if elements(made) != elements(tensor):
             size = elements(tensor) * symbol(element(tensor if self.wide(made) == self.wide(tensor) else made))
             total = replace(self.part(tensor), bytes=size, view_of=made.name)
@@ -121,7 +121,10 @@ class Tape:
 
     def accumulate(self, tensor: Tensor, grad: Grad) -> None:
         """Slices of another tensor wait under their own name; any other view under that of its tensor."""
-        name = "wte.weight" if self.tied and tensor.name == "lm_head.weight" else tensor.name
+        name = tensor.name
+        if self.tied and name == "lm_head.weight":
+            self.finish(name, grad)
+            name = "wte.weight"
         base = self.made.get(tensor.view_of)
         if name not in self.made and base is not None and elements(base) == elements(tensor):
             name = base.name
@@ -134,7 +137,7 @@ class Tape:
         else:
             both = self.part(tensor)
             self.emit(
-                f"grad_{_label(tensor)}.add", "add", "elementwise", (there.tensor, grad.tensor), (both,),
+                f"grad_{short_name(tensor)}.add", "add", "elementwise", (there.tensor, grad.tensor), (both,),
                 elements(both), when=there.when & grad.when,
             )  # fmt: skip
             self.grads[name] = Grad(both, there.when | grad.when)
@@ -183,16 +186,16 @@ class Tape:
                 name = self.final[name]
             while view_of in self.final:
                 view_of = self.final[view_of]
-            return tensor if (name, view_of) == (tensor.name, tensor.view_of) else replace(
-                tensor, name=name, view_of=view_of
+            return (
+                tensor
+                if (name, view_of) == (tensor.name, tensor.view_of)
+                else replace(tensor, name=name, view_of=view_of)
             )
 
         rows = []
         for row in self.rows:
             assert isinstance(row.step, Kernel)
-            step = replace(
-                row.step, inputs=tuple(map(own, row.step.inputs)), outputs=tuple(map(own, row.step.outputs))
-            )
+            step = replace(row.step, inputs=tuple(map(own, row.step.inputs)), outputs=tuple(map(own, row.step.outputs)))
             rows.append(replace(row, step=step))
         return tuple(rows)
 
@@ -203,13 +206,12 @@ Rule: TypeAlias = Callable[[Tape, Grad], Gives]
 """From the gradient of what a kernel made to those of what it read; emits kernels."""
 
 
-def _label(tensor: Tensor) -> str:
-    return tensor.name.rpartition(".")[2]
+def short_name(tensor: Tensor) -> str:
+    """The last part of a tensor's name; a cast or a copy bears that of what it is made of."""
+    return tensor.name.removesuffix(".cast").removesuffix(".copy").rpartition(".")[2]
 
 
-def backward(
-    forward: Sequence[Row], derivatives: Mapping[str, Rule], autocast: bool, tied: bool
-) -> tuple[Row, ...]:
+def backward(forward: Sequence[Row], derivatives: Mapping[str, Rule], autocast: bool, tied: bool) -> tuple[Row, ...]:
     """The rows of the backward pass of `forward`, whose last kernel makes the loss; numbered from 0."""
     kernels = [row for row in forward if isinstance(row.step, Kernel)]
     steps = [row.step for row in kernels if isinstance(row.step, Kernel)]

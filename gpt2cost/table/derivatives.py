@@ -7,10 +7,10 @@ what autograd saves.
 
 from __future__ import annotations
 
-from gpt2cost.table.backward import Gives, Grad, Rule, Tape
+from gpt2cost.table.backward import Gives, Grad, Rule, Tape, short_name
 from gpt2cost.table.formula import ALWAYS, NEVER, symbol
 from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, element, elements, weight
-from gpt2cost.table.symbols import D, V
+from gpt2cost.table.symbols import D, V, b8
 
 EMBEDDINGS = {"wte": V, "wpe": symbol("n_positions")}
 """Embeddings by name -> their rows."""
@@ -31,11 +31,15 @@ def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, first: str = "w
         of_weight = Gemm(shape.batch, shape.n, shape.k, shape.m, "TN")
     made = {}
     for which in ("weight", "input") if first == "weight" else ("input", "weight"):
-        if which == "weight" and tape.needs(weight):
-            inputs = (g, x) if of_weight.m is shape.n else (x, g)
-            made[which] = tape.emit("grad_weight" if weight.is_weight else f"grad_{weight.name}", op, kind, inputs, (tape.part(weight),), flops, of_weight)
-        elif which == "input" and tape.needs(x):
-            made[which] = tape.emit("grad_input" if kind == "gemm" else f"grad_{x.name}", op, kind, (g, weight), (tape.part(x),), flops, of_x)
+        if which == "weight":
+            of, inputs, product = weight, (x, g), of_weight
+            inputs = (g, x) if is_transposed and kind == "gemm" else inputs
+        else:
+            of, inputs, product = x, (g, weight), of_x
+        name = f"grad_{which if kind == 'gemm' else short_name(of)}"
+        made[which] = tape.emit(name, op, kind, inputs, (tape.part(of),), flops, product)
+        if tape.kernel.op == "baddbmm":
+            made[which] = tape.pointwise(f"{name}.scale", "mul", (made[which],), tape.part(of))
     by_head = ALWAYS if kind == "bmm" else NEVER
     return Grad(made["input"], by_head=by_head), Grad(made["weight"], by_head=NEVER if is_transposed else by_head)
 
@@ -52,6 +56,13 @@ def _mm(tape: Tape, grad: Grad) -> Gives:
     return [(x, of_x), (weight, of_weight)]
 
 
+def _baddbmm(tape: Tape, grad: Grad) -> Gives:
+    """The scores of upcast attention, scaled in the product: each gradient is scaled on its own."""
+    query, key = tape.kernel.inputs
+    of_query, of_key = _products(tape, grad, query, key, first="input")
+    return [(query, of_query), (key, of_key)]
+
+
 def _native_layer_norm(tape: Tape, grad: Grad) -> Gives:
     """Twice the arithmetic of the forward."""
     x, weight, bias = tape.kernel.inputs
@@ -66,7 +77,7 @@ def _native_layer_norm(tape: Tape, grad: Grad) -> Gives:
 
 def _embedding(tape: Tape, grad: Grad) -> Gives:
     """The table's gradient, filled with zeros; then each token's is added to its row."""
-    index, rows = tape.kernel.inputs
+    index = tape.kernel.inputs[0]
     name = tape.kernel.outputs[0].name
     table = weight(f"{name}.weight", EMBEDDINGS[name] * D)
     part = tape.part(table)
@@ -90,13 +101,9 @@ def _mul(tape: Tape, grad: Grad) -> Gives:
         return _by_a_number("mul")(tape, grad)
     x, y = tape.kernel.inputs
     g = grad.tensor
-    of_y = tape.pointwise(f"grad_{_short(y)}", "mul", (g, x), tape.part(y, tape.wide(g, x)))
-    of_x = tape.pointwise(f"grad_{_short(x)}", "mul", (g, y), tape.part(x, tape.wide(g, y)))
+    of_y = tape.pointwise(f"grad_{short_name(y)}", "mul", (g, x), tape.part(y, tape.wide(g, x)))
+    of_x = tape.pointwise(f"grad_{short_name(x)}", "mul", (g, y), tape.part(x, tape.wide(g, y)))
     return [(x, Grad(of_x)), (y, Grad(of_y))]
-
-
-def _short(tensor: Tensor) -> str:
-    return tensor.name.rpartition(".")[2]
 
 
 def _by_a_number(op: str) -> Rule:
@@ -108,16 +115,30 @@ def _by_a_number(op: str) -> Rule:
 
 
 def _chain(*ops: tuple[str, str]) -> Rule:
-    """Kernels one after the other; each reads the input (i), the output (o), the last result (r) or the gradient (g)."""
+    """Kernels in a row; each reads the input (i), the output (o), the last result (r) or the gradient (g)."""
 
     def rule(tape: Tape, grad: Grad) -> Gives:
         (x,), y, last = tape.kernel.inputs, tape.kernel.outputs[0], grad.tensor
-        for name, reads in ops:
+        for place, (op, reads) in enumerate(ops):
             read = tuple({"i": x, "o": y, "r": last, "g": grad.tensor}[letter] for letter in reads)
-            last = tape.pointwise(f"grad_{name}" + ("" if ops.count((name, reads)) < 2 else ""), name, read, tape.part(x, tape.wide(*read)))
+            name = "backward" if place == len(ops) - 1 else f"backward_{op}"
+            last = tape.pointwise(name, op, read, tape.part(x, tape.wide(*read)))
         return [(x, Grad(last))]
 
     return rule
+
+
+def _clamp(tape: Tape, grad: Grad) -> Gives:
+    """Zero outside of the bounds."""
+    (x,), g = tape.kernel.inputs, grad.tensor
+    part = tape.part(x)
+    zero = Tensor(f"{part.name}.zero", symbol(element(x)))
+    above, below, inside = (Tensor(f"{part.name}.{name}", elements(x) * b8) for name in ("above", "below", "inside"))
+    tape.emit("backward_zero", "scalar_tensor", "fill", (), (zero,), 0)
+    tape.pointwise("backward_ge", "ge", (x,), above)
+    tape.pointwise("backward_le", "le", (x,), below)
+    tape.pointwise("backward_and", "logical_and_", (above, below), inside)
+    return [(x, Grad(tape.pointwise("backward", "where", (inside, g, zero), part)))]
 
 
 def _softmax(op: str) -> Rule:
@@ -142,7 +163,7 @@ def _nll_loss(tape: Tape, grad: Grad) -> Gives:
 def _to_copy(tape: Tape, grad: Grad) -> Gives:
     (x,) = tape.kernel.inputs
     cast = tape.part(x)
-    if not tape.kernel.when == ALWAYS:
+    if tape.kernel.when != ALWAYS:
         cast = Tensor(cast.name, cast.bytes, view_of=grad.tensor.name)
     made = tape.emit("grad", "_to_copy", "copy", (grad.tensor,), (cast,), 0)
     return [(x, Grad(made, by_head=grad.by_head))]
@@ -177,6 +198,7 @@ DERIVATIVES: dict[str, Rule] = {
     "addmm": _addmm,
     "mm": _mm,
     "bmm": _mm,
+    "baddbmm": _baddbmm,
     "native_layer_norm": _native_layer_norm,
     "embedding": _embedding,
     "native_dropout": _native_dropout,
@@ -197,6 +219,9 @@ DERIVATIVES: dict[str, Rule] = {
     "hardtanh": _one("hardtanh_backward", "gi"),
     "leaky_relu": _one("leaky_relu_backward", "gi"),
     "softplus": _one("softplus_backward", "gi"),
+    "clamp": _clamp,
+    "erf": _chain(("pow", "i"), ("neg", "r"), ("exp", "r"), ("mul", "r"), ("mul", "gr")),
+    "sqrt": _chain(("mul", "o"), ("div", "gr")),
     "_softmax": _softmax("_softmax_backward_data"),
     "_log_softmax": _softmax("_log_softmax_backward_data"),
     "nll_loss_forward": _nll_loss,

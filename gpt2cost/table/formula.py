@@ -200,18 +200,17 @@ class Condition:
         for conjunction in self.any_of:
             compared = [(left.where(known), sign, right.where(known)) for left, sign, right in conjunction]
             open_ones = [c for c in compared if c[0].symbols or c[2].symbols]
-            if all(_COMPARE[sign](left.evaluate({}), right.evaluate({})) for left, sign, right in compared
-                   if not left.symbols and not right.symbols):
+            if all(
+                _COMPARE[sign](left.evaluate({}), right.evaluate({}))
+                for left, sign, right in compared
+                if not left.symbols and not right.symbols
+            ):
                 any_of.append(tuple(dict.fromkeys(open_ones)))
         return ALWAYS if () in any_of else Condition(tuple(dict.fromkeys(any_of)))
 
     def excludes(self, other: Condition) -> bool:
         """Whether the two can be seen never to hold at once: each conjunction has what the other's negates."""
-        return all(
-            any(_opposite(*c) in theirs for c in ours)
-            for ours in self.any_of
-            for theirs in other.any_of
-        )
+        return all(any(_opposite(*c) in theirs for c in ours) for ours in self.any_of for theirs in other.any_of)
 
     def evaluate(self, values: Mapping[str, Value]) -> Value:
         """True or False, or an array of them where the sizes are arrays."""

@@ -41,7 +41,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Gemm:
-    """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory, and which not."""
+    """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory."""
 
     batch: Formula
     m: Formula

@@ -15,7 +15,7 @@ from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, Tenso
 from gpt2cost.table.options import Checkpointing, TableOptions
 from gpt2cost.table.symbols import T
 
-NO_PAST = {"cache_len": 0, "kv_len": T}
+NO_PAST: dict[str, Formula | int] = {"cache_len": 0, "kv_len": T}
 """A training pass has no tokens before its own."""
 
 
@@ -40,7 +40,7 @@ def training_table(options: TableOptions, checkpointing: Checkpointing = "none")
 
 def without_past(rows: Iterable[Row]) -> tuple[Row, ...]:
     """The rows at `NO_PAST`, without those that are never launched there; numbered from 0."""
-    kept = []
+    kept: list[Row] = []
     for row in rows:
         when = row.step.when.where(NO_PAST)
         if when.any_of:
@@ -53,7 +53,7 @@ def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
         return replace(step, when=when, keeps=_tensors(step.keeps))
     shape = step.shape
     if isinstance(shape, Gemm):
-        shape = Gemm(*map(_at, (shape.batch, shape.m, shape.n, shape.k)), shape.layout)
+        shape = replace(shape, m=_at(shape.m), n=_at(shape.n), k=_at(shape.k))
     elif isinstance(shape, FusedAttention):
         shape = replace(shape, new_tokens=_at(shape.new_tokens), kv_len=_at(shape.kv_len))
     return replace(
