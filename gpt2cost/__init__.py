@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gpt2cost.prediction.one_kernel import KernelLatency, kernel_latency
     from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction, Totals, predict
     from gpt2cost.prediction.sweep import Sweep, sweep
+    from gpt2cost.prediction.train import Training, train
     from gpt2cost.table.config import Model, change_model, list_models, load_model
 
 _HOMES = {
@@ -42,15 +43,18 @@ _HOMES = {
     "prediction.one_kernel": ("KernelLatency", "kernel_latency"),
     "prediction.predict": ("MemoryUse", "Phase", "Prediction", "Totals", "predict"),
     "prediction.sweep": ("Sweep", "sweep"),
+    "prediction.train": ("Training", "train"),
     "table.config": ("Model", "change_model", "list_models", "load_model"),
 }
 """A module -> the names that it offers. Each is imported when one of them is first asked for."""
 
 __all__ = [
     "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError",
-    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "Validation", "__version__",
+    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "Training", "Validation",
+    "__version__",
     "calibrate", "capacity", "change_hardware", "change_model", "compare", "generate", "kernel_latency",
-    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "sweep", "validate",
+    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "sweep", "train",
+    "validate",
 ]  # fmt: skip
 
 

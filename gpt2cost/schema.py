@@ -123,12 +123,15 @@ class _Builder:
                 self.fail(f"{path}.{key}", "missing")
         names = None if allowed is None else list(allowed)
         right: dict[str, Any] = {}
+        listed = False
         for key, value in tree.items():
             if not isinstance(key, str) or not key.isprintable():
                 self.expected(path, "printable text as a key", key)
             elif names is not None and key not in names:
-                hint = nearest(key, names) or f"known here: {', '.join(names)}"
-                self.fail(f"{path}.{plain(key)}", f"unknown key, {hint}")
+                known = "" if listed else f"known here: {', '.join(names)}"  # once is enough
+                hint = nearest(key, names) or known
+                listed = listed or hint == known
+                self.fail(f"{path}.{plain(key)}", f"unknown key, {hint}" if hint else "unknown key")
             else:
                 right[key] = value
         return right

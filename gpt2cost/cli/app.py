@@ -27,6 +27,7 @@ from gpt2cost.version import __version__
 
 COMMANDS = {
     "predict": "gpt2cost.cli.predict:predict",
+    "train": "gpt2cost.cli.train:train",
     "sweep": "gpt2cost.cli.sweep:sweep",
     "compare": "gpt2cost.cli.compare:compare",
     "fit": "gpt2cost.cli.capacity:fit",

@@ -18,9 +18,9 @@ from gpt2cost.files import data_dir, read_text
 from gpt2cost.schema import build, change, check_mapping
 from gpt2cost.yaml_text import read_yaml, yaml_value
 
-SHARED_SECTIONS = ("model", "host", "launch")
+SHARED_SECTIONS = ("model", "host", "launch", "interconnect")
 """Sections that a file may borrow from another device."""
-CHANGEABLE = ("memory", "compute", "launch", "host", "model")
+CHANGEABLE = ("memory", "compute", "launch", "host", "model", "interconnect")
 """Sections whose constants `change_hardware` may set."""
 HOST_FACTOR = "host_factor"
 """What `change_hardware` takes beside their paths: a factor on all times of the host."""
@@ -218,7 +218,7 @@ def _provenance_of_variant(device: Hardware, changes: Mapping[Any, Any]) -> Any:
     borrowed = {
         path: f"borrowed from {device.name}: {text}"
         for path, text in device.provenance.items()
-        if path.partition(".")[0] == "model" and text.startswith(("measured", "fitted"))
+        if path.partition(".")[0] in ("model", "interconnect") and text.startswith(("measured", "fitted"))
     }
     return {**device.provenance, **borrowed, **own}
 

@@ -122,6 +122,9 @@ class AttentionConstants:
     )  # of a cache write in the same call, over its bytes; 0 where there is none
     write_token_s: float = 0.0
     write_launch_s: float = 0.0
+    # of the gradients, both as FlashAttention-2 on an RTX A5000 at 512 to 8192 keys (gpu-mode/ring-attention#10)
+    backward_rate: float = field(default=0.98, metadata=POSITIVE)  # of the forward's rate, over many keys
+    backward_keys: float = field(default=282.0, metadata=NATURAL)  # keys over which it reaches half of that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,9 @@ class MemoryConstants:
     )  # a written byte costs as much DRAM time as this many read
     resident_from: float = field(default=0.75, metadata=FRACTION)  # footprint over L2 where residency starts to fade
     resident_to: float = field(default=1.0, metadata=POSITIVE)  # and where it is gone
+    foreach: float = field(
+        default=0.8, metadata=POSITIVE
+    )  # of element-wise kernels' rate that those over lists of tensors reach: optimisers, clipping
     carry_over: float = field(
         default=0.0, metadata=NATURAL
     )  # share of L2 whose dirty lines are written after a kernel that runs alone has ended
@@ -220,18 +226,18 @@ class MachineConstants:
         """The spread of the errors of a dtype's products, in the logarithm."""
         return self.products(dtype).residual
 
-    def with_twice_the_attention(self) -> MachineConstants:
-        """The same machine, if an SM computed attention at twice the rate where no peak limits it."""
+    def with_attention_at(self, factor: float) -> MachineConstants:
+        """The same machine, if an SM computed attention at `factor` times the rate where no peak limits it."""
 
-        def twice(rate: float | None) -> float | None:
-            return None if rate is None else 2 * rate
+        def times(rate: float | None) -> float | None:
+            return None if rate is None else factor * rate
 
         attention = {
             kernel: {
                 size: replace(
                     c,
-                    unit_rate_flop_per_s=twice(c.unit_rate_flop_per_s),
-                    fp32_unit_rate_flop_per_s=twice(c.fp32_unit_rate_flop_per_s),
+                    unit_rate_flop_per_s=times(c.unit_rate_flop_per_s),
+                    fp32_unit_rate_flop_per_s=times(c.fp32_unit_rate_flop_per_s),
                 )
                 for size, c in sizes.items()
             }

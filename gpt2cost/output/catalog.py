@@ -137,7 +137,7 @@ def mapping(page: Page, record: Mapping[str, Any], indent: int = 0, unit: str | 
                 for item in value:
                     page.line(f"{' ' * (indent + 2)}- {', '.join(_pairs(item))}")
             case list() | tuple():
-                page.line(f"{label} {', '.join(map(str, value))}")
+                page.line(f"{label} {', '.join(_value(item, own_unit) for item in value)}")
             case _:
                 page.line(f"{label} {_value(value, own_unit)}")
 

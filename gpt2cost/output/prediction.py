@@ -39,12 +39,17 @@ SUMS = ("count", "flops", "read_bytes", "write_bytes", "device_s")
 
 def cost_records(phase: Phase, group: str = "kernel") -> list[Record]:
     """The rows of a pass in the order in which they run: a kernel, a module's own kernels, or a whole layer each."""
-    device_s = phase.totals.device_s
+    return kernel_records(phase.kernels, phase.totals.device_s, group)
+
+
+def kernel_records(kernels: Sequence[KernelCost], device_s: Any, group: str = "kernel") -> list[Record]:
+    """The same of the kernels of any pass, whose shares are of `device_s`."""
     if group == "kernel":
-        return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in phase.kernels]
+        return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in kernels]
     groups: dict[str, list[KernelCost]] = {}
-    for cost in phase.kernels:
-        name = cost.row.module or "model" if group == "module" else ".".join(cost.row.module.split(".")[:2])
+    for cost in kernels:
+        name = cost.row.module if group == "module" else ".".join(cost.row.module.split(".")[:2])
+        name = name or "model"
         groups.setdefault(name, []).append(cost)
     return [_record(_group_name(name, groups), costs, device_s) for name, costs in groups.items()]
 
@@ -86,7 +91,7 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
         own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
         results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
         for row in cost_records(phase, group):
-            yield {**inputs, **own, **row, **results}
+            yield {**inputs, **own, **row, **results, **record_of((shared.IMPL,), prediction)}
 
 
 def _document(prediction: Prediction, group: str, explained: bool) -> Record:
@@ -96,9 +101,9 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
             document["explanation"] = dataclasses.asdict(explain(prediction, phase))
     return {
         **envelope(prediction.model, prediction.hardware),
-        "model": record_of(shared.MODEL, prediction.model),
+        "model": shared.model_record(prediction.model, prediction.how),
         "hardware": shared.hardware_head(prediction.hardware),
-        "settings": record_of(INPUTS[2:], prediction),
+        "settings": record_of((*INPUTS[2:], shared.IMPL), prediction),
         "phases": phases,
         "memory": dataclasses.asdict(prediction.memory),
         "warnings": list(prediction.warnings),
@@ -128,7 +133,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     page.line(f"{_heading(prediction)}; {FLOPS_CONVENTION}")
     page.line(_memory_line(prediction.memory))
     rows = [cost_records(phase, group) for phase in prediction.phases]
-    layouts = [[table_of(layout, own) for layout in _layouts(group)] for own in rows]
+    layouts = [[table_of(layout, own) for layout in kernel_layouts(group)] for own in rows]
     fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
     for phase, tables in zip(prediction.phases, layouts, strict=True):
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
@@ -141,7 +146,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     if prediction.hardware.vendor != "cpu" and any(phase.totals.bound == "host" for phase in prediction.phases):
         page.line("the pace of host-bound passes is that of the machine's CPU, not of the GPU: see --host-factor")
     if fits < 2 and group == "kernel":
-        page.line(f"source: lines of transformers {transformers_version()}")
+        page.line(f"source: {shared.source_text(prediction.how.impl)}")
 
 
 def _heading(prediction: Prediction) -> str:
@@ -156,7 +161,7 @@ def _phase_heading(phase: Phase) -> str:
     return f"{phase.phase}: {shared.sizes_text(phase)}, {phase.totals.launches} launches{attention}"
 
 
-def _layouts(group: str) -> list[tuple[Field[Record], ...]]:
+def kernel_layouts(group: str) -> list[tuple[Field[Record], ...]]:
     """The columns of a pass, the fullest layout first."""
     read, written = column("read_bytes", "read", "B"), column("write_bytes", "written", "B")
     source = column("source", "source")
@@ -255,7 +260,7 @@ def _latency(phase: Phase) -> str:
 
 def _phase_text(page: Page, phase: Phase) -> None:
     page.line(f"{_phase_heading(phase)}\n", style="bold")
-    page.fields(cost_records(phase), *_layouts("kernel"))
+    page.fields(cost_records(phase), *kernel_layouts("kernel"))
 
 
 def _phase_summary(phase: Phase) -> tuple[str, str]:

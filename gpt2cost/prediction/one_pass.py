@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.checks import Size
-from gpt2cost.device.dtypes import ELEMENT_BYTES
+from gpt2cost.device.dtypes import ELEMENT_BYTES, precision_of
 from gpt2cost.device.hardware import Hardware, Host
 from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.prediction.settings import How, Number, Sizes
@@ -27,7 +27,7 @@ from gpt2cost.table.options import COMPILED, GRAPHED, TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.gpu_attention import attention_kernel
 from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, kernel_terms, largest
-from gpt2cost.timing.queue import PassTimes, pass_times, waits_inside
+from gpt2cost.timing.queue import PassTimes, Steps, pass_steps, pass_times, waits_inside
 from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
 
@@ -90,6 +90,11 @@ class Pass:
         launch_s = [device * seconds for seconds in self.launch_s]
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
 
+    def steps_at(self, device: float = 1.0, host: Number = 1.0) -> Steps:
+        """The same as a map of the queue's state, which other passes may follow."""
+        launch_s = [device * seconds for seconds in self.launch_s]
+        return pass_steps(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime)[1]
+
 
 def host_sets_pace(host_s: Number, device_s: Number) -> Any:
     """Whether a pass waits for its host, which issues it for longer than the device is busy; of a grid an array."""
@@ -101,18 +106,21 @@ CLEARLY = 1.1
 the next they rise and fall by as much."""
 
 
-def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
+def bound_of_pass(
+    kernels: Sequence[KernelCost], host_s: Number, device_s: Number, waits: Mapping[str, Number] | None = None
+) -> Any:
     """What doubling would help a pass most: the `host` where it issues longer than the device is busy, else what most
-    seconds of its kernels shrink with; `latency` and `launch` only where they do so clearly."""
+    seconds of its kernels shrink with, or of its `waits`, by name; `latency` and `launch` only where they do so
+    clearly."""
     parts = [bound_seconds(kernel.terms) for kernel in kernels]
-    seconds = [
-        total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
-        for number in range(len(BOUNDS))
-    ]
-    for name in ("latency", "launch"):
-        seconds[BOUNDS.index(name)] = seconds[BOUNDS.index(name)] / CLEARLY
+    seconds = {
+        name: total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
+        for number, name in enumerate(BOUNDS)
+    }
+    clearly = {name: seconds[name] / CLEARLY for name in ("latency", "launch")}
     waits_for_host = np.where(host_sets_pace(host_s, device_s), np.inf, 0.0)
-    return largest(("host", *BOUNDS), (waits_for_host, *seconds))
+    every = {"host": waits_for_host, **seconds, **clearly, **(waits or {})}
+    return largest(tuple(every), tuple(every.values()))
 
 
 @lru_cache(maxsize=128)
@@ -125,8 +133,10 @@ def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
 def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOptions:
     """What selects the list of kernels, from the model's switches, the settings and the device that they run on.
 
-    Compiled code lays out a mask with aligned rows, so that it need not be copied.
+    Compiled code lays out a mask with aligned rows, so that it need not be copied. Raises `InputError` where the
+    implementation cannot run the model.
     """
+    how = how.on(model)
     kernel = "" if hw is None else sdpa_kernel(hw, how.dtype, model.head_dim, masked=True)
     return TableOptions(
         attn=how.attn,  # type: ignore[arg-type]
@@ -136,18 +146,19 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         logits=how.logits,  # type: ignore[arg-type]
         variants=how.variants,
         pads_mask=kernel == "efficient" and how.runtime not in COMPILED,
-        traced=how.runtime != "eager",
+        traced=how.runtime in COMPILED if how.impl == "nanogpt" else how.runtime != "eager",
         cache_type=how.cache_type,  # type: ignore[arg-type]
+        impl=how.impl or model.impl,
+        bias=model.bias,
     )
 
 
-def symbol_values(model: Model, dtype: str, sizes: Sizes) -> dict[str, Number]:
-    """The values of every symbol of the cost table."""
-    element = ELEMENT_BYTES[dtype]
+def symbol_values(model: Model, stored_in: str, sizes: Sizes) -> dict[str, Number]:
+    """The values of every symbol of the cost table. `stored_in`: a dtype, or a precision of training."""
+    precision = precision_of(stored_in)
     own = {"batch_size": sizes.batch_size, "seq_len": sizes.seq_len, "cache_len": sizes.cache_len}
-    return {
-        **own, "kv_len": sizes.kv_len, **model.symbols(), "w_bytes": element, "a_bytes": element, **CONSTANT_BYTES,
-    }  # fmt: skip
+    elements = {"w_bytes": precision.w_bytes, "a_bytes": precision.a_bytes, **CONSTANT_BYTES}
+    return {**own, "kv_len": sizes.kv_len, **model.symbols(), **elements}
 
 
 def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Pass:
@@ -163,11 +174,13 @@ def uncapturable(model: Model, how: How, sizes: Sizes) -> tuple[Any, str]:
     """
     if how.runtime != "cuda-graph":
         return False, ""
+    how = how.on(model)
     rows, values = table_rows(table_options(model, how), how.runtime), symbol_values(model, how.dtype, sizes)
     asked, source = waits_inside(rows, values)
+    what = "logits of the last position alone make it" if how.impl == "nanogpt" else f"{how.attn} attention does"
     return asked, (
-        f"runtime: {how.runtime} cannot capture a pass in which the host waits for the device, as {how.attn} attention"
-        f" does here ({source}); eager, compile and reduce-overhead run it"
+        f"runtime: {how.runtime} cannot capture a pass in which the host waits for the device, as {what}"
+        f" here ({source}); eager, compile and reduce-overhead run it"
     )
 
 

@@ -7,6 +7,8 @@ what autograd saves.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpt2cost.table.backward import Gives, Grad, Rule, Tape, short_name
 from gpt2cost.table.formula import ALWAYS, NEVER, symbol
 from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, element, elements, weight
@@ -65,14 +67,11 @@ def _baddbmm(tape: Tape, grad: Grad) -> Gives:
 
 def _native_layer_norm(tape: Tape, grad: Grad) -> Gives:
     """Twice the arithmetic of the forward."""
-    x, weight, bias = tape.kernel.inputs
-    _, mean, rstd = tape.kernel.outputs
-    parts = tuple(map(tape.part, (x, weight, bias)))
-    tape.emit(
-        "backward", "native_layer_norm_backward", "reduction", (grad.tensor, x, mean, rstd, weight, bias), parts,
-        2 * tape.kernel.flops,
-    )  # fmt: skip
-    return [(tensor, Grad(part)) for tensor, part in zip((x, weight, bias), parts, strict=True)]
+    (x, *weights), (_, mean, rstd) = tape.kernel.inputs, tape.kernel.outputs
+    parts = tuple(map(tape.part, tape.kernel.inputs))
+    reads = (grad.tensor, x, mean, rstd, *weights)
+    tape.emit("backward", "native_layer_norm_backward", "reduction", reads, parts, 2 * tape.kernel.flops)
+    return [(tensor, Grad(part)) for tensor, part in zip(tape.kernel.inputs, parts, strict=True)]
 
 
 def _embedding(tape: Tape, grad: Grad) -> Gives:
@@ -181,7 +180,10 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
         parts = tuple(map(tape.part, kernel.inputs))
         reads = (grad.tensor, *kernel.inputs, *kernel.outputs)
         flops = 10 * kernel.shape.batch * kernel.shape.heads * kernel.shape.new_tokens * kernel.shape.kv_len
-        tape.emit("backward", op, "attention", reads, parts, flops * kernel.shape.head_dim, kernel.shape)
+        tape.emit(
+            "backward", op, "attention", reads, parts, flops * kernel.shape.head_dim,
+            replace(kernel.shape, backward=True),
+        )  # fmt: skip
         return [
             (x, Grad(part, kernel.when, kernel.when if keeps_layout and x.by_head else NEVER))
             for x, part in zip(kernel.inputs, parts, strict=True)

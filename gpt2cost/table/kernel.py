@@ -52,7 +52,10 @@ class Gemm:
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal."""
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal.
+
+    `backward`: its gradients, which compute the probabilities anew: five products where the forward has two.
+    """
 
     batch: Formula
     heads: Formula
@@ -60,6 +63,36 @@ class FusedAttention:
     new_tokens: Formula
     kv_len: Formula
     masked: bool  # an explicit mask tensor rather than the kernel's own causal rule
+    backward: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Weights of one shape: `name` as `named_parameters()` has it, with `{i}` for the layer.
+
+    `elements` of one tensor, and how many tensors there are.
+    """
+
+    name: str
+    elements: Formula
+    count: Formula
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has two dimensions: its formula multiplies two sizes."""
+        return any(sum(power for _, power in monomial) > 1 for monomial in self.elements.terms)
+
+
+@dataclass(frozen=True)
+class Foreach:
+    """One op over a list of tensors of the parameters' sizes, which runs in as few launches as take them all.
+
+    `lists`: of how many lists the kernel has the addresses; `has_scalars`: it also has a number for each tensor.
+    """
+
+    parameters: tuple[Parameter, ...]
+    lists: int
+    has_scalars: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +107,7 @@ class Kernel:
     flops: Formula
     source: Citation
     when: Condition = ALWAYS
-    shape: Gemm | FusedAttention | None = None  # what the machine model needs beyond bytes
+    shape: Gemm | FusedAttention | Foreach | None = None  # what the machine model needs beyond bytes
     columns: Formula | None = None  # the length of the rows that a softmax or a layer norm reduces
     fusion_group: str = ""  # a compiler merges neighbours of one group; "" stays alone
     in_module: bool = False  # launched by an nn.Module's own call (Conv1D, Linear, LayerNorm, Embedding)
@@ -177,22 +210,40 @@ def element(tensor: Tensor) -> str:
     return next((name for monomial in tensor.bytes.terms for name, _ in monomial if name in ELEMENT_SYMBOLS), "")
 
 
-def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
-    """A Conv1D: (B*T, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter."""
-    m = B * T
-    y = tensor(path, B, T, n)
+def linear(
+    x: Tensor,
+    n: Formula,
+    k: Formula,
+    path: str,
+    source: Citation,
+    *,
+    cls: str = "Linear",
+    bias: bool = True,
+    rows: Formula = B * T,
+    out: str = "",
+) -> Module:
+    """A Linear: (rows, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter.
+
+    The tensor that it makes is named `out`, or as the module.
+    """
+    weights = (weight(f"{path}.weight", k * n), *((weight(f"{path}.bias", n),) if bias else ()))
     kernel = Kernel(
         name="",
-        op="addmm",
+        op="addmm" if bias else "mm",
         kind="gemm",
-        inputs=(x, weight(f"{path}.weight", k * n), weight(f"{path}.bias", n)),
-        outputs=(y,),
-        flops=2 * m * n * k,
+        inputs=(x, *weights),
+        outputs=(tensor(out or path, rows, n),),
+        flops=2 * rows * n * k,
         source=source,
-        shape=Gemm(formula(1), m, n, k),
+        shape=Gemm(formula(1), rows, n, k, "NN" if cls == "Conv1D" else "NT"),
         in_module=True,
     )
-    return Module(path.rpartition(".")[2], "Conv1D", (kernel,))
+    return Module(path.rpartition(".")[2], cls, (kernel,))
+
+
+def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
+    """A Conv1D: a Linear whose weight is stored the other way round."""
+    return linear(x, n, k, path, source, cls="Conv1D")
 
 
 def output(module: Module) -> Tensor:
@@ -202,14 +253,15 @@ def output(module: Module) -> Tensor:
     return kernel.outputs[0]
 
 
-def layer_norm(name: str, x: Tensor, source: Citation) -> Module:
+def layer_norm(name: str, x: Tensor, source: Citation, bias: bool = True) -> Module:
     """LayerNorm over hidden_size: also writes each row's mean and reciprocal deviation, in float32."""
+    weights = (weight(f"{name}.weight", D), *((weight(f"{name}.bias", D),) if bias else ()))
     statistics = tuple(Tensor(f"{name}.{stat}", B * T * f32) for stat in ("mean", "rstd"))
     kernel = Kernel(
         name="",
         op="native_layer_norm",
         kind="reduction",
-        inputs=(x, weight(f"{name}.weight", D), weight(f"{name}.bias", D)),
+        inputs=(x, *weights),
         outputs=(Tensor(name, B * T * D * a), *statistics),
         flops=8 * B * T * D,
         source=source,

@@ -19,7 +19,7 @@ NO_PAST: dict[str, Formula | int] = {"cache_len": 0, "kv_len": T}
 """A training pass has no tokens before its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingTable:
     """The rows of one micro-step, each list numbered from 0. Rows of the repeated block have the count num_layers."""
 

@@ -23,8 +23,10 @@ import numpy as np
 from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
+from gpt2cost.table.kernel import elements as elements_of
 from gpt2cost.table.liveness import OLD_CACHE
+from gpt2cost.timing.gpu_attention import FLOPS_OF_BACKWARD
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype, residency
 
 _RESIDENT_FROM = 0.5
@@ -144,15 +146,19 @@ class CpuMachine:
                 own = product_dtype(kernel, dtype)
                 size = ELEMENT_BYTES[own]
                 terms = product_terms(hw, own, product_name(kernel), count, rows, columns, depth, size)
-            case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
+            case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 pairs, width = batch.evaluate(values) * heads.evaluate(values), head_dim.evaluate(values)
                 terms = attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
-            case None:
+                if backward:
+                    terms = terms.scaled(FLOPS_OF_BACKWARD)
+            case Foreach() | None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 grows = kernel.op == "cat" and kernel.inputs[0].name in OLD_CACHE
                 since = reuse[0] if grows else 0.0
                 elements = kernel.written_elements.evaluate(values)
+                if kernel.op in ("sum", "_foreach_norm"):  # each element read is added
+                    elements = sum((size.evaluate(values) for size in map(elements_of, kernel.inputs)), elements)
                 terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, elements, since)
         return at_least(floor_s, terms)
 

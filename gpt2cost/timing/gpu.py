@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel
+from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
+from gpt2cost.timing.gpu_training import training_terms
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 
@@ -35,19 +36,24 @@ class GpuMachine:
                 terms = gemm_terms(
                     self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
+                    transposed=kernel.name.endswith(WEIGHT_GRADIENT),
                 )  # fmt: skip
-            case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked):
+            case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))
                 name, kv_reuse = attention_kernel(kernel, values, self.hw, dtype) or "", (reuse[1], reuse[2])
-                terms = self.attention(dtype, name, count, many, width, new, kv - new, masked=masked, kv_reuse=kv_reuse)
-            case None:
+                terms = self.attention(
+                    dtype, name, count, many, width, new, kv - new,
+                    masked=masked, kv_reuse=None if backward else kv_reuse, backward=backward,
+                )  # fmt: skip
+            case Foreach() | None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 columns = 1.0  # a compiler's kernels wait for no rows
                 if kernel.columns is not None and "+" not in kernel.op:
                     columns = kernel.columns.evaluate(values)
                 cold_read, cold_write = self._cold(kernel, values, reuse, read + write)
-                return memory_terms(
+                own = training_terms(self.hw, kernel, values, columns, floor_s, (cold_read, cold_write))
+                return own or memory_terms(
                     self.hw,
                     memory_kind(kernel),
                     read,
@@ -89,9 +95,9 @@ class GpuMachine:
     def attention(
         self, dtype: str, kernel: str, batch: Array, heads: Array, head_dim: Array, new_tokens: Array,
         cached_tokens: Array, causal: bool = True, masked: bool = False, write_cache: bool = False,
-        kv_reuse: tuple[Array, Array] | None = None,
+        kv_reuse: tuple[Array, Array] | None = None, backward: bool = False,
     ) -> Terms:  # fmt: skip
-        """Fused attention by a kernel of `device/sdpa.py`.
+        """Fused attention by a kernel of `device/sdpa.py`, or (`backward`) its gradients.
 
         With `write_cache`, the new keys and values are copied into a cache before it: by a kernel of its own, but where
         the device has constants of a serving framework's call, which writes a paged cache itself. `kv_reuse`: see
@@ -100,11 +106,13 @@ class GpuMachine:
         size, sizes = ELEMENT_BYTES[dtype], (batch, heads, head_dim, new_tokens, cached_tokens)
         if kernel == "math":
             terms = self._math(dtype, *sizes, causal=causal, masked=masked, kv_reuse=kv_reuse)
+            if backward:  # four products and the gradient of a softmax for two products and a softmax
+                terms = terms + terms
         else:
             paged = write_cache and self.hw.gpu_model.writes_cache(kernel)
             terms = attention_terms(
                 self.hw, dtype, kernel, *sizes, size,
-                causal=causal, masked=masked, write_cache=paged, kv_reuse=kv_reuse,
+                causal=causal, masked=masked, write_cache=paged, kv_reuse=kv_reuse, backward=backward,
             )  # fmt: skip
             write_cache = write_cache and not paged
         if not write_cache:
@@ -149,12 +157,16 @@ class GpuMachine:
         l2_copy = replace(constants.memory, l2_copy_bytes_per_s=2 * constants.memory.l2_copy_bytes_per_s)
         dram = replace(memory, bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s)
         l2 = replace(memory, l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s)
-        faster = replace(constants.with_twice_the_attention(), memory=constants.memory.with_twice_the_arithmetic())
+        faster = replace(constants.with_attention_at(2.0), memory=constants.memory.with_twice_the_arithmetic())
         return [
             ("2x DRAM bandwidth", replace(hw, memory=dram)),
             ("2x L2 bandwidth", replace(hw, memory=l2, model=replace(constants, memory=l2_copy))),
             ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=faster)),
         ]
+
+
+WEIGHT_GRADIENT = "grad_weight"
+"""How the name of a product ends that reads its (m, k) operand transposed."""
 
 
 def memory_kind(kernel: Kernel) -> str:
@@ -165,6 +177,8 @@ def memory_kind(kernel: Kernel) -> str:
     """
     if "_softmax" in kernel.op.split("+"):
         return "softmax"
+    if kernel.op == "_to_copy":  # a cast, of elements in a row
+        return "elementwise"
     if kernel.kind in ("copy", "gather", "fill"):
         return "cat" if kernel.op == "cat" else kernel.kind
     kinds = {"native_layer_norm": "layer_norm", "where": "where", "div": "scalar_op", "gelu": "gelu"}

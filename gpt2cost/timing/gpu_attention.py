@@ -15,6 +15,11 @@ A thread block takes `q_tile` queries of one head through the keys in steps of `
               each head reads it from L2
     T       = launch + hypot(compute, memory) + cache write
 
+The gradients take 2.5 times the forward's arithmetic, five products for two, at a share of its rate that grows with the
+keys that a query sees (half of them under the causal rule), and move twice its bytes, in three kernels:
+
+    T       = 3 launch + 2.5 / backward_rate * (1 + backward_keys / keys seen) * compute + 2 memory
+
 `launch` has parts that come with more than one new token, with more than one block of keys and with splits. In decode
 the keys of one head are one thread block's unless the kernel splits them. The memory-efficient kernel multiplies fp32
 on tensor cores from sm80 on, in three tf32 products for one. The time is monotone in batch, heads and tokens, and never
@@ -38,6 +43,11 @@ from gpt2cost.timing.terms import Array, Terms, residency
 
 SMALL_HEAD, MIDDLE_HEAD = 96, 192
 """Heads of at most these sizes use the constants for 64 and for 128; larger ones those for 256, if there are any."""
+
+FLOPS_OF_BACKWARD = 2.5
+"""Of the forward's: the scores anew, and the gradients of values, of scores, of queries and of keys."""
+BACKWARD_KERNELS = 3
+"""The dot products of gradient and output, the gradients, and a conversion of those that were summed in float32."""
 
 RESIDENT_AT_MOST = 0.9
 """From this share of L2 on some bytes are certain to come from DRAM."""
@@ -67,6 +77,7 @@ def attention_terms(
     masked: bool = False,
     write_cache: bool = False,
     kv_reuse: tuple[Array, Array] | None = None,
+    backward: bool = False,
 ) -> Terms:
     """`new_tokens` queries per head over `cached_tokens + new_tokens` keys; sizes as floats or arrays, which
     broadcast.
@@ -75,14 +86,18 @@ def attention_terms(
     computed and the mask is read, once from DRAM and by each head from L2. `write_cache`: a serving framework's call,
     which copies the new keys and values into a paged cache first. `kv_reuse`: bytes touched since the keys, and since
     the values, were last used; by default the call is repeated on its own operands. Head sizes for which no kernel is
-    built use the constants of the nearest one that is.
+    built use the constants of the nearest one that is. `backward`: their gradients instead.
     """
     built = hw.gpu_model.attention_by(kernel, paged=write_cache)
 
     def timed(size: str) -> Terms:
         sizes = (batch, heads, head_dim, new_tokens, cached_tokens)
         rate, is_causal = _rate(hw, dtype, kernel, built[size]), causal and not masked
-        return _terms(hw, built[size], rate, *sizes, element_bytes, is_causal, masked, write_cache, kv_reuse)
+        terms = _terms(hw, built[size], rate, *sizes, element_bytes, is_causal, masked, write_cache, kv_reuse)
+        if not backward:
+            return terms
+        seen = cached_tokens + (0.5 if is_causal else 1.0) * new_tokens
+        return _gradients(hw, built[size], terms, seen)
 
     large = "256" if "256" in built else "128"
     sizes = ("64", "128", large)
@@ -165,6 +180,17 @@ def _terms(
     arithmetic_s = pairs * blocks * full * tensor_s / units
     serial_s = np.maximum(compute_s - arithmetic_s, 0.0)
     return Terms(total_s, arithmetic_s, traffic.dram_s, l2_s, serial_s, launch_s, dram_bytes)
+
+
+def _gradients(hw: Hardware, c: AttentionConstants, forward: Terms, keys_seen: Array) -> Terms:
+    """The terms of the backward kernels, from those of the forward one on the same operands."""
+    slower = FLOPS_OF_BACKWARD / c.backward_rate * (1.0 + c.backward_keys / keys_seen)
+    compute_s, serial_s = slower * forward.compute_s, slower * forward.serial_s
+    memory_s, l2_s, dram_bytes = 2.0 * forward.memory_s, 2.0 * forward.l2_s, 2.0 * forward.dram_bytes
+    launch_s = BACKWARD_KERNELS * forward.launch_s
+    total_s = launch_s + np.hypot(compute_s + serial_s, memory_s + l2_s)
+    total_s = np.maximum(total_s, dram_bytes / hw.memory.bandwidth_bytes_per_s)
+    return Terms(total_s, compute_s, memory_s, l2_s, serial_s, launch_s, dram_bytes)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ place where it is faster. It reads each operand once, and its arithmetic is that
     T = gemv + gemv_k * k + gemv_rows * (1 - 1 / rows) + norm(dram_bytes / (gemv_dram_efficiency * DRAM bandwidth),
         all bytes / L2 bandwidth, FLOPs / (gemv_efficiency * fp32 peak)),   rows = min(m, n)
 
-In 16 bit a tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k, are multiples of 8.
+In 16 bit a tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k (m where the (m, k)
+operand is stored transposed), are multiples of 8.
 Where they are multiples of no more than a = 4, 2, 1, more instructions move the same bytes: `step` grows by
 (8 / a)**unaligned_step, and T_l2 is at least
 
@@ -38,7 +39,7 @@ below FLOPs / peak, bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -77,12 +78,13 @@ def gemm_terms(
     batched: bool = False,
     weight_reuse: Array | None = None,
     input_reuse: Array | None = None,
+    transposed: bool = False,
 ) -> Terms:
     """`batch` products of (m, k) and (k, n), sizes as floats or arrays; the terms have the shape they broadcast to.
 
     `weight_reuse`, `input_reuse`: bytes touched between two uses of the same (k, n) and (m, k) operand; infinite means
     that it is cold. By default as the public grids were timed: one input and, but where `batched`, six copies of the
-    weight in turn.
+    weight in turn. `transposed`: the (m, k) operand is stored as (k, m), as in the gradient of a weight.
     """
     c = hw.gpu_model.products(dtype)
     alone = _Product(hw, dtype, element_bytes, *np.broadcast_arrays(*(1.0 * size for size in (batch, m, n, k))))
@@ -93,7 +95,7 @@ def gemm_terms(
         for reuse, default in ((weight_reuse, once), (input_reuse, moved), (None, moved))
     ]
     *sizes, weights_lost, inputs_lost, outputs_lost = np.broadcast_arrays(alone.batch, alone.m, alone.n, alone.k, *lost)
-    product = _Product(hw, dtype, element_bytes, *sizes)
+    product = _Product(hw, dtype, element_bytes, *sizes, transposed=transposed)
     weights, inputs, outputs = product.operand_bytes
     moved = weights + inputs + outputs
     dram_bytes = weights * weights_lost + inputs * inputs_lost + outputs * outputs_lost
@@ -122,6 +124,7 @@ class _Product:
     m: Array
     n: Array
     k: Array
+    transposed: bool = field(default=False, kw_only=True)
 
     @property
     def flops(self) -> Array:
@@ -153,8 +156,9 @@ class _Product:
         if self.element_bytes != 2:
             return np.ones_like(self.m)
         loads: Array = np.ones_like(self.m)
+        leading = self.m if self.transposed else self.k
         for aligned in (8.0, 4.0, 2.0):
-            loads = np.where((self.n % aligned > 0) | (self.k % aligned > 0), 16.0 / aligned, loads)
+            loads = np.where((self.n % aligned > 0) | (leading % aligned > 0), 16.0 / aligned, loads)
         return loads
 
 

@@ -52,13 +52,14 @@ def memory_terms(
     *,
     cold_read: Array | None = None,
     cold_write: Array | None = None,
+    rate: float = 1.0,
 ) -> Terms:
     """A kernel of one of `MEMORY_KINDS`, which writes `elements`. `columns` is the length of the rows that it reduces
     (1 for none).
 
     Sizes are floats or arrays; the terms have the shape that they broadcast to. `floor_s`: the least time
     of a launch. `cold_read`, `cold_write`: how many of the bytes read and written DRAM moves; by default as many as
-    where the kernel is repeated on its own operands.
+    where the kernel is repeated on its own operands. `rate`: of the kind's share of DRAM.
     """
     memory = hw.gpu_model.memory
     c = memory.kinds[kind]
@@ -70,7 +71,7 @@ def memory_terms(
     cold_write = alone * write_bytes if cold_write is None else cold_write
     cold = cold_read + cold_write
     weighted = (cold_read + memory.write_weight * cold_write) * 2.0 / (1.0 + memory.write_weight)
-    reached = np.maximum(weighted - late, 0.0) / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
+    reached = np.maximum(weighted - late, 0.0) / (rate * c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
     dram_s = np.maximum(reached, cold / hw.memory.bandwidth_bytes_per_s)
     l2_s = moved / (memory.l2_efficiency * memory.l2_copy_bytes_per_s)
     memory_s = np.maximum(dram_s, l2_s)

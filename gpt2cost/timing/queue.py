@@ -56,12 +56,22 @@ class Steps:
             _later(after.gh, self.hg, after.gg, self.gg),
         )
 
-    def times(self, count: int) -> Steps:
-        """These steps `count` times in a row."""
+    def times(self, count: Any) -> Steps:
+        """These steps `count` times in a row: an integer, or an array of whole numbers."""
+        if np.ndim(count):
+            return self._times_each(np.asarray(count).astype(np.int64))
         if count == 0:
             return NOTHING
         half = self.times(count // 2)
         return half.then(half).then(self) if count % 2 else half.then(half)
+
+    def _times_each(self, counts: Any) -> Steps:
+        """As often as an array says, power by power of two."""
+        power, whole = self, NOTHING
+        for bit in range(int(np.max(counts)).bit_length()):
+            whole = whole.then(only_where((counts >> bit) & 1 > 0, power))
+            power = power.then(power)
+        return whole
 
     def end(self) -> tuple[Seconds, Seconds]:
         """When host and device are done, in seconds from an idle start."""

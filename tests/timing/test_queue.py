@@ -16,7 +16,7 @@ from gpt2cost.table.formula import ALWAYS, formula, symbol
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Free, Kernel, Row, walk
 from gpt2cost.table.options import GRAPHED, RUNTIMES
-from gpt2cost.timing.queue import pass_times
+from gpt2cost.timing.queue import pass_steps, pass_times
 
 SEQ, LAYERS = symbol("seq_len"), symbol("num_layers")
 KERNEL = next(row.step for row in walk(cost_table()) if isinstance(row.step, Kernel))
@@ -115,3 +115,13 @@ def test_the_slower_of_host_and_device_sets_the_pace() -> None:
     kernels = [Row("h", replace(KERNEL, when=ALWAYS), LAYERS, 0)]
     for device_s, expected in ((0.25, 100 * 1.0 + 0.25), (4.0, 1.0 + 100 * 4.0)):
         assert pass_times(kernels, [device_s], {"num_layers": 100}, host, "eager").latency_s == pytest.approx(expected)
+
+
+@given(sections, hosts, st.sampled_from(("eager", "compile")))
+def test_as_often_as_an_array_says(section: list[Any], host: Host, runtime: str) -> None:
+    rows, seconds = rows_of(section, [], [])
+    _, once = pass_steps(rows, seconds, {"seq_len": 2}, host, runtime)
+    counts = np.array([[0, 1, 2], [5, 8, 13]])
+    ends = np.broadcast_arrays(*once.times(counts).end())
+    for place, count in np.ndenumerate(counts):
+        assert [end[place] for end in ends] == pytest.approx(list(once.times(int(count)).end()))

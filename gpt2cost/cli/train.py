@@ -1,0 +1,115 @@
+"""`gpt2cost train`: an optimiser step, and the run that is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from gpt2cost.checks import check_choice
+from gpt2cost.cli.exits import ExitFlags
+from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, choice, either, heed, takes
+from gpt2cost.device.dtypes import PRECISIONS
+from gpt2cost.errors import InputError, echo
+from gpt2cost.output.prediction import GROUPS
+from gpt2cost.output.train import training_view
+from gpt2cost.prediction.train import train as predict_train
+from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES
+from gpt2cost.table.optimizer import OPTIMIZERS
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING
+
+
+@dataclass(eq=False, repr=False)
+class BatchFlags:
+    """What one optimiser step takes."""
+
+    gpus: Annotated[int, typer.Option("--gpus", help="All GPUs, on all nodes.")] = 1
+    nodes: Annotated[int, typer.Option("--nodes", help="Machines that the GPUs are in.")] = 1
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", help="Sequences of one pass on one GPU.", show_default="1")
+    ] = None
+    seq: Annotated[
+        int | None, typer.Option("--seq", "--seq-len", help="Tokens of a sequence.", show_default="n_positions")
+    ] = None
+    grad_accum: Annotated[
+        int | None,
+        typer.Option("--grad-accum", help="Passes whose gradients add up to a step, on each GPU.", show_default="1"),
+    ] = None
+    global_batch: Annotated[int | None, typer.Option("--global-batch", help="Sequences of a step, on all GPUs.")] = None
+    global_tokens: Annotated[int | None, typer.Option("--global-tokens", help="Tokens of a step, on all GPUs.")] = None
+
+
+@dataclass(eq=False, repr=False)
+class TrainFlags:
+    """How a step is run."""
+
+    precision: Annotated[str, choice("--precision", tuple(PRECISIONS))] = "bf16-mixed"
+    attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
+    runtime: Annotated[str, choice("--runtime", TRAIN_RUNTIMES)] = "eager"
+    compile_inside_ddp: Annotated[
+        bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)): communication overlaps nothing.")
+    ] = False
+    optimizer: Annotated[str, choice("--optimizer", OPTIMIZERS)] = "adamw"
+    clip_grad_norm: Annotated[
+        str, typer.Option("--clip-grad-norm", help="The largest norm of all gradients, or none: not clipped.")
+    ] = "1.0"
+    dropout: Annotated[
+        float | None,
+        typer.Option("--dropout", help="Probability, of all three in the config.", show_default="the config's"),
+    ] = None
+    checkpointing: Annotated[
+        str, choice("--checkpointing", CHECKPOINTING, "none, or block: backward runs each block's forward again.")
+    ] = "none"
+    zero: Annotated[
+        str, choice("--zero", ZERO_STAGES, "What GPUs share: 1 moments, 2 gradients too, 3 or fsdp parameters too.")
+    ] = "0"
+
+
+@dataclass(eq=False, repr=False)
+class RunLengthFlags:
+    """How long a model is trained."""
+
+    tokens: Annotated[float | None, typer.Option("--tokens", help="Of the whole run, such as 10e9.")] = None
+    steps: Annotated[int | None, typer.Option("--steps", help="Of the whole run.")] = None
+    eval_every: Annotated[int | None, typer.Option("--eval-every", help="Validate every so many steps.")] = None
+    eval_batches: Annotated[
+        int | None, typer.Option("--eval-batches", help="Micro-batches of a validation.", show_default="20")
+    ] = None
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", help="Of one GPU: adds the run's cost.")
+    ] = None
+
+
+@takes
+def train(
+    *,
+    model: ModelFlags,
+    device: DeviceFlags,
+    batch: BatchFlags,
+    how: TrainFlags,
+    length: RunLengthFlags,
+    group: Annotated[str, choice("--group", GROUPS, f"A row per {either(GROUPS)}.")] = "kernel",
+    strict: StrictFlag = False,
+    exits: ExitFlags,
+    out: OutputFlags,
+) -> None:
+    """Predict a training step and the whole run: time, tokens/s, MFU, memory, communication and cost."""
+    check_choice("group", group, GROUPS)
+    sink = out.sink()
+    flags: dict[str, Any] = {**vars(batch), **vars(how), **vars(length)}
+    flags["clip_grad_norm"] = clip_norm(how.clip_grad_norm)
+    training = predict_train(model.load_model(), device.load_device(), **flags)
+    heed(training.warnings, strict)
+    sink.show(training_view(group), training)
+    exits.leave(bool(training.memory.fits))
+
+
+def clip_norm(text: str) -> float | None:
+    """The value of --clip-grad-norm. Raises `InputError` for what is neither a number nor none."""
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--clip-grad-norm: expected a number or none, got {echo(text)}") from None

@@ -1,0 +1,316 @@
+"""Table x model x hardware x batch to a `Training`: one optimiser step, its memory, and the whole run.
+
+Sizes are integers or numpy arrays, which broadcast, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError
+from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_pass, host_sets_pace
+from gpt2cost.prediction.predict import Totals, totals_of
+from gpt2cost.prediction.ranges import range_of
+from gpt2cost.prediction.search import largest_where
+from gpt2cost.prediction.settings import Number
+from gpt2cost.prediction.train_memory import TrainMemory, memory_of
+from gpt2cost.prediction.train_settings import (
+    Batch,
+    RunLength,
+    TrainHow,
+    check_batch,
+    check_run,
+    check_train_how,
+    check_training,
+    with_dropout,
+)
+from gpt2cost.prediction.train_step import StepTimes, Work, step_times, step_work
+from gpt2cost.result import Result
+from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.kernel import FusedAttention, Gemm
+from gpt2cost.units import format_quantity
+
+MFU_CONVENTION = "nanoGPT: 6N + 12LCT FLOPs per token, N without position embeddings, over the dense peak"
+"""Of L layers, C wide, T tokens: as nanoGPT's `estimate_mfu`; recomputation is not counted."""
+MOST_MICRO_BATCH = 1 << 16
+"""Micro-batches are looked for up to this size."""
+NO_RUN = RunLength()
+UNSCORED = 1.1
+"""How much wider a step's range is, on either side, than that of a pass: no training step has been scored yet."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One optimiser step.
+
+    `step_s` is its time by the clock; `forward_s`, `backward_s` (with the additions of gradients), `clip_s`,
+    `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass) are parts of it, over all
+    micro-steps. `device_s` and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels
+    of a step on one GPU. `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over
+    the peak. Rates of tokens are those of all GPUs, and of one.
+    """
+
+    step_s: Number
+    step_low_s: Number
+    step_high_s: Number
+    forward_s: Number
+    backward_s: Number
+    optimizer_s: Number
+    clip_s: Number
+    communication_s: Number
+    exposed_communication_s: Number
+    device_s: Number
+    host_s: Number
+    bound: Any
+    tokens_per_s: Number
+    tokens_per_s_per_gpu: Number
+    flops: Number
+    mfu: Number
+    mfu_convention: str
+    hfu: Number
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A whole run: None where its length was not asked for. `time_s` with its validation passes."""
+
+    tokens_per_step: Number
+    steps: int | None
+    tokens: Number | None
+    time_s: Number | None
+    gpu_hours: Number | None
+    cost: Number | None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainPhase:
+    """A part of a step: its rows are those of one pass, which comes `count` times."""
+
+    phase: str
+    count: Number
+    pass_: Pass
+    training: Training
+
+    @property
+    def kernels(self) -> tuple[KernelCost, ...]:
+        """The rows that are launched, in order."""
+        return self.pass_.kernels
+
+    @property
+    def symbols(self) -> Mapping[str, Number]:
+        """The values with which the row formulas evaluate to the rows' figures."""
+        return self.pass_.symbols
+
+    @cached_property
+    def totals(self) -> Totals:
+        """One pass, alone from an idle device to a synchronisation; its tokens are those of a micro-step."""
+        own, sizes = self.training, self.training.batch.sizes
+        tokens = sizes.batch_size * sizes.seq_len
+        return totals_of(self.pass_, own.hardware, own.train.how, sizes, tokens)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One all-reduce: its bytes, and when its gradients are ready, when it starts and when it ends: seconds from the
+    start of the last backward pass."""
+
+    bytes: int
+    ready_s: float
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Training(Result):
+    """What `train` returns."""
+
+    shown_by = "train"
+
+    model: Model
+    hardware: Hardware
+    train: TrainHow
+    batch: Batch
+    length: RunLength
+    work: Work
+    step: Step
+    memory: TrainMemory
+    run: Run
+    buckets: tuple[Bucket, ...]
+    trust: Any
+    trust_from: Any
+    warnings: tuple[str, ...]
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        return self.batch.shape
+
+    @cached_property
+    def phases(self) -> tuple[TrainPhase, ...]:
+        """Forward, backward, clip and optimizer, in order; accumulate, where there are several micro-steps."""
+        return tuple(TrainPhase(name, count, own, self) for name, count, own in self.work.repeated(self.batch))
+
+    @cached_property
+    def max_micro_batch(self) -> int:
+        """The largest micro-batch of a single point that fits the memory, all else as it is; 0 if none does."""
+
+        def fits(sizes: Any) -> Any:
+            batch = replace(self.batch, micro_batch=sizes.astype(float))
+            return np.broadcast_to(memory_of(self.model, self.hardware, self.train, batch).fits, sizes.shape)
+
+        return largest_where(fits, 1, MOST_MICRO_BATCH)
+
+
+def train(
+    model: object,
+    gpu: str | Hardware,
+    *,
+    gpus: int = 1,
+    nodes: int = 1,
+    micro_batch: int | None = None,
+    seq: int | None = None,
+    grad_accum: int | None = None,
+    global_batch: int | None = None,
+    global_tokens: int | None = None,
+    precision: str = "bf16-mixed",
+    attn: str = "sdpa",
+    runtime: str = "eager",
+    compile_inside_ddp: bool = False,
+    optimizer: str = "adamw",
+    clip_grad_norm: float | None = 1.0,
+    dropout: float | None = None,
+    checkpointing: str = "none",
+    zero: int | str = 0,
+    tokens: float | None = None,
+    steps: int | None = None,
+    eval_every: int | None = None,
+    eval_batches: int | None = None,
+    price_per_hour: float | None = None,
+) -> Training:
+    """Predict the training of a GPT-2 model: the time of an optimiser step, its memory, and the whole run.
+
+    `model` and `gpu` as in `predict`. `gpus` are all GPUs, on `nodes` machines. Of `micro_batch` (sequences of one pass
+    on one GPU), `grad_accum` (passes of a step, on each GPU), `global_batch` (sequences of a step) and `global_tokens`
+    any that determine the rest; without the last two, what is left out is 1. `seq` is the model's positions unless
+    given. `dropout` sets all three probabilities of the config. `zero` 2 and 3 (`fsdp`) predict memory and volumes;
+    their time is rough. The run has whole steps of `tokens`, or `steps`; every `eval_every` of them `eval_batches`
+    (20) are validated. `price_per_hour` is that of one GPU.
+
+    Raises `InputError` for anything unknown, contradictory or impossible, with what would be right.
+    """
+    how = check_train_how(precision, attn, runtime, optimizer, clip_grad_norm, checkpointing, zero, compile_inside_ddp)
+    loaded, hw = with_dropout(load_model(model), dropout), load_hardware(gpu)
+    given = {
+        "micro_batch": micro_batch, "grad_accum": grad_accum, "global_batch": global_batch,
+        "global_tokens": global_tokens,
+    }  # fmt: skip
+    batch = check_batch(given, loaded.n_positions if seq is None else seq, gpus, nodes)
+    check_gpus(hw, how, batch)
+    length = check_run(
+        batch.global_tokens, tokens=tokens, steps=steps, eval_every=eval_every, eval_batches=eval_batches,
+        price_per_hour=price_per_hour,
+    )  # fmt: skip
+    return train_run(loaded, hw, how, batch, length)
+
+
+def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
+    """Raise `InputError` where there are no such GPUs, or one is too few."""
+    if how.zero and batch.gpus == 1:
+        raise InputError(f"zero: stage {how.zero} shards over several GPUs, and gpus is 1")
+    if batch.gpus > 1:
+        if hw.interconnect is None:
+            raise InputError(f"gpus: {hw.name} has no interconnect in its file, so that gpus must be 1")
+        hw.interconnect.check(batch.gpus // batch.nodes, batch.nodes)
+
+
+def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
+    """`train` for settings that have been checked. Raises `InputError` where the device cannot run them."""
+    check_training(hw, how, model.head_dim)
+    work = step_work(model, hw, how, batch)
+    exposed_s: Number = 0.0
+    host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
+    times = step_times(work, batch, exposed_s)
+    range_ = range_of(_latency_at(work, batch, exposed_s), hw, how.how, batch.sizes, host_sets_pace(host_s, device_s))
+    step = _step(model, hw, how, batch, work, times, (range_.low_s, range_.high_s), 0.0)
+    memory = memory_of(model, hw, how, batch)
+    word = np.where(range_.trust == "measured", "calibrated", range_.trust)
+    return Training(
+        model, hw, how, batch, length, work, step, memory, _run(batch, length, step, work), (),
+        as_python(word), as_python(range_.trust_from), tuple(_warnings(model, how, batch, memory)),
+    )  # fmt: skip
+
+
+def _latency_at(work: Work, batch: Batch, exposed_s: Number) -> Any:
+    """A step's seconds as a function of factors on device and host; `UNSCORED` more either way."""
+
+    def wider(factor: float) -> float:
+        return factor / UNSCORED if factor < 1 else factor * UNSCORED
+
+    return lambda device, slower: step_times(work, batch, exposed_s, wider(device), wider(slower)).step_s
+
+
+def _step(
+    model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work, times: StepTimes,
+    span: tuple[Number, Number], communication_s: Number,
+) -> Step:  # fmt: skip
+    host_s, device_s, step_s = work.host_s(batch), work.summed("device_s", batch), times.step_s
+    kernels = work.kernels(batch)
+    products = [cost for cost in kernels if isinstance(cost.kernel.shape, Gemm | FusedAttention)]
+    peak = hw.compute.peak_flop_per_s[how.numbers.dtype]
+    ran = sum(cost.count * cost.kernel.flops.evaluate(work.forward.symbols) for cost in products)
+    per_gpu = batch.micro_batch * batch.grad_accum * batch.seq_len / step_s
+    return Step(
+        step_s=as_python(step_s),
+        step_low_s=as_python(span[0]),
+        step_high_s=as_python(span[1]),
+        forward_s=as_python(times.forward_s),
+        backward_s=as_python(times.backward_s),
+        optimizer_s=as_python(times.optimizer_s),
+        clip_s=as_python(times.clip_s),
+        communication_s=communication_s,
+        exposed_communication_s=as_python(times.exposed_s),
+        device_s=as_python(device_s),
+        host_s=as_python(host_s),
+        bound=bound_of_pass(kernels, host_s, device_s, {"communication": times.exposed_s}),
+        tokens_per_s=as_python(batch.gpus * per_gpu),
+        tokens_per_s_per_gpu=as_python(per_gpu),
+        flops=work.summed("flops", batch),
+        mfu=as_python(flops_per_token(model, batch.seq_len) * per_gpu / peak),
+        mfu_convention=MFU_CONVENTION,
+        hfu=as_python(ran / (step_s * peak)),
+    )
+
+
+def flops_per_token(model: Model, seq_len: Number) -> Number:
+    """Of forward and backward, by `MFU_CONVENTION`."""
+    counted = model.parameters - model.n_positions * model.n_embd
+    return 6 * counted + 12 * model.n_layer * model.n_embd * seq_len
+
+
+def _run(batch: Batch, length: RunLength, step: Step, work: Work) -> Run:
+    tokens, steps = batch.global_tokens, length.steps
+    if steps is None:
+        return Run(tokens, None, None, None, None, None)
+    validation_s = length.evaluations * length.eval_batches * work.forward.times.latency_s
+    time_s = as_python(steps * step.step_s + validation_s)
+    gpu_hours = batch.gpus * time_s / 3600
+    cost = None if length.price_per_hour is None else gpu_hours * length.price_per_hour
+    return Run(tokens, steps, steps * tokens, time_s, gpu_hours, cost)
+
+
+def _warnings(model: Model, how: TrainHow, batch: Batch, memory: TrainMemory) -> Iterator[str]:
+    yield from model.notes
+    longest = int(np.max(batch.seq_len))
+    if longest > model.n_positions:
+        yield f"seq: {longest} exceeds n_positions {model.n_positions} of {model.name}: the real model cannot run it"
+    if how.zero >= 2:
+        yield f"zero {how.zero}: memory and volumes follow the stage; its time is not scored against measurements"
+    if not np.all(memory.fits):
+        most = format_quantity(float(np.max(memory.total_bytes)), "B")
+        yield f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"

@@ -1,0 +1,72 @@
+"""What a training step holds at its fullest moment, on one GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.prediction.one_pass import symbol_values, total
+from gpt2cost.prediction.settings import Number
+from gpt2cost.prediction.train_settings import Batch, TrainHow
+from gpt2cost.prediction.train_step import train_options, train_rows
+from gpt2cost.table.config import Model
+from gpt2cost.table.optimizer import parameters
+from gpt2cost.table.training_memory import StepMemory, step_memory
+
+
+@dataclass(frozen=True, eq=False)
+class TrainMemory:
+    """Bytes on one GPU; the parts sum to the total.
+
+    `optimizer_bytes`: AdamW's two moments. `bucket_bytes`: DDP's buffers. `casts_bytes`: weights in 16 bit, of
+    autocast. `activations_bytes` and `logits_bytes`: what the passes hold at the peak, which stands at the kernel and
+    the tensor that `peak_at` names.
+    """
+
+    parameters_bytes: Number
+    gradients_bytes: Number
+    optimizer_bytes: Number
+    bucket_bytes: Number
+    casts_bytes: Number
+    activations_bytes: Number
+    logits_bytes: Number
+    total_bytes: Number
+    capacity_bytes: Number
+    fits: Any
+    peak_at: Any
+
+
+PARTS = tuple(field.name for field in fields(StepMemory) if field.name != "peak_at")
+
+
+def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> TrainMemory:
+    """The memory of a step. `batch.gpus` is one number."""
+    accumulates = np.asarray(batch.grad_accum) > 1
+    if accumulates.all() or not accumulates.any():
+        held = _held(model, hw, train, batch, bool(accumulates.all()))
+    else:
+        once, more = (_held(model, hw, train, batch, several) for several in (False, True))
+        held = {name: np.where(accumulates, more[name], once[name]) for name in once}
+    peak_at = held.pop("peak_at")
+    whole, capacity = total(held.values()), round(hw.memory.usable_bytes)
+    return TrainMemory(**held, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at=peak_at)
+
+
+def _held(model: Model, hw: Hardware, train: TrainHow, batch: Batch, accumulates: bool) -> dict[str, Any]:
+    """The parts of a step's memory and where its peak stands; from ZeRO's second stage on GPUs share more than the
+    moments."""
+    options = train_options(model, train, hw)
+    table = train_rows(options, train.checkpointing, train.how.runtime)
+    values = symbol_values(model, train.precision, batch.sizes)
+    memory = step_memory(
+        table, parameters(options, model.tie_word_embeddings), values, train.optimizer, accumulates=accumulates,
+        buckets=batch.gpus > 1 and train.zero < 2, shards=batch.gpus if train.zero else 1,
+    )  # fmt: skip
+    held = {name: getattr(memory, name) for name in (*PARTS, "peak_at")}
+    for stage, name in ((2, "gradients_bytes"), (3, "parameters_bytes")):
+        if train.zero >= stage:
+            held[name] = -(-held[name] // batch.gpus)
+    return held

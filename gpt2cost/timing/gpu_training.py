@@ -1,0 +1,85 @@
+"""How the kernels that only training runs move their bytes on a GPU, beside those of `gpu_memory`.
+
+Each op is timed as one of the memory-bound kinds of its device, whose rate it reaches a share of, with what it reads
+more than once counted as often:
+
+    T = launches' floors + memory_terms(kind, reads * bytes read, bytes written) at rate * dram_efficiency of the kind
+
+A gradient of an embedding is filled with zeros; then the rows of the tokens, sorted, are added to it at a share of the
+rate at which rows are gathered.
+
+Sources of the shares: [1] cross-entropy, layer norm and embedding of PyTorch on an A100, linkedin/Liger-Kernel@ead96b6;
+[2] kernels of a tuned program on an RTX 5090, code index id 55561960129; [3] AdamW of torch 2.8 and in one kernel on an
+A100, IMvision12/trinix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.table.kernel import Foreach, Kernel
+from gpt2cost.timing.gpu_memory import memory_terms, missing
+from gpt2cost.timing.terms import Array, Terms, at_least
+
+
+@dataclass(frozen=True)
+class Form:
+    """As which kind an op is timed. `reads`: how often it reads what it reads; `rate`: of the kind's share of DRAM;
+    `launches`: kernels that one call of it is; `by_rows`: its rows wait for their own sums, as the kind's do."""
+
+    kind: str
+    reads: float = 1.0
+    rate: float = 1.0
+    launches: int = 1
+    by_rows: bool = False
+
+
+FORMS = {
+    # a maximum, a sum and the result each read the row; 0.79 of an A100's DRAM for four passes over it [1]
+    "_log_softmax": Form("elementwise", reads=3.0, rate=0.92),
+    # the gradient is read for its sum and once more; what is left of backward [1] once its zero fill is taken off
+    "_log_softmax_backward_data": Form("elementwise", reads=1.5, rate=0.55),
+    "nll_loss_backward": Form("fill"),
+    # the gradient of the input, then those of weight and bias, which read both operands anew: 5 arrays for the
+    # forward's 2, and 2.1 to 2.7 times its time on A100 and H100 [1], 2.06 in one kernel [2]
+    "native_layer_norm_backward": Form("layer_norm", reads=2.0, launches=2, by_rows=True),
+    "gelu_backward": Form("gelu"),
+    "_softmax_backward_data": Form("elementwise", rate=0.93),  # as a softmax of rows in registers
+}
+"""An op of training -> how it is timed, where it is no plain element-wise kernel."""
+
+SCATTER = 0.2
+"""Of the rate of gathered rows, at which rows are sorted and added: 0.85 ms for 16,384 rows of 768 on an A100 [1]."""
+
+
+def training_terms(
+    hw: Hardware, kernel: Kernel, values: Mapping[str, Array], columns: Array, floor_s: float, cold: tuple[Array, Array]
+) -> Terms | None:
+    """The terms of one launch of `kernel` at the sizes in `values`; None for one that inference has too.
+
+    `columns`: of the rows that it reduces; `cold`: how many of the bytes read and written DRAM moves.
+    """
+    read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
+    elements = kernel.written_elements.evaluate(values)
+    if kernel.op == "embedding_dense_backward":
+        filled = memory_terms(hw, "fill", 0.0, write, elements, 1.0, floor_s, cold_write=cold[1])
+        rows = sum(tensor.bytes.evaluate(values) for tensor in kernel.inputs[:1])
+        added = memory_terms(hw, "gather", rows, rows, rows / 4 / SCATTER, 1.0, floor_s)
+        return filled + added
+    if isinstance(kernel.shape, Foreach):
+        share = hw.gpu_model.memory.foreach
+        return memory_terms(
+            hw, "elementwise", read, write, elements, 1.0, floor_s, cold_read=cold[0], cold_write=cold[1], rate=share
+        )
+    form = FORMS.get(kernel.op)
+    if form is None:
+        return None
+    again = (form.reads - 1.0) * read
+    cold_read = cold[0] + again * missing(hw, read + write)
+    terms = memory_terms(
+        hw, form.kind, read + again, write, elements, columns if form.by_rows else 1.0, floor_s,
+        cold_read=cold_read, cold_write=cold[1], rate=form.rate,
+    )  # fmt: skip
+    return at_least(form.launches * floor_s, terms)
