@@ -16,9 +16,8 @@ Nothing is typed in: the kernels of both passes are those of the table, merged b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 from gpt2cost.table.formula import Formula, formula
@@ -59,7 +58,7 @@ def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
     forward, backward = (_kernels(rows, a_bytes) for rows in (table.forward, table.backward))
     ends = _ends(table.forward)
     first = _boundaries(_pieces_of(forward), ends)
-    second = _boundaries(_pieces_of(backward), tuple(f"{name}.grad" for name in reversed(ends)))
+    second = _boundaries(_pieces_of(backward), (f"{ends[1]}.grad", f"{ends[0]}.grad"))
     kept = {ends[1], f"{ends[0]}.grad"}
     second = _recompute(first, second, kept)
     scope = [*first, *second]
@@ -132,19 +131,17 @@ def _as_scatter(row: Row) -> Row:
     return replace(row, step=replace(row.step, op=SCATTER)) if is_scatter else row
 
 
-def _alone(rows: Sequence[Row]) -> Iterator[_Piece]:
+def _alone(rows: Sequence[Row]) -> list[_Piece]:
     """Kernels of their own; a cast of what one of them makes or needs is part of it."""
-    last: list[Row] = []
+    groups: list[list[Row]] = []
     for row in rows:
-        made = {tensor.name for earlier in last for tensor in _outputs(earlier)}
-        if _reads(row) & made and (_is_cast(row) or _is_cast(last[-1])):
-            last.append(row)
-            continue
-        if last:
-            yield _Piece(tuple(last), "own")
-        last = [row]
-    if last:
-        yield _Piece(tuple(last), "own")
+        reads = _reads(row)
+        home = next((group for group in groups if reads & {t.name for made in group for t in _outputs(made)}), None)
+        if home is not None and (_is_cast(row) or _is_cast(home[-1])):
+            home.append(row)
+        else:
+            groups.append([row])
+    return [_Piece(tuple(group), "own") for group in groups]
 
 
 def _is_of_weights(kernel: Kernel) -> bool:
@@ -343,9 +340,3 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
         fusion_group="",
     )
     return replace(last, module=common_module(row.module for row in piece.rows), step=kernel)
-
-
-@lru_cache(maxsize=64)
-def compiled(table: TrainingTable, a_bytes: int) -> TrainingTable:
-    """`fuse_training`, once for each table."""
-    return fuse_training(table, a_bytes)
