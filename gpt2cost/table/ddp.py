@@ -43,16 +43,26 @@ class Gradient:
 
 
 def gradients(rows: Sequence[Row], options: TableOptions, tied: bool, values: Mapping[str, Any]) -> list[Gradient]:
-    """The gradients that the rows of a backward pass make, in the order in which they are complete."""
+    """The gradients that the rows of a backward pass make, in the order in which they are complete.
+
+    A linear's node hands its gradients on when it has them all, and the bias's first.
+    """
     completed, sections = _completed(tuple(rows)), _sections(rows)
-    found = []
+    layers = int(values["num_layers"])
+    found: list[tuple[tuple[int, int, int, bool], Gradient]] = []
     for parameter in parameters(options, tied):
-        row = completed[_within_model(parameter.name)]
+        name = _within_model(parameter.name)
+        module = name.rpartition(".")[0]
+        weight, bias = (completed.get(f"{module}.{leaf}") for leaf in ("weight", "bias"))
+        row, first = completed[name], False
+        if weight is not None and bias is not None and weight != bias:  # other than a layer norm's
+            row, first = max(weight, bias), name.endswith(".bias")
         size_bytes = int((parameter.elements * w).evaluate(values))
         for turn in range(int(parameter.count.evaluate(values))):
-            layer = int(values["num_layers"]) - 1 - turn  # the last layer's come first
-            found.append(Gradient(parameter.name.replace("{i}", str(layer)), size_bytes, row, turn))
-    return sorted(found, key=lambda gradient: (sections[gradient.row], gradient.turn, gradient.row))
+            layer = str(layers - 1 - turn)  # the last layer's turn comes first
+            made = Gradient(parameter.name.replace("{i}", layer), size_bytes, row, turn)
+            found.append(((sections[row], turn, row, not first), made))
+    return [gradient for _, gradient in sorted(found, key=lambda item: item[0])]
 
 
 @lru_cache(maxsize=32)
