@@ -32,8 +32,8 @@ LAYER = "transformer.h.{i}."
 class Gradient:
     """A gradient of one parameter: `name` as `named_parameters()` has it.
 
-    It is complete when the row at the place `row` has run for the `turn`-th time, from 0; rows that follow one another
-    with the same count take turns, as the layers of a model do.
+    It is complete when the row at the place `row` has run for the `turn`-th time, from 0: the rows of the repeated
+    block take turns.
     """
 
     name: str
@@ -47,7 +47,8 @@ def gradients(rows: Sequence[Row], options: TableOptions, tied: bool, values: Ma
 
     A linear's node hands its gradients on when it has them all, and the bias's first.
     """
-    completed, sections = _completed(tuple(rows)), _sections(rows)
+    completed = _completed(tuple(rows))
+    section_of = {place: number for number, section in enumerate(sections(rows)) for place in section}
     layers = int(values["num_layers"])
     found: list[tuple[tuple[int, int, int, bool], Gradient]] = []
     for parameter in parameters(options, tied):
@@ -61,7 +62,7 @@ def gradients(rows: Sequence[Row], options: TableOptions, tied: bool, values: Ma
         for turn in range(int(parameter.count.evaluate(values))):
             layer = str(layers - 1 - turn)  # the last layer's turn comes first
             made = Gradient(parameter.name.replace("{i}", layer), size_bytes, row, turn)
-            found.append(((sections[row], turn, row, not first), made))
+            found.append(((section_of[row], turn, row, not first), made))
     return [gradient for _, gradient in sorted(found, key=lambda item: item[0])]
 
 
@@ -81,12 +82,10 @@ def _within_model(name: str) -> str:
     return name.replace(LAYER, "").removeprefix("transformer.")
 
 
-def _sections(rows: Sequence[Row]) -> list[int]:
-    """The number of each row's section: rows that follow one another with the same count."""
-    numbers: list[int] = []
-    for number, (_, section) in enumerate(groupby(rows, key=lambda row: row.count)):
-        numbers += [number for _ in section]
-    return numbers
+def sections(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The places of the rows before the repeated block, in it, and after it."""
+    for _, section in groupby(range(len(rows)), key=lambda place: rows[place].count == 1):
+        yield list(section)
 
 
 def buckets(
