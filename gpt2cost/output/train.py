@@ -17,9 +17,10 @@ from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
 from gpt2cost.output.prediction import kernel_layouts, kernel_records
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
-from gpt2cost.prediction.train import Bucket, Training, TrainPhase
+from gpt2cost.prediction.train import Training, TrainPhase
 from gpt2cost.prediction.train_settings import PDROPS
 from gpt2cost.table.citations import transformers_version
+from gpt2cost.timing.overlap import Bucket
 from gpt2cost.units import format_quantity
 
 # ---------------------------------------------------------------------------------------------- fields
@@ -58,8 +59,8 @@ RUN: tuple[Field[Training], ...] = attributes(
     "tokens_per_step", "steps", "tokens", "time_s", "gpu_hours", "cost", of="run"
 )
 BUCKETS: tuple[Field[Bucket], ...] = (
-    attribute("bytes", "bucket", "B"), attribute("ready_s", "ready", "s"), attribute("start_s", "start", "s"),
-    attribute("end_s", "end", "s"),
+    attribute("bytes", "bucket", "B", path="size_bytes"), attribute("ready_s", "ready", "s"),
+    attribute("start_s", "start", "s"), attribute("end_s", "end", "s"),
 )  # fmt: skip
 RESULTS: tuple[Field[Training], ...] = (
     *attributes("step_s", "step_low_s", "step_high_s", of="step"), *attributes("trust", "trust_from"),
