@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
 from gpt2cost.table.citations import cite
@@ -117,10 +118,12 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
 
 @lru_cache(maxsize=64)
 def cost_table(options: TableOptions = TableOptions()) -> Module:
-    """GPT2LMHeadModel: the whole table for one way of running the model.
+    """GPT2LMHeadModel, or another implementation's model: the whole table for one way of running it.
 
     Raises `InputError` for an activation function that is not modelled.
     """
+    if options.impl == "nanogpt":
+        return nanogpt.gpt(options)
     body, x = transformer(options)
     rows = B if options.logits == "last" else B * T
     kept = Tensor(x.name, rows * D * a, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
@@ -139,9 +142,9 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
     return Module("", "GPT2LMHeadModel", (Free("model", "call"), body, Free("slice", "view", 1), head))
 
 
-def parameter_count(tied: bool = True) -> Formula:
-    """The model's parameters. Tied embeddings are counted once."""
-    positions = symbol("n_positions")
-    layer_norms = 2 * D
-    layer = 2 * layer_norms + (D + 1) * 3 * D + (D + 1) * D + (D + 1) * F + (F + 1) * D
+def parameter_count(tied: bool = True, bias: bool = True) -> Formula:
+    """The model's parameters. Tied embeddings are counted once. `bias`: of Linear and LayerNorm."""
+    positions, one = symbol("n_positions"), int(bias)
+    layer_norms = (1 + one) * D
+    layer = 2 * layer_norms + (D + one) * 3 * D + (D + one) * D + (D + one) * F + (F + one) * D
     return V * D + positions * D + L * layer + layer_norms + (0 if tied else V * D)
