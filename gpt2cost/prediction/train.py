@@ -178,6 +178,7 @@ def train(
     dropout: float | None = None,
     checkpointing: str = "none",
     zero: int | str = 0,
+    impl: str | None = None,
     tokens: float | None = None,
     steps: int | None = None,
     eval_every: int | None = None,
@@ -195,8 +196,10 @@ def train(
 
     Raises `InputError` for anything unknown, contradictory or impossible, with what would be right.
     """
-    how = check_train_how(precision, attn, runtime, optimizer, clip_grad_norm, checkpointing, zero, compile_inside_ddp)
-    loaded, hw = with_dropout(load_model(model), dropout), load_hardware(gpu)
+    how = check_train_how(
+        precision, attn, runtime, optimizer, clip_grad_norm, checkpointing, zero, compile_inside_ddp, impl
+    )
+    loaded, hw = with_dropout(load_model(model), dropout, impl), load_hardware(gpu)
     given = {
         "micro_batch": micro_batch, "grad_accum": grad_accum, "global_batch": global_batch,
         "global_tokens": global_tokens,
@@ -222,7 +225,8 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
 
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
     """`train` for settings that have been checked. Raises `InputError` where the device cannot run them."""
-    check_training(hw, how, model.head_dim)
+    how = how.on(model)
+    check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
     sent = communicate(model, hw, how, batch, work, step_times(work, batch))
     host_s, device_s = work.host_s(batch), work.summed("device_s", batch)

@@ -41,7 +41,7 @@ def communicate(
     model: Model, hw: Hardware, train: TrainHow, batch: Batch, work: Work, times: StepTimes
 ) -> Communication:
     """The communication of a step whose passes take `times` where nothing is waited for."""
-    if hw.interconnect is None or not np.any(np.asarray(batch.gpus) > 1):
+    if hw.interconnect is None or not work.backward.rows or not np.any(np.asarray(batch.gpus) > 1):
         return SILENT
     interconnect, per_node = hw.interconnect, batch.gpus // batch.nodes
     backward_s = times.last_backward_s

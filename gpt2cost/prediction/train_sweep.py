@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from gpt2cost.checks import check_choice
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
+from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, whole
 from gpt2cost.prediction.grid import Axis, name_axis, size_axis
-from gpt2cost.prediction.sweep import BLOCK_ROWS, Block, Column, Rows, loaded_axes, whole
+from gpt2cost.prediction.sweep import loaded_axes
 from gpt2cost.prediction.train import check_gpus, train_run
 from gpt2cost.prediction.train_settings import (
-    BATCH_FIELDS,
     TRAIN_RUNTIMES,
     ZERO_STAGES,
     Batch,
@@ -102,18 +102,16 @@ class TrainChoice:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainSweep(Rows):
-    """What `sweep` returns of training. To go through it gives the rows, made as they are asked for."""
+    """What `sweep` returns of training."""
 
-    shown_by = "sweep"
+    inputs = TRAIN_INPUTS
 
     grid: TrainGrid
     choices: tuple[TrainChoice, ...]
     only_fitting: bool
     only_valid: bool
     warnings: tuple[str, ...]
-    kernels = False
-    inputs = TRAIN_INPUTS
-    names = TRAIN_COLUMNS
+    kernels: bool = False
 
     def blocks(self) -> Iterator[Block]:
         """The rows, block by block, in constant memory."""
@@ -125,6 +123,16 @@ class TrainSweep(Rows):
     def points(self) -> int:
         """How many points of the grid are evaluated."""
         return self.grid.sizes * len(self.choices)
+
+    @property
+    def sizes(self) -> int:
+        """How many points each choice has."""
+        return self.grid.sizes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys of the rows."""
+        return TRAIN_COLUMNS
 
 
 def make_train_grid(**axes: Any) -> TrainGrid:
@@ -180,19 +188,18 @@ def plan_training(
     """The choices that run, and warnings. Raises `InputError` for what cannot be loaded, and where none runs."""
     notes = list(grid.notes)
     models, devices = loaded_axes(grid.names["model"], grid.names["gpu"], model_changes, hw_changes, notes)
-    dropped = [with_dropout(model, grid.dropout) for model in models]
     running: list[TrainChoice] = []
     reasons: list[str] = []
     partly: list[str] = []
     names = [grid.names[key] for key in TRAIN_CHOICES]
-    for model, hardware, *own in itertools.product(dropped, devices, *names):
+    for model, hardware, *own in itertools.product(models, devices, *names):
         settings = dict(zip(TRAIN_CHOICES, own, strict=True))
         try:
             train = check_train_how(
                 **settings, clip_grad_norm=grid.clip_grad_norm, compile_inside_ddp=grid.compile_inside_ddp
             ).on(model)
             check_training(hardware, train, model)
-            choice = TrainChoice(model, hardware, train)
+            choice = TrainChoice(with_dropout(model, grid.dropout, settings["impl"]), hardware, train)
             partly += _points_left_out(grid, choice)
         except InputError as error:
             reasons.append(str(error))
@@ -235,8 +242,8 @@ def _solved(axes: Axes, hardware: Hardware, train: TrainHow) -> tuple[Batch, Any
         key: None if axis is None else np.reshape(axis, (-1, *[1] * (len(axes) - 1 - place)))
         for place, (key, axis) in enumerate(zip(SIZE_AXES, axes, strict=True))
     }
-    gpus, nodes, seq = (spread.pop(key) for key in ("gpus", "nodes", "seq"))
-    given = {key: value for key, value in spread.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in spread.items() if value is not None}
+    gpus, nodes, seq = (given.pop(key) for key in ("gpus", "nodes", "seq"))
     possible = _joined(hardware, train, gpus, nodes)
     if not np.all(possible):
         gpus, nodes = np.where(possible, gpus, 1), np.where(possible, nodes, 1)
@@ -263,21 +270,20 @@ def _points_left_out(grid: TrainGrid, choice: TrainChoice) -> Iterator[str]:
     """Why some points cannot run, by the first of them. Raises `InputError` if none can."""
     axes = _axes(grid, choice.model)
     _, possible = _solved(axes, choice.hardware, choice.train)
-    whole = np.broadcast_to(possible, tuple(1 if axis is None else len(axis) for axis in axes))
-    if np.all(whole):
+    runs = np.broadcast_to(possible, tuple(1 if axis is None else len(axis) for axis in axes))
+    if np.all(runs):
         return
-    first = np.unravel_index(int(np.argmin(whole)), whole.shape)
+    first = np.unravel_index(int(np.argmin(runs)), runs.shape)
     sizes = {
-        key: None if axis is None else int(axis[place])
-        for key, axis, place in zip(SIZE_AXES, axes, first, strict=True)
+        key: None if axis is None else int(axis[place]) for key, axis, place in zip(SIZE_AXES, axes, first, strict=True)
     }
     fixed = [sizes.pop(key) for key in ("seq", "gpus", "nodes")]
     try:
         check_gpus(choice.hardware, choice.train, check_batch(sizes, *fixed))
     except InputError as error:
-        if not np.any(whole):
+        if not np.any(runs):
             raise
-        yield f"{np.sum(~whole)} of {whole.size}, such as one where {error}"
+        yield f"{np.sum(~runs)} of {runs.size}, such as one where {error}"
 
 
 def _block(choice: TrainChoice, sweep: TrainSweep, axes: Axes) -> Block:
