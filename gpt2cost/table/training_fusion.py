@@ -62,7 +62,8 @@ def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
     kept = {ends[1], f"{ends[0]}.grad"}
     second = _recompute(first, second, kept)
     scope = [*first, *second]
-    return TrainingTable(_rows(first, scope, kept), _rows(second, scope, kept))
+    rows = _rows(scope, kept)
+    return TrainingTable(_numbered(rows[: len(first)]), _numbered(rows[len(first) :]))
 
 
 def _kernels(rows: Sequence[Row], a_bytes: int) -> list[Row]:
@@ -293,19 +294,21 @@ def _external(piece: _Piece, made: set[str]) -> set[str]:
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def _rows(pieces: Sequence[_Piece], scope: Sequence[_Piece], kept: set[str]) -> tuple[Row, ...]:
-    """One row for each piece that still does something, numbered from 0."""
-    made = {name for piece in scope for name in piece.made}
-    uses: dict[str, set[int]] = {}
-    for number, piece in enumerate(scope):
+def _rows(pieces: Sequence[_Piece], kept: set[str]) -> list[Row]:
+    """One row for each piece of both passes. `kept`: names of what is used in another block."""
+    made = {name for piece in pieces for name in piece.made}
+    uses: dict[str, set[int]] = {name: {-1} for name in kept}
+    for number, piece in enumerate(pieces):
         for name in _external(piece, made):
             uses.setdefault(name, set()).add(number)
-    places = {id(piece): number for number, piece in enumerate(scope)}
-    rows: list[Row] = []
-    for piece in pieces:
-        here = places[id(piece)]
-        outside = kept | {name for name, users in uses.items() if users - {here}}
+    rows = []
+    for number, piece in enumerate(pieces):
+        outside = {name for name, users in uses.items() if users - {number}}
         rows.append(piece.rows[0] if piece.what == "library" else _one(piece, outside))
+    return rows
+
+
+def _numbered(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(replace(row, index=index) for index, row in enumerate(rows))
 
 
