@@ -108,7 +108,8 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
     """What selects the kernels of a micro-step."""
     dropout = tuple(name.removesuffix("_pdrop") for name in PDROPS if getattr(model, name) > 0)
     options = table_options(model, train.how, hw)
-    return replace(options, train=True, dropout=dropout, autocast=train.numbers.autocast)
+    tied = model.tie_word_embeddings
+    return replace(options, train=True, dropout=dropout, tied=tied, autocast=train.numbers.autocast)
 
 
 @lru_cache(maxsize=128)
