@@ -195,9 +195,11 @@ class _Layout:
         name = self.in_first_pass if phase == "forward" else self.in_second_pass
 
         def called(tensor: Tensor) -> Tensor:
-            is_view = tensor.view_of and tensor.name not in self.carried
-            view_of = name(tensor.view_of, layer, inside) if is_view else ""
-            return replace(tensor, name=name(tensor.name, layer, inside), view_of=view_of)
+            own = name(tensor.name, layer, inside)
+            if not tensor.view_of or tensor.name in self.carried:
+                return replace(tensor, name=own, view_of="")
+            view_of = name(tensor.view_of, layer, inside)
+            return replace(tensor, name=own if "@" in own else f"{own} of {view_of}", view_of=view_of)
 
         made = row.step.outputs if isinstance(row.step, Kernel) else ()
         return _Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
