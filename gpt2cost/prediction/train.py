@@ -162,8 +162,7 @@ class Training(Result):
 
         def fits(sizes: Any) -> Any:
             batch = replace(self.batch, micro_batch=sizes.astype(float))
-            work = step_work(self.model, self.hardware, self.train, batch)
-            return np.broadcast_to(memory_of(self.model, self.hardware, self.train, batch, work).fits, sizes.shape)
+            return np.broadcast_to(memory_of(self.model, self.hardware, self.train, batch).fits, sizes.shape)
 
         return largest_where(fits, 1, MOST_MICRO_BATCH)
 
@@ -239,7 +238,7 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     times = step_times(work, batch, exposed_s)
     range_ = range_of(_latency_at(work, batch, exposed_s), hw, how.how, batch.sizes, host_sets_pace(host_s, device_s))
     step = _step(model, hw, how, batch, work, times, (range_.low_s, range_.high_s), 0.0)
-    memory = memory_of(model, hw, how, batch, work)
+    memory = memory_of(model, hw, how, batch)
     word = np.where(range_.trust == "measured", "calibrated", range_.trust)
     return Training(
         model, hw, how, batch, length, work, step, memory, _run(batch, length, step, work), (),

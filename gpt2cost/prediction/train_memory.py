@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.prediction.one_pass import total
+from gpt2cost.prediction.one_pass import symbol_values, total
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import Batch, TrainHow
-from gpt2cost.prediction.train_step import Work
+from gpt2cost.prediction.train_step import train_options, train_rows
 from gpt2cost.table.config import Model
+from gpt2cost.table.optimizer import parameters
+from gpt2cost.table.training_memory import StepMemory, step_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +22,8 @@ class TrainMemory:
     """Bytes on one GPU; the parts sum to the total.
 
     `optimizer_bytes`: AdamW's two moments. `bucket_bytes`: DDP's buffers. `casts_bytes`: weights in 16 bit, of
-    autocast. `activations_bytes`: what backward needs of forward, without `logits_bytes`. `peak_at`: the tensor that
-    the peak stands at.
+    autocast. `activations_bytes` and `logits_bytes`: what the passes hold at the peak, which stands at the kernel and
+    the tensor that `peak_at` names.
     """
 
     parameters_bytes: Number
@@ -35,23 +39,34 @@ class TrainMemory:
     peak_at: Any
 
 
-def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch, work: Work) -> TrainMemory:
-    """The memory of a step."""
-    weights = model.parameters * train.numbers.w_bytes
-    shared = batch.gpus > 1
-    parts: dict[str, Number] = {
-        "parameters_bytes": _part(weights, batch, train.zero >= 3),
-        "gradients_bytes": _part(weights, batch, train.zero >= 2),
-        "optimizer_bytes": _part(2 * weights, batch, train.zero >= 1),
-        "bucket_bytes": weights * shared,
-        "casts_bytes": model.parameters * train.numbers.a_bytes * train.numbers.autocast,
-        "activations_bytes": total(cost.write_bytes for cost in work.forward.kernels),
-        "logits_bytes": 0,
-    }
-    whole, capacity = total(parts.values()), round(hw.memory.usable_bytes)
-    return TrainMemory(**parts, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at="logits")
+PARTS = tuple(field.name for field in fields(StepMemory) if field.name != "peak_at")
 
 
-def _part(size: int, batch: Batch, sharded: bool) -> Number:
-    """What a GPU keeps of something: an equal part where it is sharded, rounded up."""
-    return -(-size // batch.gpus) if sharded else size
+def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> TrainMemory:
+    """The memory of a step. `batch.gpus` is one number."""
+    accumulates = np.asarray(batch.grad_accum) > 1
+    if accumulates.all() or not accumulates.any():
+        held = _held(model, hw, train, batch, bool(accumulates.all()))
+    else:
+        once, more = (_held(model, hw, train, batch, several) for several in (False, True))
+        held = {name: np.where(accumulates, more[name], once[name]) for name in once}
+    peak_at = held.pop("peak_at")
+    whole, capacity = total(held.values()), round(hw.memory.usable_bytes)
+    return TrainMemory(**held, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at=peak_at)
+
+
+def _held(model: Model, hw: Hardware, train: TrainHow, batch: Batch, accumulates: bool) -> dict[str, Any]:
+    """The parts of a step's memory and where its peak stands; from ZeRO's second stage on GPUs share more than the
+    moments."""
+    options = train_options(model, train, hw)
+    table = train_rows(options, train.checkpointing, train.how.runtime)
+    values = symbol_values(model, train.precision, batch.sizes)
+    memory = step_memory(
+        table, parameters(options, model.tie_word_embeddings), values, train.optimizer, accumulates=accumulates,
+        buckets=batch.gpus > 1 and train.zero < 2, shards=batch.gpus if train.zero else 1,
+    )  # fmt: skip
+    held = {name: getattr(memory, name) for name in (*PARTS, "peak_at")}
+    for stage, name in ((2, "gradients_bytes"), (3, "parameters_bytes")):
+        if train.zero >= stage:
+            held[name] = -(-held[name] // batch.gpus)
+    return held

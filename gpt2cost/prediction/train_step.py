@@ -21,8 +21,9 @@ from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
 from gpt2cost.table.config import Model
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.kernel import Row
+from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
-from gpt2cost.table.training import training_table
+from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.timing.queue import Steps, host, kernel
 
 FIXED_S = 1.5e-3
@@ -99,11 +100,13 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
 
 
 @lru_cache(maxsize=128)
-def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str) -> tuple[tuple[Row, ...], ...]:
+def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str) -> TrainingTable:
     """The rows of the forward and of the backward pass as `runtime` launches them."""
     table = training_table(options, checkpointing)
-    compiled = runtime in COMPILED
-    return tuple(tuple(fuse(rows) if compiled and rows else rows) for rows in (table.forward, table.backward))
+    if runtime not in COMPILED:
+        return table
+    forward, backward = (tuple(fuse(rows)) if rows else rows for rows in (table.forward, table.backward))
+    return TrainingTable(forward, backward)
 
 
 def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work:
@@ -115,13 +118,17 @@ def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work
     def run(rows: tuple[Row, ...], device: Hardware, runtime: str) -> Pass:
         return run_rows(rows, values, device, how.dtype, runtime)
 
-    forward, backward = train_rows(train_options(model, train, hw), train.checkpointing, how.runtime)
+    options, clips = train_options(model, train, hw), train.clip_grad_norm is not None
+    table = train_rows(options, train.checkpointing, how.runtime)
+    tied, scaler = model.tie_word_embeddings, precision == "fp16-mixed"
+    clip = clip_rows(options, tied, scaler) if clips else ()
+    optimizer = optimizer_rows(train.optimizer, options, tied, scaler=scaler, clips=clips)
     return Work(
-        forward=run(forward, recording, how.runtime),
-        backward=run(backward, recording, how.runtime),
+        forward=run(table.forward, recording, how.runtime),
+        backward=run(table.backward, recording, how.runtime),
         accumulate=run((), hw, "eager"),
-        clip=run((), hw, "eager"),
-        optimizer=run((), hw, "eager"),
+        clip=run(clip, hw, "eager"),
+        optimizer=run(optimizer, hw, "eager"),
     )
 
 

@@ -35,6 +35,7 @@ FILES = {
 TORCH_FILES = {
     "torch/adam.py": "optim/adam.py",
     "torch/clip_grad.py": "nn/utils/clip_grad.py",
+    "torch/distributed.py": "nn/parallel/distributed.py",
     "torch/grad_scaler.py": "amp/grad_scaler.py",
 }
 """Where each cited file lies below the torch package."""

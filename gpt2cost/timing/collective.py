@@ -25,30 +25,25 @@ from gpt2cost.device.interconnect import AllReduceTable, Interconnect, Links, Ne
 from gpt2cost.timing.terms import Array
 
 
-def all_reduce_s(interconnect: Interconnect, size_bytes: Array, gpus: int, nodes: int = 1) -> Array:
+def all_reduce_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nodes: Array = 1) -> Array:
     """Seconds of an all-reduce of `size_bytes` by `gpus` GPUs in each of `nodes` nodes; 0 where there is only one.
 
     Raises `InputError` for more GPUs than a node has, and for several nodes without a network.
     """
-    interconnect.check(gpus, nodes)
-    size_bytes = np.asarray(size_bytes, dtype=np.float64)
-    if gpus * nodes == 1:
-        return 0.0 * size_bytes
-    links, network = interconnect.links, interconnect.network
-    if nodes == 1:
-        return _within(links, size_bytes, gpus)
-    assert network is not None
-    if gpus == links.gpus and network.all_reduce:
-        return _by_count(network.all_reduce, network.latency_s, size_bytes, nodes)
-    return _between_nodes(links, network, size_bytes, gpus, nodes)
+    size_bytes, gpus, nodes = np.broadcast_arrays(np.asarray(size_bytes, dtype=np.float64), gpus, nodes)
+    seconds = np.zeros(size_bytes.shape)
+    for count, of in np.unique(np.stack([gpus.ravel(), nodes.ravel()]), axis=1).T:
+        here = (gpus == count) & (nodes == of)
+        seconds[here] = _all_reduce_s(interconnect, size_bytes[here], int(count), int(of))
+    return seconds[()]
 
 
-def reduce_scatter_s(interconnect: Interconnect, size_bytes: Array, gpus: int, nodes: int = 1) -> Array:
+def reduce_scatter_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nodes: Array = 1) -> Array:
     """Seconds to sum arrays of `size_bytes` and leave each GPU its share: half of an all-reduce, in a ring."""
     return 0.5 * all_reduce_s(interconnect, size_bytes, gpus, nodes)
 
 
-def all_gather_s(interconnect: Interconnect, size_bytes: Array, gpus: int, nodes: int = 1) -> Array:
+def all_gather_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nodes: Array = 1) -> Array:
     """Seconds until each GPU has all shares of an array of `size_bytes`: the other half of an all-reduce."""
     return 0.5 * all_reduce_s(interconnect, size_bytes, gpus, nodes)
 
@@ -56,6 +51,19 @@ def all_gather_s(interconnect: Interconnect, size_bytes: Array, gpus: int, nodes
 def ring_traffic(count: int) -> float:
     """What each of `count` GPUs sends in an all-reduce, over the array's size."""
     return 2.0 * (count - 1) / count
+
+
+def _all_reduce_s(interconnect: Interconnect, size_bytes: Array, gpus: int, nodes: int) -> Array:
+    interconnect.check(gpus, nodes)
+    links, network = interconnect.links, interconnect.network
+    if gpus * nodes == 1:
+        return 0.0 * size_bytes
+    if nodes == 1:
+        return _within(links, size_bytes, gpus)
+    assert network is not None
+    if gpus == links.gpus and network.all_reduce:
+        return _by_count(network.all_reduce, network.latency_s, size_bytes, nodes)
+    return _between_nodes(links, network, size_bytes, gpus, nodes)
 
 
 def _within(links: Links, size_bytes: Array, gpus: int) -> Array:

@@ -132,6 +132,14 @@ def test_the_form_of_a_ring() -> None:
     assert reduce_scatter_s(FORM, 1e9, 8) + all_gather_s(FORM, 1e9, 8) == all_reduce_s(FORM, 1e9, 8)
 
 
+def test_numbers_of_gpus_may_be_arrays() -> None:
+    gpus, nodes = np.array([[1, 2, 8], [4, 8, 8]]), np.array([[1, 1, 1], [2, 2, 4]])
+    times = all_reduce_s(interconnect_of("h100"), 1e8, gpus, nodes)
+    each = [float(all_reduce_s(interconnect_of("h100"), 1e8, g, n)) for g, n in zip(gpus.flat, nodes.flat, strict=True)]
+    assert list(times.flat) == each
+    assert times[0, 0] == 0.0
+
+
 def test_between_and_beyond_the_tables() -> None:
     """At a bus bandwidth of 100 GB/s for two and 200 GB/s for eight, four have the geometric mean."""
     tables = {

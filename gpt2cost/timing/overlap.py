@@ -1,0 +1,80 @@
+"""Communication beside the backward pass: when each bucket of gradients is ready, sent and summed.
+
+Kernels of the backward pass follow one another on one stream; NCCL's run on another, one bucket after the other:
+
+    start = max(ready, end of the bucket before)        end = start + time of the all-reduce
+
+What the optimiser waits for is the end of the last, beyond the end of the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from gpt2cost.table.ddp import Gradient, buckets
+from gpt2cost.table.kernel import Row
+from gpt2cost.timing.terms import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """One all-reduce: its bytes, and seconds from the start of the backward pass."""
+
+    size_bytes: int
+    ready_s: Array
+    start_s: Array
+    end_s: Array
+
+
+def ready_times(
+    rows: Sequence[Row], device_s: Sequence[Array], values: Mapping[str, Any], wanted: Sequence[Gradient]
+) -> list[Array]:
+    """Seconds into the backward pass after which each gradient is complete; `device_s`: of one launch of each row."""
+    starts, ends, spans = _sections(rows, device_s, values)
+    return [starts[each.row] + each.turn * spans[each.row] + ends[each.row] for each in wanted]
+
+
+def _sections(
+    rows: Sequence[Row], device_s: Sequence[Array], values: Mapping[str, Any]
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """Of each row: when its section starts, when the row ends from there, and how long one turn of the section is."""
+    starts: list[Array] = []
+    ends: list[Array] = []
+    spans: list[Array] = []
+    now: Array = 0.0
+    for count, section in groupby(zip(rows, device_s, strict=True), key=lambda item: item[0].count):
+        span: Array = 0.0
+        placed = 0
+        for row, seconds in section:
+            span = span + np.where(row.step.when.evaluate(values), seconds, 0.0)
+            ends.append(span)
+            placed += 1
+        starts += [now] * placed
+        spans += [span] * placed
+        now = now + count.evaluate(values) * span
+    return starts, ends, spans
+
+
+def reduced(sizes: Sequence[int], ready_s: Sequence[Array], all_reduce_s: Any) -> Iterator[Bucket]:
+    """The buckets of gradients in the order in which they are ready, through NCCL's queue.
+
+    `all_reduce_s`: from bytes to seconds. Under a compiler that sees no buckets, as in `DDP(torch.compile(model))`, all
+    gradients are ready at the end of the backward pass.
+    """
+    free_s: Array = 0.0
+    for places in buckets(sizes):
+        size = sum(sizes[place] for place in places)
+        ready = ready_s[places[-1]]
+        start = np.maximum(ready, free_s)
+        free_s = start + all_reduce_s(size)
+        yield Bucket(size, ready, start, free_s)
+
+
+def exposed_s(sent: Sequence[Bucket], backward_s: Array) -> Array:
+    """Seconds that the step waits for communication once the backward pass has ended."""
+    return np.maximum(sent[-1].end_s - backward_s, 0.0) if sent else 0.0 * backward_s
