@@ -17,15 +17,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, Monomial
 from gpt2cost.table.kernel import Free, Kernel, Parameter, Row, Tensor
 from gpt2cost.table.optimizer import Optimizer, element_count
 from gpt2cost.table.symbols import w
 from gpt2cost.table.training import TrainingTable
 
-HELD = ("logits", "key", "value")
-"""What the model returns beside the loss, and the caller's variable keeps: the logits, and the cache of a pass that
-uses one."""
+HELD = ("logits", "key", "value", "loss", "loss.grad")
+"""What the caller's variables keep until the backward pass is through: what the model returns (the loss, the logits,
+and the cache of a pass that uses one), and what `backward()` starts from."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def step_memory(
     moments = -(-2 * weights // shards)
     kept = weights if accumulates else 0
     peaks = _peaks(table, accumulates)
-    parts = {part: [_evaluate(peak.parts[part], values) for peak in peaks] for part in PASS_PARTS}
+    known, layers = _term_values(peaks, values), values["num_layers"]
+    parts = {part: [_evaluate(peak.parts[part], known, layers) for peak in peaks] for part in PASS_PARTS}
     totals = [sum(own) + kept for own in zip(*parts.values(), strict=True)]
     names = [peak.name for peak in peaks]
     # AdamW's foreach step has a temporary as large as the weights that one call takes; the fused one has none
@@ -98,18 +100,17 @@ def step_memory(
     )
 
 
-def _evaluate(terms: tuple[Terms, Terms], values: Mapping[str, Any]) -> Any:
-    one, more = (
-        sum(
-            (
-                Formula({monomial: factor}).evaluate(values) * _as_number(when.evaluate(values))
-                for (monomial, when), factor in some.items()
-            ),
-            0,
-        )
-        for some in terms
-    )
-    return one + (values["num_layers"] - 1) * more
+def _term_values(peaks: Sequence[_Peak], values: Mapping[str, Any]) -> dict[tuple[Monomial, Condition], Any]:
+    """The value of each term that occurs in the peaks, evaluated once."""
+    keys = {key for peak in peaks for some in peak.parts.values() for terms in some for key in terms}
+    holds = {when: _as_number(when.evaluate(values)) for _, when in keys}
+    sizes = {monomial: Formula({monomial: 1}).evaluate(values) for monomial, _ in keys}
+    return {(monomial, when): sizes[monomial] * holds[when] for monomial, when in keys}
+
+
+def _evaluate(terms: tuple[Terms, Terms], known: Mapping[tuple[Monomial, Condition], Any], layers: Any) -> Any:
+    one, more = (sum((factor * known[key] for key, factor in some.items()), 0) for some in terms)
+    return one + (layers - 1) * more
 
 
 def _as_number(truth: Any) -> Any:
@@ -173,7 +174,10 @@ class _Layout:
         self.forward, self.backward = _parts(table.forward), _parts(table.backward)
         self.in_forward, self.in_backward = _made(self.forward[1]), _made(self.backward[1])
         self.before = _made(self.forward[0])
-        self.weights = {t.name for row in table.forward for t in _used(row.step) if t.is_weight}
+        self.weights = weight_names(table.forward)
+        self.gradients = weight_gradients(table.forward, table.backward)
+        every = (table.forward, table.backward)
+        self.made = set().union(*map(_made, every))
         block = [tensor for row in self.forward[1] for tensor in _used(row.step)]
         self.carried = {t.name: t.view_of for t in block if t.name in self.before and t.view_of in self.in_forward}
 
@@ -199,7 +203,7 @@ class _Layout:
             if not tensor.view_of or tensor.name in self.carried:
                 return replace(tensor, name=own, view_of="")
             view_of = name(tensor.view_of, layer, inside)
-            return replace(tensor, name=own if "@" in own else f"{own} of {view_of}", view_of=view_of)
+            return replace(tensor, name=own if tensor.name in self.made else f"{own} of {view_of}", view_of=view_of)
 
         made = row.step.outputs if isinstance(row.step, Kernel) else ()
         return _Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
@@ -252,7 +256,7 @@ class _Life:
                 start = end + 1
 
 
-def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iterable[_Life]:
+def _lives(steps: Sequence[_Step], layout: _Layout, accumulates: bool) -> Iterable[_Life]:
     """All that the passes make. A kernel that is not launched makes nothing: what reads its output reads its input."""
     lives: dict[str, _Life] = {}
     views: dict[str, str] = {}
@@ -264,12 +268,13 @@ def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iter
         if views.get(name) and when.any_of:
             use(views[name], index, when)
 
+    node_end = _node_ends(steps)
     for index, step in enumerate(steps):
         when = step.row.step.when
         for tensor in (*step.used, *step.made):
             views.setdefault(tensor.name, tensor.view_of)
         for tensor in step.used:
-            use(tensor.name, index, when)
+            use(tensor.name, node_end[index], when)
         for tensor in step.made:
             life = lives.setdefault(tensor.name, _Life(tensor, index, when, []))
             life.when = life.when | when
@@ -278,11 +283,27 @@ def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iter
     forward_end = max(index for index, step in enumerate(steps) if step.where[0].startswith("forward"))
     for name, life in lives.items():
         plain = name.partition("@")[0]
-        if plain in HELD or (plain.removesuffix(".grad") in weights and not accumulates):
+        if plain in HELD or (plain in layout.gradients and not accumulates):
             life.uses.append((end, life.when))
-        elif plain.removesuffix(".cast") in weights:
+        elif plain.removesuffix(".cast") in layout.weights:
             life.uses.append((forward_end, life.when))
     return lives.values()
+
+
+def _node_ends(steps: Sequence[_Step]) -> list[int]:
+    """For each step, the last one of its node of autograd, which frees what it reads when all its kernels have run.
+
+    A node runs the kernels of one forward kernel's derivative, not the sum of what arrives at a tensor.
+    """
+    ends = list(range(len(steps)))
+    for index in reversed(range(len(steps) - 1)):
+        if _node(steps[index]) and _node(steps[index]) == _node(steps[index + 1]):
+            ends[index] = ends[index + 1]
+    return ends
+
+
+def _node(step: _Step) -> tuple[str, str] | None:
+    return node_of(step.row) if step.where[0].startswith("backward") else None
 
 
 Terms: TypeAlias = dict[tuple[Monomial, Condition], int]
@@ -297,7 +318,7 @@ class _Peak:
     parts: Mapping[str, tuple[Terms, Terms]]
 
 
-def _part(tensor: Tensor, weights: set[str]) -> str:
+def _part(tensor: Tensor, weights: frozenset[str]) -> str:
     name = tensor.name.partition("@")[0]
     if name.removesuffix(".cast") in weights:
         return "casts"
@@ -314,7 +335,7 @@ def _moments(
     layout = _Layout(table, layers)
     steps = list(layout.steps())
     changes: list[list[tuple[str, _Span, int]]] = [[] for _ in range(len(steps) + 1)]
-    for life in _lives(steps, layout.weights, accumulates):
+    for life in _lives(steps, layout, accumulates):
         for span in life.spans():
             part = _part(span.tensor, layout.weights)
             changes[span.first].append((part, span, 1))
