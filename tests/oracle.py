@@ -165,7 +165,14 @@ class FusedAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def fused(
-        self, query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: float, scale: float, is_causal: bool
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
     ) -> Any:
         if attn_mask is None:
             return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]

@@ -28,7 +28,7 @@ def compare(
     exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
-    """Compare models, devices, dtypes, attention implementations or runtimes, each against the first.
+    """Compare models, devices, dtypes, attention implementations, runtimes or --impl, each against the first.
 
     Shows the ratios, the difference by kernel kind, and the batch and sequence length where the ranking changes.
     """

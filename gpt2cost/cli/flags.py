@@ -25,7 +25,7 @@ from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model, preset_names
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -154,6 +154,11 @@ CACHE_TYPE_OPTION = choice(
     "--cache-type", CACHE_TYPES, "dynamic (concatenated each step) or static (of the final length, and masked)."
 )
 CacheTypeFlag = Annotated[str, CACHE_TYPE_OPTION]
+IMPL_OPTION = choice(
+    "--impl", IMPLEMENTATIONS, "Whose code runs the model: hf, HuggingFace's, or nanogpt, a modular GPT with no cache.",
+    show_default="hf, of nanoGPT's model_args nanogpt",
+)  # fmt: skip
+ImplFlag = Annotated[str | None, IMPL_OPTION]
 NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
 FormatFlag = Annotated[str, choice("--format", FORMATS)]
@@ -170,7 +175,7 @@ class ModelFlags:
         str | None,
         typer.Option(
             "--model",
-            help="A preset (gpt2cost models), a folder, a config.json, or a hub id.",
+            help="A preset (gpt2cost models), a folder, a config.json, nanoGPT's model_args as JSON, or a hub id.",
             autocompletion=model_names,
         ),
     ] = None
@@ -225,6 +230,7 @@ class SettingFlags:
     dtype: DtypeFlag = "fp16"
     attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
     runtime: Annotated[str, choice("--runtime", RUNTIMES)] = "eager"
+    impl: ImplFlag = None
 
 
 @dataclass(eq=False, repr=False)
@@ -242,7 +248,7 @@ class HowFlags(LogitsFlags, SettingFlags):  # the fields of the last base come f
 
     def settings(self) -> dict[str, Any]:
         """All of it as the API's functions take it."""
-        names = ("dtype", "attn", "runtime", "logits", "cache_type")
+        names = ("dtype", "attn", "runtime", "impl", "logits", "cache_type")
         return {**{name: getattr(self, name) for name in names}, "use_cache": not self.no_use_cache}
 
     def how(self) -> How:

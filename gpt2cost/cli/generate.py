@@ -44,7 +44,7 @@ def generate(
     exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
-    """Predict HuggingFace's generate: time to first token, time per token, throughput, memory and cost."""
+    """Predict the model's generate: time to first token, time per token, throughput, memory and cost."""
     sink = out.sink()
     run = predict_generate(
         model.load_model(), device.load_device(), prompt_tokens=prompt, new_tokens=new_tokens, batch=batch,

@@ -20,7 +20,7 @@ from gpt2cost.cli.flags import (
     size,
 )
 from gpt2cost.device.dtypes import DTYPES
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES
 
 ModelsFlag = Annotated[
     str | None, typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names))
@@ -31,6 +31,7 @@ GpusFlag = Annotated[
 ]
 AttnsFlag = Annotated[str | None, choices("--attn", ATTENTION_IMPLEMENTATIONS, "sdpa")]
 RuntimesFlag = Annotated[str | None, choices("--runtime", RUNTIMES, "eager")]
+ImplsFlag = Annotated[str | None, choices("--impl", IMPLEMENTATIONS, "hf, of nanoGPT's model_args nanogpt")]
 
 
 def size_list(name: str, default: str | None) -> Any:
@@ -54,7 +55,7 @@ class SizeListFlags:
 
 @dataclass(eq=False, repr=False)
 class ManyFlags:
-    """Several models, devices, dtypes, attention implementations and runtimes."""
+    """Several models, devices, dtypes, attention implementations, runtimes and implementations."""
 
     model: ModelsFlag = None
     set_: SetFlag = None
@@ -64,10 +65,11 @@ class ManyFlags:
     dtype: Annotated[str | None, choices("--dtype", DTYPES, "fp16")] = None
     attn: AttnsFlag = None
     runtime: RuntimesFlag = None
+    impl: ImplsFlag = None
 
     def axes(self) -> dict[str, str | None]:
         """As `make_grid` takes them."""
-        return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime")}
+        return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
     def model_changes(self) -> dict[str, str]:
         """What --set changes."""

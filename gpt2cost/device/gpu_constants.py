@@ -226,18 +226,18 @@ class MachineConstants:
         """The spread of the errors of a dtype's products, in the logarithm."""
         return self.products(dtype).residual
 
-    def with_twice_the_attention(self) -> MachineConstants:
-        """The same machine, if an SM computed attention at twice the rate where no peak limits it."""
+    def with_attention_at(self, factor: float) -> MachineConstants:
+        """The same machine, if an SM computed attention at `factor` times the rate where no peak limits it."""
 
-        def twice(rate: float | None) -> float | None:
-            return None if rate is None else 2 * rate
+        def times(rate: float | None) -> float | None:
+            return None if rate is None else factor * rate
 
         attention = {
             kernel: {
                 size: replace(
                     c,
-                    unit_rate_flop_per_s=twice(c.unit_rate_flop_per_s),
-                    fp32_unit_rate_flop_per_s=twice(c.fp32_unit_rate_flop_per_s),
+                    unit_rate_flop_per_s=times(c.unit_rate_flop_per_s),
+                    fp32_unit_rate_flop_per_s=times(c.fp32_unit_rate_flop_per_s),
                 )
                 for size, c in sizes.items()
             }

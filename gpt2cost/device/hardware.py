@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpt2cost.device.cpu_constants import CpuConstants
-from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES, Dtype
+from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES, HALF_FAMILY, Dtype
 from gpt2cost.device.gpu_constants import POSITIVE, MachineConstants
 from gpt2cost.device.interconnect import Interconnect
 from gpt2cost.errors import InputError, echo
@@ -48,10 +48,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Compute:
-    """`units`: SMs or GPU cores. `peak`: dtype -> dense rate, fp32 accumulation; what is absent is not supported."""
+    """`units`: SMs or GPU cores. `peak`: dtype -> dense rate, fp32 accumulation; what is absent is not supported.
+
+    `sustained`: what is left of the rate of tensor cores, in products and attention, after minutes of load, when power
+    and heat lower the clock.
+    """
 
     units: int = field(metadata=POSITIVE)
     peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
+    sustained: float = field(default=1.0, metadata={"bound": "fraction"})
 
     def scaled(self, factor: float) -> Compute:
         """The same units at `factor` times the rate."""
@@ -223,6 +228,19 @@ class Hardware(Result):
     def has_flash_attention(self, dtype: str) -> bool:
         """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
         return dtype in HALF_DTYPES and (self.compute_capability or 0) >= 8
+
+    @property
+    def under_load(self) -> Hardware:
+        """The device after minutes of load, as training has it: `compute.sustained` of the rate of its tensor cores."""
+        share = self.compute.sustained
+        if share == 1.0 or not isinstance(self.model, MachineConstants):
+            return self
+        peaks = {
+            dtype: peak * (share if dtype in HALF_FAMILY else 1.0)
+            for dtype, peak in self.compute.peak_flop_per_s.items()
+        }
+        compute = dataclasses.replace(self.compute, peak_flop_per_s=peaks)
+        return dataclasses.replace(self, compute=compute, model=self.model.with_attention_at(share))
 
     @property
     def host_factor(self) -> float:

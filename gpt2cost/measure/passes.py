@@ -67,6 +67,8 @@ def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]] | None, device:
         for dtype, attn, runtime in itertools.product(grid.dtype, grid.attn, grid.runtime):
             _check_runs(device, dtype, attn, runtime)
             how = check_how(dtype, attn, runtime, "all", grid.use_cache).on(model)
+            if how.impl != "hf":
+                raise InputError(f"model: {model.name} is nanoGPT's, and HuggingFace's code is measured; give a preset")
             for size in chosen:
                 checked = check_sizes(*size, how.use_cache)
                 if checked.kv_len > model.n_positions:
@@ -153,7 +155,7 @@ def _weight_bytes(name: str, dtype: str) -> int:
 
 def config_of(model: Model) -> Any:
     """The `GPT2Config` of a model, with all that changes what it costs."""
-    keys = {field.name for field in dataclasses.fields(model)} - {"name", "notes", "changes"}
+    keys = {field.name for field in dataclasses.fields(model)} - {"name", "impl", "bias", "notes", "changes"}
     last = model.vocab_size - 1
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)
 

@@ -52,8 +52,8 @@ COLUMNS: tuple[Field[Answer], ...] = (
 
 
 def _rows(capacity: Capacity) -> list[Record]:
-    choice = record_of(shared.CHOICE, capacity.choice)
-    return [{**choice, **record_of(ANSWER, answer)} for answer in capacity.answers]
+    choice, impl = (record_of(fields, capacity.choice) for fields in (shared.CHOICE, (shared.IMPL,)))
+    return [{**choice, **record_of(ANSWER, answer), **impl} for answer in capacity.answers]
 
 
 def _document(capacity: Capacity) -> Record:
@@ -70,7 +70,7 @@ def _document(capacity: Capacity) -> Record:
 def _heading(capacity: Capacity) -> str:
     how, limit = capacity.choice.how, capacity.max_latency_s
     bound = "" if limit is None else f", latency up to {format_quantity(limit, 's')}"
-    run = f"{how.dtype}, {how.attn}, {how.runtime}"
+    run = f"{how.dtype}, {how.attn}, {how.runtime}{shared.code_text(how)}"
     return f"{capacity.choice.model.name} on {capacity.choice.hardware.name}, {run}{bound}"
 
 

@@ -47,6 +47,9 @@ class Compared:
 
 LABEL = attribute("label", of="candidate")
 CHOICE = within(attrgetter("prediction"), shared.CHOICE)
+(IMPL,) = within(attrgetter("prediction"), (shared.IMPL,))
+NAMES = (*CHOICE[:5], IMPL)
+"""What candidates may differ in."""
 TRUST = within(attrgetter("phase.totals"), shared.TRUST)
 LATENCY, LOW, HIGH, RATE, BOUND = within(attrgetter("phase.totals"), shared.TOTALS)
 MEMORY, CAPACITY, FITS = within(attrgetter("prediction.memory"), shared.MEMORY)
@@ -75,7 +78,7 @@ CROSSOVERS: tuple[Field[Compared], ...] = (
     Field("crossover_batch", "", "", lambda row: row.first_crossover("batch_size")),
     Field("crossover_context", "", "", lambda row: row.first_crossover("seq_len", "cache_len")),
 )
-FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS)
+FIELDS = (*FIGURES, *SECONDS, *CROSSOVERS, IMPL)
 """The fields of every flat row."""
 SHOWN = (LABEL, LATENCY, RATIO, LOW, HIGH, RATE, MEMORY, BOUND)
 WORD = dataclasses.replace(TRUST[0], header="trust")
@@ -123,14 +126,15 @@ def _document(comparison: Comparison) -> Record:
 def _nested(row: Compared) -> Record:
     """A row with its seconds by kind as one mapping."""
     seconds = {field.header: field.get(row) for field in SECONDS}
-    return {**record_of((*FIGURES, *CROSSOVERS), row), "seconds_by_kind": seconds}
+    return {**record_of((*FIGURES, *CROSSOVERS, IMPL), row), "seconds_by_kind": seconds}
 
 
 def _text(page: Page, comparison: Comparison) -> None:
     """A table per phase, where the time goes by kind, and where the ranking changes."""
     for rows in _compared(comparison):
         phase = rows[0].phase
-        common = [field.get(rows[0]) for field in CHOICE[:5] if len({field.get(row) for row in rows}) == 1]
+        common = [field.get(rows[0]) for field in NAMES if len({field.get(row) for row in rows}) == 1]
+        common = [name for name in common if name != "hf"]  # goes without saying
         page.line(f"{phase.phase}: {shared.sizes_text(phase)}; {', '.join(common)}\n", style="bold")
         page.fields(rows, *LAYOUTS)
         page.line(f"\nwhere the time goes, and the difference from {LABEL.get(rows[0])}\n")

@@ -10,7 +10,7 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, column, 
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.shared import CHOICE, HOW, MODEL, hardware_head, run_text, trust_text
+from gpt2cost.output.shared import CHOICE, HOW, hardware_head, model_record, run_text, trust_text
 from gpt2cost.prediction.generate import Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.units import format_quantity
@@ -52,6 +52,8 @@ SETTINGS = (
     *attributes(*HOW, of="settings.how"),
 )
 """How text is generated, flat."""
+IMPL = attributes("impl", of="settings.how")
+"""Whose `generate` it is: the last field of a row."""
 
 
 def _summed(key: str, name: str) -> Field[Generation]:
@@ -74,8 +76,8 @@ FIGURES: tuple[Field[Generation], ...] = (
 
 def _rows(run: Generation) -> Iterator[Record]:
     """One flat row per new token, with every input."""
-    inputs = record_of((*CHOICE[:2], *SETTINGS), run)
-    return ({**inputs, **token} for token in _tokens(run))
+    inputs, impl = (record_of(fields, run) for fields in ((*CHOICE[:2], *SETTINGS), IMPL))
+    return ({**inputs, **token, **impl} for token in _tokens(run))
 
 
 def _document(run: Generation) -> Record:
@@ -84,9 +86,9 @@ def _document(run: Generation) -> Record:
     head = hardware_head(run.hardware)
     return {
         **envelope(run.model, run.hardware),
-        "model": record_of(MODEL, run.model),
+        "model": model_record(run.model, run.settings.how),
         "hardware": {**head, "capacity_bytes": round(run.hardware.memory.usable_bytes)},
-        "settings": record_of(SETTINGS, run),
+        "settings": record_of((*SETTINGS, *IMPL), run),
         **record_of(FIGURES, run),
         "first_token": _part(first, TURN),
         "curve": [_part(token, CURVE) for token in later],

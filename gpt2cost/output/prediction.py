@@ -48,7 +48,8 @@ def kernel_records(kernels: Sequence[KernelCost], device_s: Any, group: str = "k
         return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in kernels]
     groups: dict[str, list[KernelCost]] = {}
     for cost in kernels:
-        name = cost.row.module or "model" if group == "module" else ".".join(cost.row.module.split(".")[:2])
+        name = cost.row.module if group == "module" else ".".join(cost.row.module.split(".")[:2])
+        name = name or "model"
         groups.setdefault(name, []).append(cost)
     return [_record(_group_name(name, groups), costs, device_s) for name, costs in groups.items()]
 
@@ -90,7 +91,7 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
         own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
         results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
         for row in cost_records(phase, group):
-            yield {**inputs, **own, **row, **results}
+            yield {**inputs, **own, **row, **results, **record_of((shared.IMPL,), prediction)}
 
 
 def _document(prediction: Prediction, group: str, explained: bool) -> Record:
@@ -100,9 +101,9 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
             document["explanation"] = dataclasses.asdict(explain(prediction, phase))
     return {
         **envelope(prediction.model, prediction.hardware),
-        "model": record_of(shared.MODEL, prediction.model),
+        "model": shared.model_record(prediction.model, prediction.how),
         "hardware": shared.hardware_head(prediction.hardware),
-        "settings": record_of(INPUTS[2:], prediction),
+        "settings": record_of((*INPUTS[2:], shared.IMPL), prediction),
         "phases": phases,
         "memory": dataclasses.asdict(prediction.memory),
         "warnings": list(prediction.warnings),
@@ -145,7 +146,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> No
     if prediction.hardware.vendor != "cpu" and any(phase.totals.bound == "host" for phase in prediction.phases):
         page.line("the pace of host-bound passes is that of the machine's CPU, not of the GPU: see --host-factor")
     if fits < 2 and group == "kernel":
-        page.line(f"source: lines of transformers {transformers_version()}")
+        page.line(f"source: {shared.source_text(prediction.how.impl)}")
 
 
 def _heading(prediction: Prediction) -> str:

@@ -9,6 +9,7 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, column, 
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.prediction.trust import unchanged_name
+from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
 from gpt2cost.units import format_quantity
 
@@ -23,6 +24,8 @@ SIZES = ("batch_size", "seq_len", "cache_len")
 HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type")
 CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
 """The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+IMPL = attribute("impl", of="how")
+"""Whose code runs it: the last field of a flat row, whose older ones have their places."""
 TOTALS: tuple[Field[Any], ...] = (
     attribute("latency_s", "latency", "s"), attribute("latency_low_s", "low", "s"),
     attribute("latency_high_s", "high", "s"), attribute("tokens_per_s", "tokens/s", ","), attribute("bound", "bound"),
@@ -46,8 +49,18 @@ INTENSITY = column("arithmetic_intensity", "FLOP/B", ".")
 
 def asked(sizes: Sizes, phase: str, how: How) -> Record:
     """What was asked for, apart from the choices."""
-    own = record_of(attributes("logits", "use_cache", "cache_type"), how)
+    own = record_of(attributes("logits", "use_cache", "cache_type", "impl"), how)
     return {**record_of(attributes(*SIZES), sizes), "phase": phase, **own}
+
+
+def model_record(model: Model, how: How) -> Record:
+    """A model, and the switch that only nanoGPT's code has."""
+    return {**record_of(MODEL, model), **({"bias": model.bias} if how.impl == "nanogpt" else {})}
+
+
+def source_text(impl: str | None) -> str:
+    """Whose lines or functions the sources of kernels are."""
+    return "functions of nanoGPT's model.py" if impl == "nanogpt" else f"lines of transformers {transformers_version()}"
 
 
 def sizes_text(phase: Phase) -> str:
@@ -57,7 +70,12 @@ def sizes_text(phase: Phase) -> str:
 
 def how_text(how: How) -> str:
     """How a pass is run."""
-    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime"
+    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+
+
+def code_text(how: How) -> str:
+    """The rest of a phrase: whose code it is, where that is not HuggingFace's."""
+    return f", {how.impl}'s code" if how.impl == "nanogpt" else ""
 
 
 def run_text(model: Model, hardware: Hardware, how: How) -> str:

@@ -24,8 +24,8 @@ from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
 from gpt2cost.units import scale_for
 
 WORDS = {
-    "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "phase", "bound", "fits", "valid",
-    "name", "op", "kind", "trust", "trust_from",
+    "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl", "phase", "bound", "fits",
+    "valid", "name", "op", "kind", "trust", "trust_from",
 }  # fmt: skip
 """Columns that are no numbers."""
 TABLE_ROWS = 10_000
@@ -130,9 +130,11 @@ def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
     if not rows:
         page.line("no rows")
         return
-    inputs = (*INPUTS, "phase", "trust")
+    inputs = (*INPUTS, "impl", "phase", "trust")
     varying = [name for name in inputs if any(row[name] != rows[0][name] for row in rows)]
-    page.line(", ".join(_shared(name, rows[0][name]) for name in inputs if name not in varying), "\n")
+    usual = {"impl": "hf"}  # goes without saying
+    shared = [name for name in inputs if name not in varying and rows[0][name] != usual.get(name)]
+    page.line(", ".join(_shared(name, rows[0][name]) for name in shared), "\n")
     columns = [column(name, _HEADERS.get(name, name)) for name in varying]
     layouts = [KERNEL] if kernels else _layouts(rows)
     page.fields(rows, *((*columns, *layout, MARKS) for layout in layouts))

@@ -9,6 +9,7 @@ from typing import Any
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
+from gpt2cost.output.shared import source_text
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.kernel import Kernel, Row
@@ -19,6 +20,7 @@ class CostTable:
     """The rows of the table for one way of running a model; `symbols` have values where a model is named."""
 
     attn: str
+    impl: str
     rows: tuple[Row, ...]
     symbols: Mapping[str, int] | None
 
@@ -65,12 +67,13 @@ def _records(table: CostTable) -> list[Record]:
 
 def _document(table: CostTable) -> Record:
     symbols = None if table.symbols is None else dict(table.symbols)
-    return {**envelope(), "attn": table.attn, "symbols": symbols, "kernels": _records(table)}
+    return {**envelope(), "attn": table.attn, "impl": table.impl, "symbols": symbols, "kernels": _records(table)}
 
 
 def _text(page: Page, table: CostTable) -> None:
     """A block per kernel, with formulas that can be copied."""
-    page.line(f"source lines: transformers {transformers_version()}\n")
+    nanogpt = f"sources: {source_text(table.impl)}\n"
+    page.line(nanogpt if table.impl == "nanogpt" else f"source lines: transformers {transformers_version()}\n")
     for row in table.kernels:
         times = "" if row.count == 1 else f" x {row.count}"
         condition = f" when {row.step.when}" if str(row.step.when) else ""

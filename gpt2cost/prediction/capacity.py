@@ -75,6 +75,7 @@ def capacity(
     logits: str = "all",
     use_cache: bool = True,
     cache_type: str = "dynamic",
+    impl: str | None = None,
     max_latency_s: float | None = None,
 ) -> Capacity:
     """The largest batch at `seq` and `cache`, the largest context at `batch`, and the batch of the best throughput.
@@ -84,7 +85,7 @@ def capacity(
     """
     check_choice("phase", phase, PHASES)
     limit_s = np.inf if max_latency_s is None else check_positive("max_latency_s", max_latency_s)
-    how = check_how(dtype, attn, runtime, logits, use_cache, cache_type)
+    how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
     sizes = check_single_sizes(batch, seq, cache, use_cache)
     loaded = load_model(model)
     choice = Choice(loaded, load_hardware(gpu), how.on(loaded))

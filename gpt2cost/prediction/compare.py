@@ -74,14 +74,16 @@ def compare(
     logits: str = "all",
     use_cache: bool = True,
     cache_type: str = "dynamic",
+    impl: object = None,
 ) -> Comparison:
-    """Predict the same work for every combination of `model`, `gpu`, `dtype`, `attn` and `runtime`, each one or a list.
+    """Predict the same work for every combination of `model`, `gpu`, `dtype`, `attn`, `runtime` and `impl`, each one or
+    a list.
 
     Finds where their ranking changes, too. What a device cannot run is left out, with a warning. Raises `InputError`
     for what is wrong.
     """
     sizes = check_single_sizes(batch, seq, cache, use_cache)
-    axes = {"model": model, "gpu": gpu, "dtype": dtype, "attn": attn, "runtime": runtime}
+    axes = {"model": model, "gpu": gpu, "dtype": dtype, "attn": attn, "runtime": runtime, "impl": impl}
     fixed = {"phase": phase, "logits": logits, "use_cache": use_cache, "cache_type": cache_type}
     grid = make_grid(**axes, batch=batch, seq=seq, cache=cache, **fixed)
     choices, warnings = plan(grid)
@@ -136,11 +138,18 @@ def _by_hosts(one: Candidate, other: Candidate, number: int) -> bool:
 def _labels(choices: Sequence[Choice]) -> list[str]:
     """What tells the choices apart: the names that differ, and a number where none does."""
     names = [
-        (choice.model.name, choice.hardware.name, choice.how.dtype, choice.how.attn, choice.how.runtime)
+        (
+            choice.model.name,
+            choice.hardware.name,
+            choice.how.dtype,
+            choice.how.attn,
+            choice.how.runtime,
+            choice.how.impl,
+        )
         for choice in choices
     ]
-    varying = [place for place in range(5) if len({name[place] for name in names}) > 1] or [1]
-    labels = [" ".join(name[place] for place in varying) for name in names]
+    varying = [place for place in range(6) if len({name[place] for name in names}) > 1] or [1]
+    labels = [" ".join(str(name[place]) for place in varying) for name in names]
     numbers = [labels[:index].count(label) + 1 for index, label in enumerate(labels)]
     return [f"{label} ({number})" if number > 1 else label for label, number in zip(labels, numbers, strict=True)]
 

@@ -121,21 +121,23 @@ def generate(
     sample: bool = False,
     use_cache: bool = True,
     cache_type: str = "dynamic",
+    impl: str | None = None,
     padded: bool = False,
     price_per_hour: float | None = None,
 ) -> Generation:
-    """Predict HuggingFace's `generate`: `new_tokens` after prompts of `prompt_tokens`, for each of `batch` sequences.
+    """Predict the model's `generate`: `new_tokens` after prompts of `prompt_tokens`, for each of `batch` sequences.
 
     `sample` draws from the 50 likeliest tokens instead of taking the likeliest. `cache_type="static"` writes into a
     cache of the final length, and attends to all of it with a mask. `padded` passes a mask with padding, which every
-    layer then reads. `runtime` holds for the forward passes; the loop around them is always eager Python.
+    layer then reads. `runtime` holds for the forward passes; the loop around them is always eager Python. `impl`: see
+    `predict`; nanoGPT's loop always draws, takes the last `block_size` tokens, and does not stop at an end of text.
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
     loaded, hw = load_model(model), load_hardware(gpu)
     batch, prompt_tokens = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
     new_tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
     sample, padded = check_flag("sample", sample), check_flag("padded", padded)
-    how = check_how(dtype, attn, runtime, "last", use_cache, cache_type).on(loaded)
+    how = check_how(dtype, attn, runtime, "last", use_cache, cache_type, impl).on(loaded)
     check_device(hw, how, loaded.head_dim)
     _check_steps(how, padded)
     price = None if price_per_hour is None else check_positive("price_per_hour", price_per_hour)
@@ -158,6 +160,8 @@ def generate(
 
 
 def _check_steps(how: How, padded: bool) -> None:
+    if padded and how.impl == "nanogpt":
+        raise InputError("padded: nanogpt's code takes no attention mask; --impl hf does")
     if padded and how.attn == "flash_attention_2":
         raise InputError("padded: with flash_attention_2 it runs other kernels, which are not modelled; use sdpa")
     if how.runtime in GRAPHED and how.cache_type != "static":
@@ -170,7 +174,7 @@ def _check_steps(how: How, padded: bool) -> None:
 
 def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:
     longest = settings.prompt_tokens + settings.new_tokens - 1
-    if longest > model.n_positions:
+    if longest > model.n_positions and settings.how.impl == "hf":  # nanoGPT's loop forgets what is before
         yield (
             f"kv_len {longest} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"
             " the real model cannot run it"

@@ -21,7 +21,7 @@ from gpt2cost.checks import MAX_SIZE, check_choice, check_flag
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.prediction.settings import LEAST, PHASES
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES, Impl
 from gpt2cost.yaml_text import read_yaml
 
 Axis: TypeAlias = np.ndarray
@@ -29,7 +29,9 @@ Axis: TypeAlias = np.ndarray
 
 MAX_AXIS = 10_000_000
 """The most values that one axis may have: it is held in memory."""
-CHOICES: dict[str, tuple[str, ...]] = {"dtype": DTYPES, "attn": ATTENTION_IMPLEMENTATIONS, "runtime": RUNTIMES}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": DTYPES, "attn": ATTENTION_IMPLEMENTATIONS, "runtime": RUNTIMES, "impl": IMPLEMENTATIONS
+}  # fmt: skip
 
 _RANGE = re.compile(r"([0-9]+)\s*-\s*([0-9]+)\s*(?:([*+])\s*([0-9]+))?", re.ASCII)
 
@@ -46,6 +48,7 @@ class Grid:
     dtype: tuple[str, ...]
     attn: tuple[str, ...]
     runtime: tuple[str, ...]
+    impl: tuple[Impl | None, ...] = (None,)  # None: the model's own
     phase: str = "prefill"
     logits: str = "all"
     use_cache: bool = True
@@ -55,7 +58,7 @@ class Grid:
     @property
     def combinations(self) -> int:
         """How many choices there are of everything but sizes."""
-        return math.prod(map(len, (self.model, self.gpu, self.dtype, self.attn, self.runtime)))
+        return math.prod(map(len, (self.model, self.gpu, self.dtype, self.attn, self.runtime, self.impl)))
 
     @property
     def sizes(self) -> int:
@@ -69,10 +72,11 @@ class Grid:
 
 DEFAULTS: dict[str, Any] = {
     "model": (), "gpu": (), "batch": 1, "seq": 128, "cache": 0, "dtype": "fp16", "attn": "sdpa", "runtime": "eager",
-    "phase": "prefill", "logits": "all", "use_cache": True,
+    "impl": None, "phase": "prefill", "logits": "all", "use_cache": True,
     "cache_type": "dynamic",
 }  # fmt: skip
-"""Every key of a study, with its default. `model` and `gpu` have none: empty means that one must be given."""
+"""Every key of a study, with its default. `model` and `gpu` have none: empty means that one must be given; `impl` is
+the model's own."""
 
 WHAT_IFS = ("set", "hw_set")
 """Keys of a study that are no axes: mappings from what to change to its value."""
@@ -92,7 +96,7 @@ def make_grid(**axes: Any) -> Grid:
     given = {**DEFAULTS, **{key: value for key, value in axes.items() if value is not None}}
     notes: list[str] = []
     values: dict[str, Any] = {}
-    for key in ("model", "gpu", *CHOICES):
+    for key in ("model", "gpu", *(key for key in CHOICES if given[key] is not None)):
         values[key] = _names(key, given[key], notes)
     for key, least in LEAST.items():
         values[key] = _sizes(key, given[key], least, notes)

@@ -133,8 +133,10 @@ def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
 def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOptions:
     """What selects the list of kernels, from the model's switches, the settings and the device that they run on.
 
-    Compiled code lays out a mask with aligned rows, so that it need not be copied.
+    Compiled code lays out a mask with aligned rows, so that it need not be copied. Raises `InputError` where the
+    implementation cannot run the model.
     """
+    how = how.on(model)
     kernel = "" if hw is None else sdpa_kernel(hw, how.dtype, model.head_dim, masked=True)
     return TableOptions(
         attn=how.attn,  # type: ignore[arg-type]
@@ -144,8 +146,10 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         logits=how.logits,  # type: ignore[arg-type]
         variants=how.variants,
         pads_mask=kernel == "efficient" and how.runtime not in COMPILED,
-        traced=how.runtime != "eager",
+        traced=how.runtime in COMPILED if how.impl == "nanogpt" else how.runtime != "eager",
         cache_type=how.cache_type,  # type: ignore[arg-type]
+        impl=how.impl or model.impl,
+        bias=model.bias,
     )
 
 
@@ -170,11 +174,13 @@ def uncapturable(model: Model, how: How, sizes: Sizes) -> tuple[Any, str]:
     """
     if how.runtime != "cuda-graph":
         return False, ""
+    how = how.on(model)
     rows, values = table_rows(table_options(model, how), how.runtime), symbol_values(model, how.dtype, sizes)
     asked, source = waits_inside(rows, values)
+    what = "logits of the last position alone make it" if how.impl == "nanogpt" else f"{how.attn} attention does"
     return asked, (
-        f"runtime: {how.runtime} cannot capture a pass in which the host waits for the device, as {how.attn} attention"
-        f" does here ({source}); eager, compile and reduce-overhead run it"
+        f"runtime: {how.runtime} cannot capture a pass in which the host waits for the device, as {what}"
+        f" here ({source}); eager, compile and reduce-overhead run it"
     )
 
 

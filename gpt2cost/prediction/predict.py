@@ -30,7 +30,17 @@ from gpt2cost.prediction.one_pass import (
     uncapturable,
 )
 from gpt2cost.prediction.ranges import range_of
-from gpt2cost.prediction.settings import PHASES, How, Number, Sizes, check_device, check_how, check_sizes, is_decode
+from gpt2cost.prediction.settings import (
+    PHASES,
+    How,
+    Number,
+    Sizes,
+    check_cached,
+    check_device,
+    check_how,
+    check_sizes,
+    is_decode,
+)
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
@@ -172,6 +182,7 @@ def predict(
     logits: str = "all",
     use_cache: bool = True,
     cache_type: str = "dynamic",
+    impl: str | None = None,
 ) -> Prediction:
     """Predict FLOPs, bytes and latency of a GPT-2 model on a device.
 
@@ -179,11 +190,12 @@ def predict(
     file, or a `Hardware`. `batch`, `seq` (new tokens) and `cache` (tokens already cached) are integers or integer
     arrays that broadcast together. `phase` is `prefill` (the pass of `seq` tokens), `decode` (the next single-token
     step, on `cache + seq` tokens) or `both`; where `seq` is 1 and `cache` is not 0 the pass itself is the decode step.
-    A `static` cache is as long as what it holds after the pass.
+    A `static` cache is as long as what it holds after the pass. `impl`: whose code runs the model, `hf` or `nanogpt`,
+    which has no KV cache; the default is `hf`, but for a `model` that is nanoGPT's.
 
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
-    how = check_how(dtype, attn, runtime, logits, use_cache, cache_type)
+    how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
     return predict_run(load_model(model), load_hardware(gpu), how, sizes, phase)
 
@@ -197,8 +209,7 @@ def predict_run(
     """
     check_choice("phase", phase, PHASES)
     how = how.on(model)
-    if not how.use_cache and np.any(np.asarray(sizes.cache_len) != 0):
-        raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
+    check_cached(model, how, sizes)
     if partly:
         check_device(hardware, how, model.head_dim)
     else:

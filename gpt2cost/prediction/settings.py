@@ -12,8 +12,16 @@ from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError
-from gpt2cost.table.config import Model
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, GRAPHED, LOGITS, RUNTIMES
+from gpt2cost.table.config import Model, check_impl
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CACHE_TYPES,
+    GRAPHED,
+    IMPLEMENTATIONS,
+    LOGITS,
+    RUNTIMES,
+    Impl,
+)
 
 Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
@@ -62,7 +70,7 @@ class How:
     """How the model is run. `variants`: kernels of an older transformers, see `table.options.KERNEL_VARIANTS`.
 
     `cache_type`: a `dynamic` KV cache is concatenated anew in every pass, a `static` one is written to, and attended to
-    in its whole length.
+    in its whole length. `impl`: whose code runs the model; None is the model's own, which `on` fills in.
     """
 
     dtype: str = "fp16"
@@ -72,6 +80,7 @@ class How:
     use_cache: bool = True
     variants: tuple[tuple[str, str], ...] = ()
     cache_type: str = "dynamic"
+    impl: Impl | None = None
 
     @property
     def cache_text(self) -> str:
@@ -79,13 +88,17 @@ class How:
         return f"{self.cache_type} KV cache" if self.use_cache else "no KV cache"
 
     def on(self, model: Model) -> How:
-        """How `model` is run: without a KV cache where its config says so."""
-        return self if model.use_cache else replace(self, use_cache=False)
+        """How `model` is run: by its own implementation unless another is named, and without a KV cache where that has
+        none or the config says so. Raises `InputError` where the implementation cannot run the model.
+        """
+        impl = self.impl or model.impl
+        check_impl(impl, model)
+        return replace(self, impl=impl, use_cache=self.use_cache and model.use_cache and impl == "hf")
 
 
 def check_how(
     dtype: str = "fp16", attn: str = "sdpa", runtime: str = "eager", logits: str = "all", use_cache: bool = True,
-    cache_type: str = "dynamic",
+    cache_type: str = "dynamic", impl: str | None = None,
 ) -> How:  # fmt: skip
     """The settings, every one checked. Raises `InputError` for the first that is wrong."""
     check_choice("dtype", dtype, DTYPES)
@@ -93,7 +106,10 @@ def check_how(
     check_choice("runtime", runtime, RUNTIMES)
     check_choice("logits", logits, LOGITS)
     check_choice("cache_type", cache_type, CACHE_TYPES)
-    return How(dtype, attn, runtime, logits, check_flag("use_cache", use_cache), cache_type=cache_type)
+    if impl is not None:
+        check_choice("impl", impl, IMPLEMENTATIONS)
+    cached = check_flag("use_cache", use_cache)
+    return How(dtype, attn, runtime, logits, cached, cache_type=cache_type, impl=impl)  # type: ignore[arg-type]
 
 
 def check_sizes(batch: object, seq: object, cache: object, use_cache: bool = True) -> Sizes:
@@ -116,6 +132,23 @@ def check_single_sizes(batch: object, seq: object, cache: object, use_cache: boo
     return check_sizes(batch, seq, cache, use_cache)
 
 
+def check_cached(model: Model, how: How, sizes: Sizes) -> None:
+    """Raise `InputError` where tokens are cached and the model, as it is run, has no KV cache."""
+    if how.use_cache or not np.any(np.asarray(sizes.cache_len) != 0):
+        return
+    if how.impl == "nanogpt":
+        raise InputError("cache: expected 0 with impl nanogpt, whose code has no KV cache: every pass takes all tokens")
+    raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
+
+
+def check_implementation(how: How) -> None:
+    """Raise `InputError` where the implementation has no such attention or cache."""
+    if how.impl == "nanogpt" and how.attn != "sdpa":
+        raise InputError(f"attn: nanogpt's code calls scaled_dot_product_attention: sdpa; {how.attn} is impl hf's")
+    if how.impl == "nanogpt" and how.cache_type != "dynamic":
+        raise InputError(f"cache_type: {how.cache_type} needs a cache, and impl nanogpt has none")
+
+
 def check_cache(how: How) -> None:
     """Raise `InputError` where there is no such KV cache."""
     if how.cache_type == "static" and not how.use_cache:
@@ -132,6 +165,7 @@ def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> N
 
     Which sizes cannot run, `one_pass.uncapturable` says.
     """
+    check_implementation(how)
     if how.runtime in GRAPHED and hardware.vendor != "nvidia":
         raise InputError(
             f"runtime: {how.runtime} needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"

@@ -21,7 +21,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
-from gpt2cost.prediction.settings import How, Sizes, check_device, check_sizes, is_decode
+from gpt2cost.prediction.settings import How, Sizes, check_cached, check_device, check_sizes, is_decode
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest
@@ -40,11 +40,13 @@ INPUTS = (
 COLUMNS = (
     *INPUTS, "phase", "kv_len", "latency_s", "latency_low_s", "latency_high_s", "trust", "trust_from", "device_s",
     "host_s", "flops", "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s", "total_bytes", "fits", "valid",
+    "impl",
 )  # fmt: skip
 """A row per point. `seq_len` and `cache_len` are the run's; `kv_len` is the phase's. `total_bytes` is memory in use."""
 KERNEL_COLUMNS = (
     *INPUTS, "phase", "kv_len", "name", "op", "kind", "count", "flops", "read_bytes", "write_bytes", "device_s",
     "share", "bound", "arithmetic_intensity", "pass_latency_s", "trust", "trust_from", "total_bytes", "fits", "valid",
+    "impl",
 )  # fmt: skip
 """A row per kernel and point; figures are totals over its `count` launches."""
 
@@ -134,6 +136,7 @@ def sweep(
     logits: str = "all",
     use_cache: bool = True,
     cache_type: str = "dynamic",
+    impl: object = None,
     kernels: bool = False,
     only_fitting: bool = False,
     only_valid: bool = False,
@@ -142,15 +145,15 @@ def sweep(
 ) -> Sweep:
     """Predict every point of a grid: rows with the keys of `COLUMNS`, or of `KERNEL_COLUMNS` with `kernels`.
 
-    Each of `model` ... `runtime` is one value, a list, or text such as `"1,2,8"`, `"1-64*2"` or `"128-1024+128"`.
-    Seconds, bytes and FLOPs. The order is that of nested loops over model, gpu, dtype, attn, runtime, batch, seq and
-    cache; with phase `both` a point has two rows, or one where the pass is itself a decode step. A choice that the
-    device cannot run is left out, with a warning, and so is a row of which no CUDA graph can be captured. The grid is
-    checked at the call; `InputError` for what is wrong in it, and where nothing runs.
+    Each of `model` ... `runtime` and `impl` is one value, a list, or text such as `"1,2,8"`, `"1-64*2"` or
+    `"128-1024+128"`. Seconds, bytes and FLOPs. The order is that of nested loops over model, gpu, dtype, attn, runtime,
+    impl, batch, seq and cache; with phase `both` a point has two rows, or one where the pass is itself a decode step. A
+    choice that the device cannot run is left out, with a warning, and so is a row of which no CUDA graph can be
+    captured. The grid is checked at the call; `InputError` for what is wrong in it, and where nothing runs.
     """
     grid = make_grid(
         model=model, gpu=gpu, batch=batch, seq=seq, cache=cache, dtype=dtype, attn=attn, runtime=runtime, phase=phase,
-        logits=logits, use_cache=use_cache, cache_type=cache_type,
+        logits=logits, use_cache=use_cache, cache_type=cache_type, impl=impl,
     )  # fmt: skip
     choices, warnings = plan(grid, model_changes, hw_changes)
     flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid}
@@ -175,12 +178,15 @@ def plan(
     running: list[Choice] = []
     reasons, partly = [], []
     sizes = Sizes(*_broadcastable(grid.batch, grid.seq, grid.cache))
-    for model, hardware, dtype, attn, runtime in itertools.product(
-        models, devices, grid.dtype, grid.attn, grid.runtime
+    for model, hardware, dtype, attn, runtime, impl in itertools.product(
+        models, devices, grid.dtype, grid.attn, grid.runtime, grid.impl
     ):
-        how = How(dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type)
+        how = How(
+            dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type, impl=impl or model.impl
+        )
         choice = Choice(model, hardware, how)
         try:
+            check_cached(model, how.on(model), sizes)
             check_device(hardware, how, model.head_dim)
             if why := _cannot_capture(choice, sizes, grid.phase):
                 partly.append(why)
@@ -241,7 +247,7 @@ def _block(choice: Choice, sweep: Sweep, axes: tuple[Axis, Axis, Axis]) -> Block
         "model": choice.model.name, "batch_size": batch[..., None], "seq_len": seq[..., None],
         "cache_len": cache[..., None], "gpu": choice.hardware.name, "dtype": how.dtype, "attn": how.attn,
         "runtime": how.runtime, "logits": how.logits, "use_cache": prediction.how.use_cache,
-        "cache_type": how.cache_type,
+        "cache_type": how.cache_type, "impl": how.impl,
     }  # fmt: skip
     figures = _kernel_figures if sweep.kernels else _pass_figures
     of_phases = [figures(prediction, phase) for phase in prediction.phases]

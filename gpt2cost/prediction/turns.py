@@ -28,7 +28,7 @@ from gpt2cost.prediction.one_pass import (
 )
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.settings import How, Number, Sizes
-from gpt2cost.table import generate_loop
+from gpt2cost.table import generate_loop, nanogpt
 from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.liveness import peak_bytes
@@ -94,7 +94,7 @@ class LoopStep:
 
 @dataclass(frozen=True)
 class Turns:
-    """All the turns of one run."""
+    """All the turns of one run. At the end of a turn nanoGPT's loop does not wait; its last kernel is the end."""
 
     model: Model
     hw: Hardware
@@ -113,8 +113,17 @@ class Turns:
         return values | {"kv_len": longest} if s.how.cache_type == "static" else values
 
     def sizes(self, token: Size) -> Sizes:
-        """The sizes of the pass that gives new token number `token`, from 0 on: the first is the prompt's."""
+        """The sizes of the pass that gives new token number `token`, from 0 on: the first is the prompt's.
+
+        nanoGPT's loop takes the last `block_size` tokens; `cache_len` are those before, which no pass reads.
+        """
         s = self.settings
+        if s.how.impl == "nanogpt":
+            length = s.prompt_tokens + token
+            window = (
+                np.minimum(length, self.model.n_positions) if np.ndim(token) else min(length, self.model.n_positions)
+            )
+            return Sizes(s.batch_size, window, length - window)
         if not s.how.use_cache or (np.ndim(token) == 0 and token == 0):
             return Sizes(s.batch_size, s.prompt_tokens + token, 0)
         return Sizes(s.batch_size, 1, s.prompt_tokens + token - 1)
@@ -122,6 +131,9 @@ class Turns:
     def parts(self, first: bool) -> list[tuple[tuple[Row, ...], str]]:
         """What one turn runs, each with its runtime: the loop is always eager."""
         s, options = self.settings, self.options(in_generate=True)
+        if s.how.impl == "nanogpt":
+            loop = (nanogpt.before(), "eager"), (nanogpt.after(s.sample), "eager")
+            return [loop[0], (table_rows(options, s.how.runtime), s.how.runtime), loop[1]]
         before = generate_loop.setup(s.batch_size > 1) if first else ()
         return [
             ((*before, *generate_loop.before(dataclasses.replace(options, traced=False))), "eager"),

@@ -26,6 +26,7 @@ FILES = {
     "masking_utils.py": "masking_utils.py",
     "modeling_flash_attention_utils.py": "modeling_flash_attention_utils.py",
     "sdpa_attention.py": "integrations/sdpa_attention.py",
+    "loss_utils.py": "loss/loss_utils.py",
     "generation/utils.py": "generation/utils.py",
     "stopping_criteria.py": "generation/stopping_criteria.py",
     "logits_process.py": "generation/logits_process.py",
@@ -39,6 +40,9 @@ TORCH_FILES = {
     "torch/grad_scaler.py": "amp/grad_scaler.py",
 }
 """Where each cited file lies below the torch package."""
+
+NANOGPT = "nanoGPT/model.py"
+"""A file that is no package's: its functions are cited, and a test finds the fragments in the model that it traces."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class Citation:
     def __str__(self) -> str:
         """`modeling_gpt2.py:185`, in `transformers_version()`; `?` where that version has no such line.
 
-        Of torch, the function: `torch/adam.py:_multi_tensor_adam`.
+        Of torch and nanoGPT, the function: `torch/adam.py:_multi_tensor_adam`.
         """
-        if self.file in TORCH_FILES:
+        if self.file not in FILES:
             return f"{self.file}:{self.qualname}"
         line = shipped_lines().lines.get(self.key, {}).get(transformers_version())
         return f"{self.file}:{'?' if line is None else line}"
@@ -128,7 +132,12 @@ def resolve(citation: Citation, package: Path) -> int:
 
     Raises `LookupError` if the function or the fragment is not there.
     """
-    lines, functions = _parsed(package / (FILES | TORCH_FILES)[citation.file])
+    return line_of(citation, package / (FILES | TORCH_FILES)[citation.file])
+
+
+def line_of(citation: Citation, path: Path) -> int:
+    """The 1-based line of a citation in the source at `path`. Raises `LookupError` if it is not there."""
+    lines, functions = _parsed(path)
     for qualname, function in functions:
         if qualname == citation.qualname:
             for number, line in enumerate(lines[function.lineno - 1 : function.end_lineno], function.lineno):

@@ -1,4 +1,5 @@
-"""Models: a preset, a config.json, a hub id or a live `GPT2Config`, to the values of the cost table's symbols.
+"""Models: a preset, a config.json, a hub id, a live `GPT2Config` or a nanoGPT's `model_args`, to the values of the cost
+table's symbols.
 
 Presets are read from `configs/*.json` directly, because importing transformers costs about a second. Everything else
 goes through transformers' own `GPT2Config`, which accepts nearly anything; the values are checked here.
@@ -22,6 +23,7 @@ from gpt2cost.files import data_dir, read_text
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
 from gpt2cost.table.gpt2 import parameter_count
+from gpt2cost.table.options import Impl
 
 _DIMENSION = {"range": (1, 10**7)}
 """Rule of a model's dimensions: a larger number is more likely a slip than a size."""
@@ -51,10 +53,12 @@ _OTHER_NAMES = {
 class Model:
     """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names and with its defaults in transformers 5.x.
 
-    `n_inner` is a number, though a config may leave it out. `changes` is what `change_model` set.
+    `n_inner` is a number, though a config may leave it out. `changes` is what `change_model` set. `bias` is nanoGPT's
+    (of Linear and LayerNorm), and `impl` whose code runs the model where nobody says otherwise.
     """
 
     name: str = field(default="", metadata=_DERIVED)
+    impl: Impl = field(default="hf", metadata=_DERIVED)
     model_type: Literal["gpt2"] = "gpt2"
     n_layer: int = field(default=12, metadata=_DIMENSION)
     n_head: int = field(default=12, metadata=_DIMENSION)
@@ -72,6 +76,7 @@ class Model:
     attn_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
+    bias: bool = True
     notes: tuple[str, ...] = field(default=(), metadata=_DERIVED)
     changes: tuple[tuple[str, Any], ...] = field(default=(), metadata=_DERIVED)
 
@@ -107,7 +112,7 @@ class Model:
     @cached_property
     def parameters(self) -> int:
         """The number of parameters, tied embeddings counted once."""
-        return int(parameter_count(self.tie_word_embeddings).evaluate(self.symbols()))
+        return int(parameter_count(self.tie_word_embeddings, self.bias).evaluate(self.symbols()))
 
 
 def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model:
@@ -116,6 +121,11 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     Raises one `InputError`, which lists all problems with their key, for wrong types, sizes below 1 or above ten
     million, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
     """
+    return _checked({key: value for key, value in config.items() if key != "bias"}, name, where)  # HuggingFace has none
+
+
+def _checked(config: Mapping[str, Any], name: str, where: str) -> Model:
+    """A `Model` from keys under `GPT2Config`'s names, and `bias`."""
     keys = {_OTHER_NAMES.get(key, key): value for key, value in config.items()}
     has_inner = keys.get("n_inner") is not None
     if not has_inner:
@@ -132,8 +142,56 @@ def _near_miss(key: str) -> str:
     return "" if key in right or key.startswith("_") else nearest(key, sizes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """nanoGPT's `GPTConfig`, with its defaults: what a `model_args` says."""
+
+    block_size: int = field(default=1024, metadata=_DIMENSION)
+    vocab_size: int = field(default=50304, metadata=_DIMENSION)
+    n_layer: int = field(default=12, metadata=_DIMENSION)
+    n_head: int = field(default=12, metadata=_DIMENSION)
+    n_embd: int = field(default=768, metadata=_DIMENSION)
+    dropout: float = field(default=0.0, metadata=_PROBABILITY)
+    bias: bool = True
+
+
+OWN_KEYS = ("block_size", "dropout", "bias")
+"""What nanoGPT's `model_args` has and a config.json has not."""
+
+
+def model_from_args(args: Mapping[str, Any], name: str, where: str) -> Model:
+    """A `Model` from nanoGPT's `model_args`, which its own code runs. Raises `InputError` as `model_from_config` does,
+    and for an unknown key, which nanoGPT refuses too."""
+    config = build(GPTConfig, dict(args), where)
+    keys = {key: getattr(config, key) for key in ("vocab_size", "n_layer", "n_head", "n_embd", "bias")}
+    drops = {f"{part}_pdrop": config.dropout for part in ("attn", "embd", "resid")}
+    return replace(_checked({**keys, **drops, "n_positions": config.block_size}, name, where), impl="nanogpt")
+
+
+def check_impl(impl: Impl, model: Model) -> None:
+    """Raise `InputError` where an implementation cannot run the model: it has not all the switches of the other."""
+    if impl == "hf":
+        if not model.bias:
+            raise InputError(f"impl: hf has biases, and {model.name} has bias false; --impl nanogpt can leave them out")
+        return
+    gelu = model.activation_function in ("gelu", "gelu_new", "gelu_pytorch_tanh")  # each is one kernel there
+    wanted = {
+        "n_inner": (model.n_inner == 4 * model.n_embd, f"4 x n_embd = {4 * model.n_embd}"),
+        "activation_function": (gelu, "gelu_new"),
+        "tie_word_embeddings": (model.tie_word_embeddings, "true"),
+        "scale_attn_weights": (model.scale_attn_weights, "true"),
+        "scale_attn_by_inverse_layer_idx": (not model.scale_attn_by_inverse_layer_idx, "false"),
+        "reorder_and_upcast_attn": (not model.reorder_and_upcast_attn, "false"),
+    }
+    for key, (holds, value) in wanted.items():
+        if not holds:
+            own = _written(getattr(model, key))
+            raise InputError(f"impl: nanogpt's code has {key} {value} alone, and {model.name} has {own}; hf runs it")
+
+
 def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
-    """`model` with some of `GPT2Config`'s keys set: values, or text as a command line gives it. Its name says so.
+    """`model` with some of `GPT2Config`'s keys set, or nanoGPT's `bias` and `block_size`: values, or text as a command
+    line gives it. Its name says so.
 
     An `n_inner` that was four times `n_embd` stays so unless it is set. Raises `InputError` for an unknown key, with
     the nearest, and for whatever `model_from_config` refuses.
@@ -144,7 +202,7 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     set_to: dict[str, Any] = {}
     keys = [key for key in fields_of(Model) if key != "model_type"]
     for given, value in changes.items():
-        key = _OTHER_NAMES.get(given, given)
+        key = {**_OTHER_NAMES, "block_size": "n_positions"}.get(given, given)
         if key not in keys:
             raise InputError(f"set: unknown key {echo(given)}; {nearest(given, keys) or 'known: ' + ', '.join(keys)}")
         if key in set_to:
@@ -154,8 +212,8 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     if model.n_inner == 4 * model.n_embd:
         del config["n_inner"]
     name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
-    changed = model_from_config(config | set_to, name, "set")
-    return replace(changed, notes=model.notes, changes=(*model.changes, *set_to.items()))
+    changed = _checked(config | set_to, name, "set")
+    return replace(changed, impl=model.impl, notes=model.notes, changes=(*model.changes, *set_to.items()))
 
 
 def _parsed(text: str) -> Any:
@@ -184,8 +242,9 @@ def list_models() -> list[Model]:
 def load_model(model: object) -> Model:
     """The model that `model` names or is.
 
-    Taken in this order: a `Model`, a live `GPT2Config`, a preset or its hub name (any case), a path to a folder or a
-    config.json, a hub id (only a name with a `/` can be one: a typo never reaches the network).
+    Taken in this order: a `Model`, a live `GPT2Config`, a preset or its hub name (any case), a path to a folder, a
+    config.json or a JSON of nanoGPT's `model_args`, a hub id (only a name with a `/` can be one: a typo never reaches
+    the network).
 
     Raises `InputError` for an unknown name and for a config that is not a GPT-2 that can run.
     """
@@ -223,7 +282,7 @@ def _load_named(name: str) -> Model:
     hint = nearest(name, preset_names())
     raise InputError(
         f"unknown model {echo(name)}: {hint and hint + ' '}presets are {', '.join(preset_names())};"
-        " or give a folder, a config.json or a hub id such as openai-community/gpt2"
+        " or give a folder, a config.json, nanoGPT's model_args or a hub id such as openai-community/gpt2"
     )
 
 
@@ -242,8 +301,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _load_path(path: Path, name: str) -> Model:
     config, where = _read_json(path), plain(str(path))
+    if "model_type" not in config and any(key in config for key in OWN_KEYS):
+        return model_from_args(config, name, where)
     if "model_type" not in config:
-        raise InputError(f"{where}: model_type: missing; expected 'gpt2'")
+        raise InputError(f"{where}: model_type: missing; expected 'gpt2', or nanoGPT's model_args with block_size")
     checked = model_from_config(config, name, where)  # before GPT2Config, whose own complaints are long
     normal = _gpt2_config(lambda cls: cls.from_dict(dict(config)), where).to_dict()
     return replace(model_from_config(normal, name, where), notes=checked.notes)

@@ -164,7 +164,7 @@ def _chosen(sample: bool) -> list[Kernel | Free]:
         Kernel(
             "softmax", "_softmax", "reduction", (kept,), (probabilities,), 5 * B * V, softmax, columns=V,
         ),
-        *_multinomial(probabilities, draw),
+        *multinomial(probabilities, draw, f32),
         Free("squeeze", "view", 1),
     ]  # fmt: skip
 
@@ -173,12 +173,12 @@ K = formula(50)
 """GenerationConfig's default top_k (generation/configuration_utils.py)."""
 
 
-def _multinomial(p: Tensor, source: Citation) -> list[Kernel | Free]:
+def multinomial(p: Tensor, source: Citation, element: Formula) -> list[Kernel | Free]:
     """`torch.multinomial` of one sample: checks whose assertions stay on the device, and an exponential race.
 
     As in ATen/native/Distributions.cpp of torch 2.13; its profiler lists these ops below `aten::multinomial`.
     """
-    low, high, total = Tensor("p_min", f32), Tensor("p_max", f32), Tensor("p_sum", B * f32)
+    low, high, total = Tensor("p_min", element), Tensor("p_max", element), Tensor("p_sum", B * element)
     at_least, finite, valid, is_zero, any_zero, none = (
         Tensor(name, size * b8)
         for name, size in (
@@ -186,7 +186,7 @@ def _multinomial(p: Tensor, source: Citation) -> list[Kernel | Free]:
             ("any_sum_0", formula(1)), ("no_sum_0", formula(1)),
         )
     )  # fmt: skip
-    race, drawn = tensor("race", B, V, element=f32), tensor("quotient", B, V, element=f32)
+    race, drawn = tensor("race", B, V, element=element), tensor("quotient", B, V, element=element)
 
     def step(name: str, inputs: tuple[Tensor, ...], out: Tensor) -> Kernel:
         return pointwise(f"multinomial.{name}", name, inputs, out, source)

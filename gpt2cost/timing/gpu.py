@@ -157,7 +157,7 @@ class GpuMachine:
         l2_copy = replace(constants.memory, l2_copy_bytes_per_s=2 * constants.memory.l2_copy_bytes_per_s)
         dram = replace(memory, bandwidth_bytes_per_s=2 * memory.bandwidth_bytes_per_s)
         l2 = replace(memory, l2_bandwidth_bytes_per_s=2 * memory.l2_bandwidth_bytes_per_s)
-        faster = replace(constants.with_twice_the_attention(), memory=constants.memory.with_twice_the_arithmetic())
+        faster = replace(constants.with_attention_at(2.0), memory=constants.memory.with_twice_the_arithmetic())
         return [
             ("2x DRAM bandwidth", replace(hw, memory=dram)),
             ("2x L2 bandwidth", replace(hw, memory=l2, model=replace(constants, memory=l2_copy))),

@@ -58,6 +58,7 @@ def test_schema(gpt2cost: Any) -> None:
     assert {"name", "borrowed"} <= set(document["hardware"])
     assert set(document["settings"]) == {
         "batch_size", "seq_len", "cache_len", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type",
+        "impl",
     }  # fmt: skip
     assert set(document["memory"]) == {
         "weights_bytes", "kv_cache_bytes", "activations_bytes", "total_bytes", "capacity_bytes", "fits",

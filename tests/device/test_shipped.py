@@ -34,6 +34,7 @@ CANONICAL = [
     "rtx-a6000",
     "rtx-pro-6000-server",
     "rtx-6000-ada",
+    "l40",
     "a40",
     "l40s",
     "l4",
@@ -71,7 +72,7 @@ def test_shipped_file(path: Path) -> None:
     for device in (base, *variants):
         peak, memory = device.compute.peak_flop_per_s, device.memory
         nvidia, capability = device.vendor == "nvidia", device.compute_capability or 0.0
-        assert 8e9 <= memory.capacity_bytes <= 1e12
+        assert 6e9 <= memory.capacity_bytes <= 1e12
         assert 50e9 < memory.bandwidth_bytes_per_s < 10e12
         assert 1e6 < memory.l2_bytes < 0.01 * memory.capacity_bytes
         l2_copy = device.model.memory.l2_copy_bytes_per_s
@@ -103,6 +104,13 @@ def test_shipped_file(path: Path) -> None:
         ("rtx4090", 25.4e9, 1008e9, 128, 82.6e12, 165.2e12),
         ("rtx3090", 25.4e9, 936e9, 82, 35.6e12, 71.2e12),
         ("l40s", 47.7e9, 864e9, 142, 91.6e12, 362e12),
+        ("l40", 47.7e9, 864e9, 142, 90.5e12, 181e12),
+        ("rtx-6000-ada", 51e9, 960e9, 142, 91.1e12, 364.2e12),
+        ("rtx-2000-ada", 16.9e9, 224e9, 22, 12e12, 48e12),
+        ("rtx-a6000", 51e9, 768e9, 84, 38.7e12, 154.8e12),
+        ("rtx-a5000", 25.4e9, 768e9, 64, 27.8e12, 111.1e12),
+        ("rtx-a4500", 21.1e9, 640e9, 56, 23.7e12, 94.6e12),
+        ("rtx-a4000", 16.9e9, 448e9, 48, 19.2e12, 76.7e12),
         ("l4", 23.7e9, 300e9, 58, 30.3e12, 121e12),
         ("a10", 23.6e9, 600e9, 72, 31.2e12, 125e12),
         ("t4", 15.816e9, 320e9, 40, 8.1e12, 65e12),
@@ -153,6 +161,13 @@ def test_gpu_core_bins_differ_in_their_cores_only(name: str) -> None:
     assert bin_.model.gemm == full.model.gemm
     assert (bin_.evidence, bin_.variants) == ((), ())
     assert not set(bin_.aliases) & set(full.aliases)
+
+
+def test_every_gpu_of_the_training_survey_is_there() -> None:
+    names = ["a100", "a100-pcie-80gb", "h100", "h100-pcie", "h100-nvl", "5090", "rtx-pro-6000-ws", "l40s", "l40", "l4"]
+    names += [f"rtx-{n}-ada" for n in (6000, 4000, 2000)] + [f"rtx-a{n}" for n in (6000, 5000, 4500, 4000)]
+    names += ["a40", "3090ti", "3090ti-nvlink", "3060-laptop", "v100", "4090"]
+    assert all(load_hardware(name).interconnect is not None or name == "3060-laptop" for name in names)
 
 
 def test_names_are_unique() -> None:

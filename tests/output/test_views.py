@@ -27,7 +27,7 @@ from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.output.formats import to_markdown
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
-from gpt2cost.output.shared import CHOICE
+from gpt2cost.output.shared import CHOICE, IMPL
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep
@@ -90,12 +90,12 @@ def case(name: str) -> Case:
     match name:
         case "capacity":
             shown = gpt2cost.capacity("gpt2-xl", "t4", max_latency_s=0.03)
-            return Case(shown.view, shown, keys(*CHOICE, *capacity.ANSWER), "answers")
+            return Case(shown.view, shown, keys(*CHOICE, *capacity.ANSWER, IMPL), "answers")
         case "generation":
             shown = gpt2cost.generate("gpt2", "a100", batch=2, new_tokens=12, price_per_hour=2.0)
             settings = ["batch_size", "prompt_tokens", "new_tokens", "sample", "padded", *how]
             return Case(
-                shown.view, shown, ["model", "gpu", *settings, "token", "position", "phase", *generate.TURN], ""
+                shown.view, shown, ["model", "gpu", *settings, "token", "position", "phase", *generate.TURN, "impl"], ""
             )
         case "comparison":
             shown = gpt2cost.compare("gpt2", ["a100", "t4"], dtype=["fp16", "fp32"])

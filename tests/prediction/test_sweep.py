@@ -29,7 +29,8 @@ def expected_rows(prediction: Prediction, batch: int, seq: int, cache: int) -> l
         {
             "model": prediction.model.name, "batch_size": batch, "seq_len": seq, "cache_len": cache,
             "gpu": prediction.hardware.name, "dtype": how.dtype, "attn": how.attn, "runtime": how.runtime,
-            "logits": how.logits, "use_cache": how.use_cache, "cache_type": how.cache_type, "phase": phase.phase,
+            "logits": how.logits, "use_cache": how.use_cache, "cache_type": how.cache_type, "impl": how.impl,
+            "phase": phase.phase,
             "kv_len": phase.kv_len,
             "total_bytes": prediction.memory.total_bytes, "fits": prediction.memory.fits,
             "valid": phase.kv_len <= prediction.model.n_positions,

@@ -232,3 +232,23 @@ def test_a_weight_gradient_is_known_by_its_name() -> None:
         for name in ("lm_head.grad_weight", "lm_head.grad_input")
     )  # fmt: skip
     assert weight_s > 1.03 * other_s
+
+
+def test_load_lowers_the_rate_of_tensor_cores_alone() -> None:
+    """Products in 16 bit and attention take longer by it, but what moves bytes and fp32 on CUDA cores do not."""
+    cold, tokens = load_hardware("a100-pcie-80gb"), 65536.0
+    warm, share = cold.under_load, cold.compute.sustained
+    assert 0.5 < share < 1.0
+    assert warm.memory == cold.memory
+
+    def ratio(dtype: str) -> float:
+        before, after = (gemm_terms(hw, dtype, 1.0, tokens, 3072.0, 768.0, 2).device_s for hw in (cold, warm))
+        return float(before / after)
+
+    assert ratio("fp32") == 1.0
+    assert share - 0.01 < ratio("bf16") < 0.5 + 0.5 * share
+    assert share - 0.01 < ratio("tf32") < 0.5 + 0.5 * share
+    shape = (64.0, 12.0, 64.0, 1024.0, 0.0)
+    before, after = (attention_terms(hw, "bf16", "flash2", *shape, 2).device_s for hw in (cold, warm))
+    assert share - 0.01 < before / after < 0.5 + 0.5 * share
+    assert load_hardware("m1").under_load is load_hardware("m1")

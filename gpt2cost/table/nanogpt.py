@@ -1,0 +1,184 @@
+"""The cost table of a modular GPT-2 after nanoGPT: the kernels of its forward pass, and of its `generate`.
+
+Read it beside nanoGPT's `model.py`: the modules nest, and the kernels follow one another, as there. `bias` may be
+False, which leaves the biases of Linear and LayerNorm out. There is no KV cache: a pass takes the whole text. With
+`logits="last"` it is nanoGPT's forward without targets, which projects the last position alone; with `"all"`, code
+that projects them all.
+
+A position that is chosen by a list (`x[:, [-1], :]`) is a tensor that torch copies from the host, and the host waits
+for the copy (`internal_new_from_data` in torch's tensor_new.cpp). Compiled code knows it beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from gpt2cost.table.attention import IN_C_ATTN, QKV, fused_attention
+from gpt2cost.table.citations import NANOGPT, Citation
+from gpt2cost.table.formula import ALWAYS, formula
+from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
+from gpt2cost.table.kernel import (
+    Free,
+    Kernel,
+    Module,
+    Row,
+    Tensor,
+    copy,
+    fill,
+    gather,
+    layer_norm,
+    linear,
+    output,
+    pointwise,
+    tensor,
+)
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, b8, i64
+
+
+def _cite(qualname: str, fragment: str) -> Citation:
+    return Citation(NANOGPT, qualname, fragment)
+
+
+def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
+    """CausalSelfAttention."""
+    src = "CausalSelfAttention.forward"
+    sdpa = _cite(src, "torch.nn.functional.scaled_dot_product_attention(")
+    c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
+    query, key, value = (tensor(name, B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
+    qkv = QKV(output(c_attn), query, key, value, cached=False)
+    attended, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
+    c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
+    children = (
+        Free("attn", "call"),
+        c_attn,
+        Free("split", "view", 7),
+        attended,
+        Free("views", "view", 2),
+        c_proj,
+        Free("resid_dropout", "call", keeps=(x, output(c_attn), merged)),
+    )
+    return Module("attn", "CausalSelfAttention", children), output(c_proj)
+
+
+def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
+    """MLP."""
+    src = "MLP.forward"
+    c_fc = linear(x, F, D, "mlp.c_fc", _cite(src, "self.c_fc(x)"), bias=options.bias)
+    activated = tensor("mlp.gelu", B, T, F)
+    gelu = pointwise("", "gelu", (output(c_fc),), activated, _cite(src, "self.gelu(x)"), fusion_group="act")
+    c_proj = linear(activated, D, F, "mlp.c_proj", _cite(src, "self.c_proj(x)"), bias=options.bias)
+    children = (
+        Free("mlp", "call"),
+        c_fc,
+        Module("gelu", "GELU", (replace(gelu, in_module=True), Free("input", "view", 0, keeps=gelu.inputs))),
+        c_proj,
+        Free("dropout", "call", keeps=(x,)),
+    )
+    return Module("mlp", "MLP", children), output(c_proj)
+
+
+def block(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
+    """Block."""
+    src = "Block.forward"
+    middle, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
+    ln_1 = layer_norm("ln_1", x, _cite("LayerNorm.forward", "F.layer_norm("), options.bias)
+    attn, attn_output = attention(output(ln_1), options)
+    add_1 = _cite(src, "x = x + self.attn(self.ln_1(x))")
+    ln_2 = layer_norm("ln_2", middle, _cite("LayerNorm.forward", "F.layer_norm("), options.bias)
+    feed_forward, mlp_output = mlp(output(ln_2), options)
+    add_2 = _cite(src, "x = x + self.mlp(self.ln_2(x))")
+    children = (
+        Free("block", "call"),
+        ln_1,
+        attn,
+        pointwise("attn_residual", "add", (x, attn_output), middle, add_1, fusion_group="norm"),
+        ln_2,
+        feed_forward,
+        pointwise("mlp_residual", "add", (middle, mlp_output), y, add_2, fusion_group="norm"),
+        Free("locals", "view", 0, keeps=(x,)),
+    )
+    return Module("h", "Block", children, count=L), y
+
+
+@lru_cache(maxsize=64)
+def gpt(options: TableOptions) -> Module:
+    """GPT: the whole table for one way of running the model."""
+    src, group = "GPT.forward", "norm"
+    ids, pos = Tensor("idx", B * T * i64), Tensor("pos", T * i64)
+    token, position = Tensor("wte", B * T * D * a), Tensor("wpe", T * D * a)
+    x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
+    wte, wpe = (_cite(src, f"self.transformer.{fragment}") for fragment in ("wte(idx)", "wpe(pos)"))
+    summed = _cite(src, "self.transformer.drop(tok_emb + pos_emb)")
+    h, y = block(x, options)
+    ln_f = layer_norm("ln_f", y, _cite("LayerNorm.forward", "F.layer_norm("), options.bias)
+    embedding = (
+        Module("wte", "Embedding", (gather(B * T, ids, token, wte, group),)),
+        Module("wpe", "Embedding", (gather(T, pos, position, wpe, group),)),
+    )
+    children = (
+        Free("model", "call"),
+        fill("pos", "arange", pos, _cite(src, "torch.arange(0, t"), fusion_group=group),
+        Module("transformer", "ModuleDict", embedding),
+        pointwise("add", "add", (token, position), x, summed, fusion_group=group),
+        Module("transformer", "ModuleDict", (Free("drop", "call"), h, ln_f)),
+        *head(output(ln_f), options),
+        Free("locals", "view", 0, keeps=(token, position, pos)),
+    )
+    return Module("", "GPT", children)
+
+
+def head(x: Tensor, options: TableOptions) -> tuple[Module | Kernel | Free, ...]:
+    """The logits, of all positions or of the last, which a list chooses."""
+    src = "GPT.forward"
+    if options.logits == "all":
+        kept = replace(x, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
+        return (linear(kept, V, D, "lm_head", _cite(src, "self.lm_head(x)"), bias=False, out="logits"),)
+    last, source = Tensor("last", B * D * a), _cite(src, "self.lm_head(x[:, [-1], :])")
+    place, row = Tensor("minus_1", i64), Tensor(x.name, B * D * a, view_of="ln_1")
+    return (
+        *(() if options.traced else (Free("last_sync", "sync"),)),
+        Kernel("last", "index", "gather", (place, row), (last,), formula(0), source),
+        linear(last, V, D, "lm_head", source, bias=False, rows=B, out="logits"),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- generate
+
+
+def before() -> tuple[Row, ...]:
+    """Before a pass: the text cut to the last `block_size` tokens. It is cut by a view."""
+    return _rows(Free("generate", "view", 1, C > 0))
+
+
+@lru_cache
+def after(sample: bool) -> tuple[Row, ...]:
+    """After a pass: a token drawn of the `top_k` likeliest, and the ids concatenated. Nothing waits for the end.
+
+    nanoGPT always draws: of the 50 likeliest where the project's other loop samples, of the likeliest alone
+    (`top_k=1`) where it is greedy.
+    """
+    src, top = "GPT.generate", K if sample else formula(1)
+    logits, scaled, chances = (Tensor(name, B * V * a) for name in ("logits", "scaled", "probs"))
+    largest, kth, below = Tensor("top_k", B * top * (a + i64)), Tensor("kth", B * a), Tensor("below_top_k", B * V * b8)
+    drop = _cite(src, "logits[logits < v[:, [-1]]] =")
+    softmax, draw = _cite(src, "F.softmax(logits, dim=-1)"), _cite(src, "torch.multinomial(probs")
+    longer, cat = Tensor("longer_ids", B * (P + 1) * i64), _cite(src, "torch.cat((idx, idx_next)")
+    place, filtered = Tensor("minus_1", i64), replace(scaled, view_of="")
+    return _rows(
+        Free("select", "view", 1),
+        pointwise("temperature", "div", (logits,), scaled, _cite(src, "logits[:, -1, :] / temperature")),
+        Kernel("topk", "topk", "reduction", (scaled,), (largest,), B * V, _cite(src, "torch.topk(logits")),
+        Free("kth_sync", "sync"),
+        Kernel("kth", "index", "gather", (place, replace(kth, name="top_k")), (kth,), formula(0), drop),
+        pointwise("below_top_k", "lt", (scaled, kth), below, drop),
+        pointwise("masked_fill", "index_put_", (scaled, below), filtered, drop),
+        Kernel("softmax", "_softmax", "reduction", (filtered,), (chances,), 5 * B * V, softmax, columns=V),
+        *multinomial(chances, draw, a),
+        copy("cat_ids", "cat", (INPUT_IDS, TOKENS), longer, cat),
+    )
+
+
+def _rows(*steps: Kernel | Free) -> tuple[Row, ...]:
+    return tuple(Row("generate", step, formula(1), index) for index, step in enumerate(steps))

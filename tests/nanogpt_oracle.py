@@ -1,0 +1,64 @@
+"""What the modular GPT does: a dispatch trace of `nanogpt_model.GPT` on the meta device. See `oracle.py`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from nanogpt_model import GPT, GPTConfig
+from oracle import FusedAttention, Launch, Trace, default_dtype
+
+from gpt2cost.table.config import Model
+
+ODD: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one head": {"n_head": 1, "vocab_size": 50304, "block_size": 3000},
+    "odd": {"n_layer": 3, "n_head": 5, "n_embd": 35, "vocab_size": 97},
+}
+"""Sizes of small models, beside the defaults of `tiny`."""
+
+
+def tiny(**keys: Any) -> GPTConfig:
+    """A small model, with some of its keys set."""
+    base = {"block_size": 1024, "vocab_size": 11, "n_layer": 2, "n_head": 3, "n_embd": 24}
+    return GPTConfig(**{**base, **keys})
+
+
+def model_of(config: GPTConfig) -> Model:
+    """The model that a `GPTConfig` describes, as the table's symbols take it."""
+    return Model(
+        n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd, n_inner=4 * config.n_embd,
+        vocab_size=config.vocab_size, n_positions=config.block_size,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=16)
+def _built(fields: tuple[tuple[str, Any], ...], dtype: torch.dtype) -> GPT:
+    with default_dtype(dtype), torch.device("meta"):
+        return GPT(GPTConfig(**dict(fields))).eval()
+
+
+def build(config: GPTConfig, dtype: torch.dtype) -> GPT:
+    """The model of a config in inference, built once: a trace leaves nothing behind in it."""
+    return _built(tuple(vars(config).items()), dtype)
+
+
+class NanoTrace(Trace):
+    """A trace in which a list that chooses positions gathers: it reads the rows that it copies."""
+
+    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
+        plain = super().launch(func, op, args, kwargs, out)
+        if op != "index":
+            return plain
+        (index,) = [indices for indices in args[1] if indices is not None]
+        reads = index.numel() * index.element_size() + out.numel() * out.element_size()
+        return Launch(plain.module, op, plain.flops, reads, plain.write_bytes, plain.gemm)
+
+
+def trace(config: GPTConfig, dtype: torch.dtype, batch: int, seq: int, logits: str) -> NanoTrace:
+    """The kernels of one pass."""
+    model, ids = build(config, dtype), torch.empty((batch, seq), dtype=torch.long, device="meta")
+    with torch.no_grad(), FusedAttention(), NanoTrace(model) as record:
+        model(ids, every_position=logits == "all")
+    return record
