@@ -47,13 +47,21 @@ class MemoryTracker(TorchDispatchMode):
         self.bytes -= self.live.pop(key)
 
 
+class SecondFront(GPUFront):
+    """A GPU's front for a second forward, with which its casts of weights end, as autocast's do."""
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        self.cast_weights.clear()
+
+
 def trained(
     config: GPT2Config, attn: str, dtype: torch.dtype, autocast: torch.dtype | None, checkpoints: bool
 ) -> GPT2LMHeadModel:
     """A model of its own, with each block checkpointed as transformers does it."""
     model = copy.deepcopy(build(config, attn, dtype))
     if checkpoints:  # the second forward runs where the front of a GPU is not at work any more
-        front = {"context_fn": lambda: (contextlib.nullcontext(), GPUFront(autocast))}
+        front = {"context_fn": lambda: (contextlib.nullcontext(), SecondFront(autocast))}
         model.gradient_checkpointing_enable({"use_reentrant": False, **front})
     return model
 

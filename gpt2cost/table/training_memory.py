@@ -29,6 +29,10 @@ HELD = ("logits", "key", "value", "loss", "loss.grad")
 and the cache of a pass that uses one), and what `backward()` starts from."""
 
 
+AGAIN = " again"
+"""The end of the name of a tensor that checkpointing makes a second time."""
+
+
 @dataclass(frozen=True)
 class StepMemory:
     """The bytes at the peak of a training step, by what they are; `total_bytes` is their sum.
@@ -220,7 +224,7 @@ class _Layout:
             if inside and layer < self.layers and name == f"{out}.grad":
                 return f"{into}.grad@{layer + 1}"
         if name in self.in_backward:
-            return f"{name}@{layer}" + (" again" if name in self.in_forward else "")
+            return f"{name}@{layer}" + (AGAIN if name in self.in_forward else "")
         return self.in_first_pass(name, layer, inside)
 
 
@@ -268,13 +272,13 @@ def _lives(steps: Sequence[_Step], layout: _Layout, accumulates: bool) -> Iterab
         if views.get(name) and when.any_of:
             use(views[name], index, when)
 
-    node_end = _node_ends(steps)
+    node_end, own_end = _node_ends(steps), _node_ends(steps, with_validation=False)
     for index, step in enumerate(steps):
         when = step.row.step.when
         for tensor in (*step.used, *step.made):
             views.setdefault(tensor.name, tensor.view_of)
         for tensor in step.used:
-            use(tensor.name, node_end[index], when)
+            use(tensor.name, (own_end if tensor.name.endswith(AGAIN) else node_end)[index], when)
         for tensor in step.made:
             life = lives.setdefault(tensor.name, _Life(tensor, index, when, []))
             life.when = life.when | when
@@ -290,16 +294,22 @@ def _lives(steps: Sequence[_Step], layout: _Layout, accumulates: bool) -> Iterab
     return lives.values()
 
 
-def _node_ends(steps: Sequence[_Step]) -> list[int]:
+def _node_ends(steps: Sequence[_Step], with_validation: bool = True) -> list[int]:
     """For each step, the last one of its node of autograd, which frees what it reads when all its kernels have run.
 
-    A node runs the kernels of one forward kernel's derivative, not the sum of what arrives at a tensor.
+    The engine's validation of what a node returns, its sums over what was broadcast and its casts, comes before the
+    node frees what it has saved, and after what checkpointing has made again for it is gone.
     """
     ends = list(range(len(steps)))
     for index in reversed(range(len(steps) - 1)):
-        if _node(steps[index]) and _node(steps[index]) == _node(steps[index + 1]):
+        here, after = steps[index], steps[index + 1]
+        if _node(here) and _node(here) == _node(after) and (with_validation or not _validates(after.row)):
             ends[index] = ends[index + 1]
     return ends
+
+
+def _validates(row: Row) -> bool:
+    return isinstance(row.step, Kernel) and (row.step.op == "sum" or row.step.name.endswith(".cast"))
 
 
 def _node(step: _Step) -> tuple[str, str] | None:

@@ -26,6 +26,7 @@ from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_memory import StepMemory, step_memory
 
 BF16 = torch.bfloat16
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 
 
 def sizes(config: GPT2Config, batch: Any, seq: Any, autocast: torch.dtype | None) -> dict[str, Any]:
@@ -38,7 +39,11 @@ def table_of(
 ) -> TrainingTable:
     dropout = tuple(name for name in ("embd", "attn", "resid") if getattr(config, f"{name}_pdrop"))
     options = TableOptions(
-        attn=attn, train=True, tied=config.tie_word_embeddings, autocast=bool(autocast), dropout=dropout  # type: ignore[arg-type]
+        attn=attn,
+        train=True,
+        tied=config.tie_word_embeddings,
+        autocast=bool(autocast),
+        dropout=dropout,  # type: ignore[arg-type]
     )
     return training_table(options, checkpointing)
 
@@ -83,7 +88,7 @@ WHERE = {  # the peak stands at the logits, at the embeddings' gradients, in a b
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_the_peak_is_the_real_models(dropout: float, attn: str, autocast: torch.dtype | None, where: str) -> None:
     keys, batch, seq = WHERE[where]
-    for layers in (1, 2, 4):
+    for layers in (1, 3):
         config = config_of(dropout, n_layer=layers, **keys)  # type: ignore[arg-type]
         found = memory_of(config, attn, batch, seq, autocast)
         assert of_the_pass(found) == memory(config, attn, torch.float32, batch, seq, autocast).peak_bytes
@@ -143,8 +148,8 @@ def test_the_optimiser_may_be_the_peak() -> None:
 def test_accumulation_is_the_engines(dropout: float, attn: str, autocast: torch.dtype | None, tied: bool) -> None:
     """One `add_` a parameter, as soon as its gradient is there."""
     config = config_of(dropout, n_layer=3, tie_word_embeddings=tied)
-    _, backward = launches(config, attn, torch.float32, 2, 8, autocast, micro_steps=2)
-    table, at = table_of(config, attn, autocast), sizes(config, 2, 8, autocast)
+    _, backward = launches(config, attn, torch.float32, 2, 32, autocast, micro_steps=2)
+    table, at = table_of(config, attn, autocast), sizes(config, 2, 32, autocast)
     assert moved(accumulating(table).backward, config, at) == real(backward)
     added = moved(accumulation_rows(table), config, at)
     assert len(added) == 12 * 3 + 4 + (not tied)
@@ -157,25 +162,21 @@ def test_accumulation_is_the_engines(dropout: float, attn: str, autocast: torch.
 def test_checkpointing_is_transformers(dropout: float, attn: str, autocast: torch.dtype | None) -> None:
     for layers in (1, 3):
         config = config_of(dropout, n_layer=layers)
-        forward, backward = launches(config, attn, torch.float32, 2, 8, autocast, checkpoints=True)
-        table, at = table_of(config, attn, autocast, "block"), sizes(config, 2, 8, autocast)
+        forward, backward = launches(config, attn, torch.float32, 2, 32, autocast, checkpoints=True)
+        table, at = table_of(config, attn, autocast, "block"), sizes(config, 2, 32, autocast)
         assert moved(table.forward, config, at) == real(forward)
         assert moved(table.backward, config, at) == real(backward)
 
 
-def test_checkpointing_runs_the_products_of_a_block_again() -> None:
-    """All but the last one without dropout: what it makes, no node has saved."""
-    config = config_of(0.0)
-    table, at = table_of(config, "sdpa", None, "block"), sizes(config, 2, 8, None)
+def test_a_block_runs_again_but_for_what_no_node_has_saved() -> None:
+    """Without dropout, the last product: it comes after the last tensor that is saved."""
+    table = table_of(config_of(0.0), "sdpa", None, "block")
 
-    def products(rows: Sequence[Row]) -> dict[str, int]:
-        return {row.step.name: row.step.flops.evaluate(at) for row in rows if row.step.name and row.count != 1}
+    def products(rows: Sequence[Row]) -> list[str]:
+        kernels = [row for row in rows if isinstance(row.step, Kernel) and row.step.op == "addmm"]
+        return [row.path.removesuffix(".recompute") for row in kernels]
 
-    again = [row for row in table.backward if is_recomputed(row)]
-    block = [row for row in table.forward if row.count != 1]
-    ran = [row.path for row in block if isinstance(row.step, Kernel) and row.step.op == "addmm"]
-    rerun = [row.path.removesuffix(".recompute") for row in again if isinstance(row.step, Kernel) and row.step.op == "addmm"]
-    assert rerun == ran[:-1]
+    assert products([row for row in table.backward if is_recomputed(row)]) == products(table.forward)[:-1]
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -183,8 +184,8 @@ def test_checkpointing_runs_the_products_of_a_block_again() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_the_peak_with_checkpointing(dropout: float, autocast: torch.dtype | None, where: str) -> None:
     keys, batch, seq = WHERE[where]
-    for layers in (1, 2, 4):
+    for layers in (1, 3):
         config = config_of(dropout, n_layer=layers, **keys)  # type: ignore[arg-type]
         found = memory_of(config, "sdpa", batch, seq, autocast, checkpointing="block")
         tracker = memory(config, "sdpa", torch.float32, batch, seq, autocast, checkpoints=True)
-        assert of_the_pass(found) == pytest.approx(tracker.peak_bytes, rel=0.02)
+        assert of_the_pass(found) == tracker.peak_bytes
