@@ -110,7 +110,7 @@ def _roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
     """The longer of FLOPs over peak and operand bytes over DRAM bandwidth, summed over the kernels of some phases."""
     hw = training.hardware
     peak = hw.compute.peak_flop_per_s[training.train.numbers.dtype]
-    return sum(
+    seconds = (
         float(phase.count)
         * max(
             cost.flops / peak if isinstance(cost.kernel.shape, Gemm | FusedAttention) else 0.0,
@@ -120,6 +120,7 @@ def _roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
         if phases is None or phase.phase in phases
         for cost in phase.kernels
     )
+    return float(sum(seconds))
 
 
 def _fitted(training: Training, row: TrainingRow) -> str:
