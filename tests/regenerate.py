@@ -25,6 +25,7 @@ from gpt2cost.table.citations import LINES_FILE, Citation, cited, installed_tran
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, TableOptions
+from gpt2cost.table.training import training_table
 
 
 def all_citations() -> tuple[Citation, ...]:
@@ -33,6 +34,9 @@ def all_citations() -> tuple[Citation, ...]:
     for attn, activation, upcast, use_cache in switches:
         cost_table(TableOptions(attn, activation, upcast, use_cache, traced=not use_cache))
         cost_table(TableOptions(attn, activation, upcast, use_cache))
+    for attn, activation, upcast in itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True)):
+        dropped = ("embd", "attn", "resid")
+        training_table(TableOptions(attn, activation, upcast, train=True, dropout=dropped, autocast=True))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):
         for cache_type in CACHE_TYPES:
             options = TableOptions(attn, padded=padded, cache_type=cache_type, in_generate=True)  # type: ignore[arg-type]

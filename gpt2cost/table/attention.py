@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpt2cost.table.citations import Citation, cite
-from gpt2cost.table.formula import ALWAYS, Condition, Formula
+from gpt2cost.table.dropout import dropout, drops, native_dropout
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.kernel import (
     Free,
     FusedAttention,
@@ -15,6 +16,7 @@ from gpt2cost.table.kernel import (
     Tensor,
     addmm,
     copy,
+    elements,
     fill,
     output,
     pointwise,
@@ -26,6 +28,9 @@ from gpt2cost.table.symbols import B, C, D, H, S, T, a, b8, f32, hd, i64
 
 PROBABILITIES = tensor("probabilities", B, H, T, S)
 """What the softmax of eager attention makes; GPT2Block's variables keep it alive to the block's end."""
+
+HALF = a < f32
+"""Where activations have 16 bits."""
 
 IN_C_ATTN = "attn.c_attn"
 """The tensor that holds new queries, keys and values side by side."""
@@ -60,7 +65,7 @@ def context(
 
     `variables` are what the function's local variables keep alive until it returns.
     """
-    heads = tensor("context", B, T, D)
+    heads = Tensor("context", B * T * D * a, by_head=True)
     merged = tensor("merged", B, T, D)
     merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
     value = x.value if x.cached else Tensor("value.copy", x.value.bytes, view_of=IN_C_ATTN)
@@ -79,7 +84,9 @@ def context(
     return kernels, merged
 
 
-def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+def eager_attention(
+    x: QKV, mask: Tensor, variants: dict[str, str], options: TableOptions
+) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`eager_attention_forward`: scores, scaling, mask, softmax and context as separate kernels."""
     src = "eager_attention_forward"
     scores = [*(tensor(name, B, H, T, S) for name in ("scores", "scaled", "masked")), PROBABILITIES]
@@ -100,7 +107,8 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
         "softmax", "_softmax", "reduction", (scores[2],), (scores[3],), 5 * B * H * T * S,
         cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
     )  # fmt: skip
-    tail, merged = context(scores[3], x, cite(src, "attn_output = torch.matmul(attn_weights, value)"))
+    dropped, probabilities = _train_softmax(scores[3], src, options)
+    tail, merged = context(probabilities, x, cite(src, "attn_output = torch.matmul(attn_weights, value)"))
     return (
         Free("views", "view", 2),
         copy("clone_query", "clone", x.query, query, scores_source, SPLIT_HEADS_COPY),
@@ -108,22 +116,35 @@ def eager_attention(x: QKV, mask: Tensor, variants: dict[str, str]) -> tuple[tup
         *key_copy,
         Kernel(
             "scores", "bmm", "bmm", (query, key), (scores[0],), 2 * B * H * T * S * hd, scores_source,
-            shape=Gemm(B * H, T, S, hd),
+            shape=Gemm(B * H, T, S, hd, "NT"),
         ),
         Free("views", "view", 1),
         pointwise("scale", variants["scale"], scaled_from, scores[1], scores_source, fusion_group=group),
         *cloned,
         pointwise("mask", variants["mask"], masked_from, scores[2], mask_source, fusion_group=group),
         softmax,
+        *dropped,
         *tail,
     ), merged  # fmt: skip
 
 
-def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+def _train_softmax(soft: Tensor, src: str, options: TableOptions) -> tuple[tuple[Kernel, ...], Tensor]:
+    """What follows the softmax in train mode: back to the values' dtype under autocast, and dropout."""
+    steps: tuple[Kernel, ...] = ()
+    if options.autocast:
+        half = Tensor("probabilities.cast", elements(soft) * a)
+        steps, soft = (copy("downcast", "_to_copy", soft, half, cite(src, "attn_weights.type(value.dtype)")),), half
+    if not drops(options, "attn"):
+        return steps, soft
+    dropped = Tensor("attn_dropout", elements(soft) * a)
+    source = cite(src, "nn.functional.dropout(attn_weights")
+    return (*steps, native_dropout("attn_dropout", soft, dropped, source, "scores")), dropped
+
+
+def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Module | Kernel | Free, ...], Tensor]:
     """`_upcast_and_reordered_attn`: the scores in float32, scaled inside the product."""
     src = "GPT2Attention._upcast_and_reordered_attn"
     reshape, upcast = cite(src, "query.reshape(-1, q_seq_len, dk)"), cite(src, "torch.baddbmm(")
-    half = a < f32
     scores, masked, soft = (tensor(n, B, H, T, S, element=f32) for n in ("scores", "masked", "softmax"))
     group = "scores"
     query, key = x.copied()
@@ -134,16 +155,19 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
     mask_source = cite(src, "attn_weights + ")
     product = cite(src, "attn_output = torch.matmul(attn_weights, value)")
-    tail, merged = context(PROBABILITIES, x, product, variables=(query, key))
+    cast = replace(PROBABILITIES, view_of=soft.name) if options.train else PROBABILITIES
+    dropped = cite(src, "self.attn_dropout(attn_weights)")
+    drop, probabilities = dropout("attn_dropout", "attn", cast, "attn_dropout", options, dropped)
+    tail, merged = context(probabilities, x, product, variables=(query, key))
     return (
         copy("clone_query", "clone", x.query, query, reshape, SPLIT_HEADS_COPY),
         Free("views", "view", 3),
         *key_copy,
-        copy("upcast_query", "_to_copy", query, query32, upcast, half),
-        copy("upcast_key", "_to_copy", key, key32, upcast, half),
+        copy("upcast_query", "_to_copy", query, query32, upcast, HALF),
+        copy("upcast_key", "_to_copy", key, key32, upcast, HALF),
         Kernel(
             "scores", "baddbmm", "bmm", (query32, key32), (scores,), 2 * B * H * T * S * hd, upcast,
-            shape=Gemm(B * H, T, S, hd),
+            shape=Gemm(B * H, T, S, hd, "NT"),
         ),
         Free("views", "view", 1),
         pointwise(
@@ -153,8 +177,8 @@ def upcast_attention(x: QKV, mask: Tensor) -> tuple[tuple[Kernel | Free, ...], T
             "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * S,
             cite(src, "nn.functional.softmax("), columns=S, fusion_group=group,
         ),
-        copy("downcast", "_to_copy", soft, PROBABILITIES, cite(src, "attn_weights.type(value.dtype)"), half),
-        Free("attn_dropout", "call"),
+        copy("downcast", "_to_copy", soft, cast, cite(src, "attn_weights.type(value.dtype)"), HALF),
+        drop,
         *tail,
     ), merged  # fmt: skip
 
@@ -168,6 +192,17 @@ def fused_attention(
     shape = FusedAttention(B, H, hd, T, keys, masked=mask is not None)
     name = op + ("_masked" if mask else "")
     return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
+
+
+def trained_attention(op: str, x: QKV, source: Citation, when: Condition, random_bytes: int) -> tuple[Kernel, Tensor]:
+    """The same in train mode: a causal pass over its own keys, which keeps what its backward needs.
+
+    Beside the output that is the log-sum-exp of each query's scores, and the random numbers' seed and offset. (The
+    memory-efficient kernel rounds its rows of the former up to 32 tokens; they are charged as they are.)
+    """
+    kernel, merged = fused_attention(op, x, source, None, when)
+    saved = (Tensor("log_sum_exp", B * H * T * f32), Tensor(f"{op}.random", formula(random_bytes)))
+    return replace(kernel, outputs=(*kernel.outputs, *saved)), merged
 
 
 def sdpa_mask(options: TableOptions) -> Condition:
@@ -184,12 +219,18 @@ def sdpa_mask(options: TableOptions) -> Condition:
 def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer.
 
+    In train mode no mask is needed; torch runs flash attention in 16 bit, and its memory-efficient kernel in float32.
+
     The memory-efficient kernel loads rows of the mask that are aligned to 8 elements: PyTorch (`pad_bias` of its ATen
     sources) copies another mask into wider rows and passes a view of them. The copy is charged kv_len, not the width.
     """
     source = cite(
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
+    if options.train:
+        flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF, 24)
+        efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, ~HALF, 16)
+        return (flash, efficient, Free("views", "view", 3)), merged
     zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
     bias = tensor("float_mask", B, T, S)
     when = sdpa_mask(options)
@@ -214,7 +255,7 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     ), merged
 
 
-def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...], Tensor]:
+def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`flash_attention_forward`: at batch 1, first a test for packed sequences, which waits for the device."""
     source = cite("_flash_attention_forward", "out = flash_fn(query_states", file="modeling_flash_attention_utils.py")
     src, file = "_is_packed_sequence", "modeling_flash_attention_utils.py"
@@ -227,7 +268,10 @@ def flash_attention(x: QKV, positions: Tensor) -> tuple[tuple[Kernel | Free, ...
     def step(name: str, inputs: tuple[Tensor, ...], citation: Citation) -> Kernel:
         return pointwise(f"packed_{name}", name, inputs, ids[name], citation, when=when)
 
-    kernel, merged = fused_attention("flash_attn_func", x, source, None, ALWAYS)
+    if options.train:
+        kernel, merged = trained_attention("flash_attn_func", x, source, ALWAYS, 24)
+    else:
+        kernel, merged = fused_attention("flash_attn_func", x, source, None, ALWAYS)
     return (
         Free("views", "view", 3),
         fill("packed_arange", "arange", ids["arange"], arange, when),
@@ -280,20 +324,26 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     query, new_key, new_value = (
         tensor(f"new_{name}", B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value")
     )
-    key, value = (tensor(name, B, S, D, view_of="" if options.use_cache else IN_C_ATTN) for name in ("key", "value"))
-    x_qkv = QKV(output(c_attn), query, key, value, cached=options.use_cache)
+    cached = options.use_cache
+    key, value = (
+        Tensor(name, B * S * D * a, view_of="" if cached else IN_C_ATTN, by_head=cached) for name in ("key", "value")
+    )
+    x_qkv = QKV(output(c_attn), query, key, value, cached=cached)
     cache = cache_update((new_key, new_value), (key, value), options)
     match options.attn:
         case "eager" if options.reorder_and_upcast_attn:
-            kernels, merged = upcast_attention(x_qkv, mask)
+            kernels, merged = upcast_attention(x_qkv, mask, options)
         case "eager":
             ops = {name: today for name, (today, *_) in KERNEL_VARIANTS.items()} | dict(options.variants)
-            kernels, merged = eager_attention(x_qkv, mask, ops)
+            kernels, merged = eager_attention(x_qkv, mask, ops, options)
         case "sdpa":
             kernels, merged = sdpa_attention(x_qkv, mask, options)
         case "flash_attention_2":
-            kernels, merged = flash_attention(x_qkv, positions)
+            kernels, merged = flash_attention(x_qkv, positions, options)
     c_proj = addmm(merged, D, D, "attn.c_proj", cite(src, "self.c_proj(attn_output)"))
-    dropout = Free("resid_dropout", "call", keeps=(output(c_attn),))
-    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, c_proj, dropout)
-    return Module("attn", "GPT2Attention", children), output(c_proj)
+    dropped = cite(src, "self.resid_dropout(attn_output)")
+    drop, y = dropout(
+        "resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps=(output(c_attn),)
+    )
+    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, c_proj, drop)
+    return Module("attn", "GPT2Attention", children), y

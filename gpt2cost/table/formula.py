@@ -101,6 +101,19 @@ class Formula:
             total = total + reduce(operator.mul, (values[name] ** power for name, power in monomial), factor)
         return total
 
+    def where(self, known: Mapping[str, Formula | int]) -> Formula:
+        """The formula with other formulas in place of some symbols."""
+        if not self.symbols & known.keys():
+            return self
+        total = formula(0)
+        for monomial, factor in self.terms.items():
+            term = Formula({tuple(power for power in monomial if power[0] not in known): factor})
+            for name, power in monomial:
+                for _ in range(power if name in known else 0):
+                    term = term * known[name]
+            total = total + term
+        return total
+
     @cached_property
     def symbols(self) -> frozenset[str]:
         """The names that the formula depends on."""
@@ -152,6 +165,12 @@ _COMPARE: dict[str, Callable[[Value, Value], Value]] = {
 """A sign -> what it says of two sides: `%`, that the left leaves a remainder, and `|`, that it leaves none."""
 
 
+def _opposite(left: Formula, sign: str, right: Formula) -> Comparison:
+    if sign in "%|":
+        return (left, "|" if sign == "%" else "%", right)
+    return (left, "<", right + 1) if sign == ">" else (left, ">", right - 1)
+
+
 @dataclass(frozen=True)
 class Condition:
     """Comparisons of integer formulas, joined by `&`, `|` and `~`: any of several conjunctions.
@@ -169,13 +188,29 @@ class Condition:
         return Condition(tuple(dict.fromkeys(self.any_of + other.any_of)))
 
     def __invert__(self) -> Condition:
-        def opposite(left: Formula, sign: str, right: Formula) -> Condition:
-            if sign in "%|":
-                return Condition((((left, "|" if sign == "%" else "%", right),),))
-            return left.at_most(right) if sign == ">" else left > right - 1
-
-        conjunctions = [reduce(operator.or_, (opposite(*c) for c in conjunction), NEVER) for conjunction in self.any_of]
+        conjunctions = [
+            reduce(operator.or_, (Condition(((_opposite(*c),),)) for c in conjunction), NEVER)
+            for conjunction in self.any_of
+        ]
         return reduce(operator.and_, conjunctions, ALWAYS)
+
+    def where(self, known: Mapping[str, Formula | int]) -> Condition:
+        """The condition with other formulas in place of some symbols; comparisons of numbers are decided."""
+        any_of = []
+        for conjunction in self.any_of:
+            compared = [(left.where(known), sign, right.where(known)) for left, sign, right in conjunction]
+            open_ones = [c for c in compared if c[0].symbols or c[2].symbols]
+            if all(
+                _COMPARE[sign](left.evaluate({}), right.evaluate({}))
+                for left, sign, right in compared
+                if not left.symbols and not right.symbols
+            ):
+                any_of.append(tuple(dict.fromkeys(open_ones)))
+        return ALWAYS if () in any_of else Condition(tuple(dict.fromkeys(any_of)))
+
+    def excludes(self, other: Condition) -> bool:
+        """Whether the two can be seen never to hold at once: each conjunction has what the other's negates."""
+        return all(any(_opposite(*c) in theirs for c in ours) for ours in self.any_of for theirs in other.any_of)
 
     def evaluate(self, values: Mapping[str, Value]) -> Value:
         """True or False, or an array of them where the sizes are arrays."""

@@ -7,12 +7,14 @@ model's affair.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
 from gpt2cost.table.citations import cite
+from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
 from gpt2cost.table.kernel import (
     Free,
@@ -29,6 +31,7 @@ from gpt2cost.table.kernel import (
     tensor,
     weight,
 )
+from gpt2cost.table.loss import causal_lm_loss
 from gpt2cost.table.masks import causal_mask, packed_sequence
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, i64
@@ -40,9 +43,9 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     c_fc = addmm(x, F, D, "mlp.c_fc", cite(src, "self.c_fc(hidden_states)"))
     activated, y = act(options.activation_function, output(c_fc))
     c_proj = addmm(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"))
-    return Module("mlp", "GPT2MLP", (Free("mlp", "call"), c_fc, activated, c_proj, Free("dropout", "call"))), output(
-        c_proj
-    )
+    dropped = cite(src, "self.dropout(hidden_states)")
+    drop, z = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped)
+    return Module("mlp", "GPT2MLP", (Free("mlp", "call"), c_fc, activated, c_proj, drop)), z
 
 
 def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -78,6 +81,8 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
     token, position = (Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T)))
     x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
+    embedded = replace(x, name="embeddings", view_of="") if drops(options, "embd") else x
+    drop, _ = dropout("drop", "embd", embedded, x.name, options, cite(src, "self.drop(hidden_states)"))
     mask_steps, mask = causal_mask(options, positions, rows)
     if options.in_generate and options.cache_type == "static":
         mask_steps = ()  # prepare_inputs_for_generation has made it: see generate_loop.py
@@ -102,12 +107,12 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         *(() if options.in_generate else numbered),
         Module("wpe", "Embedding", (gather(rows * T, positions, position, wpe, group),)),
         pointwise(
-            "add", "add", (token, position), x, cite(src, "hidden_states = inputs_embeds + position_embeds"),
+            "add", "add", (token, position), embedded, cite(src, "hidden_states = inputs_embeds + position_embeds"),
             fusion_group=group,
         ),
         *(packed_sequence(positions, rows, options.traced) if packed else ()),
         *mask_steps,
-        Free("drop", "call"),
+        drop,
         h,
         layer_norm("ln_f", y, cite(src, "self.ln_f(hidden_states)")),
         Free("views", "view", 1, keeps=(token, position, positions, mask)),
@@ -135,11 +140,12 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
         outputs=(Tensor("logits", rows * V * a),),
         flops=2 * rows * V * D,
         source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states"),
-        shape=Gemm(formula(1), rows, V, D),
+        shape=Gemm(formula(1), rows, V, D, "NT"),
         in_module=True,
     )
     head = Module("lm_head", "Linear", (lm_head,))
-    return Module("", "GPT2LMHeadModel", (Free("model", "call"), body, Free("slice", "view", 1), head))
+    loss = causal_lm_loss(lm_head.outputs[0]) if options.train else ()
+    return Module("", "GPT2LMHeadModel", (Free("model", "call"), body, Free("slice", "view", 1), head, *loss))
 
 
 def parameter_count(tied: bool = True, bias: bool = True) -> Formula:

@@ -28,23 +28,26 @@ Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise"
 class Tensor:
     """An operand: its name and its stored bytes (a dimension of stride 0 counts once).
 
-    `view_of`: the tensor in whose memory it lies where no kernel makes it.
+    `view_of`: the tensor in whose memory it lies where no kernel makes it. `by_head`: its memory is in the order
+    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied.
     """
 
     name: str
     bytes: Formula
     is_weight: bool = False
     view_of: str = ""
+    by_head: bool = False
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """`batch` products of (m, k) and (k, n)."""
+    """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory."""
 
     batch: Formula
     m: Formula
     n: Formula
     k: Formula
+    layout: Literal["NN", "NT", "TN"] = "NN"
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,11 @@ def elements(tensor: Tensor) -> Formula:
     )
 
 
+def element(tensor: Tensor) -> str:
+    """The symbol of the size of a tensor's elements; "" where its bytes are a number."""
+    return next((name for monomial in tensor.bytes.terms for name, _ in monomial if name in ELEMENT_SYMBOLS), "")
+
+
 def linear(
     x: Tensor,
     n: Formula,
@@ -216,7 +224,7 @@ def linear(
 ) -> Module:
     """A Linear: (rows, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter.
 
-    The tensor that it makes is named `out`, or as the module.
+    The tensor that it makes is named `out`, or as the module. A Conv1D's weight lies the other way round.
     """
     weights = (weight(f"{path}.weight", k * n), *((weight(f"{path}.bias", n),) if bias else ()))
     kernel = Kernel(
@@ -227,14 +235,14 @@ def linear(
         outputs=(tensor(out or path, rows, n),),
         flops=2 * rows * n * k,
         source=source,
-        shape=Gemm(formula(1), rows, n, k),
+        shape=Gemm(formula(1), rows, n, k, "NN" if cls == "Conv1D" else "NT"),
         in_module=True,
     )
     return Module(path.rpartition(".")[2], cls, (kernel,))
 
 
 def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
-    """A Conv1D: a Linear whose weight is stored the other way round."""
+    """A Conv1D: (B*T, k) x (k, n) + bias."""
     return linear(x, n, k, path, source, cls="Conv1D")
 
 

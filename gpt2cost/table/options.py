@@ -45,6 +45,7 @@ class TableOptions:
     bias: bool = True  # of Linear and LayerNorm; nanogpt may leave it out
     train: bool = False  # in train mode, with labels: the loss is computed, and its gradients are asked for
     dropout: tuple[str, ...] = ()  # in train mode, where its probability is above 0: some of embd, attn, resid
+    tied: bool = True  # the head's weight is the token embedding's: its two gradients are added
     autocast: bool = False  # mixed precision: weights in float32 (w_bytes), products in 16 bit (a_bytes)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from gpt2cost.table.autocast import autocast
+from gpt2cost.table.backward import backward
+from gpt2cost.table.derivatives import DERIVATIVES
+from gpt2cost.table.formula import NEVER, Condition, Formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Row, walk
+from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, Tensor, walk
 from gpt2cost.table.options import Checkpointing, TableOptions
+from gpt2cost.table.symbols import T
+
+NO_PAST: dict[str, Formula | int] = {"cache_len": 0, "kv_len": T}
+"""A training pass has no tokens before its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,5 +29,87 @@ class TrainingTable:
 
 @lru_cache(maxsize=64)
 def training_table(options: TableOptions, checkpointing: Checkpointing = "none") -> TrainingTable:
-    """The kernels of one micro-step of what `options` describe, in the order in which they run."""
-    return TrainingTable(tuple(walk(cost_table(options))), ())
+    """The kernels of one micro-step of what `options` describe, in the order in which they run.
+
+    Raises `InputError` for what is not modelled.
+    """
+    model = cost_table(replace(options, train=True))
+    forward = without_past(walk(autocast(model) if options.autocast else model))
+    return TrainingTable(forward, backward(forward, DERIVATIVES, options.autocast, options.tied))
+
+
+def without_past(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows at `NO_PAST`, without those that are never launched there; numbered from 0."""
+    kept: list[Row] = []
+    for row in rows:
+        when = row.step.when.where(NO_PAST)
+        if when.any_of:
+            kept.append(replace(row, step=_step_without_past(row.step, when), index=len(kept)))
+    return tuple(kept)
+
+
+def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
+    if isinstance(step, Free):
+        return replace(step, when=when, keeps=_tensors(step.keeps))
+    shape = step.shape
+    if isinstance(shape, Gemm):
+        shape = replace(shape, m=_at(shape.m), n=_at(shape.n), k=_at(shape.k))
+    elif isinstance(shape, FusedAttention):
+        shape = replace(shape, new_tokens=_at(shape.new_tokens), kv_len=_at(shape.kv_len))
+    return replace(
+        step, inputs=_tensors(step.inputs), outputs=_tensors(step.outputs), flops=_at(step.flops), when=when,
+        shape=shape, columns=_at(step.columns) if step.columns is not None else None,
+    )  # fmt: skip
+
+
+def _tensors(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Those of them that are not empty."""
+    sized = (replace(tensor, bytes=_at(tensor.bytes)) for tensor in tensors)
+    return tuple(tensor for tensor in sized if tensor.bytes)
+
+
+def _at(size: Formula) -> Formula:
+    return size.where(NO_PAST)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A forward tensor that lives until its backward: the bytes of its storage, in which layers, and when."""
+
+    tensor: Tensor
+    count: Formula
+    when: Condition
+
+
+def saved(table: TrainingTable) -> tuple[Saved, ...]:
+    """What autograd saves beyond the parameters, each storage once: what the backward's kernels read of the forward.
+
+    A view keeps the whole storage that it lies in. A tensor that is copied at some sizes only lies, at the others, in
+    what it is a view of: then the two come with conditions of which one holds. A block's own input is saved once in
+    each layer, so `hidden_states` counts as many storages as there are layers; the last block's output is another.
+    """
+    kernels = [row.step for row in table.forward if isinstance(row.step, Kernel)]
+    known = {tensor.name: tensor for kernel in kernels for tensor in kernel.inputs if not tensor.is_weight}
+    made: dict[str, Condition] = {}
+    for kernel in kernels:
+        for tensor in kernel.outputs:
+            known[tensor.name] = tensor
+            made[tensor.name] = made[tensor.name] | kernel.when if tensor.name in made else kernel.when
+    found: dict[str, Saved] = {}
+
+    def keep(tensor: Tensor, count: Formula, when: Condition) -> None:
+        own, base = made.get(tensor.name, NEVER), known.get(tensor.view_of)
+        if base is not None:
+            if not when.excludes(~own):
+                keep(base, count, when & ~own)
+            when = when & own
+        if when.any_of:
+            there = found.get(tensor.name)
+            found[tensor.name] = replace(there, when=there.when | when) if there else Saved(tensor, count, when)
+
+    for row in table.backward:
+        assert isinstance(row.step, Kernel)
+        for tensor in row.step.inputs:
+            if tensor.name in known:
+                keep(known[tensor.name], row.count, row.step.when)
+    return tuple(found.values())

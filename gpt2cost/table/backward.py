@@ -1,0 +1,234 @@
+"""The backward pass, derived from the rows of the forward: reverse mode over kernels, as torch's autograd runs it.
+
+Nodes run in the reverse order of the forward's. A node emits its kernels by the rule of its op (`derivatives.py`); the
+engine then brings each gradient to the shape (a sum over what was broadcast) and dtype (a cast) of the tensor that it
+is of, and adds it to what has arrived there. Views are free; a gradient whose memory does not allow the view back is
+copied. The gradients of the slices of one tensor are put together by one cat. A weight takes its first gradient as it
+is; those of a tied one are added.
+
+The repeated block is gone through once, as in the forward: what enters it bears one name before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from gpt2cost.table.attention import HALF, MERGE_HEADS_COPY, SPLIT_HEADS_COPY
+from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula, symbol
+from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor, element, elements
+from gpt2cost.table.symbols import T
+
+FLOATING = ("a_bytes", "w_bytes", "stat_bytes")
+
+
+@dataclass(frozen=True)
+class Grad:
+    """The gradient of a tensor, the condition under which it exists, and that under which it lies by heads."""
+
+    tensor: Tensor
+    when: Condition = ALWAYS
+    by_head: Condition = NEVER
+
+
+@dataclass
+class Tape:
+    """The backward rows so far, and the gradients that wait for the kernel which made their tensor."""
+
+    autocast: bool
+    made: dict[str, Tensor]  # by the forward's kernels
+    needed: set[str]  # tensors that depend on a weight
+    slice_of: dict[str, str]  # a view that is no whole tensor's -> its tensor
+    tied: bool
+    rows: list[Row] = field(default_factory=list)
+    grads: dict[str, Grad] = field(default_factory=dict)
+    arrived: dict[str, int] = field(default_factory=dict)
+    final: dict[str, str] = field(default_factory=dict)  # a gradient's name while it grows -> its own
+    taken: dict[str, Grad] = field(default_factory=dict)  # what was taken stays for a kernel that is an alternative
+    at: Row | None = None  # the forward row whose node runs
+
+    def needs(self, tensor: Tensor) -> bool:
+        return tensor.is_weight or tensor.name in self.needed or tensor.view_of in self.needed
+
+    # ------------------------------------------------------------------------------------------ what rules call
+
+    @property
+    def kernel(self) -> Kernel:
+        """The forward kernel whose node runs."""
+        assert self.at is not None
+        assert isinstance(self.at.step, Kernel)
+        return self.at.step
+
+    def part(self, of: Tensor, size: str = "") -> Tensor:
+        """A tensor for a gradient of `of`, with elements of `size` instead of its own."""
+        count = self.arrived[of.name] = self.arrived.get(of.name, -1) + 1
+        return Tensor(f"{of.name}.grad.{count}", elements(of) * symbol(size or element(of)))
+
+    def wide(self, *tensors: Tensor) -> str:
+        """The size of the elements of what is computed from `tensors`: float32 where one of them is."""
+        sizes = {element(tensor) for tensor in tensors}
+        return "stat_bytes" if "stat_bytes" in sizes or (self.autocast and "w_bytes" in sizes) else "a_bytes"
+
+    def emit(
+        self,
+        name: str,
+        op: str,
+        kind: Kind,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        flops: Formula | int,
+        shape: Gemm | FusedAttention | None = None,
+        when: Condition = ALWAYS,
+    ) -> Tensor:
+        """One more kernel of the node; its first output."""
+        assert self.at is not None
+        source = self.kernel
+        group = source.fusion_group and f"{source.fusion_group}.grad"
+        label = ".".join(filter(None, (source.name, name)))
+        columns = source.columns if op.endswith(("softmax_backward_data", "layer_norm_backward")) else None
+        step = Kernel(
+            label, op, kind, inputs, outputs, formula(flops), source.source, source.when & when, shape, columns,
+            group if kind in ("elementwise", "reduction", "copy", "fill") else "",
+        )  # fmt: skip
+        self.rows.append(Row(self.at.module, step, self.at.count, len(self.rows)))
+        return outputs[0]
+
+    def pointwise(self, name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return self.emit(name, op, "elementwise", inputs, (out,), elements(out))
+
+    # ------------------------------------------------------------------------------------------ the engine
+
+    def node(self, gives: Sequence[tuple[Tensor, Grad]]) -> None:
+        """The end of a node: each gradient is made like its tensor, and then each is added to what is there."""
+        ready = [(tensor, self.validated(tensor, grad)) for tensor, grad in gives if self.needs(tensor)]
+        for tensor, grad in ready:
+            self.accumulate(tensor, grad)
+
+    def validated(self, tensor: Tensor, grad: Grad) -> Grad:
+        made, label = grad.tensor, short_name(tensor)
+        if elements(made) != elements(tensor):
+            size = elements(tensor) * symbol(element(tensor if self.wide(made) == self.wide(tensor) else made))
+            total = replace(self.part(tensor), bytes=size, view_of=made.name)
+            shrinks = elements(made) > elements(tensor)
+            self.emit(f"grad_{label}", "sum", "reduction", (made,), (total,), elements(made), when=shrinks)
+            made = total
+        if self.wide(made) != self.wide(tensor):
+            cast = replace(self.part(tensor), view_of=made.name)
+            self.emit(f"grad_{label}.cast", "_to_copy", "copy", (made,), (cast,), 0, when=HALF)
+            made = cast
+        return replace(grad, tensor=made)
+
+    def accumulate(self, tensor: Tensor, grad: Grad) -> None:
+        """Slices of another tensor wait under their own name; any other view under that of its tensor."""
+        name = tensor.name
+        if self.tied and name == "lm_head.weight":
+            self.finish(name, grad)
+            name = "wte.weight"
+        base = self.made.get(tensor.view_of)
+        if name not in self.made and base is not None and elements(base) == elements(tensor):
+            name = base.name
+        there = self.grads.get(name)
+        if there is None:
+            self.grads[name] = grad
+        elif there.when.excludes(grad.when):
+            self.final[grad.tensor.name] = there.tensor.name
+            self.grads[name] = replace(there, when=there.when | grad.when, by_head=there.by_head | grad.by_head)
+        else:
+            both = self.part(tensor)
+            self.emit(
+                f"grad_{short_name(tensor)}.add", "add", "elementwise", (there.tensor, grad.tensor), (both,),
+                elements(both), when=there.when & grad.when,
+            )  # fmt: skip
+            self.grads[name] = Grad(both, there.when | grad.when)
+
+    def take(self, tensor: Tensor) -> Grad | None:
+        """The whole gradient of what a kernel made, when all that read it have run."""
+        slices = [name for name in self.grads if name not in self.made and self.slice_of.get(name) == tensor.name]
+        if slices:
+            parts = [self.by_token(name, self.grads.pop(name)) for name in slices]
+            whole = self.part(tensor)
+            self.emit("grad_split", "cat", "copy", tuple(parts), (whole,), 0)
+            self.grads[tensor.name] = Grad(whole)
+        grad = self.grads.pop(tensor.name, None) or self.taken.get(tensor.name)
+        if grad is None:
+            return None
+        self.taken[tensor.name] = grad
+        self.finish(tensor.name, grad)
+        if tensor.by_head and self.kernel.kind == "bmm" and not grad.by_head.any_of:
+            copied = replace(self.part(tensor), view_of=grad.tensor.name)
+            when = SPLIT_HEADS_COPY & (T > 1)
+            self.emit("grad_clone", "clone", "copy", (grad.tensor,), (copied,), 0, when=when)
+            return replace(grad, tensor=copied)
+        return grad
+
+    def by_token(self, name: str, grad: Grad) -> Tensor:
+        """A slice's gradient in the order (batch, tokens, heads, head_dim), copied where it lies by heads."""
+        if not grad.by_head.any_of:
+            return grad.tensor
+        copied = replace(grad.tensor, name=f"{name}.grad.tokens", view_of=grad.tensor.name)
+        self.emit(f"grad_{name}", "clone", "copy", (grad.tensor,), (copied,), 0, when=grad.by_head & MERGE_HEADS_COPY)
+        return copied
+
+    def finish(self, name: str, grad: Grad) -> None:
+        """Give a gradient that has grown to its whole the name of its tensor."""
+        if grad.tensor.name.startswith(f"{name}.grad."):
+            self.final[grad.tensor.name] = f"{name}.grad"
+
+    def finished(self) -> tuple[Row, ...]:
+        """The rows, with the gradients of the weights and of all else under their final names."""
+        for name, grad in self.grads.items():
+            self.finish(name, grad)
+
+        def own(tensor: Tensor) -> Tensor:
+            name, view_of = tensor.name, tensor.view_of
+            while name in self.final:
+                name = self.final[name]
+            while view_of in self.final:
+                view_of = self.final[view_of]
+            return (
+                tensor
+                if (name, view_of) == (tensor.name, tensor.view_of)
+                else replace(tensor, name=name, view_of=view_of)
+            )
+
+        rows = []
+        for row in self.rows:
+            assert isinstance(row.step, Kernel)
+            step = replace(row.step, inputs=tuple(map(own, row.step.inputs)), outputs=tuple(map(own, row.step.outputs)))
+            rows.append(replace(row, step=step))
+        return tuple(rows)
+
+
+Gives: TypeAlias = list[tuple[Tensor, Grad]]
+"""The gradients of a node's operands, in the order of its op's arguments."""
+Rule: TypeAlias = Callable[[Tape, Grad], Gives]
+"""From the gradient of what a kernel made to those of what it read; emits kernels."""
+
+
+def short_name(tensor: Tensor) -> str:
+    """The last part of a tensor's name; a cast or a copy bears that of what it is made of."""
+    return tensor.name.removesuffix(".cast").removesuffix(".copy").rpartition(".")[2]
+
+
+def backward(forward: Sequence[Row], derivatives: Mapping[str, Rule], autocast: bool, tied: bool) -> tuple[Row, ...]:
+    """The rows of the backward pass of `forward`, whose last kernel makes the loss; numbered from 0."""
+    kernels = [row for row in forward if isinstance(row.step, Kernel)]
+    steps = [row.step for row in kernels if isinstance(row.step, Kernel)]
+    made = {tensor.name: tensor for step in steps for tensor in step.outputs}
+    views = {t.name: t.view_of for step in steps for t in step.inputs if t.view_of and t.name not in made}
+    tape = Tape(autocast, made, set(), views, tied)
+    for step in steps:
+        if any(map(tape.needs, step.inputs)):
+            tape.needed.add(step.outputs[0].name)
+    for row, step in zip(reversed(kernels), reversed(steps), strict=True):
+        tape.at = row
+        if step.outputs[0].name not in tape.needed:
+            continue
+        if not tape.rows:
+            seed = tape.part(step.outputs[0])
+            tape.emit("grad", "ones_like", "fill", (), (seed,), 0)
+            tape.grads[step.outputs[0].name] = Grad(seed)
+        if grad := tape.take(step.outputs[0]):
+            tape.node(derivatives[step.op](tape, grad))
+    return tape.finished()

@@ -1,0 +1,48 @@
+"""The loss of a language model: cross-entropy of every token's logits and the token after it, in float32."""
+
+from __future__ import annotations
+
+from gpt2cost.table.citations import cite
+from gpt2cost.table.formula import formula
+from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, elements
+from gpt2cost.table.symbols import B, T, V, a, f32, i64
+
+FILE = "loss_utils.py"
+
+
+def causal_lm_loss(logits: Tensor) -> tuple[Kernel | Free, ...]:
+    """`ForCausalLMLoss`: the labels are shifted by a padded copy, the logits are not.
+
+    A batch of one needs no second copy to be contiguous.
+    """
+    src = "ForCausalLMLoss"
+    labels, padded = Tensor("labels", B * T * i64), Tensor("labels.padded", B * (T + 1) * i64)
+    shifted = Tensor("labels.shifted", B * T * i64, view_of="labels.padded")
+    wide = Tensor("logits.float", elements(logits) * f32, view_of="logits")
+    shift = copy("labels.contiguous", "clone", shifted, shifted, cite(src, "labels[..., 1:].contiguous()", FILE), B > 1)
+    return (
+        copy("float", "_to_copy", logits, wide, cite(src, "logits = logits.float()", FILE), a < f32),
+        copy("labels.pad", "constant_pad_nd", labels, padded, cite(src, "nn.functional.pad(labels", FILE)),
+        Free("labels.shift", "view", 1),
+        shift,
+        Free("views", "view", 2),
+        *cross_entropy(wide, shifted),
+    )
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Kernel, ...]:
+    """`F.cross_entropy` of (B*T, V) logits: their log-softmax, and the mean of the labels' own."""
+    source = cite("fixed_cross_entropy", "nn.functional.cross_entropy(", FILE)
+    size = elements(logits)
+    log_probabilities = Tensor("log_softmax", logits.bytes)
+    picked = Tensor("log_softmax[labels]", B * T * f32, view_of="log_softmax")
+    return (
+        Kernel(
+            "log_softmax", "_log_softmax", "reduction", (logits,), (log_probabilities,), 5 * size, source,
+            columns=V, fusion_group="loss",
+        ),
+        Kernel(
+            "nll_loss", "nll_loss_forward", "reduction", (picked, labels),
+            (Tensor("loss", formula(1) * f32), Tensor("loss.weight", formula(1) * f32)), B * T, source,
+        ),
+    )  # fmt: skip

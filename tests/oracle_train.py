@@ -1,0 +1,250 @@
+"""What a real training step does: a dispatch trace of `GPT2LMHeadModel` in train mode on the meta device.
+
+The model runs as a GPU would run it: `scaled_dot_product_attention` and dropout are taken over where torch's C++ front
+would dispatch them to CUDA's kernels, and autocast's casts are made by CUDA's lists (autocast is off on the meta
+device), so that autograd records them. The backward pass is torch's own. That the lists are CUDA's, a test shows with
+`fake_cuda_forward`: the same forward on fake CUDA tensors, with the real autocast, without gradients.
+
+Bytes follow `oracle.py`'s rules. What is read of a gather is what is copied: the loss reads one logarithm a token, and
+its backward none. The log-sum-exp and the random state of fused attention are written here, for the backward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from oracle import Launch, Trace, default_dtype, gemm_shape, stored_bytes, tensors
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import flop_registry
+from transformers import GPT2Config, GPT2LMHeadModel
+
+aten = torch.ops.aten
+
+LOWER_PRECISION = {"addmm", "linear", "matmul", "bmm", "mm", "scaled_dot_product_attention"}
+FLOAT32 = {
+    "pow",
+    "softmax",
+    "log_softmax",
+    "layer_norm",
+    "nll_loss",
+    "softplus",
+    "sum",
+    "cumsum",
+    "rsqrt",
+    "exp",
+    "log",
+}
+"""Of torch's lists for CUDA, what a GPT-2 calls: ops that autocast runs in 16 bit, and in float32.
+
+The `baddbmm` of upcast attention is called with autocast off."""
+OWN_NAMES = {"__pow__": "pow", "square": "pow", "pow_": "pow", "__matmul__": "matmul"}
+
+
+class GPUFront(TorchFunctionMode):
+    """The choices of torch's front for CUDA: fused attention, native dropout, and autocast's casts to `autocast`."""
+
+    def __init__(self, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.autocast = autocast
+        self.cast_weights: dict[int, torch.Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        name = OWN_NAMES.get(name, name)
+        if self.autocast and name in LOWER_PRECISION:
+            args, kwargs = self.cast(name, args, kwargs, self.autocast)
+        elif self.autocast and name in FLOAT32:
+            args, kwargs = self.cast(name, args, kwargs, torch.float32)
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return fused_attention(*args, **kwargs)
+        if func is torch.nn.functional.dropout:
+            return dropout(*args, **kwargs)
+        if name == "linear" and len(args) > 2 and args[2] is None:
+            args = args[:2]
+        return func(*args, **kwargs)
+
+    def cast(self, name: str, args: Any, kwargs: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+        """Tensors in another floating dtype, cast; in the order in which C++ evaluates arguments: last first."""
+        done: dict[Any, Any] = {}
+        everything = [*enumerate(args), *kwargs.items()]
+        for key, value in reversed(everything):
+            done[key] = self.cast_one(value, dtype)
+        return tuple(done[index] for index in range(len(args))), {key: done[key] for key in kwargs}
+
+    def cast_one(self, value: Any, dtype: torch.dtype) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        if dtype == torch.float32 or not (value.is_leaf and value.requires_grad):
+            return value.to(dtype)
+        if id(value) not in self.cast_weights:
+            self.cast_weights[id(value)] = value.to(dtype)
+        return self.cast_weights[id(value)]
+
+
+def fused_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    assert attn_mask is None
+    if query.dtype == torch.float32:
+        return aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, dropout_p, is_causal, scale=scale
+        )[0]
+    return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+
+
+def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    return aten.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
+class StepTrace(Trace):
+    """Records the kernels of a forward with loss, and of its backward, which no module launches."""
+
+    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
+        plain = super().launch(func, op, args, kwargs, out)
+        reads, outputs = plain.read_bytes, [t for t in tensors(out) if t.numel()]
+        if op == "nll_loss_forward":  # gathers one element a token
+            reads = stored_bytes(args[1]) * (1 + args[0].element_size() / args[1].element_size())
+        elif op == "nll_loss_backward":
+            reads = sum(stored_bytes(args[index]) for index in (0, 2, 6))
+        elif op == "ones_like":
+            reads = 0
+        flops = plain.flops
+        if "attention_backward" in op:
+            flops = int(flop_registry[func.overloadpacket](*args, **kwargs, out_val=out))
+        return Launch(plain.module, op, flops, int(reads), sum(map(stored_bytes, outputs)), gemm_shape(op, args))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # fake tensors ask it
+            return func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.launches and not (self.launches[-1].read_bytes or self.launches[-1].write_bytes):
+            self.launches.pop()  # of an empty cache: nothing is launched for no bytes
+        return out
+
+
+@dataclass
+class Step:
+    """The kernels of one micro-step, and the bytes that autograd has saved when the forward ends, by storage."""
+
+    forward: list[Launch] = field(default_factory=list)
+    backward: list[Launch] = field(default_factory=list)
+    saved_bytes: int = 0
+    saved: list[tuple[tuple[int, ...], torch.dtype, int]] = field(default_factory=list)
+
+
+def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+    return _built(config.to_json_string(use_diff=False), attn, dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _built(config: str, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+    with default_dtype(dtype), torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(**json.loads(config))).train()
+    model.tie_weights()
+    model.config._attn_implementation = attn
+    return model
+
+
+def step(
+    config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
+) -> Step:
+    """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
+    model = build(config, attn, dtype)
+    ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    saved: dict[int, Any] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage, tuple(tensor.shape), tensor.dtype
+        return tensor
+
+    with StepTrace(model) as record:
+        with GPUFront(autocast), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = model(ids, labels=ids).loss
+        forward = list(record.launches)
+        record.launches.clear()
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+    kept = [(shape, dtype, storage.nbytes()) for storage, shape, dtype in saved.values()]
+    return Step(forward, list(record.launches), sum(size for *_, size in kept), kept)
+
+
+class NoFront(TorchFunctionMode):
+    """Attention as `GPUFront` has it, and nothing else: the real autocast does the rest.
+
+    Calls that would ask for a guard of the device are spelt out.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__:
+            return indexed(*args)
+        if func is torch.Tensor.contiguous:
+            return args[0] if args[0].is_contiguous() else aten.clone(args[0], memory_format=torch.contiguous_format)
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return fused_attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+    index = index if isinstance(index, tuple) else (index,)
+    if ... in index:
+        dots, named = index.index(...), sum(part is not None for part in index) - 1
+        index = (*index[:dots], *[slice(None)] * (tensor.dim() - named), *index[dots + 1 :])
+    for dim, part in enumerate(index):
+        if part is None:
+            tensor = aten.unsqueeze(tensor, dim)
+        elif isinstance(part, slice):
+            tensor = aten.slice(tensor, dim, part.start, part.stop if part.stop is not None else 2**63 - 1)
+    return tensor
+
+
+@contextlib.contextmanager
+def real_autocast(dtype: torch.dtype | None) -> Iterator[None]:
+    """CUDA's autocast without a CUDA: `torch.autocast` would switch itself off."""
+    if dtype is None:
+        yield
+        return
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", dtype)
+    torch.set_autocast_enabled("cuda", True)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
+
+
+def fake_cuda_forward(
+    config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
+) -> list[Launch]:
+    """The forward's kernels on fake CUDA tensors with torch's own autocast."""
+    model = copy.deepcopy(build(config, attn, dtype))
+    with FakeTensorMode(), default_dtype(dtype), torch.no_grad():
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, device="cuda"), False)
+        ids = torch.empty((batch, seq), dtype=torch.long, device="cuda")
+        with StepTrace(model) as record, NoFront(), real_autocast(autocast):
+            model(ids, labels=ids)
+    return record.launches

@@ -1,0 +1,186 @@
+"""The training table against a real step: a dispatch trace of `GPT2LMHeadModel`, forward and backward, on meta."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import oracle_train
+import pytest
+import torch
+from helpers import values
+from oracle import Launch, tiny
+from transformers import GPT2Config
+
+from gpt2cost.table.activations import ACTIVATIONS
+from gpt2cost.table.config import load_model
+from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Row
+from gpt2cost.table.options import TableOptions
+from gpt2cost.table.training import TrainingTable, saved, training_table
+
+PRECISIONS = {
+    "fp32": (torch.float32, None),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+    "bf16": (torch.bfloat16, None),
+}
+DROPOUT = {"embd": "embd_pdrop", "attn": "attn_pdrop", "resid": "resid_pdrop"}
+
+
+def dropping(*places: str) -> dict[str, float]:
+    return {name: 0.1 if place in places else 0.0 for place, name in DROPOUT.items()}
+
+
+def table_of(config: GPT2Config, attn: str, precision: str) -> TrainingTable:
+    options = TableOptions(
+        attn,  # type: ignore[arg-type]
+        config.activation_function,
+        config.reorder_and_upcast_attn,
+        train=True,
+        dropout=tuple(place for place, name in DROPOUT.items() if getattr(config, name)),
+        tied=config.tie_word_embeddings,
+        autocast=precision.endswith("-mixed"),
+    )
+    return training_table(options)
+
+
+def sizes_of(config: GPT2Config, precision: str, batch: int, seq: int) -> dict[str, int]:
+    sizes = values(load_model(config), "fp32" if precision == "fp32" else "fp16", batch, seq, 0)
+    return sizes | {"w_bytes": 4} if precision.endswith("-mixed") else sizes
+
+
+def unrolled(rows: Sequence[Row], layers: range) -> list[tuple[str, Kernel]]:
+    """The kernels in the order in which they run, the block's once for each layer."""
+    block = [row for row in rows if row.module.startswith("transformer.h")]
+    first = rows.index(block[0])
+    turns = [(re.sub(r"\.h\b", f".h.{layer}", row.module, count=1), row.step) for layer in layers for row in block]
+    around = [(row.module, row.step) for row in rows if row not in block]
+    steps = [*around[:first], *turns, *around[first:]]
+    return [(module, step) for module, step in steps if isinstance(step, Kernel)]
+
+
+def assert_equal(
+    kernels: list[tuple[str, Kernel]], launches: list[Launch], sizes: dict[str, int], modules: bool
+) -> None:
+    launched = [(module, kernel) for module, kernel in kernels if kernel.when.evaluate(sizes)]
+    assert [kernel.op for _, kernel in launched] == [launch.op for launch in launches]
+    if modules:
+        assert [module for module, _ in launched] == [launch.module for launch in launches]
+    for (module, kernel), launch in zip(launched, launches, strict=True):
+        where = f"{module} {kernel.name} {kernel.op}"
+        assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
+        assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        if isinstance(kernel.shape, Gemm | FusedAttention):
+            assert kernel.flops.evaluate(sizes) == launch.flops, where
+        if isinstance(kernel.shape, Gemm):
+            dims = (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
+            assert tuple(dim.evaluate(sizes) for dim in dims) == launch.gemm, where
+        else:
+            assert launch.gemm is None, where
+
+
+def assert_table_equals_step(config: GPT2Config, attn: str, precision: str, batch: int, seq: int) -> None:
+    dtype, autocast = PRECISIONS[precision]
+    real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
+    table, sizes = table_of(config, attn, precision), sizes_of(config, precision, batch, seq)
+    layers = range(config.n_layer)
+    assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
+    assert_equal(unrolled(table.backward, layers[::-1]), real.backward, sizes, modules=False)
+    assert saved_bytes(table, sizes) == real.saved_bytes
+
+
+def saved_bytes(table: TrainingTable, sizes: dict[str, int]) -> int:
+    return sum(
+        each.tensor.bytes.evaluate(sizes) * each.count.evaluate(sizes)
+        for each in saved(table)
+        if each.when.evaluate(sizes)
+    )
+
+
+@pytest.mark.parametrize("places", [(), ("embd", "attn", "resid"), ("embd",), ("attn",), ("resid",)], ids="-".join)
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_step_is_the_real_one(precision: str, attn: str, places: tuple[str, ...]) -> None:
+    """At batch 1 and 4; fused attention in float32 rounds a row of its log-sum-exp up to 32 tokens."""
+    for batch, seq in ((4, 64), (1, 32)):
+        assert_table_equals_step(tiny(n_layer=2, **dropping(*places)), attn, precision, batch, seq)
+
+
+ODD = {
+    "n_inner": {"n_inner": 100, "n_head": 4},
+    "relu": {"activation_function": "relu", "tie_word_embeddings": False, "n_layer": 1},
+    "upcast": {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+    "one head": {"n_head": 1, "n_positions": 3000, "vocab_size": 50300},
+    "silu": {"activation_function": "silu", "n_layer": 1, "n_embd": 40, "n_head": 5},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_odd_configs(precision: str, attn: str, odd: str) -> None:
+    for places in ((), tuple(DROPOUT)):
+        config = tiny(**{"n_layer": 2, **dropping(*places), **ODD[odd]})
+        assert_table_equals_step(config, attn, precision, 3, 96)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS.keys() - {"mish"}))
+def test_activations(name: str) -> None:
+    """All but mish, whose backward is one kernel on CUDA and ten on the meta device."""
+    for precision in PRECISIONS:
+        assert_table_equals_step(tiny(n_layer=1, activation_function=name, **dropping()), "sdpa", precision, 2, 32)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
+def test_the_oracle_casts_as_cuda_does(autocast: torch.dtype | None, attn: str) -> None:
+    """The same forward on fake CUDA tensors, with torch's own autocast."""
+    configs = [{"activation_function": name} for name in ACTIVATIONS] + [{"reorder_and_upcast_attn": True}]
+    for config in (tiny(n_layer=1, **dropping(*DROPOUT), **keys) for keys in configs):
+        real = oracle_train.fake_cuda_forward(config, attn, torch.float32, 2, 32, autocast)
+        assert oracle_train.step(config, attn, torch.float32, 2, 32, autocast).forward == real
+
+
+@pytest.mark.parametrize(
+    ("precision", "attn", "dropout", "forward", "backward"),
+    [
+        ("fp32", "sdpa", True, "12 + 21 * L", "11 + 31 * L"),
+        ("fp32", "sdpa", False, "11 + 19 * L", "10 + 29 * L"),
+        ("bf16-mixed", "sdpa", True, "15 + 33 * L", "14 + 49 * L"),
+        ("bf16-mixed", "sdpa", False, "14 + 31 * L", "13 + 47 * L"),
+        ("bf16-mixed", "eager", False, "24 + 38 * L", "13 + 55 * L"),
+    ],
+)
+def test_counts(precision: str, attn: str, dropout: bool, forward: str, backward: str) -> None:
+    """As another trace found them, less the two fills of nothing that the gradient of an empty cache is."""
+    for layers in (1, 12):
+        config = tiny(n_layer=layers, **dropping(*(DROPOUT if dropout else ())))
+        table, sizes = table_of(config, attn, precision), sizes_of(config, precision, 4, 64)
+        for rows, count in ((table.forward, forward), (table.backward, backward)):
+            found = sum(
+                row.count.evaluate(sizes)
+                for row in rows
+                if isinstance(row.step, Kernel) and row.step.when.evaluate(sizes)
+            )
+            assert found == eval(count, {"L": layers})
+
+
+@pytest.mark.parametrize(("attn", "ratio"), [("eager", 3.0), ("sdpa", 3.5)])
+def test_flops_of_the_backward(attn: str, ratio: float) -> None:
+    """Two products for each of the forward; flash attention computes its scores anew, 2.5 times its forward."""
+    config = GPT2Config(**dropping())
+    table, sizes = table_of(config, attn, "bf16-mixed"), sizes_of(config, "bf16-mixed", 4, 1024)
+
+    def flops(kinds: tuple[str, ...]) -> tuple[int, int]:
+        forward, backward = (
+            sum(
+                row.step.flops.evaluate(sizes) * row.count.evaluate(sizes)
+                for row in rows
+                if isinstance(row.step, Kernel) and row.step.kind in kinds and row.step.when.evaluate(sizes)
+            )
+            for rows in (table.forward, table.backward)
+        )
+        return forward, backward
+
+    attention, linear = flops(("bmm", "attention")), flops(("gemm",))
+    assert sum(attention) == ratio * attention[0]
+    assert sum(linear) == 3 * linear[0]
