@@ -7,8 +7,10 @@ what autograd saves.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpt2cost.table.backward import Gives, Grad, Rule, Tape, short_name
-from gpt2cost.table.formula import ALWAYS, NEVER, symbol
+from gpt2cost.table.formula import ALWAYS, NEVER, formula, symbol
 from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, element, elements, weight
 from gpt2cost.table.symbols import D, V, b8
 
@@ -65,14 +67,14 @@ def _baddbmm(tape: Tape, grad: Grad) -> Gives:
 
 def _native_layer_norm(tape: Tape, grad: Grad) -> Gives:
     """Twice the arithmetic of the forward."""
-    x, weight, bias = tape.kernel.inputs
+    x, *weights = tape.kernel.inputs
     _, mean, rstd = tape.kernel.outputs
-    parts = tuple(map(tape.part, (x, weight, bias)))
+    parts = tuple(map(tape.part, tape.kernel.inputs))
     tape.emit(
-        "backward", "native_layer_norm_backward", "reduction", (grad.tensor, x, mean, rstd, weight, bias), parts,
+        "backward", "native_layer_norm_backward", "reduction", (grad.tensor, x, mean, rstd, *weights), parts,
         2 * tape.kernel.flops,
     )  # fmt: skip
-    return [(tensor, Grad(part)) for tensor, part in zip((x, weight, bias), parts, strict=True)]
+    return [(tensor, Grad(part)) for tensor, part in zip(tape.kernel.inputs, parts, strict=True)]
 
 
 def _embedding(tape: Tape, grad: Grad) -> Gives:
@@ -153,10 +155,11 @@ def _softmax(op: str) -> Rule:
 
 
 def _nll_loss(tape: Tape, grad: Grad) -> Gives:
-    """Zeros, and one number a token."""
+    """Zeros, and one number a token. Autograd keeps what the loss was taken of, and asks its size alone: no byte."""
     (picked, labels), (_, total) = tape.kernel.inputs, tape.kernel.outputs
     whole = tape.made[picked.view_of]
-    made = tape.emit("backward", "nll_loss_backward", "fill", (grad.tensor, labels, total), (tape.part(whole),), 0)
+    reads = (grad.tensor, replace(whole, bytes=formula(0)), labels, total)
+    made = tape.emit("backward", "nll_loss_backward", "fill", reads, (tape.part(whole),), 0)
     return [(whole, Grad(made))]
 
 

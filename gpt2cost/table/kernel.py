@@ -29,7 +29,8 @@ class Tensor:
     """An operand: its name and its stored bytes (a dimension of stride 0 counts once).
 
     `view_of`: the tensor in whose memory it lies where no kernel makes it. `by_head`: its memory is in the order
-    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied.
+    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied. `has_no_batch`:
+    it lacks the dimension itself, so that its gradient is summed over a batch of one too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Tensor:
     is_weight: bool = False
     view_of: str = ""
     by_head: bool = False
+    has_no_batch: bool = False
 
 
 @dataclass(frozen=True)
