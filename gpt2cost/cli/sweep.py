@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -24,14 +23,24 @@ from gpt2cost.cli.flags import (
     takes,
 )
 from gpt2cost.cli.many import ManyFlags, SizeListFlags
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.output.sweep import show_sweep
-from gpt2cost.prediction.grid import make_grid, read_study
-from gpt2cost.prediction.settings import PHASES
-from gpt2cost.prediction.sweep import Block, Sweep, plan
+from gpt2cost.prediction.blocks import Block, Rows
+from gpt2cost.prediction.grid import DEFAULTS, Grid, make_grid, read_study
+from gpt2cost.prediction.settings import PHASES, TRAIN
+from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep, plan
 from gpt2cost.prediction.sweep_order import check_column, ordered
+from gpt2cost.prediction.train_sweep import (
+    TRAIN_COLUMNS,
+    TRAIN_DEFAULTS,
+    TrainGrid,
+    TrainSweep,
+    make_train_grid,
+    plan_training,
+)
 
 MANY_POINTS = 10_000_000
 """A grid above this size needs --yes: a CSV file of it passes 2 GB."""
@@ -45,7 +54,10 @@ def sweep(
     many: ManyFlags,
     sizes: SizeListFlags,
     phase: Annotated[
-        str | None, choice("--phase", PHASES, f"{PHASE_HELP}: two rows per point.", show_default="prefill")
+        str | None,
+        choice(
+            "--phase", (*PHASES, TRAIN), f"{PHASE_HELP}: two rows per point; train: a step.", show_default="prefill"
+        ),
     ] = None,
     logits: Annotated[str | None, LOGITS_OPTION] = None,
     no_use_cache: NoCacheFlag = False,
@@ -57,6 +69,7 @@ def sweep(
     sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
     top: Annotated[int | None, typer.Option("--top", help="Only the first rows.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,
+    training: TrainListFlags,
     exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
@@ -65,28 +78,47 @@ def sweep(
     Any size may be a list (1,2,8) or a range (1-64*2, 128-1024+128), any name a list.
     """
     sink = out.sink()
-    study = read_study(grid) if grid else {}
-    model_changes = {**study.pop("set", {}), **many.model_changes()}
-    hw_changes = {**study.pop("hw_set", {}), **many.hw_changes()}
-    flags: dict[str, Any] = {**many.axes(), **dataclasses.asdict(sizes), "phase": phase, "logits": logits}
-    flags |= {"use_cache": False if no_use_cache else None, "cache_type": cache_type}
+    study = read_study(grid, (*DEFAULTS, *TRAIN_DEFAULTS)) if grid else {}
+    changes = {**study.pop("set", {}), **many.model_changes()}, {**study.pop("hw_set", {}), **many.hw_changes()}
+    inference: dict[str, Any] = {"batch": sizes.batch, "cache": sizes.cache, "dtype": many.dtype, "logits": logits}
+    inference |= {"use_cache": False if no_use_cache else None, "cache_type": cache_type}
+    shared = {name: value for name, value in many.axes().items() if name != "dtype"} | {"seq": sizes.seq}
+    trains = (phase or study.get("phase")) == TRAIN
+    if trains:
+        refuse({**inference, "no_use_cache": no_use_cache, "kernels": kernels}, NOT_OF_TRAINING)
+        study.pop("phase", None)
+        flags = {**shared, **training.given()}
+    else:
+        refuse(vars(training), ONLY_TRAINING)
+        flags = {**shared, **inference, "phase": phase}
     axes = study | {name: value for name, value in flags.items() if value is not None}
     for name in ("model", "gpu"):
         required(f"--{name}", axes.get(name))
     if sort is not None:
-        check_column(sort, kernels)
+        check_column(sort, TRAIN_COLUMNS if trains else KERNEL_COLUMNS if kernels else COLUMNS)
     if top is not None and top < 1:
         raise InputError(f"top: expected at least 1, got {top}")
-    points = make_grid(**axes)
+    points = make_train_grid(**axes) if trains else make_grid(**axes)
     if points.points > MANY_POINTS and not yes:
         raise InputError(f"the grid has {points.points:,} points; --yes evaluates more than {MANY_POINTS:,}")
-    choices, warnings = plan(points, model_changes, hw_changes)
-    print_warnings(warnings)
-    planned = Sweep(points, tuple(choices), kernels, only_fitting, only_valid, tuple(warnings))
+    planned = _planned(points, changes, kernels, only_fitting, only_valid)
+    print_warnings(planned.warnings)
     fits: list[bool] = []
     with _progress(planned.points, sink) as advance:
         show_sweep(sink, planned, ordered(_counted(planned, advance, fits), sort, top))
     exits.leave(all(fits) and (bool(fits) or not only_fitting))
+
+
+def _planned(
+    points: Grid | TrainGrid, changes: tuple[dict[str, Any], dict[str, Any]], kernels: bool, only_fitting: bool,
+    only_valid: bool,
+) -> Rows:  # fmt: skip
+    """The sweep over a grid, of what runs."""
+    if isinstance(points, TrainGrid):
+        trained, warnings = plan_training(points, *changes)
+        return TrainSweep(points, tuple(trained), only_fitting, only_valid, tuple(warnings))
+    choices, warnings = plan(points, *changes)
+    return Sweep(points, tuple(choices), kernels, only_fitting, only_valid, tuple(warnings))
 
 
 def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], Any]]:
@@ -100,7 +132,7 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
     return bar
 
 
-def _counted(sweep: Sweep, advance: Callable[[int], Any], fits: list[bool]) -> Iterator[Block]:
+def _counted(sweep: Rows, advance: Callable[[int], Any], fits: list[bool]) -> Iterator[Block]:
     """The blocks of a sweep; `advance` is told the points of each, and `fits` whether each of its rows fits."""
     for block in sweep.blocks():
         advance(block.points)

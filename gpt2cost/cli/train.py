@@ -9,13 +9,12 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, choice, either, heed, takes
+from gpt2cost.cli.flags import DeviceFlags, ImplFlag, ModelFlags, OutputFlags, StrictFlag, choice, either, heed, takes
 from gpt2cost.device.dtypes import PRECISIONS
-from gpt2cost.errors import InputError, echo
 from gpt2cost.output.prediction import GROUPS
 from gpt2cost.output.train import training_view
 from gpt2cost.prediction.train import train as predict_train
-from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES
+from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
 from gpt2cost.table.optimizer import OPTIMIZERS
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING
 
@@ -50,6 +49,7 @@ class TrainFlags:
     compile_inside_ddp: Annotated[
         bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)): communication overlaps nothing.")
     ] = False
+    impl: ImplFlag = None
     optimizer: Annotated[str, choice("--optimizer", OPTIMIZERS)] = "adamw"
     clip_grad_norm: Annotated[
         str, typer.Option("--clip-grad-norm", help="The largest norm of all gradients, or none: not clipped.")
@@ -103,13 +103,3 @@ def train(
     heed(training.warnings, strict)
     sink.show(training_view(group), training)
     exits.leave(bool(training.memory.fits))
-
-
-def clip_norm(text: str) -> float | None:
-    """The value of --clip-grad-norm. Raises `InputError` for what is neither a number nor none."""
-    if text == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--clip-grad-norm: expected a number or none, got {echo(text)}") from None

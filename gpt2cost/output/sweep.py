@@ -1,4 +1,5 @@
-"""A sweep as text in pieces, and as a table for people. Its fields are the columns of `prediction.sweep`."""
+"""A sweep as text in pieces, and as a table for people. Its fields are the columns of `prediction.sweep`, or of
+`prediction.train_sweep`."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
 from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE
 from gpt2cost.output.sink import Sink
-from gpt2cost.prediction.sweep import INPUTS, Block, Sweep, block_rows
+from gpt2cost.prediction.blocks import Block, Rows, block_rows
+from gpt2cost.prediction.train_sweep import TrainSweep
 from gpt2cost.units import scale_for
 
 WORDS = {
     "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl", "phase", "bound", "fits",
-    "valid", "name", "op", "kind", "trust", "trust_from",
+    "valid", "name", "op", "kind", "trust", "trust_from", "precision", "compile_inside_ddp", "optimizer",
+    "checkpointing",
 }  # fmt: skip
 """Columns that are no numbers."""
 TABLE_ROWS = 10_000
@@ -37,7 +40,7 @@ Text: TypeAlias = Callable[[Any], str]
 """How a value is written."""
 
 
-def show_sweep(sink: Sink, sweep: Sweep, blocks: Iterable[Block]) -> None:
+def show_sweep(sink: Sink, sweep: Rows, blocks: Iterable[Block]) -> None:
     """Write the rows of `blocks`, which are those of `sweep` in the order that is wanted, as they come."""
     chunks = {"csv": csv_chunks, "jsonl": jsonl_chunks, "markdown": markdown_chunks}
     if sink.format == "json":
@@ -46,7 +49,7 @@ def show_sweep(sink: Sink, sweep: Sweep, blocks: Iterable[Block]) -> None:
         sink.stream(chunks[sink.format](blocks, sweep.names))
     else:
         rows = list(islice(chain.from_iterable(map(block_rows, blocks)), TABLE_ROWS + 1))
-        sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep.kernels))
+        sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep))
         if len(rows) > TABLE_ROWS:
             print_warnings([f"the table ends after {TABLE_ROWS:,} rows; --format csv gives all"])
 
@@ -125,22 +128,25 @@ KERNEL = (NAME, COUNT, FLOPS, MOVED, INTENSITY, DEVICE_S, SHARE, BOUND)
 """What the table shows of a kernel."""
 
 
-def _table(page: Page, rows: Sequence[Record], kernels: bool) -> None:
+def _table(page: Page, rows: Sequence[Record], sweep: Rows) -> None:
     """What all rows share in a line, what varies in a table. Marks: `!` does not fit, `*` passes the positions."""
     if not rows:
         page.line("no rows")
         return
-    inputs = (*INPUTS, "impl", "phase", "trust")
+    inputs = tuple(dict.fromkeys((*sweep.inputs, "impl", "phase", "trust")))
     varying = [name for name in inputs if any(row[name] != rows[0][name] for row in rows)]
-    usual = {"impl": "hf"}  # goes without saying
-    shared = [name for name in inputs if name not in varying and rows[0][name] != usual.get(name)]
+    shared = [name for name in inputs if name not in varying and rows[0][name] != USUAL.get(name, "")]
     page.line(", ".join(_shared(name, rows[0][name]) for name in shared), "\n")
     columns = [column(name, _HEADERS.get(name, name)) for name in varying]
-    layouts = [KERNEL] if kernels else _layouts(rows)
+    layouts = [KERNEL] if sweep.kernels else _train_layouts(rows) if isinstance(sweep, TrainSweep) else _layouts(rows)
     page.fields(rows, *((*columns, *layout, MARKS) for layout in layouts))
     notes = [("fits", "! does not fit into the device's memory"), ("valid", "* beyond the model's positions")]
     if shown := [text for name, text in notes if not all(row[name] for row in rows)]:
         page.line("\n", "; ".join(shown))
+
+
+USUAL = {"impl": "hf", "compile_inside_ddp": False, "nodes": 1, "checkpointing": "none", "zero": 0}
+"""What goes without saying."""
 
 
 def _shared(name: str, value: Any) -> str:
@@ -151,47 +157,61 @@ def _shared(name: str, value: Any) -> str:
     return f"{_HEADERS.get(name, name)} {value}"
 
 
+def _fine(rows: Sequence[Record], shown: Field[Record], scale: Field[Record]) -> Field[Record]:
+    """Numbers of one unit, in which the smallest of the column `scale` can still be read: a sweep spans decades."""
+    divisor, label = scale_for([min(float(scale.get(row)) for row in rows)], shown.unit)
+    header = f"{shown.header} {label}".strip()
+    return replace(shown, header=header, unit=".", get=lambda row: shown.get(row) / divisor)
+
+
 def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
     """The columns of a pass, the fullest layout first."""
-
-    def fine(shown: Field[Record], scale: Field[Record]) -> Field[Record]:
-        """Numbers of one unit, in which the smallest of the column `scale` can still be read: a sweep spans decades."""
-        divisor, label = scale_for([min(float(scale.get(row)) for row in rows)], shown.unit)
-        header = f"{shown.header} {label}".strip()
-        return replace(shown, header=header, unit=".", get=lambda row: shown.get(row) / divisor)
-
     headers = {
         "latency_s": "latency", "latency_low_s": "low", "latency_high_s": "high", "device_s": "device",
         "host_s": "host",
     }  # fmt: skip
     seconds = [column(key, header, "s") for key, header in headers.items()]
-    times = [fine(shown, seconds[0]) for shown in seconds]
-    memory, flops, moved = (fine(shown, shown) for shown in (column("total_bytes", "memory", "B"), FLOPS, MOVED))
+    times = [_fine(rows, shown, seconds[0]) for shown in seconds]
+    memory, flops, moved = (_fine(rows, shown, shown) for shown in (column("total_bytes", "memory", "B"), FLOPS, MOVED))
     rest = (column("tokens_per_s", "tokens/s", ","), memory, BOUND)
     full = (*times, flops, moved, *rest)
     return [full, *((*times[:shown], *rest) for shown in (5, 3, 1))]
 
 
+def _train_layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
+    """The columns of a training step, the fullest layout first."""
+    headers = {
+        "step_s": "step", "step_low_s": "low", "step_high_s": "high", "forward_s": "forward", "backward_s": "backward",
+        "optimizer_s": "optimizer", "exposed_communication_s": "exposed",
+    }  # fmt: skip
+    seconds = [column(key, header, "s") for key, header in headers.items()]
+    times = [_fine(rows, shown, seconds[0]) for shown in seconds]
+    memory = column("total_bytes", "memory", "B")
+    rest = (column("tokens_per_s", "tokens/s", ","), column("mfu", "MFU", "%"), _fine(rows, memory, memory), BOUND)
+    return [(*times[:shown], *rest) for shown in (7, 3, 1)]
+
+
 # ---------------------------------------------------------------------------------------------- the view
 
 
-def _head(sweep: Sweep) -> Record:
+def _head(sweep: Rows) -> Record:
     return envelope(sweep.choices[0].model, sweep.choices[0].hardware)
 
 
-def _text(page: Page, sweep: Sweep) -> None:
+def _text(page: Page, sweep: Rows) -> None:
     """The first rows."""
     rows = list(islice(sweep, NOTEBOOK_ROWS + 1))
-    _table(page, rows[:NOTEBOOK_ROWS], sweep.kernels)
+    _table(page, rows[:NOTEBOOK_ROWS], sweep)
     if len(rows) > NOTEBOOK_ROWS:
         page.line(f"\nthe first {NOTEBOOK_ROWS} rows; columns() has all")
 
 
-def _summary(sweep: Sweep) -> tuple[str, str]:
-    row, choices = "kernel" if sweep.kernels else "pass", f"{len(sweep.choices):,}; sizes: {sweep.grid.sizes:,}"
+def _summary(sweep: Rows) -> tuple[str, str]:
+    row = "kernel" if sweep.kernels else "step" if isinstance(sweep, TrainSweep) else "pass"
+    choices = f"{len(sweep.choices):,}; sizes: {sweep.sizes:,}"
     first = f"<Sweep of {sweep.points:,} points, a row per {row}:"
     return first, f" choices of model, device and settings: {choices}>"
 
 
-SWEEP: View[Sweep] = View(iter, lambda sweep: {**_head(sweep), "rows": list(sweep)}, _text, _summary)
-VIEWS: dict[type, View[Any]] = {Sweep: SWEEP}
+SWEEP: View[Rows] = View(iter, lambda sweep: {**_head(sweep), "rows": list(sweep)}, _text, _summary)
+VIEWS: dict[type, View[Any]] = {Rows: SWEEP}

@@ -17,25 +17,20 @@ from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
 from gpt2cost.output.prediction import kernel_layouts, kernel_records
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
-from gpt2cost.prediction.train import Bucket, Training, TrainPhase
-from gpt2cost.prediction.train_settings import PDROPS
+from gpt2cost.prediction.train import Training, TrainPhase
+from gpt2cost.prediction.train_settings import PDROPS, one_dropout
 from gpt2cost.table.citations import transformers_version
+from gpt2cost.timing.overlap import Bucket
 from gpt2cost.units import format_quantity
 
 # ---------------------------------------------------------------------------------------------- fields
 
 
-def _one_dropout(training: Training) -> float | None:
-    """The probability of dropout where it is the same everywhere."""
-    given = {getattr(training.model, name) for name in PDROPS}
-    return given.pop() if len(given) == 1 else None
-
-
 SETTINGS: tuple[Field[Training], ...] = (
     *attributes("gpus", "nodes", "micro_batch", "seq_len", "grad_accum", "global_batch", "global_tokens", of="batch"),
-    attribute("precision", of="train"), *attributes("attn", "runtime", of="train.how"),
+    attribute("precision", of="train"), *attributes("attn", "runtime", "impl", of="train.how"),
     *attributes("compile_inside_ddp", "optimizer", "clip_grad_norm", of="train"),
-    Field("dropout", "", "", _one_dropout), *attributes(*PDROPS, of="model"),
+    Field("dropout", "", "", lambda training: one_dropout(training.model)), *attributes(*PDROPS, of="model"),
     *attributes("checkpointing", "zero", of="train"),
     *attributes("eval_every", "eval_batches", "price_per_hour", of="length"),
 )  # fmt: skip
@@ -58,8 +53,8 @@ RUN: tuple[Field[Training], ...] = attributes(
     "tokens_per_step", "steps", "tokens", "time_s", "gpu_hours", "cost", of="run"
 )
 BUCKETS: tuple[Field[Bucket], ...] = (
-    attribute("bytes", "bucket", "B"), attribute("ready_s", "ready", "s"), attribute("start_s", "start", "s"),
-    attribute("end_s", "end", "s"),
+    attribute("bytes", "bucket", "B", path="size_bytes"), attribute("ready_s", "ready", "s"),
+    attribute("start_s", "start", "s"), attribute("end_s", "end", "s"),
 )  # fmt: skip
 RESULTS: tuple[Field[Training], ...] = (
     *attributes("step_s", "step_low_s", "step_high_s", of="step"), *attributes("trust", "trust_from"),
@@ -161,7 +156,7 @@ def _heading(training: Training) -> str:
 
 
 def _dropout(training: Training) -> str:
-    one = _one_dropout(training)
+    one = one_dropout(training.model)
     if one is not None:
         return f"dropout {one:g}" if one else "no dropout"
     return ", ".join(f"{name} {getattr(training.model, name):g}" for name in PDROPS)

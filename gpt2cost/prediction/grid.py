@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -97,9 +97,9 @@ def make_grid(**axes: Any) -> Grid:
     notes: list[str] = []
     values: dict[str, Any] = {}
     for key in ("model", "gpu", *(key for key in CHOICES if given[key] is not None)):
-        values[key] = _names(key, given[key], notes)
+        values[key] = name_axis(key, given[key], notes)
     for key, least in LEAST.items():
-        values[key] = _sizes(key, given[key], least, notes)
+        values[key] = size_axis(key, given[key], least, notes)
     check_choice("phase", given["phase"], PHASES)
     check_choice("logits", given["logits"], LOGITS)
     check_choice("cache_type", given["cache_type"], CACHE_TYPES)
@@ -108,15 +108,15 @@ def make_grid(**axes: Any) -> Grid:
     return Grid(**values, **single, notes=tuple(notes))
 
 
-def read_study(path: Path) -> dict[str, Any]:
-    """What a YAML file says: axes, named as the flags, and `WHAT_IFS`. Raises `InputError` for any other key."""
+def read_study(path: Path, axes: Collection[str] = DEFAULTS) -> dict[str, Any]:
+    """What a YAML file says: `axes`, named as the flags, and `WHAT_IFS`. Raises `InputError` for any other key."""
     tree, where = read_yaml(path), plain(str(path))
     if not isinstance(tree, Mapping):
         raise InputError(f"{where}: expected a mapping with model, gpu, batch, ..., got {echo(tree)}")
     study: dict[str, Any] = {}
     for key, value in tree.items():
         name = OTHER_NAMES.get(key, key)
-        keys = (*DEFAULTS, *WHAT_IFS)
+        keys = (*axes, *WHAT_IFS)
         if name not in keys:
             hint = nearest(str(key), keys) or f"known: {', '.join(keys)}"
             raise InputError(f"{where}: $.{plain(str(key))}: unknown key, {hint}")
@@ -150,7 +150,7 @@ def split_list(name: str, value: object) -> tuple[Any, ...]:
     return items
 
 
-def _names(name: str, value: object, notes: list[str]) -> tuple[Any, ...]:
+def name_axis(name: str, value: object, notes: list[str]) -> tuple[Any, ...]:
     if isinstance(value, tuple) and not value:
         raise InputError(f"{name}: missing; give one or more")
     items = split_list(name, value)
@@ -172,7 +172,7 @@ def distinct(items: Iterable[Any], notes: list[str], note: Callable[[Any], str])
     return unique
 
 
-def _sizes(name: str, value: object, least: int, notes: list[str]) -> Axis:
+def size_axis(name: str, value: object, least: int, notes: list[str]) -> Axis:
     """The values of an axis, in the order given, each once."""
     parts = [_part(name, part, least) for part in split_list(name, value)]
     count = sum(map(len, parts))

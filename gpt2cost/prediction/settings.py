@@ -27,6 +27,8 @@ Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
 
 PHASES = ("prefill", "decode", "both")
+TRAIN = "train"
+"""The phase of a sweep, or of a comparison, of training steps."""
 SIZE_FIELDS = {"batch": "batch_size", "seq": "seq_len", "cache": "cache_len"}
 """A size as a flag names it -> as a field."""
 LEAST = {"batch": 1, "seq": 1, "cache": 0}

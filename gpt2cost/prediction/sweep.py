@@ -1,7 +1,6 @@
 """Many predictions at once: a row per point of a grid, evaluated by broadcasting, block by block in constant memory.
 
-A block is one choice of everything but sizes, over a part of the sizes. Its columns keep the shape that they depend on
-until they are written: `host_s` of a block of (batch, seq, cache) may be an array of (1, seq, cache), a name just text.
+A block is one choice of everything but sizes, over a part of the sizes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -18,21 +17,14 @@ from gpt2cost.checks import check_flag
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, whole
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
 from gpt2cost.prediction.settings import How, Sizes, check_cached, check_device, check_sizes, is_decode
-from gpt2cost.result import Result
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest
 
-Column: TypeAlias = Any
-"""A scalar, or an array that broadcasts to its block's shape."""
-EXACT = 2.0**53
-"""Up to here a float64 holds every integer."""
-
-BLOCK_ROWS = 1 << 15
-"""Rows that are evaluated together: enough for numpy, and little memory."""
 INPUTS = (
     "model", "batch_size", "seq_len", "cache_len", "gpu", "dtype", "attn", "runtime", "logits", "use_cache",
     "cache_type",
@@ -52,29 +44,6 @@ KERNEL_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Block:
-    """Rows in the order of the flattened `shape`, without those where `keep` is false. `points`: of the grid."""
-
-    columns: Mapping[str, Column]
-    shape: tuple[int, ...]
-    keep: Any
-    points: int
-
-    def flat(self, name: str) -> Any:
-        """A column as an array of one element per row."""
-        return self.spread(np.asarray(self.columns[name]))
-
-    def spread(self, values: Any) -> Any:
-        """An array that broadcasts to `shape`, as one element per row."""
-        full = np.broadcast_to(values, self.shape)
-        return full.ravel() if self.keep is True else full[np.broadcast_to(self.keep, self.shape)]
-
-    @property
-    def rows(self) -> int:
-        return int(np.sum(np.broadcast_to(self.keep, self.shape)))
-
-
-@dataclass(frozen=True)
 class Choice:
     """One choice of everything but sizes."""
 
@@ -84,10 +53,10 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sweep(Result):
-    """What `sweep` returns. To go through it gives the rows, made as they are asked for."""
+class Sweep(Rows):
+    """What `sweep` returns."""
 
-    shown_by = "sweep"
+    inputs = INPUTS
 
     grid: Grid
     choices: tuple[Choice, ...]
@@ -103,18 +72,15 @@ class Sweep(Result):
             for part in _parts(self.grid, limit):
                 yield _block(choice, self, part)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return itertools.chain.from_iterable(map(block_rows, self.blocks()))
-
     @property
     def points(self) -> int:
         """How many points of the grid are evaluated."""
         return self.grid.sizes * len(self.choices)
 
-    def columns(self) -> dict[str, Any]:
-        """All rows as one array per column, of shape (rows,), as pandas, polars and pyarrow take them."""
-        blocks = list(self.blocks())
-        return {name: np.concatenate([block.flat(name) for block in blocks]) for name in self.names}
+    @property
+    def sizes(self) -> int:
+        """How many points each choice has."""
+        return self.grid.sizes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,19 +127,12 @@ def sweep(
     return Sweep(grid, tuple(choices), **checked, warnings=tuple(warnings))
 
 
-def block_rows(block: Block) -> Iterator[dict[str, Any]]:
-    """A block's rows as dictionaries of plain Python values."""
-    columns = [block.flat(name).tolist() for name in block.columns]
-    return (dict(zip(block.columns, values, strict=True)) for values in zip(*columns, strict=True))
-
-
 def plan(
     grid: Grid, model_changes: Mapping[str, Any] | None = None, hw_changes: Mapping[str, Any] | None = None
 ) -> tuple[list[Choice], list[str]]:
     """The choices that run, and warnings. Raises `InputError` for what cannot be loaded, and where none runs."""
     notes = list(grid.notes)
-    models = _loaded("model", (change_model(load_model(name), model_changes or {}) for name in grid.model), notes)
-    devices = _loaded("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in grid.gpu), notes)
+    models, devices = loaded_axes(grid.model, grid.gpu, model_changes, hw_changes, notes)
     check_sizes(*_broadcastable(grid.batch, grid.seq, grid.cache), grid.use_cache)
     running: list[Choice] = []
     reasons, partly = [], []
@@ -209,6 +168,16 @@ def _cannot_capture(choice: Choice, sizes: Sizes, phase: str) -> str:
     if all(np.all(where) for where, _ in fails):
         raise InputError(fails[0][1])
     return next((why for where, why in fails if np.any(where)), "")
+
+
+def loaded_axes(
+    model_names: Iterable[Any], gpus: Iterable[Any], model_changes: Mapping[str, Any] | None,
+    hw_changes: Mapping[str, Any] | None, notes: list[str],
+) -> tuple[list[Model], list[Hardware]]:  # fmt: skip
+    """The models and devices of two axes, changed; `notes` are told which names say the same."""
+    models = _loaded("model", (change_model(load_model(name), model_changes or {}) for name in model_names), notes)
+    devices = _loaded("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in gpus), notes)
+    return models, devices
 
 
 def _loaded(name: str, named: Iterable[Any], notes: list[str]) -> list[Any]:
@@ -281,18 +250,12 @@ def _side_by_side(parts: list[Any], rows: list[int]) -> Any:
     )
 
 
-def _whole(values: Any) -> Any:
-    """Floats that are whole numbers as integers, unless one is so large that a float no longer holds every integer."""
-    array = np.asarray(values)
-    return array.astype(np.int64) if array.dtype.kind == "f" and np.max(array) <= EXACT else array
-
-
 def _common(prediction: Prediction, phase: Phase) -> dict[str, Column]:
     memory = prediction.memory
     return {
         "phase": phase.phase,
-        "kv_len": _whole(phase.kv_len)[..., None],
-        "total_bytes": _whole(memory.total_bytes)[..., None],
+        "kv_len": whole(phase.kv_len)[..., None],
+        "total_bytes": whole(memory.total_bytes)[..., None],
         "fits": np.asarray(memory.fits)[..., None],
         "valid": (np.asarray(phase.kv_len) <= prediction.model.n_positions)[..., None],
         "trust": np.asarray(phase.totals.trust)[..., None],
@@ -308,7 +271,7 @@ def _pass_figures(prediction: Prediction, phase: Phase) -> dict[str, Column]:
     )  # fmt: skip
     return {
         **_common(prediction, phase),
-        **{name: _whole(getattr(phase.totals, name))[..., None] for name in counts},
+        **{name: whole(getattr(phase.totals, name))[..., None] for name in counts},
         **{name: np.asarray(getattr(phase.totals, name))[..., None] for name in others},
     }
 
@@ -331,10 +294,10 @@ def _kernel_figures(prediction: Prediction, phase: Phase) -> dict[str, Column]:
         "name": np.array([cost.row.path for cost in costs]),
         "op": np.array([cost.kernel.op for cost in costs]),
         "kind": np.array([cost.kernel.kind for cost in costs]),
-        "count": _whole(count),
-        "flops": _whole(flops),
-        "read_bytes": _whole(reads),
-        "write_bytes": _whole(writes),
+        "count": whole(count),
+        "flops": whole(flops),
+        "read_bytes": whole(reads),
+        "write_bytes": whole(writes),
         "device_s": device_s,
         "share": device_s / np.asarray(totals.device_s)[..., None],
         "bound": stacked(bounds),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpt2cost.errors import InputError, nearest
-from gpt2cost.prediction.sweep import BLOCK_ROWS, COLUMNS, KERNEL_COLUMNS, Block
+from gpt2cost.prediction.blocks import BLOCK_ROWS, Block
 
 
-def check_column(name: str, kernels: bool) -> None:
+def check_column(name: str, columns: Sequence[str]) -> None:
     """Raise `InputError` unless a sweep has the column that `name`, with or without a leading `-`, means."""
-    columns = KERNEL_COLUMNS if kernels else COLUMNS
     if name.removeprefix("-") not in columns:
         hint = nearest(name.removeprefix("-"), columns) or f"known: {', '.join(columns)}"
         raise InputError(f"sort: no column {name.removeprefix('-')!r}; {hint}")

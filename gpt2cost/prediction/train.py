@@ -20,6 +20,7 @@ from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.search import largest_where
 from gpt2cost.prediction.settings import Number
+from gpt2cost.prediction.train_communication import Communication, communicate
 from gpt2cost.prediction.train_memory import TrainMemory, memory_of
 from gpt2cost.prediction.train_settings import (
     Batch,
@@ -35,6 +36,7 @@ from gpt2cost.prediction.train_step import StepTimes, Work, step_times, step_wor
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
+from gpt2cost.timing.overlap import Bucket
 from gpt2cost.units import format_quantity
 
 MFU_CONVENTION = "nanoGPT: 6N + 12LCT FLOPs per token, N without position embeddings, over the dense peak"
@@ -116,17 +118,6 @@ class TrainPhase:
         return totals_of(self.pass_, own.hardware, own.train.how, sizes, tokens)
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """One all-reduce: its bytes, and when its gradients are ready, when it starts and when it ends: seconds from the
-    start of the last backward pass."""
-
-    bytes: int
-    ready_s: float
-    start_s: float
-    end_s: float
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Training(Result):
     """What `train` returns."""
@@ -187,6 +178,7 @@ def train(
     dropout: float | None = None,
     checkpointing: str = "none",
     zero: int | str = 0,
+    impl: str | None = None,
     tokens: float | None = None,
     steps: int | None = None,
     eval_every: int | None = None,
@@ -204,8 +196,10 @@ def train(
 
     Raises `InputError` for anything unknown, contradictory or impossible, with what would be right.
     """
-    how = check_train_how(precision, attn, runtime, optimizer, clip_grad_norm, checkpointing, zero, compile_inside_ddp)
-    loaded, hw = with_dropout(load_model(model), dropout), load_hardware(gpu)
+    how = check_train_how(
+        precision, attn, runtime, optimizer, clip_grad_norm, checkpointing, zero, compile_inside_ddp, impl
+    )
+    loaded, hw = with_dropout(load_model(model), dropout, impl), load_hardware(gpu)
     given = {
         "micro_batch": micro_batch, "grad_accum": grad_accum, "global_batch": global_batch,
         "global_tokens": global_tokens,
@@ -231,33 +225,39 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
 
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
     """`train` for settings that have been checked. Raises `InputError` where the device cannot run them."""
-    check_training(hw, how, model.head_dim)
+    how = how.on(model)
+    check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
-    exposed_s: Number = 0.0
+    sent = communicate(model, hw, how, batch, work, step_times(work, batch))
     host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
-    times = step_times(work, batch, exposed_s)
-    range_ = range_of(_latency_at(work, batch, exposed_s), hw, how.how, batch.sizes, host_sets_pace(host_s, device_s))
-    step = _step(model, hw, how, batch, work, times, (range_.low_s, range_.high_s), 0.0)
+    times = step_times(work, batch, sent.exposed_s)
+    latency_at = _latency_at(work, batch, sent.exposed_s)
+    range_ = range_of(latency_at, hw, how.how, batch.sizes, host_sets_pace(host_s, device_s))
+    step = _step(model, hw, how, batch, work, times, (range_.low_s, range_.high_s), sent)
     memory = memory_of(model, hw, how, batch)
     word = np.where(range_.trust == "measured", "calibrated", range_.trust)
     return Training(
-        model, hw, how, batch, length, work, step, memory, _run(batch, length, step, work), (),
+        model, hw, how, batch, length, work, step, memory, _run(batch, length, step, work), sent.buckets,
         as_python(word), as_python(range_.trust_from), tuple(_warnings(model, how, batch, memory)),
     )  # fmt: skip
 
 
 def _latency_at(work: Work, batch: Batch, exposed_s: Number) -> Any:
-    """A step's seconds as a function of factors on device and host; `UNSCORED` more either way."""
+    """A step's seconds as a function of factors on device and host; `UNSCORED` more either way. Communication takes the
+    device's."""
 
     def wider(factor: float) -> float:
         return factor / UNSCORED if factor < 1 else factor * UNSCORED
 
-    return lambda device, slower: step_times(work, batch, exposed_s, wider(device), wider(slower)).step_s
+    def latency_at(device: float, slower: float) -> Number:
+        return step_times(work, batch, wider(device) * exposed_s, wider(device), wider(slower)).step_s
+
+    return latency_at
 
 
 def _step(
     model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work, times: StepTimes,
-    span: tuple[Number, Number], communication_s: Number,
+    span: tuple[Number, Number], sent: Communication,
 ) -> Step:  # fmt: skip
     host_s, device_s, step_s = work.host_s(batch), work.summed("device_s", batch), times.step_s
     kernels = work.kernels(batch)
@@ -273,7 +273,7 @@ def _step(
         backward_s=as_python(times.backward_s),
         optimizer_s=as_python(times.optimizer_s),
         clip_s=as_python(times.clip_s),
-        communication_s=communication_s,
+        communication_s=as_python(sent.total_s),
         exposed_communication_s=as_python(times.exposed_s),
         device_s=as_python(device_s),
         host_s=as_python(host_s),

@@ -43,7 +43,7 @@ PARTS = tuple(field.name for field in fields(StepMemory) if field.name != "peak_
 
 
 def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> TrainMemory:
-    """The memory of a step. `batch.gpus` is one number."""
+    """The memory of a step."""
     accumulates = np.asarray(batch.grad_accum) > 1
     if accumulates.all() or not accumulates.any():
         held = _held(model, hw, train, batch, bool(accumulates.all()))
@@ -59,13 +59,16 @@ def _held(model: Model, hw: Hardware, train: TrainHow, batch: Batch, accumulates
     """The parts of a step's memory and where its peak stands; from ZeRO's second stage on GPUs share more than the
     moments."""
     options = train_options(model, train, hw)
-    table = train_rows(options, train.checkpointing, train.how.runtime)
+    table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
     values = symbol_values(model, train.precision, batch.sizes)
+    several = np.asarray(batch.gpus) > 1
     memory = step_memory(
         table, parameters(options, model.tie_word_embeddings), values, train.optimizer, accumulates=accumulates,
-        buckets=batch.gpus > 1 and train.zero < 2, shards=batch.gpus if train.zero else 1,
+        buckets=bool(several.any()) and train.zero < 2, shards=batch.gpus if train.zero else 1,
     )  # fmt: skip
     held = {name: getattr(memory, name) for name in (*PARTS, "peak_at")}
+    if several.ndim:
+        held["bucket_bytes"] = held["bucket_bytes"] * several
     for stage, name in ((2, "gradients_bytes"), (3, "parameters_bytes")):
         if train.zero >= stage:
             held[name] = -(-held[name] // batch.gpus)

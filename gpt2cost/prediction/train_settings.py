@@ -15,7 +15,7 @@ from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import How, Sizes, check_device
 from gpt2cost.table.config import Model
 from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, Checkpointing
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS, Checkpointing
 
 TRAIN_RUNTIMES = ("eager", "compile")
 ZERO_STAGES = ("0", "1", "2", "3", "fsdp")
@@ -77,6 +77,10 @@ class TrainHow:
     zero: int = 0
     compile_inside_ddp: bool = False
 
+    def on(self, model: Model) -> TrainHow:
+        """How `model` is trained: see `How.on`."""
+        return replace(self, how=self.how.on(model))
+
     @property
     def numbers(self) -> Precision:
         """What weights, activations and products are stored in."""
@@ -107,7 +111,7 @@ class RunLength:
 def check_train_how(
     precision: str = "bf16-mixed", attn: str = "sdpa", runtime: str = "eager", optimizer: str = "adamw",
     clip_grad_norm: float | None = 1.0, checkpointing: str = "none", zero: int | str = 0,
-    compile_inside_ddp: bool = False,
+    compile_inside_ddp: bool = False, impl: str | None = None,
 ) -> TrainHow:  # fmt: skip
     """The settings, every one checked. Raises `InputError` for the first that is wrong."""
     check_choice("precision", precision, tuple(PRECISIONS))
@@ -115,13 +119,15 @@ def check_train_how(
     check_choice("runtime", runtime, TRAIN_RUNTIMES)
     check_choice("optimizer", optimizer, OPTIMIZERS)
     check_choice("checkpointing", checkpointing, CHECKPOINTING)
+    if impl is not None:
+        check_choice("impl", impl, IMPLEMENTATIONS)
     stage = str(zero) if isinstance(zero, int) and not isinstance(zero, bool) else zero
     check_choice("zero", stage, ZERO_STAGES)
     clip = None if clip_grad_norm is None else check_positive("clip_grad_norm", clip_grad_norm)
     if check_flag("compile_inside_ddp", compile_inside_ddp) and runtime != "compile":
         raise InputError(f"compile_inside_ddp: needs runtime compile, got {runtime}")
     return TrainHow(
-        how=How(PRECISIONS[precision].dtype, attn, runtime),
+        how=How(PRECISIONS[precision].dtype, attn, runtime, impl=impl),  # type: ignore[arg-type]
         precision=precision,
         optimizer=optimizer,  # type: ignore[arg-type]
         clip_grad_norm=clip,
@@ -131,30 +137,49 @@ def check_train_how(
     )
 
 
-def with_dropout(model: Model, dropout: float | None) -> Model:
+def clip_norm(text: str) -> float | None:
+    """The norm that --clip-grad-norm says. Raises `InputError` for what is neither a number nor none."""
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"clip_grad_norm: expected a number or none, got {echo(text)}") from None
+
+
+def with_dropout(model: Model, dropout: float | None, impl: str | None = None) -> Model:
     """`model` with all three probabilities of dropout set; as its config says where `dropout` is None.
 
-    Raises `InputError` for what is no probability, and where some of them were set already.
+    nanoGPT's code has one probability for all, which is 0 unless someone says otherwise: those of a HuggingFace config
+    are not its own. Raises `InputError` for what is no probability, and where some of them were set already.
     """
+    own = {key: value for key, value in model.changes if key in PDROPS}
     if dropout is None:
-        return model
+        if impl != "nanogpt" or model.impl == "nanogpt" or own:
+            return model
+        dropout = 0.0
     number = isinstance(dropout, int | float | np.number) and not isinstance(dropout, bool)
     if not number or not 0.0 <= dropout < 1.0:
         raise InputError(f"dropout: expected a probability from 0 to below 1, got {echo(dropout)}")
-    for key, value in model.changes:
-        if key in PDROPS:
-            raise InputError(f"dropout: {dropout:g} is for all three, but set gives {key}={value}; give one of the two")
-    own = float(dropout)
-    return replace(model, embd_pdrop=own, attn_pdrop=own, resid_pdrop=own)
+    for key, value in own.items():
+        raise InputError(f"dropout: {dropout:g} is for all three, but set gives {key}={value}; give one of the two")
+    every = float(dropout)
+    return replace(model, embd_pdrop=every, attn_pdrop=every, resid_pdrop=every)
 
 
-def check_training(hardware: Hardware, train: TrainHow, head_dim: int) -> None:
+def one_dropout(model: Model) -> float | None:
+    """The probability of dropout where it is the same everywhere, else None."""
+    every = {float(getattr(model, name)) for name in PDROPS}
+    return every.pop() if len(every) == 1 else None
+
+
+def check_training(hardware: Hardware, train: TrainHow, model: Model) -> None:
     """Raise `InputError` where the device cannot run the precision, or the attention implementation."""
     peaks = hardware.compute.peak_flop_per_s
     if train.numbers.dtype not in peaks:
         names = ", ".join(name for name, numbers in PRECISIONS.items() if numbers.dtype in peaks)
         raise InputError(f"precision: {hardware.name} has no {train.numbers.dtype}; it runs {names}")
-    check_device(hardware, train.how, head_dim)
+    check_device(hardware, train.how, model.head_dim)
 
 
 # ---------------------------------------------------------------------------------------------- the batch

@@ -8,7 +8,7 @@ on, gradients are added to those that there are.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,12 +19,13 @@ from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_valu
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
 from gpt2cost.table.config import Model
-from gpt2cost.table.fusion import fuse
+from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.kernel import Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
-from gpt2cost.timing.queue import Steps, host, kernel
+from gpt2cost.table.training_fusion import fuse_training
+from gpt2cost.timing.queue import Steps, host, kernel, only_where
 
 FIXED_S = 1.5e-3
 """Host seconds of a step beside its kernels: the next batch is copied, gradients are set to None, the loss is read
@@ -32,24 +33,32 @@ FIXED_S = 1.5e-3
 AUTOGRAD = 1.6
 """What recording for autograd multiplies the host's cost of a forward pass by, and what an op of the backward pass
 costs the host beside one of a forward pass without it (a tiny GPT-2 on a CPU)."""
+LEAST_S = 1e-30
+"""Less than anything takes, and more than nothing."""
 COMPILED_AUTOGRAD = 39 / 14
 """The same of a call into compiled code (pytorch#122029)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The passes of a step on one GPU. `accumulate` adds a micro-step's gradients to those before it."""
+    """The passes of a step on one GPU. `accumulate` adds a micro-step's gradients to those before it; `to_buckets` and
+    `from_buckets` copy them where DDP sums them up."""
 
     forward: Pass
     backward: Pass
     accumulate: Pass
+    to_buckets: Pass
+    from_buckets: Pass
     clip: Pass
     optimizer: Pass
 
     def repeated(self, batch: Batch) -> Iterator[tuple[str, Number, Pass]]:
         """Each pass by name, and how often it comes in a step; without those that do not."""
-        accum = batch.grad_accum
-        counts = {"forward": accum, "backward": accum, "accumulate": accum - 1, "clip": 1, "optimizer": 1}
+        accum, shared = batch.grad_accum, _several(batch) * 1
+        counts = {
+            "forward": accum, "backward": accum, "accumulate": accum - 1, "to_buckets": shared, "from_buckets": shared,
+            "clip": 1, "optimizer": 1,
+        }  # fmt: skip
         for name, count in counts.items():
             own: Pass = getattr(self, name)
             if np.any(np.asarray(count) > 0) and own.rows:
@@ -78,12 +87,15 @@ class Work:
 class StepTimes:
     """Seconds of a step by the clock, and of its parts as the device comes to their end.
 
-    The parts sum to `step_s` less what the host takes before the first kernel and after the last one.
+    The parts sum to `step_s` less what the host takes before the first kernel and after the last one. `backward_s` is
+    with what adds gradients and copies them into buckets, `exposed_s` with what copies them back;
+    `last_backward_s`: of the last micro-step.
     """
 
     step_s: Number
     forward_s: Number
     backward_s: Number
+    last_backward_s: Number
     exposed_s: Number
     clip_s: Number
     optimizer_s: Number
@@ -96,37 +108,39 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
     """What selects the kernels of a micro-step."""
     dropout = tuple(name.removesuffix("_pdrop") for name in PDROPS if getattr(model, name) > 0)
     options = table_options(model, train.how, hw)
-    return replace(options, train=True, dropout=dropout, autocast=train.numbers.autocast)
+    tied = model.tie_word_embeddings
+    return replace(options, train=True, dropout=dropout, tied=tied, autocast=train.numbers.autocast)
 
 
 @lru_cache(maxsize=128)
-def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str) -> TrainingTable:
-    """The rows of the forward and of the backward pass as `runtime` launches them."""
+def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str, a_bytes: int) -> TrainingTable:
+    """The rows of the forward and of the backward pass as `runtime` launches them, with elements of `a_bytes`."""
     table = training_table(options, checkpointing)
-    if runtime not in COMPILED:
-        return table
-    forward, backward = (tuple(fuse(rows)) if rows else rows for rows in (table.forward, table.backward))
-    return TrainingTable(forward, backward)
+    return fuse_training(table, a_bytes) if runtime in COMPILED else table
 
 
 def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work:
     """Evaluate the training table and the machine model for the passes of one step."""
     how, precision = train.how, train.precision
     values = symbol_values(model, precision, batch.sizes)
+    hw = hw.under_load
     recording = replace(hw, host=with_autograd(hw.host))
 
     def run(rows: tuple[Row, ...], device: Hardware, runtime: str) -> Pass:
         return run_rows(rows, values, device, how.dtype, runtime)
 
     options, clips = train_options(model, train, hw), train.clip_grad_norm is not None
-    table = train_rows(options, train.checkpointing, how.runtime)
+    table = train_rows(options, train.checkpointing, how.runtime, train.numbers.a_bytes)
     tied, scaler = model.tie_word_embeddings, precision == "fp16-mixed"
     clip = clip_rows(options, tied, scaler) if clips else ()
     optimizer = optimizer_rows(train.optimizer, options, tied, scaler=scaler, clips=clips)
+    into, out = copy_rows(options, tied) if np.any(_several(batch)) and train.zero == 0 else ((), ())
     return Work(
         forward=run(table.forward, recording, how.runtime),
         backward=run(table.backward, recording, how.runtime),
         accumulate=run((), hw, "eager"),
+        to_buckets=run(into, hw, "eager"),
+        from_buckets=run(out, hw, "eager"),
         clip=run(clip, hw, "eager"),
         optimizer=run(optimizer, hw, "eager"),
     )
@@ -150,30 +164,39 @@ def step_times(
 
     `exposed_s`: what the device waits for communication after the last backward pass.
     """
-    passes = (work.forward, work.backward, work.accumulate, work.clip, work.optimizer)
-    forward, backward, add, clip, optimizer = (own.steps_at(device, slower) for own in passes)
-    host_costs = work.forward.host
-    start = host(FIXED_S * slower)
-    first = start.then(forward)
-    once = first.then(backward)
-    again = once.then(forward)
-    twice = again.then(backward).then(add)
-    micro = once.then(forward.then(backward).then(add).times(batch.grad_accum - 1))
-    averaged = micro.then(kernel(0.0, 0.0, exposed_s))
+    passes = (getattr(work, field.name) for field in fields(Work))
+    forward, backward, add, into, out, clip, optimizer = (own.steps_at(device, slower) for own in passes)
+    into, waits, out = (only_where(_several(batch), own) for own in (into, kernel(0.0, 0.0, exposed_s), out))
+    fixed_s = FIXED_S * slower
+    once = host(fixed_s).then(forward)
+    first = once.then(backward)
+    again = first.then(forward)
+    second = again.then(backward).then(add)
+    accumulated = first.then(forward.then(backward).then(add).times(batch.grad_accum - 1))
+    copied = accumulated.then(into)
+    averaged = copied.then(waits).then(out)
     clipped = averaged.then(clip)
     whole = clipped.then(optimizer)
-    forward_1, backward_1, forward_2, backward_2 = map(_device_end, (first, once, again, twice))
-    later_s = _device_end(micro) - backward_1
-    share = (forward_2 - backward_1) / np.maximum(backward_2 - backward_1, 1e-30)
-    forward_s = forward_1 - FIXED_S * slower + share * later_s
+    forward_1, backward_1, forward_2, backward_2 = map(_device_end, (once, first, again, second))
+    accumulated_s, copied_s, averaged_s, clipped_s = map(_device_end, (accumulated, copied, averaged, clipped))
+    later = (forward_2 - backward_1) / np.maximum(backward_2 - backward_1, LEAST_S)  # forward's share of them
+    forward_s = forward_1 - fixed_s + later * (accumulated_s - backward_1)
+    last_s = np.where(np.asarray(batch.grad_accum) > 1, backward_2 - forward_2, backward_1 - forward_1)
     return StepTimes(
-        step_s=np.maximum(*whole.end()) + host_costs.sync_s * slower,
+        step_s=np.maximum(*whole.end()) + work.forward.host.sync_s * slower,
         forward_s=forward_s,
-        backward_s=_device_end(micro) - FIXED_S * slower - forward_s,
-        exposed_s=_device_end(averaged) - _device_end(micro),
-        clip_s=_device_end(clipped) - _device_end(averaged),
-        optimizer_s=_device_end(whole) - _device_end(clipped),
+        backward_s=copied_s - fixed_s - forward_s,
+        last_backward_s=last_s + copied_s - accumulated_s,
+        exposed_s=averaged_s - copied_s,
+        clip_s=clipped_s - averaged_s,
+        optimizer_s=_device_end(whole) - clipped_s,
     )
+
+
+def _several(batch: Batch) -> Any:
+    """Whether there are several GPUs: True or False, or an array of them."""
+    several = np.asarray(batch.gpus) > 1
+    return several if several.ndim else bool(several)
 
 
 def _device_end(steps: Steps) -> Any:

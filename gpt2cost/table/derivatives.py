@@ -49,7 +49,9 @@ def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, first: str = "w
 def _addmm(tape: Tape, grad: Grad) -> Gives:
     x, weight, bias = tape.kernel.inputs
     of_x, of_weight = _products(tape, grad, x, weight, first="input")
-    return [(bias, grad), (x, of_x), (weight, of_weight)]
+    total = tape.part(bias)
+    tape.emit("grad_bias", "sum", "reduction", (grad.tensor,), (total,), elements(grad.tensor))
+    return [(bias, Grad(total)), (x, of_x), (weight, of_weight)]
 
 
 def _mm(tape: Tape, grad: Grad) -> Gives:
@@ -67,13 +69,10 @@ def _baddbmm(tape: Tape, grad: Grad) -> Gives:
 
 def _native_layer_norm(tape: Tape, grad: Grad) -> Gives:
     """Twice the arithmetic of the forward."""
-    x, *weights = tape.kernel.inputs
-    _, mean, rstd = tape.kernel.outputs
+    (x, *weights), (_, mean, rstd) = tape.kernel.inputs, tape.kernel.outputs
     parts = tuple(map(tape.part, tape.kernel.inputs))
-    tape.emit(
-        "backward", "native_layer_norm_backward", "reduction", (grad.tensor, x, mean, rstd, *weights), parts,
-        2 * tape.kernel.flops,
-    )  # fmt: skip
+    reads = (grad.tensor, x, mean, rstd, *weights)
+    tape.emit("backward", "native_layer_norm_backward", "reduction", reads, parts, 2 * tape.kernel.flops)
     return [(tensor, Grad(part)) for tensor, part in zip(tape.kernel.inputs, parts, strict=True)]
 
 
@@ -184,7 +183,10 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
         parts = tuple(map(tape.part, kernel.inputs))
         reads = (grad.tensor, *kernel.inputs, *kernel.outputs)
         flops = 10 * kernel.shape.batch * kernel.shape.heads * kernel.shape.new_tokens * kernel.shape.kv_len
-        tape.emit("backward", op, "attention", reads, parts, flops * kernel.shape.head_dim, kernel.shape)
+        tape.emit(
+            "backward", op, "attention", reads, parts, flops * kernel.shape.head_dim,
+            replace(kernel.shape, backward=True),
+        )  # fmt: skip
         return [
             (x, Grad(part, kernel.when, kernel.when if keeps_layout and x.by_head else NEVER))
             for x, part in zip(kernel.inputs, parts, strict=True)

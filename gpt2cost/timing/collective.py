@@ -18,6 +18,7 @@ src/graph/tuning.cc).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 
@@ -30,11 +31,12 @@ def all_reduce_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nod
 
     Raises `InputError` for more GPUs than a node has, and for several nodes without a network.
     """
-    size_bytes, gpus, nodes = np.broadcast_arrays(np.asarray(size_bytes, dtype=np.float64), gpus, nodes)
-    seconds = np.zeros(size_bytes.shape)
-    for count, of in np.unique(np.stack([gpus.ravel(), nodes.ravel()]), axis=1).T:
+    size_bytes, gpus, nodes = np.asarray(size_bytes, dtype=np.float64), np.asarray(gpus), np.asarray(nodes)
+    seconds: Array = np.zeros(())
+    for count, of in product(np.unique(gpus), np.unique(nodes)):
         here = (gpus == count) & (nodes == of)
-        seconds[here] = _all_reduce_s(interconnect, size_bytes[here], int(count), int(of))
+        if np.any(here):
+            seconds = np.where(here, _all_reduce_s(interconnect, size_bytes, int(count), int(of)), seconds)
     return seconds[()]
 
 

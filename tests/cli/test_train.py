@@ -171,7 +171,7 @@ def test_tables_fit_the_width(width: int) -> None:
         (["--tokens", "10e9", "--steps", "5"], "tokens: 10000000000 / 1024 a step = 9765625 steps, but steps is 5"),
         (["--eval-every", "5"], "eval_every: needs the length of the run, steps or tokens"),
         (["--steps", "5", "--eval-batches", "5"], "eval_batches: needs eval_every"),
-        (["--clip-grad-norm", "much"], "--clip-grad-norm: expected a number or none, got 'much'"),
+        (["--clip-grad-norm", "much"], "clip_grad_norm: expected a number or none, got 'much'"),
         (["--group", "all"], "group: expected one of kernel, module, layer"),
         (["--precision", "fp8"], "precision: expected one of fp32, tf32, bf16-mixed, fp16-mixed, bf16"),
         (["--seq", "2048", "--strict"], "seq: 2048 exceeds n_positions 1024 of distilgpt2"),
@@ -210,3 +210,44 @@ def test_help_lists_it(gpt2cost: Any) -> None:
     assert re.search(r"train\s.*Predict a training step", gpt2cost("--help").out)
     for flag in ("--micro-batch", "--global-tokens", "--precision", "--zero", "--eval-every", "--price-per-hour"):
         assert flag in gpt2cost("train", "--help").out
+
+
+SWEEP = ["sweep", "--phase", "train", "--model", "distilgpt2", "--gpu", "a100", "--seq", "64"]
+
+
+def test_sweep(gpt2cost: Any) -> None:
+    flags = [*SWEEP, "--gpus", "1,2", "--micro-batch", "1-4*2", "--global-batch", "8", "--precision", "fp32,bf16-mixed"]
+    rows = list(csv.DictReader(io.StringIO(gpt2cost(*flags, "--format", "csv").out)))
+    assert len(rows) == 12
+    one = document_of(gpt2cost, *TRAIN, "--seq", "64", "--gpus", "2", "--micro-batch", "2", "--grad-accum", "2",
+                      "--precision", "fp32")  # fmt: skip
+    same = [row for row in rows if (row["gpus"], row["micro_batch"], row["precision"]) == ("2", "2", "fp32")]
+    assert float(same[0]["step_s"]) == pytest.approx(one["step"]["step_s"])
+    fastest = gpt2cost(*flags, "--format", "csv", "--sort", "-tokens_per_s", "--top", "1").out.splitlines()
+    assert len(fastest) == 2
+    text = gpt2cost(*flags).out.splitlines()
+    assert text[0].startswith("model distilgpt2, gpu a100-sxm-80gb, seq 64, global_batch 8, global_tokens 512")
+    assert re.match(r"gpus +micro_batch +grad_accum +precision +(trust +)?step ", text[2])
+
+
+def test_a_study_of_training(gpt2cost: Any, tmp_path: Any) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("phase: train\nmodel: distilgpt2\ngpu: a100\nmicro_batch: [1, 2]\nseq: 64\nset: {n_layer: 2}\n")
+    out = gpt2cost("sweep", "--grid", study, "--format", "jsonl").out
+    assert [json.loads(line)["micro_batch"] for line in out.splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([*SWEEP, "--batch", "1,2"], "--batch: not of training"),
+        ([*SWEEP, "--dtype", "fp16"], "--dtype: not of training"),
+        ([*SWEEP, "--kernels"], "--kernels: not of training"),
+        ([*SWEEP, "--no-use-cache"], "--no-use-cache: not of training"),
+        (["sweep", "--model", "gpt2", "--gpu", "a100", "--micro-batch", "1"], "--micro-batch: goes with --phase train"),
+        ([*SWEEP, "--sort", "latency_s"], "sort: no column 'latency_s'"),
+        ([*SWEEP, "--clip-grad-norm", "much"], "clip_grad_norm: expected a number or none, got 'much'"),
+    ],
+)
+def test_a_sweep_that_is_refused(flags: list[str], message: str, gpt2cost: Any) -> None:
+    assert_refused(gpt2cost(*flags), message)

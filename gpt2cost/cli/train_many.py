@@ -1,0 +1,79 @@
+"""Flags of training that take several values, for `sweep` and `compare` with `--phase train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from gpt2cost.cli.flags import choices
+from gpt2cost.device.dtypes import PRECISIONS
+from gpt2cost.errors import InputError
+from gpt2cost.prediction.train_settings import ZERO_STAGES, clip_norm
+from gpt2cost.table.optimizer import OPTIMIZERS
+from gpt2cost.table.options import CHECKPOINTING
+
+PANEL = "With --phase train"
+"""These flags have a part of the help to themselves."""
+
+
+def _sizes(flag: str, help: str) -> Any:
+    return typer.Option(flag, help=help, rich_help_panel=PANEL)
+
+
+def _names(flag: str, names: tuple[str, ...], default: str) -> Any:
+    option = choices(flag, names, default)
+    option.rich_help_panel = PANEL
+    return option
+
+
+@dataclass(eq=False, repr=False)
+class TrainListFlags:
+    """What a training step takes, and how it is run: lists and ranges."""
+
+    gpus: Annotated[str | None, _sizes("--gpus", "All GPUs: 1,8, 8-128*2.")] = None
+    nodes: Annotated[str | None, _sizes("--nodes", "Machines that they are in.")] = None
+    micro_batch: Annotated[str | None, _sizes("--micro-batch", "Sequences of one pass on one GPU: 1-64*2.")] = None
+    grad_accum: Annotated[str | None, _sizes("--grad-accum", "Passes of a step, on each GPU.")] = None
+    global_batch: Annotated[str | None, _sizes("--global-batch", "Sequences of a step, on all GPUs.")] = None
+    global_tokens: Annotated[str | None, _sizes("--global-tokens", "Tokens of a step, on all GPUs.")] = None
+    precision: Annotated[str | None, _names("--precision", tuple(PRECISIONS), "bf16-mixed")] = None
+    optimizer: Annotated[str | None, _names("--optimizer", OPTIMIZERS, "adamw")] = None
+    checkpointing: Annotated[str | None, _names("--checkpointing", CHECKPOINTING, "none")] = None
+    zero: Annotated[str | None, _names("--zero", ZERO_STAGES, "0")] = None
+    clip_grad_norm: Annotated[
+        str | None,
+        typer.Option("--clip-grad-norm", help="A number or none.", show_default="1.0", rich_help_panel=PANEL),
+    ] = None
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            "--dropout", help="Probability, of all three.", show_default="the config's", rich_help_panel=PANEL
+        ),
+    ] = None
+    compile_inside_ddp: Annotated[
+        bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)).", rich_help_panel=PANEL)
+    ] = False
+
+    def given(self) -> dict[str, Any]:
+        """The flags that are given, as `make_train_grid` takes them."""
+        flags = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, False)}
+        if "clip_grad_norm" in flags:
+            flags["clip_grad_norm"] = clip_norm(flags["clip_grad_norm"]) or "none"
+        return flags
+
+
+def refuse(given: Mapping[str, Any], why: str) -> None:
+    """Raise `InputError` for the first of some flags that is given: not None, and not False."""
+    for name, value in given.items():
+        if value not in (None, False):
+            raise InputError(f"--{name.replace('_', '-')}: {why}")
+
+
+NOT_OF_TRAINING = (
+    "not of training, which takes --micro-batch, --seq and --precision, and keeps no cache: see --phase train"
+)
+ONLY_TRAINING = "goes with --phase train alone"
