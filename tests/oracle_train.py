@@ -176,11 +176,14 @@ def step(
 ) -> Step:
     """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
-    return traced_step(build(config, attn, dtype), lambda model: model(ids, labels=ids).loss, autocast)
+    answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
+    return traced_step(build(config, attn, dtype), lambda model: model(ids, labels=ids).loss, autocast, answer)
 
 
-def traced_step(model: Any, loss_of: Callable[[Any], Any], autocast: torch.dtype | None = None) -> Step:
-    """One micro-step of any model on the meta device."""
+def traced_step(
+    model: Any, loss_of: Callable[[Any], Any], autocast: torch.dtype | None = None, answer: bool = True
+) -> Step:
+    """One micro-step of any model on the meta device, which is told `answer` of a tensor's values."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     saved: dict[int, Any] = {}
 
@@ -191,7 +194,7 @@ def traced_step(model: Any, loss_of: Callable[[Any], Any], autocast: torch.dtype
         return tensor
 
     with StepTrace(model) as record, trained_flash_attention():
-        record.answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
+        record.answer = answer
         with GPUFront(autocast), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = loss_of(model)
         forward = list(record.launches)
