@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import oracle
+import pytest
 import torch
 from oracle import Launch, Trace, default_dtype, gemm_shape, stored_bytes, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -175,7 +177,8 @@ def step(
             saved[storage._cdata] = storage, tuple(tensor.shape), tensor.dtype
         return tensor
 
-    with StepTrace(model) as record:
+    with StepTrace(model) as record, trained_flash_attention():
+        record.answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
         with GPUFront(autocast), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = model(ids, labels=ids).loss
         forward = list(record.launches)
@@ -184,6 +187,20 @@ def step(
     model.zero_grad(set_to_none=True)
     kept = [(shape, dtype, storage.nbytes()) for storage, shape, dtype in saved.values()]
     return Step(forward, list(record.launches), sum(size for *_, size in kept), kept)
+
+
+def flash_attn_func(query: Any, key: Any, value: Any, dropout_p: float = 0.0, **kwargs: Any) -> Any:
+    """Stands for the flash-attn package's kernel, which takes (batch, tokens, heads, head_dim)."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, kwargs.get("causal", False))[0].transpose(1, 2)
+
+
+@contextlib.contextmanager
+def trained_flash_attention() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "flash_attn_func", flash_attn_func)
+        with oracle.stubbed_flash_attention():
+            yield
 
 
 class NoFront(TorchFunctionMode):

@@ -108,7 +108,7 @@ class Tape:
     def validated(self, tensor: Tensor, grad: Grad) -> Grad:
         made, label = grad.tensor, short_name(tensor)
         if elements(made) != elements(tensor):
-            size = elements(tensor) * symbol(element(tensor if self.wide(made) == self.wide(tensor) else made))
+            size = elements(tensor) * symbol(element(made))
             total = replace(self.part(tensor), bytes=size, view_of=made.name)
             shrinks = elements(made) > elements(tensor)
             self.emit(f"grad_{label}", "sum", "reduction", (made,), (total,), elements(made), when=shrinks)

@@ -32,8 +32,8 @@ LAYER = "transformer.h.{i}."
 class Gradient:
     """A gradient of one parameter: `name` as `named_parameters()` has it.
 
-    It is complete when the row at the place `row` has run for the `turn`-th time, from 0; rows that follow one another
-    with the same count take turns, as the layers of a model do.
+    It is complete when the row at the place `row` has run for the `turn`-th time, from 0: the rows of the repeated
+    block take turns.
     """
 
     name: str
@@ -43,16 +43,27 @@ class Gradient:
 
 
 def gradients(rows: Sequence[Row], options: TableOptions, tied: bool, values: Mapping[str, Any]) -> list[Gradient]:
-    """The gradients that the rows of a backward pass make, in the order in which they are complete."""
-    completed, sections = _completed(tuple(rows)), _sections(rows)
-    found = []
+    """The gradients that the rows of a backward pass make, in the order in which they are complete.
+
+    A linear's node hands its gradients on when it has them all, and the bias's first.
+    """
+    completed = _completed(tuple(rows))
+    section_of = {place: number for number, section in enumerate(sections(rows)) for place in section}
+    layers = int(values["num_layers"])
+    found: list[tuple[tuple[int, int, int, bool], Gradient]] = []
     for parameter in parameters(options, tied):
-        row = completed[_within_model(parameter.name)]
+        name = _within_model(parameter.name)
+        module = name.rpartition(".")[0]
+        weight, bias = (completed.get(f"{module}.{leaf}") for leaf in ("weight", "bias"))
+        row, first = completed[name], False
+        if weight is not None and bias is not None and weight != bias:  # other than a layer norm's
+            row, first = max(weight, bias), name.endswith(".bias")
         size_bytes = int((parameter.elements * w).evaluate(values))
         for turn in range(int(parameter.count.evaluate(values))):
-            layer = int(values["num_layers"]) - 1 - turn  # the last layer's come first
-            found.append(Gradient(parameter.name.replace("{i}", str(layer)), size_bytes, row, turn))
-    return sorted(found, key=lambda gradient: (sections[gradient.row], gradient.turn, gradient.row))
+            layer = str(layers - 1 - turn)  # the last layer's turn comes first
+            made = Gradient(parameter.name.replace("{i}", layer), size_bytes, row, turn)
+            found.append(((section_of[row], turn, row, not first), made))
+    return [gradient for _, gradient in sorted(found, key=lambda item: item[0])]
 
 
 @lru_cache(maxsize=32)
@@ -71,12 +82,10 @@ def _within_model(name: str) -> str:
     return name.replace(LAYER, "").removeprefix("transformer.")
 
 
-def _sections(rows: Sequence[Row]) -> list[int]:
-    """The number of each row's section: rows that follow one another with the same count."""
-    numbers: list[int] = []
-    for number, (_, section) in enumerate(groupby(rows, key=lambda row: row.count)):
-        numbers += [number for _ in section]
-    return numbers
+def sections(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """The places of the rows before the repeated block, in it, and after it."""
+    for _, section in groupby(range(len(rows)), key=lambda place: rows[place].count == 1):
+        yield list(section)
 
 
 def buckets(

@@ -49,7 +49,9 @@ def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, first: str = "w
 def _addmm(tape: Tape, grad: Grad) -> Gives:
     x, weight, bias = tape.kernel.inputs
     of_x, of_weight = _products(tape, grad, x, weight, first="input")
-    return [(bias, grad), (x, of_x), (weight, of_weight)]
+    total = tape.part(bias)
+    tape.emit("grad_bias", "sum", "reduction", (grad.tensor,), (total,), elements(grad.tensor))
+    return [(bias, Grad(total)), (x, of_x), (weight, of_weight)]
 
 
 def _mm(tape: Tape, grad: Grad) -> Gives:

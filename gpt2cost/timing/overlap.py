@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from gpt2cost.table.ddp import Gradient, buckets
+from gpt2cost.table.ddp import Gradient, buckets, sections
 from gpt2cost.table.kernel import Row
 from gpt2cost.timing.terms import Array
 
@@ -41,29 +41,17 @@ def ready_times(
     rows: Sequence[Row], device_s: Sequence[Array], values: Mapping[str, Any], wanted: Sequence[Gradient]
 ) -> list[Array]:
     """Seconds into the backward pass after which each gradient is complete; `device_s`: of one launch of each row."""
-    starts, ends, spans = _sections(rows, device_s, values)
-    return [starts[each.row] + each.turn * spans[each.row] + ends[each.row] for each in wanted]
-
-
-def _sections(
-    rows: Sequence[Row], device_s: Sequence[Array], values: Mapping[str, Any]
-) -> tuple[list[Array], list[Array], list[Array]]:
-    """Of each row: when its section starts, when the row ends from there, and how long one turn of the section is."""
-    starts: list[Array] = []
-    ends: list[Array] = []
-    spans: list[Array] = []
-    now: Array = 0.0
-    for count, section in groupby(zip(rows, device_s, strict=True), key=lambda item: item[0].count):
-        span: Array = 0.0
-        placed = 0
-        for row, seconds in section:
-            span = span + np.where(row.step.when.evaluate(values), seconds, 0.0)
-            ends.append(span)
-            placed += 1
-        starts += [now] * placed
-        spans += [span] * placed
-        now = now + count.evaluate(values) * span
-    return starts, ends, spans
+    start: Array = 0.0
+    times: dict[tuple[int, int], Array] = {}
+    for places in sections(rows):
+        seconds = [np.where(rows[place].step.when.evaluate(values), device_s[place], 0.0) for place in places]
+        ends = dict(zip(places, accumulate(seconds), strict=True))
+        span = ends[places[-1]]
+        for each in wanted:
+            if each.row in ends:
+                times[each.row, each.turn] = start + each.turn * span + ends[each.row]
+        start = start + sum(rows[p].count.evaluate(values) * s for p, s in zip(places, seconds, strict=True))
+    return [times[each.row, each.turn] for each in wanted]
 
 
 def reduced(sizes: Sequence[int], ready_s: Sequence[Array], all_reduce_s: Any) -> Iterator[Bucket]:

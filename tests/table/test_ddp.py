@@ -19,10 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt2cost.table.citations import resolve
 from gpt2cost.table.config import load_model
-from gpt2cost.table.ddp import BUCKET_BYTES, FIRST_BUCKET_BYTES, buckets, copy_rows, volumes
+from gpt2cost.table.ddp import BUCKET_BYTES, FIRST_BUCKET_BYTES, buckets, copy_rows, gradients, volumes
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.table.optimizer import parameters
 from gpt2cost.table.options import TableOptions
+from gpt2cost.table.training import training_table
+from gpt2cost.timing.overlap import ready_times
 
 
 def assigned(sizes: list[int]) -> list[list[int]]:
@@ -109,10 +111,12 @@ def test_a_real_data_parallel_step(one_process: None) -> None:
     named = [(name, stored_bytes(p)) for name, p in real.named_parameters()]
     sizes = [named[i][1] for places in arrived for i in places]
     assert [len(places) for places in buckets(sizes, 2**20, 2**20)] == [len(places) for places in arrived]
-    assert named[arrived[-1][-1]][0] == "transformer.wte.weight"
-
     own, rows = load_model(config), copy_rows(TableOptions())
     sizes_of = values(own, "fp32", 2, 8, 0)
+    options = TableOptions(attn="eager", train=True)
+    ours = gradients(training_table(options).backward, options, True, sizes_of)
+    assert [(g.name, g.size_bytes) for g in ours] == [named[i] for places in arrived for i in places]
+
     for op, made in zip(("mul", "copy_"), rows, strict=True):
         seen = Counter(written for name, written in ops.written if name == op and written in sizes)
         ours: Counter[int] = Counter()
@@ -124,6 +128,24 @@ def test_a_real_data_parallel_step(one_process: None) -> None:
         assert ours == Counter(sizes)
         assert all(seen[size] >= count for size, count in ours.items())
     assert sum(name == "copy_" for name, _ in ops.written) == len(named)
+
+
+def test_a_row_completes_each_gradient() -> None:
+    """Also with autocast, whose casts come last: each gradient is written by the row that it names."""
+    model = load_model("gpt2")
+    sizes = values(model, "fp32", 1, 8, 0)
+    for autocast in (False, True):
+        options = TableOptions(train=True, autocast=autocast)
+        rows = training_table(options).backward
+        found = gradients(rows, options, True, sizes)
+        assert len(found) == 148
+        assert sum(gradient.size_bytes for gradient in found) == 4 * model.parameters
+        assert [found[0].name, found[-1].name] == ["transformer.ln_f.weight", "transformer.wte.weight"]
+        layers = [int(gradient.name.split(".")[2]) for gradient in found if ".h." in gradient.name]
+        assert layers == sorted(layers, reverse=True)
+        times = ready_times(rows, [1.0] * len(rows), sizes, found)
+        assert times == sorted(times)
+        assert times[-1] == sum(row.count.evaluate(sizes) * row.step.when.evaluate(sizes) for row in rows)
 
 
 def test_where_the_reducer_is_made() -> None:

@@ -132,3 +132,21 @@ def test_conditions_take_arrays(pair: Pair, at: list[dict[str, int]]) -> None:
 def test_a_condition_is_not_a_truth_value() -> None:
     with pytest.raises(TypeError, match="evaluate"):
         bool(X > 1)
+
+
+def test_a_formula_and_a_condition_with_some_symbols_known() -> None:
+    assert (2 * X * Y + Y).where({"x": 3}) == 7 * Y
+    assert (X * X * Y).where({"x": Y + 1}) == Y * Y * Y + 2 * Y * Y + Y
+    condition = ((X > 1) & (Y > 0)) | (Y < X)
+    for x, y in ((0, 0), (0, 2), (2, 1), (3, 5)):
+        assert condition.where({"y": y}).evaluate({"x": x}) == condition.evaluate({"x": x, "y": y})
+    assert (X > 1).where({"x": 2}) == ALWAYS
+    assert (X > 1).where({"x": 1}) == NEVER
+
+
+def test_conditions_that_exclude_each_other() -> None:
+    assert (X > 1).excludes(~(X > 1))
+    assert ((X > 1) & (Y > 0)).excludes(X.at_most(1))
+    assert not (X > 1).excludes(Y > 0)
+    assert NEVER.excludes(ALWAYS)
+    assert not ALWAYS.excludes(ALWAYS)

@@ -26,6 +26,13 @@ PRECISIONS = {
 DROPOUT = {"embd": "embd_pdrop", "attn": "attn_pdrop", "resid": "resid_pdrop"}
 
 
+STAND_INS = {
+    "flash_attn_func": "_scaled_dot_product_flash_attention",
+    "flash_attn_backward": "_scaled_dot_product_flash_attention_backward",
+}
+"""Kernels of the flash-attn package -> torch's, which the trace has in their place."""
+
+
 def dropping(*places: str) -> dict[str, float]:
     return {name: 0.1 if place in places else 0.0 for place, name in DROPOUT.items()}
 
@@ -35,6 +42,7 @@ def table_of(config: GPT2Config, attn: str, precision: str) -> TrainingTable:
         attn,  # type: ignore[arg-type]
         config.activation_function,
         config.reorder_and_upcast_attn,
+        config.use_cache,
         train=True,
         dropout=tuple(place for place, name in DROPOUT.items() if getattr(config, name)),
         tied=config.tie_word_embeddings,
@@ -62,7 +70,7 @@ def assert_equal(
     kernels: list[tuple[str, Kernel]], launches: list[Launch], sizes: dict[str, int], modules: bool
 ) -> None:
     launched = [(module, kernel) for module, kernel in kernels if kernel.when.evaluate(sizes)]
-    assert [kernel.op for _, kernel in launched] == [launch.op for launch in launches]
+    assert [STAND_INS.get(kernel.op, kernel.op) for _, kernel in launched] == [launch.op for launch in launches]
     if modules:
         assert [module for module, _ in launched] == [launch.module for launch in launches]
     for (module, kernel), launch in zip(launched, launches, strict=True):
@@ -184,3 +192,30 @@ def test_flops_of_the_backward(attn: str, ratio: float) -> None:
     attention, linear = flops(("bmm", "attention")), flops(("gemm",))
     assert sum(attention) == ratio * attention[0]
     assert sum(linear) == 3 * linear[0]
+
+
+@pytest.mark.parametrize(("attn", "upcast"), [("sdpa", False), ("eager", False), ("eager", True)])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_corner_of_the_sizes(precision: str, attn: str, upcast: bool) -> None:
+    """Where a dimension is 1, copies are views and sums are of one term."""
+    for heads in (1, 3):
+        for batch in (1, 2):
+            for seq in (1, 2, 7) if (precision, attn) != ("fp32", "sdpa") else (32,):
+                config = tiny(n_layer=1, n_head=heads, reorder_and_upcast_attn=upcast, **dropping())
+                assert_table_equals_step(config, attn, precision, batch, seq)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_without_a_cache(precision: str, attn: str) -> None:
+    for batch in (1, 4):
+        config = tiny(n_layer=2, use_cache=False, **dropping(*DROPOUT))
+        assert_table_equals_step(config, attn, precision, batch, 32)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16"])
+def test_flash_attention_2(precision: str) -> None:
+    """With torch's kernel in place of that of the flash-attn package."""
+    for batch in (1, 4):
+        config = tiny(n_layer=2, **dropping(*DROPOUT))
+        assert_table_equals_step(config, "flash_attention_2", precision, batch, 32)
