@@ -17,15 +17,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, Monomial
 from gpt2cost.table.kernel import Free, Kernel, Parameter, Row, Tensor
 from gpt2cost.table.optimizer import Optimizer, element_count
 from gpt2cost.table.symbols import w
 from gpt2cost.table.training import TrainingTable
 
-HELD = ("logits", "key", "value")
-"""What the model returns beside the loss, and the caller's variable keeps: the logits, and the cache of a pass that
-uses one."""
+HELD = ("logits", "key", "value", "loss", "loss.grad")
+"""What the caller's variables keep until the backward pass is through: what the model returns (the loss, the logits,
+and the cache of a pass that uses one), and what `backward()` starts from."""
+
+
+AGAIN = " again"
+"""The end of the name of a tensor that checkpointing makes a second time."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def step_memory(
     moments = -(-2 * weights // shards)
     kept = weights if accumulates else 0
     peaks = _peaks(table, accumulates)
-    parts = {part: [_evaluate(peak.parts[part], values) for peak in peaks] for part in PASS_PARTS}
+    known, layers = _term_values(peaks, values), values["num_layers"]
+    parts = {part: [_evaluate(peak.parts[part], known, layers) for peak in peaks] for part in PASS_PARTS}
     totals = [sum(own) + kept for own in zip(*parts.values(), strict=True)]
     names = [peak.name for peak in peaks]
     # AdamW's foreach step has a temporary as large as the weights that one call takes; the fused one has none
@@ -98,18 +104,17 @@ def step_memory(
     )
 
 
-def _evaluate(terms: tuple[Terms, Terms], values: Mapping[str, Any]) -> Any:
-    one, more = (
-        sum(
-            (
-                Formula({monomial: factor}).evaluate(values) * _as_number(when.evaluate(values))
-                for (monomial, when), factor in some.items()
-            ),
-            0,
-        )
-        for some in terms
-    )
-    return one + (values["num_layers"] - 1) * more
+def _term_values(peaks: Sequence[_Peak], values: Mapping[str, Any]) -> dict[tuple[Monomial, Condition], Any]:
+    """The value of each term that occurs in the peaks, evaluated once."""
+    keys = {key for peak in peaks for some in peak.parts.values() for terms in some for key in terms}
+    holds = {when: _as_number(when.evaluate(values)) for _, when in keys}
+    sizes = {monomial: Formula({monomial: 1}).evaluate(values) for monomial, _ in keys}
+    return {(monomial, when): sizes[monomial] * holds[when] for monomial, when in keys}
+
+
+def _evaluate(terms: tuple[Terms, Terms], known: Mapping[tuple[Monomial, Condition], Any], layers: Any) -> Any:
+    one, more = (sum((factor * known[key] for key, factor in some.items()), 0) for some in terms)
+    return one + (layers - 1) * more
 
 
 def _as_number(truth: Any) -> Any:
@@ -173,7 +178,10 @@ class _Layout:
         self.forward, self.backward = _parts(table.forward), _parts(table.backward)
         self.in_forward, self.in_backward = _made(self.forward[1]), _made(self.backward[1])
         self.before = _made(self.forward[0])
-        self.weights = {t.name for row in table.forward for t in _used(row.step) if t.is_weight}
+        self.weights = weight_names(table.forward)
+        self.gradients = weight_gradients(table.forward, table.backward)
+        every = (table.forward, table.backward)
+        self.made = set().union(*map(_made, every))
         block = [tensor for row in self.forward[1] for tensor in _used(row.step)]
         self.carried = {t.name: t.view_of for t in block if t.name in self.before and t.view_of in self.in_forward}
 
@@ -195,9 +203,11 @@ class _Layout:
         name = self.in_first_pass if phase == "forward" else self.in_second_pass
 
         def called(tensor: Tensor) -> Tensor:
-            is_view = tensor.view_of and tensor.name not in self.carried
-            view_of = name(tensor.view_of, layer, inside) if is_view else ""
-            return replace(tensor, name=name(tensor.name, layer, inside), view_of=view_of)
+            own = name(tensor.name, layer, inside)
+            if not tensor.view_of or tensor.name in self.carried:
+                return replace(tensor, name=own, view_of="")
+            view_of = name(tensor.view_of, layer, inside)
+            return replace(tensor, name=own if tensor.name in self.made else f"{own} of {view_of}", view_of=view_of)
 
         made = row.step.outputs if isinstance(row.step, Kernel) else ()
         return _Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
@@ -214,7 +224,7 @@ class _Layout:
             if inside and layer < self.layers and name == f"{out}.grad":
                 return f"{into}.grad@{layer + 1}"
         if name in self.in_backward:
-            return f"{name}@{layer}" + (" again" if name in self.in_forward else "")
+            return f"{name}@{layer}" + (AGAIN if name in self.in_forward else "")
         return self.in_first_pass(name, layer, inside)
 
 
@@ -250,7 +260,7 @@ class _Life:
                 start = end + 1
 
 
-def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iterable[_Life]:
+def _lives(steps: Sequence[_Step], layout: _Layout, accumulates: bool) -> Iterable[_Life]:
     """All that the passes make. A kernel that is not launched makes nothing: what reads its output reads its input."""
     lives: dict[str, _Life] = {}
     views: dict[str, str] = {}
@@ -262,12 +272,13 @@ def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iter
         if views.get(name) and when.any_of:
             use(views[name], index, when)
 
+    node_end, own_end = _node_ends(steps), _node_ends(steps, with_validation=False)
     for index, step in enumerate(steps):
         when = step.row.step.when
         for tensor in (*step.used, *step.made):
             views.setdefault(tensor.name, tensor.view_of)
         for tensor in step.used:
-            use(tensor.name, index, when)
+            use(tensor.name, (own_end if tensor.name.endswith(AGAIN) else node_end)[index], when)
         for tensor in step.made:
             life = lives.setdefault(tensor.name, _Life(tensor, index, when, []))
             life.when = life.when | when
@@ -276,11 +287,33 @@ def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iter
     forward_end = max(index for index, step in enumerate(steps) if step.where[0].startswith("forward"))
     for name, life in lives.items():
         plain = name.partition("@")[0]
-        if plain in HELD or (plain.removesuffix(".grad") in weights and not accumulates):
+        if plain in HELD or (plain in layout.gradients and not accumulates):
             life.uses.append((end, life.when))
-        elif plain.removesuffix(".cast") in weights:
+        elif plain.removesuffix(".cast") in layout.weights:
             life.uses.append((forward_end, life.when))
     return lives.values()
+
+
+def _node_ends(steps: Sequence[_Step], with_validation: bool = True) -> list[int]:
+    """For each step, the last one of its node of autograd, which frees what it reads when all its kernels have run.
+
+    The engine's validation of what a node returns, its sums over what was broadcast and its casts, comes before the
+    node frees what it has saved, and after what checkpointing has made again for it is gone.
+    """
+    ends = list(range(len(steps)))
+    for index in reversed(range(len(steps) - 1)):
+        here, after = steps[index], steps[index + 1]
+        if _node(here) and _node(here) == _node(after) and (with_validation or not _validates(after.row)):
+            ends[index] = ends[index + 1]
+    return ends
+
+
+def _validates(row: Row) -> bool:
+    return isinstance(row.step, Kernel) and (row.step.op == "sum" or row.step.name.endswith(".cast"))
+
+
+def _node(step: _Step) -> tuple[str, str] | None:
+    return node_of(step.row) if step.where[0].startswith("backward") else None
 
 
 Terms: TypeAlias = dict[tuple[Monomial, Condition], int]
@@ -295,7 +328,7 @@ class _Peak:
     parts: Mapping[str, tuple[Terms, Terms]]
 
 
-def _part(tensor: Tensor, weights: set[str]) -> str:
+def _part(tensor: Tensor, weights: frozenset[str]) -> str:
     name = tensor.name.partition("@")[0]
     if name.removesuffix(".cast") in weights:
         return "casts"
@@ -312,7 +345,7 @@ def _moments(
     layout = _Layout(table, layers)
     steps = list(layout.steps())
     changes: list[list[tuple[str, _Span, int]]] = [[] for _ in range(len(steps) + 1)]
-    for life in _lives(steps, layout.weights, accumulates):
+    for life in _lives(steps, layout, accumulates):
         for span in life.spans():
             part = _part(span.tensor, layout.weights)
             changes[span.first].append((part, span, 1))
