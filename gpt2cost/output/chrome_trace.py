@@ -33,7 +33,11 @@ def slice_count(pass_: Pass) -> int:
     count = 1 if pass_.runtime == "eager" else 2  # the final wait, and the launch of a graph or of compiled code
     for row in pass_.rows:
         replayed = isinstance(row.step, Free) and waits(row.step, pass_.runtime) and pass_.runtime in COMPILED
-        takes = isinstance(row.step, Kernel) + (host_cost(row.step, pass_.host, pass_.runtime) > 0) + replayed
+        takes = (
+            isinstance(row.step, Kernel)
+            + (host_cost(row.step, pass_.host, pass_.runtime, pass_.symbols) > 0)
+            + replayed
+        )
         count += int(row.count.evaluate(pass_.symbols) * row.step.when.evaluate(pass_.symbols)) * takes
     return count
 

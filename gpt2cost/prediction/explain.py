@@ -182,7 +182,7 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
         count=cost.count,
         device_s=cost.device_s,
         **total,
-        host_s=cost.count * host_cost(cost.kernel, hw.host, how.runtime),
+        host_s=cost.count * host_cost(cost.kernel, hw.host, how.runtime, {}),
         speed_of_light_s=light_s,
         gap=cost.device_s / light_s if light_s else float("inf"),
     )

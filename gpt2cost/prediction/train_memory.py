@@ -59,7 +59,7 @@ def _held(model: Model, hw: Hardware, train: TrainHow, batch: Batch, accumulates
     """The parts of a step's memory and where its peak stands; from ZeRO's second stage on GPUs share more than the
     moments."""
     options = train_options(model, train, hw)
-    table = train_rows(options, train.checkpointing, train.how.runtime)
+    table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
     values = symbol_values(model, train.precision, batch.sizes)
     several = np.asarray(batch.gpus) > 1
     memory = step_memory(

@@ -20,11 +20,11 @@ from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
 from gpt2cost.table.config import Model
 from gpt2cost.table.ddp import copy_rows
-from gpt2cost.table.fusion import fuse
 from gpt2cost.table.kernel import Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
+from gpt2cost.table.training_fusion import fuse_training
 from gpt2cost.timing.queue import Steps, host, kernel, only_where
 
 FIXED_S = 1.5e-3
@@ -113,13 +113,10 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
 
 
 @lru_cache(maxsize=128)
-def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str) -> TrainingTable:
-    """The rows of the forward and of the backward pass as `runtime` launches them."""
+def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str, a_bytes: int) -> TrainingTable:
+    """The rows of the forward and of the backward pass as `runtime` launches them, with elements of `a_bytes`."""
     table = training_table(options, checkpointing)
-    if runtime not in COMPILED:
-        return table
-    forward, backward = (tuple(fuse(rows)) if rows else rows for rows in (table.forward, table.backward))
-    return TrainingTable(forward, backward)
+    return fuse_training(table, a_bytes) if runtime in COMPILED else table
 
 
 def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work:
@@ -133,7 +130,7 @@ def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work
         return run_rows(rows, values, device, how.dtype, runtime)
 
     options, clips = train_options(model, train, hw), train.clip_grad_norm is not None
-    table = train_rows(options, train.checkpointing, how.runtime)
+    table = train_rows(options, train.checkpointing, how.runtime, train.numbers.a_bytes)
     tied, scaler = model.tie_word_embeddings, precision == "fp16-mixed"
     clip = clip_rows(options, tied, scaler) if clips else ()
     optimizer = optimizer_rows(train.optimizer, options, tied, scaler=scaler, clips=clips)

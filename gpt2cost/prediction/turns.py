@@ -219,7 +219,7 @@ def _loop_steps(pass_: Pass) -> Iterator[LoopStep]:
             name=row.path,
             op=step.op,
             count=1 if kernel else step.count,  # type: ignore[union-attr]
-            host_s=host_cost(step, pass_.host, "eager"),
+            host_s=host_cost(step, pass_.host, "eager", pass_.symbols),
             device_s=float(device_s),
             read_bytes=kernel.reads.evaluate(pass_.symbols) if kernel else 0,
             write_bytes=kernel.writes.evaluate(pass_.symbols) if kernel else 0,

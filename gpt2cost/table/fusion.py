@@ -105,33 +105,38 @@ def _fused(run: list[Row], scope: Sequence[Row], keep: set[str]) -> Row:
     needed = keep | {t.name for row in scope if row.index not in inside for t in _uses(row)}
     inputs = dict.fromkeys(t for step in steps for t in step.inputs if t.name not in made)
     outputs = dict.fromkeys(t for step in steps for t in step.outputs if t.name in needed)
-    kinds = {step.kind for step in steps}
     kernel = replace(
         steps[0],
-        name=_joined([row.step.name or row.path.rpartition(".")[2] for row in run]),
+        name=joined_names([row.step.name or row.path.rpartition(".")[2] for row in run]),
         op="+".join(step.op for step in steps),
-        kind=next(kind for kind in _KIND_OF_A_FUSION if kind in kinds),
+        kind=fused_kind(step.kind for step in steps),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         flops=sum((step.flops for step in steps), formula(0)),
         columns=next((step.columns for step in steps if step.columns is not None), None),
         in_module=False,
     )
-    return replace(run[-1], module=_common(row.module for row in run), step=kernel)
+    return replace(run[-1], module=common_module(row.module for row in run), step=kernel)
+
+
+def fused_kind(kinds: Iterable[Kind]) -> Kind:
+    """What the kernel is that kernels of these kinds become; "copy" where there is nothing but copies."""
+    there = set(kinds)
+    return next((kind for kind in _KIND_OF_A_FUSION if kind in there), "copy")
 
 
 def _uses(row: Row) -> tuple[Tensor, ...]:
     return row.step.inputs if isinstance(row.step, Kernel) else ()
 
 
-def _joined(names: list[str]) -> str:
+def joined_names(names: list[str]) -> str:
     """The names of a run in one: `causal_mask.q_arange`, `causal_mask.le` are `causal_mask.q_arange+le`."""
     prefixes = {name.rpartition(".")[0] for name in names}
     shared = next(iter(prefixes)) + "." if len(prefixes) == 1 and "" not in prefixes else ""
     return shared + "+".join(name.removeprefix(shared) for name in names)
 
 
-def _common(modules: Iterable[str]) -> str:
+def common_module(modules: Iterable[str]) -> str:
     """The innermost module that all are in."""
     split = [module.split(".") for module in modules]
     shared = []

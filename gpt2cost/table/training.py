@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from gpt2cost.table.autocast import autocast
 from gpt2cost.table.backward import backward
+from gpt2cost.table.checkpointing import checkpointed
 from gpt2cost.table.derivatives import DERIVATIVES
 from gpt2cost.table.formula import NEVER, Condition, Formula
 from gpt2cost.table.gpt2 import cost_table
@@ -31,11 +32,13 @@ class TrainingTable:
 def training_table(options: TableOptions, checkpointing: Checkpointing = "none") -> TrainingTable:
     """The kernels of one micro-step of what `options` describe, in the order in which they run.
 
-    Raises `InputError` for what is not modelled.
+    With checkpointing, transformers uses no cache. Raises `InputError` for what is not modelled.
     """
-    model = cost_table(replace(options, train=True))
+    checkpoints = checkpointing == "block"
+    model = cost_table(replace(options, train=True, use_cache=options.use_cache and not checkpoints))
     forward = without_past(walk(autocast(model) if options.autocast else model))
-    return TrainingTable(forward, backward(forward, DERIVATIVES, options.autocast, options.tied))
+    gradients = backward(forward, DERIVATIVES, options.autocast, options.tied)
+    return TrainingTable(forward, checkpointed(forward, gradients) if checkpoints else gradients)
 
 
 def without_past(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -1,31 +1,25 @@
 """How much memory a training step holds at its peak, and what stands there.
 
-A tensor of the forward pass is alive until the last kernel of the backward pass that reads it, and one that none reads
-until the last step of the forward that uses it. Gradients of weights stay. Layers are alike: the bytes alive at a
-moment are linear in the number of layers, so that two and three of them, laid out, give the rest; and since they grow
-from layer to layer or fall, the peak is in the first or the last one.
+Layers are alike: the bytes alive at a moment are linear in the number of layers, so that two and three of them, laid
+out, give the rest; and since they grow from layer to layer or fall, the peak is in the first or the last one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache, reduce
-from operator import or_
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.formula import ALWAYS, Condition, Formula, Monomial
-from gpt2cost.table.kernel import Free, Kernel, Parameter, Row, Tensor
+from gpt2cost.table.formula import Condition, Formula, Monomial
+from gpt2cost.table.kernel import Kernel, Parameter, Tensor
+from gpt2cost.table.lifetimes import Layout, Span, lives
 from gpt2cost.table.optimizer import Optimizer, element_count
 from gpt2cost.table.symbols import w
 from gpt2cost.table.training import TrainingTable
-
-HELD = ("logits", "key", "value")
-"""What the model returns beside the loss, and the caller's variable keeps: the logits, and the cache of a pass that
-uses one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,8 @@ def step_memory(
     moments = -(-2 * weights // shards)
     kept = weights if accumulates else 0
     peaks = _peaks(table, accumulates)
-    parts = {part: [_evaluate(peak.parts[part], values) for peak in peaks] for part in PASS_PARTS}
+    known, layers = _term_values(peaks, values), values["num_layers"]
+    parts = {part: [_evaluate(peak.parts[part], known, layers) for peak in peaks] for part in PASS_PARTS}
     totals = [sum(own) + kept for own in zip(*parts.values(), strict=True)]
     names = [peak.name for peak in peaks]
     # AdamW's foreach step has a temporary as large as the weights that one call takes; the fused one has none
@@ -98,18 +93,17 @@ def step_memory(
     )
 
 
-def _evaluate(terms: tuple[Terms, Terms], values: Mapping[str, Any]) -> Any:
-    one, more = (
-        sum(
-            (
-                Formula({monomial: factor}).evaluate(values) * _as_number(when.evaluate(values))
-                for (monomial, when), factor in some.items()
-            ),
-            0,
-        )
-        for some in terms
-    )
-    return one + (values["num_layers"] - 1) * more
+def _term_values(peaks: Sequence[_Peak], values: Mapping[str, Any]) -> dict[tuple[Monomial, Condition], Any]:
+    """The value of each term that occurs in the peaks, evaluated once."""
+    keys = {key for peak in peaks for some in peak.parts.values() for terms in some for key in terms}
+    holds = {when: _as_number(when.evaluate(values)) for _, when in keys}
+    sizes = {monomial: Formula({monomial: 1}).evaluate(values) for monomial, _ in keys}
+    return {(monomial, when): sizes[monomial] * holds[when] for monomial, when in keys}
+
+
+def _evaluate(terms: tuple[Terms, Terms], known: Mapping[tuple[Monomial, Condition], Any], layers: Any) -> Any:
+    one, more = (sum((factor * known[key] for key, factor in some.items()), 0) for some in terms)
+    return one + (layers - 1) * more
 
 
 def _as_number(truth: Any) -> Any:
@@ -133,155 +127,7 @@ def _taken(at: Any, own: Sequence[Any]) -> Any:
     return np.take_along_axis(stacked, at[None], axis=0)[0]
 
 
-# ------------------------------------------------------------------------------------------ the passes, laid out
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step of the passes with some layers laid out.
-
-    `where` is the same for the same moment of any number of layers. `used` and `made`: its tensors, called by their
-    names with the layer's number.
-    """
-
-    where: tuple[str, int]
-    row: Row
-    used: tuple[Tensor, ...]
-    made: tuple[Tensor, ...]
-
-
-def _made(rows: Iterable[Row]) -> set[str]:
-    return {tensor.name for row in rows if isinstance(row.step, Kernel) for tensor in row.step.outputs}
-
-
-def _used(step: Kernel | Free) -> tuple[Tensor, ...]:
-    return step.inputs if isinstance(step, Kernel) else step.keeps
-
-
-def _parts(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
-    """The rows before the repeated block, in it, and after it."""
-    block = [index for index, row in enumerate(rows) if row.count != 1]
-    first, end = (block[0], block[-1] + 1) if block else (len(rows), len(rows))
-    return rows[:first], rows[first:end], rows[end:]
-
-
-class _Layout:
-    """The rows of a training table with `layers` layers, and what each tensor is called there."""
-
-    def __init__(self, table: TrainingTable, layers: int) -> None:
-        self.layers = layers
-        self.forward, self.backward = _parts(table.forward), _parts(table.backward)
-        self.in_forward, self.in_backward = _made(self.forward[1]), _made(self.backward[1])
-        self.before = _made(self.forward[0])
-        self.weights = {t.name for row in table.forward for t in _used(row.step) if t.is_weight}
-        block = [tensor for row in self.forward[1] for tensor in _used(row.step)]
-        self.carried = {t.name: t.view_of for t in block if t.name in self.before and t.view_of in self.in_forward}
-
-    def steps(self) -> Iterator[_Step]:
-        for phase, (before, block, after), order in (
-            ("forward", self.forward, range(1, self.layers + 1)),
-            ("backward", self.backward, range(self.layers, 0, -1)),
-        ):
-            for number, row in enumerate(before):
-                yield self._step(row, (f"{phase} before", number), phase, order[0], False)
-            for layer in order:
-                place = "first" if layer == 1 else "last" if layer == self.layers else "middle"
-                for number, row in enumerate(block):
-                    yield self._step(row, (f"{phase} {place}", number), phase, layer, True)
-            for number, row in enumerate(after):
-                yield self._step(row, (f"{phase} after", number), phase, order[-1], False)
-
-    def _step(self, row: Row, where: tuple[str, int], phase: str, layer: int, inside: bool) -> _Step:
-        name = self.in_first_pass if phase == "forward" else self.in_second_pass
-
-        def called(tensor: Tensor) -> Tensor:
-            is_view = tensor.view_of and tensor.name not in self.carried
-            view_of = name(tensor.view_of, layer, inside) if is_view else ""
-            return replace(tensor, name=name(tensor.name, layer, inside), view_of=view_of)
-
-        made = row.step.outputs if isinstance(row.step, Kernel) else ()
-        return _Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
-
-    def in_first_pass(self, name: str, layer: int, inside: bool) -> str:
-        """The name of a tensor as a step of the forward pass reads or makes it, in a layer or beside it."""
-        if name in self.carried:
-            return name if layer == 1 or not inside else f"{self.carried[name]}@{layer - 1}"
-        return f"{name}@{layer}" if name in self.in_forward else name
-
-    def in_second_pass(self, name: str, layer: int, inside: bool) -> str:
-        """The same of the backward pass, in which the gradient of a layer's output is that of the next one's input."""
-        for into, out in self.carried.items():
-            if inside and layer < self.layers and name == f"{out}.grad":
-                return f"{into}.grad@{layer + 1}"
-        if name in self.in_backward:
-            return f"{name}@{layer}" + (" again" if name in self.in_forward else "")
-        return self.in_first_pass(name, layer, inside)
-
-
-# ------------------------------------------------------------------------------------------ what is alive when
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A tensor's memory, alive from one step to another, both included, where `when` holds."""
-
-    tensor: Tensor
-    first: int
-    last: int
-    when: Condition
-
-
-@dataclass
-class _Life:
-    """A tensor that a kernel makes: at which step, under which condition, and the steps that use it."""
-
-    tensor: Tensor
-    first: int
-    when: Condition
-    uses: list[tuple[int, Condition]]
-
-    def spans(self) -> Iterator[_Span]:
-        start = self.first
-        for end in sorted({index for index, _ in self.uses}):
-            used = reduce(or_, (condition for index, condition in self.uses if index >= end))
-            when = self.when if ALWAYS.any_of[0] in used.any_of else self.when & used
-            if end >= start and when.any_of:
-                yield _Span(self.tensor, start, end, when)
-                start = end + 1
-
-
-def _lives(steps: Sequence[_Step], weights: set[str], accumulates: bool) -> Iterable[_Life]:
-    """All that the passes make. A kernel that is not launched makes nothing: what reads its output reads its input."""
-    lives: dict[str, _Life] = {}
-    views: dict[str, str] = {}
-
-    def use(name: str, index: int, when: Condition) -> None:
-        if name in lives:
-            lives[name].uses.append((index, when))
-            when = when & ~lives[name].when
-        if views.get(name) and when.any_of:
-            use(views[name], index, when)
-
-    for index, step in enumerate(steps):
-        when = step.row.step.when
-        for tensor in (*step.used, *step.made):
-            views.setdefault(tensor.name, tensor.view_of)
-        for tensor in step.used:
-            use(tensor.name, index, when)
-        for tensor in step.made:
-            life = lives.setdefault(tensor.name, _Life(tensor, index, when, []))
-            life.when = life.when | when
-            life.uses.append((index, when))
-    end = len(steps) - 1
-    forward_end = max(index for index, step in enumerate(steps) if step.where[0].startswith("forward"))
-    for name, life in lives.items():
-        plain = name.partition("@")[0]
-        if plain in HELD or (plain.removesuffix(".grad") in weights and not accumulates):
-            life.uses.append((end, life.when))
-        elif plain.removesuffix(".cast") in weights:
-            life.uses.append((forward_end, life.when))
-    return lives.values()
-
+# ------------------------------------------------------------------------------------------ the moments of a step
 
 Terms: TypeAlias = dict[tuple[Monomial, Condition], int]
 """A polynomial whose terms count only where a condition holds."""
@@ -295,7 +141,7 @@ class _Peak:
     parts: Mapping[str, tuple[Terms, Terms]]
 
 
-def _part(tensor: Tensor, weights: set[str]) -> str:
+def _part(tensor: Tensor, weights: frozenset[str]) -> str:
     name = tensor.name.partition("@")[0]
     if name.removesuffix(".cast") in weights:
         return "casts"
@@ -309,10 +155,10 @@ def _moments(
     table: TrainingTable, layers: int, accumulates: bool
 ) -> dict[tuple[str, int], tuple[str, dict[str, Terms]]]:
     """The bytes alive at each step, by part; and the step's name with the largest tensor that it makes."""
-    layout = _Layout(table, layers)
+    layout = Layout(table, layers)
     steps = list(layout.steps())
-    changes: list[list[tuple[str, _Span, int]]] = [[] for _ in range(len(steps) + 1)]
-    for life in _lives(steps, layout.weights, accumulates):
+    changes: list[list[tuple[str, Span, int]]] = [[] for _ in range(len(steps) + 1)]
+    for life in lives(steps, layout, accumulates):
         for span in life.spans():
             part = _part(span.tensor, layout.weights)
             changes[span.first].append((part, span, 1))

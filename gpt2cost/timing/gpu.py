@@ -30,13 +30,13 @@ class GpuMachine:
         `reuse`: for each input, the bytes touched since it was last used.
         """
         match kernel.shape:
-            case Gemm(batch, m, n, k):
+            case Gemm(batch, m, n, k, layout):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
                 terms = gemm_terms(
                     self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
-                    transposed=kernel.name.endswith(WEIGHT_GRADIENT),
+                    transposed=layout == "TN",
                 )  # fmt: skip
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
@@ -163,10 +163,6 @@ class GpuMachine:
             ("2x L2 bandwidth", replace(hw, memory=l2, model=replace(constants, memory=l2_copy))),
             ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=faster)),
         ]
-
-
-WEIGHT_GRADIENT = "grad_weight"
-"""How the name of a product ends that reads its (m, k) operand transposed."""
 
 
 def memory_kind(kernel: Kernel) -> str:

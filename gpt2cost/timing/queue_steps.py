@@ -72,7 +72,7 @@ def run_queue(
         host_s = host.graph_replay_s
         yield entered(host_s)
     for row, module in unrolled(rows, values):
-        start_s, cost_s = host_s, host_cost(row.step, host, runtime)
+        start_s, cost_s = host_s, host_cost(row.step, host, runtime, values)
         if isinstance(row.step, Free):
             waiting = waits(row.step, runtime)
             replay_s = host.graph_replay_s if waiting and runtime in COMPILED else 0.0

@@ -184,7 +184,7 @@ def test_each_turn_is_one_run_through_the_queue(keys: dict[str, Any]) -> None:
             if runtime != "eager":
                 host_s += hw.host.graph_replay_s
             for row, launch_s in zip_unrolled(one):
-                cost_s = host_cost(row.step, hw.host, runtime)
+                cost_s = host_cost(row.step, hw.host, runtime, values)
                 if isinstance(row.step, Kernel):
                     host_s += cost_s
                     waited = host_s + (0.0 if runtime in GRAPHED else hw.host.launch_latency_s)

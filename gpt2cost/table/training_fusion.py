@@ -1,0 +1,345 @@
+"""`compile` of a training step as a transformation of its table: what torch.compile makes of forward and backward.
+
+Nothing is typed in: the kernels of both passes are those of the table, merged by these rules.
+
+* Products, fused attention and the gradients of embeddings are calls of libraries, or kernels of their own. Whatever
+  lies between two of them, element-wise arithmetic, casts, copies, norms and losses, is one kernel: it reads what comes
+  from outside once, and writes what is used outside.
+* Sums over the tokens (gradients of biases; of the weights of a layer norm, which so has a second kernel) and what
+  turns weights and their gradients from one dtype to another are kernels of their own.
+* What a merged kernel of the backward pass needs of a merged one of the forward pass is computed anew from that one's
+  operands; what a library's call needs is saved, and so are a norm's and a softmax's figures of each row. Masks of
+  dropout are drawn anew.
+* The end of a block and the beginning of the next are one kernel. Steps of the host are not run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gpt2cost.table.formula import Formula, formula
+from gpt2cost.table.fusion import common_module, fused_kind, joined_names
+from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.table.symbols import B, T, f32
+from gpt2cost.table.training import TrainingTable
+
+SCATTER = "index_put_"
+"""The op of an embedding's gradient in compiled code: zeros, to whose rows those of the tokens are added."""
+_LIBRARY = ("gemm", "bmm", "attention")
+_WEIGHT_GRADIENT = re.compile(r"\.(weight|bias)\.grad(\.\d+)?")
+_ROW_FIGURES = {"_log_softmax": 1, "_softmax": 2}
+"""A softmax -> how many figures of each row are saved, of which its result is computed anew."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Kernels that become one: a library's call, a run between two of them, or a kernel of its own."""
+
+    rows: tuple[Row, ...]
+    what: Literal["library", "run", "own"] = "run"
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return tuple(row.step for row in self.rows if isinstance(row.step, Kernel))
+
+    @property
+    def made(self) -> set[str]:
+        return {tensor.name for kernel in self.kernels for tensor in kernel.outputs}
+
+
+def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
+    """The rows of both passes as compiled code launches them, each list numbered from 0.
+
+    `a_bytes`: the size of an activation's element, which decides about casts.
+    """
+    forward, backward = (_kernels(rows, a_bytes) for rows in (table.forward, table.backward))
+    ends = _ends(table.forward)
+    first = _boundaries(_pieces_of(forward), ends)
+    second = _boundaries(_pieces_of(backward), (f"{ends[1]}.grad", f"{ends[0]}.grad"))
+    kept = {ends[1], f"{ends[0]}.grad"}
+    second = _recompute(first, second, kept)
+    scope = [*first, *second]
+    rows = _rows(scope, kept)
+    return TrainingTable(_numbered(rows[: len(first)]), _numbered(rows[len(first) :]))
+
+
+def _kernels(rows: Sequence[Row], a_bytes: int) -> list[Row]:
+    """The rows of kernels that run where activations have elements of `a_bytes`."""
+    known = {"a_bytes": formula(a_bytes), "stat_bytes": formula(4)}
+    found = []
+    for row in rows:
+        if isinstance(row.step, Kernel):
+            when = row.step.when.where(known)
+            if when.any_of:
+                found.append(replace(row, step=replace(row.step, when=when, in_module=False)))
+    return found
+
+
+def _ends(forward: Sequence[Row]) -> tuple[str, str]:
+    """The names of what enters the repeated block and of what leaves it."""
+    block = [row.step for row in forward if row.count != 1 and isinstance(row.step, Kernel)]
+    return block[0].inputs[0].name, block[-1].outputs[0].name
+
+
+# ---------------------------------------------------------------------------------------------- pieces
+
+
+def _pieces_of(rows: Sequence[Row]) -> tuple[list[_Piece], list[_Piece], list[_Piece]]:
+    """The pieces before the repeated block, in it, and after it."""
+    repeated = [number for number, row in enumerate(rows) if row.count != 1]
+    first, last = repeated[0], repeated[-1] + 1
+    before, block, after = (_pieces(part) for part in (rows[:first], rows[first:last], rows[last:]))
+    return before, block, after
+
+
+def _pieces(rows: Sequence[Row]) -> list[_Piece]:
+    """The pieces of some rows, in order. A kernel of its own that needs a run comes after it."""
+    pieces: list[_Piece] = []
+    run: list[Row] = []
+    later: list[Row] = []
+
+    def flush() -> None:
+        if run:
+            pieces.append(_Piece(tuple(run)))
+        pieces.extend(_alone(later))
+        run.clear()
+        later.clear()
+
+    for row in rows:
+        kernel = row.step
+        assert isinstance(kernel, Kernel)
+        if kernel.kind in _LIBRARY or kernel.op == "embedding_dense_backward":
+            flush()
+            pieces.append(_Piece((_as_scatter(row),), "library"))
+        elif kernel.op == "native_layer_norm_backward":
+            run.append(replace(row, step=_of_input(kernel)))
+            casts = [other for other in run if _is_cast(other) and _outputs(other)[0].name == kernel.inputs[0].name]
+            later.extend((*casts, replace(row, step=_of_weights(kernel))))
+        elif kernel.op == "sum" or _is_of_weights(kernel):
+            later.append(row)
+        else:
+            run.append(row)
+    flush()
+    return pieces
+
+
+def _as_scatter(row: Row) -> Row:
+    assert isinstance(row.step, Kernel)
+    is_scatter = row.step.op == "embedding_dense_backward"
+    return replace(row, step=replace(row.step, op=SCATTER)) if is_scatter else row
+
+
+def _alone(rows: Sequence[Row]) -> list[_Piece]:
+    """Kernels of their own; a cast of what one of them makes or needs is part of it."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        reads = _reads(row)
+        home = next((group for group in groups if reads & {t.name for made in group for t in _outputs(made)}), None)
+        if home is not None and (_is_cast(row) or _is_cast(home[-1])):
+            home.append(row)
+        else:
+            groups.append([row])
+    return [_Piece(tuple(group), "own") for group in groups]
+
+
+def _is_of_weights(kernel: Kernel) -> bool:
+    """Whether it casts weights, or casts or adds their gradients."""
+    if all(tensor.is_weight for tensor in kernel.inputs) and kernel.op == "_to_copy":
+        return True
+    return any(_WEIGHT_GRADIENT.search(tensor.name) for tensor in kernel.outputs)
+
+
+def _is_cast(row: Row) -> bool:
+    return isinstance(row.step, Kernel) and row.step.op == "_to_copy"
+
+
+def _of_input(kernel: Kernel) -> Kernel:
+    """The part of a layer norm's backward that makes the gradient of its input, row by row."""
+    return replace(kernel, outputs=kernel.outputs[:1])
+
+
+def _of_weights(kernel: Kernel) -> Kernel:
+    """Its other part: sums over the tokens, from the same operands."""
+    name = ".".join(filter(None, (kernel.name, "weights")))
+    inputs = tuple(tensor for tensor in kernel.inputs if not tensor.is_weight)
+    return replace(kernel, name=name, op="sum", inputs=inputs, outputs=kernel.outputs[1:], columns=None)
+
+
+def _boundaries(parts: tuple[list[_Piece], list[_Piece], list[_Piece]], ends: tuple[str, str]) -> list[_Piece]:
+    """One list of pieces, in which the runs at the end of a block and at the beginning of the next are one.
+
+    Between the blocks there are as many of those as blocks, less one. `ends`: what enters a block and leaves it.
+    """
+    before, block, after = parts
+    head, tail = _leading(block), _leading(block[::-1])
+    if head is None or tail is None or head is tail:
+        return [*before, *block, *after]
+    inner = [piece for piece in block if piece is not head and piece is not tail]
+    count = block[0].rows[0].count
+    once = _Piece(tuple(replace(row, count=formula(1)) for row in head.rows))
+    end = _Piece(tuple(replace(row, count=formula(1)) for row in tail.rows))
+    entering = [_renamed(row, *ends) for row in head.rows]
+    between = _Piece(tuple(replace(row, count=count - 1) for row in (*tail.rows, *entering)))
+    return [*_joined(before, once), *inner, between, *_joined([end], *after[:1]), *after[1:]]
+
+
+def _leading(pieces: Sequence[_Piece]) -> _Piece | None:
+    """The first run, if no library's call comes before it."""
+    for piece in pieces:
+        if piece.what != "own":
+            return piece if piece.what == "run" else None
+    return None
+
+
+def _joined(pieces: Sequence[_Piece], *following: _Piece) -> list[_Piece]:
+    """The pieces, the last run among them in one with the run that follows it at once."""
+    if not following:
+        return list(pieces)
+    (run,) = following
+    last = next((piece for piece in reversed(pieces) if piece.what != "own"), None)
+    if last is None or last.what != "run" or run.what != "run":
+        return [*pieces, run]
+    return [_Piece((*piece.rows, *run.rows)) if piece is last else piece for piece in pieces]
+
+
+def _renamed(row: Row, entry: str, leaving: str) -> Row:
+    """A row of the next block, which reads what leaves this one."""
+    assert isinstance(row.step, Kernel)
+    inputs = tuple(
+        replace(tensor, name=leaving, view_of="") if tensor.name == entry else tensor for tensor in row.step.inputs
+    )
+    return replace(row, step=replace(row.step, inputs=inputs))
+
+
+# ---------------------------------------------------------------------------------------------- what is saved
+
+
+def _recompute(forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[str]) -> list[_Piece]:
+    """The backward pieces with what they compute anew of the forward's runs before their own kernels.
+
+    `kept`: what is there anyway.
+    """
+    makers = {
+        tensor.name: row for piece in forward if piece.what == "run" for row in piece.rows for tensor in _outputs(row)
+    }
+    made = {name for piece in (*forward, *backward) for name in piece.made}
+    needed = [*forward, *(piece for piece in backward if piece.what == "library")]
+    saved = {*kept, *(name for piece in needed for name in _external(piece, made))}
+    saved |= {tensor.name for row in makers.values() for tensor in _outputs(row)[1:] if "mask" not in tensor.name}
+    result = []
+    for piece in backward:
+        anew: dict[int, Row] = {}
+        for name in _external(piece, made) if piece.what != "library" else ():
+            _ancestors(name, makers, saved, anew)
+        rows = [_from_figures(row) for row in sorted(anew.values(), key=lambda row: row.index)]
+        masks = {tensor.name for row in makers.values() for tensor in _outputs(row) if "mask" in tensor.name}
+        own = [_without(row, masks) for row in piece.rows]
+        result.append(replace(piece, rows=(*(replace(row, count=own[0].count) for row in rows), *own)))
+    return result
+
+
+def _ancestors(name: str, makers: dict[str, Row], saved: set[str], anew: dict[int, Row]) -> None:
+    """Collect the forward rows of which `name` is computed anew, back to what is saved."""
+    row = makers.get(name)
+    if row is None or name in saved or row.index in anew or "mask" in name:
+        return
+    anew[row.index] = row
+    for read in _reads(row):
+        _ancestors(read, makers, saved, anew)
+
+
+def _from_figures(row: Row) -> Row:
+    """A row of the forward pass in the backward one: a softmax reads its saved figures beside its operand."""
+    kernel = row.step
+    assert isinstance(kernel, Kernel)
+    outputs, inputs = kernel.outputs, kernel.inputs
+    if kernel.op in _ROW_FIGURES and kernel.columns is not None:
+        inputs = (*inputs, Tensor(f"{outputs[0].name}.figures", _ROW_FIGURES[kernel.op] * B * T * f32))
+    elif kernel.op == "native_layer_norm":
+        inputs, outputs = (*inputs, *outputs[1:]), outputs[:1]
+    return replace(row, step=replace(kernel, inputs=inputs, outputs=outputs))
+
+
+def _without(row: Row, names: set[str]) -> Row:
+    """A row that does not read those tensors."""
+    assert isinstance(row.step, Kernel)
+    inputs = tuple(tensor for tensor in row.step.inputs if tensor.name not in names)
+    return replace(row, step=replace(row.step, inputs=inputs))
+
+
+def _outputs(row: Row) -> tuple[Tensor, ...]:
+    return row.step.outputs if isinstance(row.step, Kernel) else ()
+
+
+def _reads(row: Row) -> set[str]:
+    """The names of what a row reads; of a view that no kernel makes here, the tensor that it lies in too."""
+    inputs = row.step.inputs if isinstance(row.step, Kernel) else ()
+    return {name for tensor in inputs for name in (tensor.name, tensor.view_of) if name}
+
+
+def _external(piece: _Piece, made: set[str]) -> set[str]:
+    """What a piece reads that it does not make. `made`: by any kernel; what is not is a view of what is."""
+    own: set[str] = set()
+    found: set[str] = set()
+    for kernel in piece.kernels:
+        names = {t.name if t.name in made else t.view_of or t.name for t in kernel.inputs if not t.is_weight}
+        found |= names - own
+        own |= {tensor.name for tensor in kernel.outputs}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def _rows(pieces: Sequence[_Piece], kept: set[str]) -> list[Row]:
+    """One row for each piece of both passes. `kept`: names of what is used in another block."""
+    made = {name for piece in pieces for name in piece.made}
+    uses: dict[str, set[int]] = {name: {-1} for name in kept}
+    for number, piece in enumerate(pieces):
+        for name in _external(piece, made):
+            uses.setdefault(name, set()).add(number)
+    rows = []
+    for number, piece in enumerate(pieces):
+        outside = {name for name, users in uses.items() if users - {number}}
+        rows.append(piece.rows[0] if piece.what == "library" else _one(piece, outside))
+    return rows
+
+
+def _numbered(rows: Sequence[Row]) -> tuple[Row, ...]:
+    return tuple(replace(row, index=index) for index, row in enumerate(rows))
+
+
+def _one(piece: _Piece, outside: set[str]) -> Row:
+    """The kernel that a run becomes. `outside`: names of what is used elsewhere; gradients of weights always are."""
+    kernels, last = piece.kernels, piece.rows[-1]
+    inputs: dict[str, Tensor] = {}
+    made: set[str] = set()
+    for kernel in kernels:
+        for tensor in kernel.inputs:
+            if tensor.name not in made and (tensor.view_of not in made or not tensor.view_of):
+                inputs.setdefault(tensor.name, tensor)
+        made |= {tensor.name for tensor in kernel.outputs}
+    outputs = {
+        tensor.name: tensor
+        for kernel in kernels
+        for tensor in kernel.outputs
+        if tensor.name in outside or _WEIGHT_GRADIENT.search(tensor.name) or tensor.name == "loss"
+    }
+    flops: Formula = sum((kernel.flops for kernel in kernels), formula(0))
+    if len(kernels) == 1:
+        return replace(last, step=replace(kernels[0], outputs=tuple(outputs.values()), fusion_group=""))
+    kernel = replace(
+        kernels[-1],
+        name=joined_names([row.step.name or row.path.rpartition(".")[2] for row in piece.rows]),
+        op="+".join(kernel.op for kernel in kernels),
+        kind=fused_kind(kernel.kind for kernel in kernels),
+        inputs=tuple(inputs.values()),
+        outputs=tuple(outputs.values()),
+        flops=flops,
+        columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
+        fusion_group="",
+    )
+    return replace(last, module=common_module(row.module for row in piece.rows), step=kernel)
