@@ -97,7 +97,7 @@ def _passed_on(tape: Tape, grad: Grad) -> Gives:
 
 
 def _mul(tape: Tape, grad: Grad) -> Gives:
-    """By a number, or of two tensors."""
+    """Of two tensors, or by a number."""
     if len(tape.kernel.inputs) == 1:
         return _by_a_number("mul")(tape, grad)
     x, y = tape.kernel.inputs
@@ -108,9 +108,12 @@ def _mul(tape: Tape, grad: Grad) -> Gives:
 
 
 def _by_a_number(op: str) -> Rule:
+    """By a number, which an older transformers had as a tensor."""
+
     def rule(tape: Tape, grad: Grad) -> Gives:
-        (x,) = tape.kernel.inputs
-        return [(x, Grad(tape.pointwise("grad", op, (grad.tensor,), tape.part(x, tape.wide(grad.tensor)))))]
+        x, *number = tape.kernel.inputs
+        part = tape.part(x, tape.wide(grad.tensor))
+        return [(x, Grad(tape.pointwise("grad", op, (grad.tensor, *number), part)))]
 
     return rule
 

@@ -1,36 +1,25 @@
 """How much memory a training step holds at its peak, and what stands there.
 
-A tensor of the forward pass is alive until the last kernel of the backward pass that reads it, and one that none reads
-until the last step of the forward that uses it. Gradients of weights stay. Layers are alike: the bytes alive at a
-moment are linear in the number of layers, so that two and three of them, laid out, give the rest; and since they grow
-from layer to layer or fall, the peak is in the first or the last one.
+Layers are alike: the bytes alive at a moment are linear in the number of layers, so that two and three of them, laid
+out, give the rest; and since they grow from layer to layer or fall, the peak is in the first or the last one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache, reduce
-from operator import or_
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
-from gpt2cost.table.formula import ALWAYS, Condition, Formula, Monomial
-from gpt2cost.table.kernel import Free, Kernel, Parameter, Row, Tensor
+from gpt2cost.table.formula import Condition, Formula, Monomial
+from gpt2cost.table.kernel import Kernel, Parameter, Tensor
+from gpt2cost.table.lifetimes import Layout, Span, lives
 from gpt2cost.table.optimizer import Optimizer, element_count
 from gpt2cost.table.symbols import w
 from gpt2cost.table.training import TrainingTable
-
-HELD = ("logits", "key", "value", "loss", "loss.grad")
-"""What the caller's variables keep until the backward pass is through: what the model returns (the loss, the logits,
-and the cache of a pass that uses one), and what `backward()` starts from."""
-
-
-AGAIN = " again"
-"""The end of the name of a tensor that checkpointing makes a second time."""
 
 
 @dataclass(frozen=True)
@@ -138,183 +127,7 @@ def _taken(at: Any, own: Sequence[Any]) -> Any:
     return np.take_along_axis(stacked, at[None], axis=0)[0]
 
 
-# ------------------------------------------------------------------------------------------ the passes, laid out
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step of the passes with some layers laid out.
-
-    `where` is the same for the same moment of any number of layers. `used` and `made`: its tensors, called by their
-    names with the layer's number.
-    """
-
-    where: tuple[str, int]
-    row: Row
-    used: tuple[Tensor, ...]
-    made: tuple[Tensor, ...]
-
-
-def _made(rows: Iterable[Row]) -> set[str]:
-    return {tensor.name for row in rows if isinstance(row.step, Kernel) for tensor in row.step.outputs}
-
-
-def _used(step: Kernel | Free) -> tuple[Tensor, ...]:
-    return step.inputs if isinstance(step, Kernel) else step.keeps
-
-
-def _parts(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
-    """The rows before the repeated block, in it, and after it."""
-    block = [index for index, row in enumerate(rows) if row.count != 1]
-    first, end = (block[0], block[-1] + 1) if block else (len(rows), len(rows))
-    return rows[:first], rows[first:end], rows[end:]
-
-
-class _Layout:
-    """The rows of a training table with `layers` layers, and what each tensor is called there."""
-
-    def __init__(self, table: TrainingTable, layers: int) -> None:
-        self.layers = layers
-        self.forward, self.backward = _parts(table.forward), _parts(table.backward)
-        self.in_forward, self.in_backward = _made(self.forward[1]), _made(self.backward[1])
-        self.before = _made(self.forward[0])
-        self.weights = weight_names(table.forward)
-        self.gradients = weight_gradients(table.forward, table.backward)
-        every = (table.forward, table.backward)
-        self.made = set().union(*map(_made, every))
-        block = [tensor for row in self.forward[1] for tensor in _used(row.step)]
-        self.carried = {t.name: t.view_of for t in block if t.name in self.before and t.view_of in self.in_forward}
-
-    def steps(self) -> Iterator[_Step]:
-        for phase, (before, block, after), order in (
-            ("forward", self.forward, range(1, self.layers + 1)),
-            ("backward", self.backward, range(self.layers, 0, -1)),
-        ):
-            for number, row in enumerate(before):
-                yield self._step(row, (f"{phase} before", number), phase, order[0], False)
-            for layer in order:
-                place = "first" if layer == 1 else "last" if layer == self.layers else "middle"
-                for number, row in enumerate(block):
-                    yield self._step(row, (f"{phase} {place}", number), phase, layer, True)
-            for number, row in enumerate(after):
-                yield self._step(row, (f"{phase} after", number), phase, order[-1], False)
-
-    def _step(self, row: Row, where: tuple[str, int], phase: str, layer: int, inside: bool) -> _Step:
-        name = self.in_first_pass if phase == "forward" else self.in_second_pass
-
-        def called(tensor: Tensor) -> Tensor:
-            own = name(tensor.name, layer, inside)
-            if not tensor.view_of or tensor.name in self.carried:
-                return replace(tensor, name=own, view_of="")
-            view_of = name(tensor.view_of, layer, inside)
-            return replace(tensor, name=own if tensor.name in self.made else f"{own} of {view_of}", view_of=view_of)
-
-        made = row.step.outputs if isinstance(row.step, Kernel) else ()
-        return _Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
-
-    def in_first_pass(self, name: str, layer: int, inside: bool) -> str:
-        """The name of a tensor as a step of the forward pass reads or makes it, in a layer or beside it."""
-        if name in self.carried:
-            return name if layer == 1 or not inside else f"{self.carried[name]}@{layer - 1}"
-        return f"{name}@{layer}" if name in self.in_forward else name
-
-    def in_second_pass(self, name: str, layer: int, inside: bool) -> str:
-        """The same of the backward pass, in which the gradient of a layer's output is that of the next one's input."""
-        for into, out in self.carried.items():
-            if inside and layer < self.layers and name == f"{out}.grad":
-                return f"{into}.grad@{layer + 1}"
-        if name in self.in_backward:
-            return f"{name}@{layer}" + (AGAIN if name in self.in_forward else "")
-        return self.in_first_pass(name, layer, inside)
-
-
-# ------------------------------------------------------------------------------------------ what is alive when
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A tensor's memory, alive from one step to another, both included, where `when` holds."""
-
-    tensor: Tensor
-    first: int
-    last: int
-    when: Condition
-
-
-@dataclass
-class _Life:
-    """A tensor that a kernel makes: at which step, under which condition, and the steps that use it."""
-
-    tensor: Tensor
-    first: int
-    when: Condition
-    uses: list[tuple[int, Condition]]
-
-    def spans(self) -> Iterator[_Span]:
-        start = self.first
-        for end in sorted({index for index, _ in self.uses}):
-            used = reduce(or_, (condition for index, condition in self.uses if index >= end))
-            when = self.when if ALWAYS.any_of[0] in used.any_of else self.when & used
-            if end >= start and when.any_of:
-                yield _Span(self.tensor, start, end, when)
-                start = end + 1
-
-
-def _lives(steps: Sequence[_Step], layout: _Layout, accumulates: bool) -> Iterable[_Life]:
-    """All that the passes make. A kernel that is not launched makes nothing: what reads its output reads its input."""
-    lives: dict[str, _Life] = {}
-    views: dict[str, str] = {}
-
-    def use(name: str, index: int, when: Condition) -> None:
-        if name in lives:
-            lives[name].uses.append((index, when))
-            when = when & ~lives[name].when
-        if views.get(name) and when.any_of:
-            use(views[name], index, when)
-
-    node_end, own_end = _node_ends(steps), _node_ends(steps, with_validation=False)
-    for index, step in enumerate(steps):
-        when = step.row.step.when
-        for tensor in (*step.used, *step.made):
-            views.setdefault(tensor.name, tensor.view_of)
-        for tensor in step.used:
-            use(tensor.name, (own_end if tensor.name.endswith(AGAIN) else node_end)[index], when)
-        for tensor in step.made:
-            life = lives.setdefault(tensor.name, _Life(tensor, index, when, []))
-            life.when = life.when | when
-            life.uses.append((index, when))
-    end = len(steps) - 1
-    forward_end = max(index for index, step in enumerate(steps) if step.where[0].startswith("forward"))
-    for name, life in lives.items():
-        plain = name.partition("@")[0]
-        if plain in HELD or (plain in layout.gradients and not accumulates):
-            life.uses.append((end, life.when))
-        elif plain.removesuffix(".cast") in layout.weights:
-            life.uses.append((forward_end, life.when))
-    return lives.values()
-
-
-def _node_ends(steps: Sequence[_Step], with_validation: bool = True) -> list[int]:
-    """For each step, the last one of its node of autograd, which frees what it reads when all its kernels have run.
-
-    The engine's validation of what a node returns, its sums over what was broadcast and its casts, comes before the
-    node frees what it has saved, and after what checkpointing has made again for it is gone.
-    """
-    ends = list(range(len(steps)))
-    for index in reversed(range(len(steps) - 1)):
-        here, after = steps[index], steps[index + 1]
-        if _node(here) and _node(here) == _node(after) and (with_validation or not _validates(after.row)):
-            ends[index] = ends[index + 1]
-    return ends
-
-
-def _validates(row: Row) -> bool:
-    return isinstance(row.step, Kernel) and (row.step.op == "sum" or row.step.name.endswith(".cast"))
-
-
-def _node(step: _Step) -> tuple[str, str] | None:
-    return node_of(step.row) if step.where[0].startswith("backward") else None
-
+# ------------------------------------------------------------------------------------------ the moments of a step
 
 Terms: TypeAlias = dict[tuple[Monomial, Condition], int]
 """A polynomial whose terms count only where a condition holds."""
@@ -342,10 +155,10 @@ def _moments(
     table: TrainingTable, layers: int, accumulates: bool
 ) -> dict[tuple[str, int], tuple[str, dict[str, Terms]]]:
     """The bytes alive at each step, by part; and the step's name with the largest tensor that it makes."""
-    layout = _Layout(table, layers)
+    layout = Layout(table, layers)
     steps = list(layout.steps())
-    changes: list[list[tuple[str, _Span, int]]] = [[] for _ in range(len(steps) + 1)]
-    for life in _lives(steps, layout, accumulates):
+    changes: list[list[tuple[str, Span, int]]] = [[] for _ in range(len(steps) + 1)]
+    for life in lives(steps, layout, accumulates):
         for span in life.spans():
             part = _part(span.tensor, layout.weights)
             changes[span.first].append((part, span, 1))

@@ -10,6 +10,7 @@ from oracle import tiny
 from training_match import PRECISIONS, assert_equal, saved_bytes, unrolled
 from transformers import GPT2Config
 
+from gpt2cost.errors import InputError
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.config import load_model
 from gpt2cost.table.kernel import Kernel
@@ -167,3 +168,40 @@ def test_flash_attention_2(precision: str) -> None:
     for batch in (1, 4):
         config = tiny(n_layer=2, **dropping(*DROPOUT))
         assert_table_equals_step(config, "flash_attention_2", precision, batch, 32)
+
+
+@pytest.mark.parametrize("name", ["distilgpt2", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_presets(name: str, precision: str) -> None:
+    """As they come, with dropout and their long vocabulary; the smallest in all its layers, two of the others'."""
+    model = load_model(name)
+    layers = model.n_layer if name == "distilgpt2" else 2
+    config = GPT2Config(n_layer=layers, n_head=model.n_head, n_embd=model.n_embd)
+    assert_table_equals_step(config, "sdpa", precision, 4, 1024)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_parameter_gets_one_gradient_of_its_size(precision: str, tied: bool) -> None:
+    config = tiny(n_layer=1, tie_word_embeddings=tied)
+    sizes = sizes_of(config, precision, 2, 32)
+    made = [
+        (tensor.name.removesuffix(".grad"), tensor.bytes.evaluate(sizes))
+        for row in table_of(config, "sdpa", precision).backward
+        if isinstance(row.step, Kernel) and row.step.when.evaluate(sizes)
+        for tensor in row.step.outputs
+        if tensor.name.endswith((".weight.grad", ".bias.grad"))
+    ]
+    real = oracle_train.build(config, "sdpa", PRECISIONS[precision][0])
+    wanted = {
+        name.removeprefix("transformer.").removeprefix("h.0."): weight.numel() * weight.element_size()
+        for name, weight in real.named_parameters()
+    }
+    if tied:  # of the head's part, which the token embedding's is added to
+        wanted["lm_head.weight"] = wanted["wte.weight"]
+    assert sorted(made) == sorted(wanted.items())
+
+
+def test_what_has_no_known_gradient_is_refused() -> None:
+    with pytest.raises(InputError, match="the gradient of where is not modelled"):
+        training_table(TableOptions("eager", variants=(("mask", "where"),), train=True))
