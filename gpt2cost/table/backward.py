@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from gpt2cost.errors import InputError
 from gpt2cost.table.attention import HALF, MERGE_HEADS_COPY, SPLIT_HEADS_COPY
 from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula, symbol
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor, element, elements
@@ -110,7 +111,7 @@ class Tape:
         if elements(made) != elements(tensor):
             size = elements(tensor) * symbol(element(made))
             total = replace(self.part(tensor), bytes=size, view_of=made.name)
-            shrinks = elements(made) > elements(tensor)
+            shrinks = ALWAYS if tensor.has_no_batch else elements(made) > elements(tensor)
             self.emit(f"grad_{label}", "sum", "reduction", (made,), (total,), elements(made), when=shrinks)
             made = total
         if self.wide(made) != self.wide(tensor):
@@ -212,7 +213,10 @@ def short_name(tensor: Tensor) -> str:
 
 
 def backward(forward: Sequence[Row], derivatives: Mapping[str, Rule], autocast: bool, tied: bool) -> tuple[Row, ...]:
-    """The rows of the backward pass of `forward`, whose last kernel makes the loss; numbered from 0."""
+    """The rows of the backward pass of `forward`, whose last kernel makes the loss; numbered from 0.
+
+    Raises `InputError` for an op whose derivative is not known.
+    """
     kernels = [row for row in forward if isinstance(row.step, Kernel)]
     steps = [row.step for row in kernels if isinstance(row.step, Kernel)]
     made = {tensor.name: tensor for step in steps for tensor in step.outputs}
@@ -229,6 +233,8 @@ def backward(forward: Sequence[Row], derivatives: Mapping[str, Rule], autocast: 
             seed = tape.part(step.outputs[0])
             tape.emit("grad", "ones_like", "fill", (), (seed,), 0)
             tape.grads[step.outputs[0].name] = Grad(seed)
+        if step.op not in derivatives:
+            raise InputError(f"training: the gradient of {step.op} is not modelled")
         if grad := tape.take(step.outputs[0]):
             tape.node(derivatives[step.op](tape, grad))
     return tape.finished()
