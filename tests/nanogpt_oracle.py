@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import oracle_train
 import torch
 from nanogpt_model import GPT, GPTConfig
 from oracle import FusedAttention, Launch, Trace, default_dtype
@@ -34,14 +35,14 @@ def model_of(config: GPTConfig) -> Model:
 
 
 @functools.lru_cache(maxsize=16)
-def _built(fields: tuple[tuple[str, Any], ...], dtype: torch.dtype) -> GPT:
+def _built(fields: tuple[tuple[str, Any], ...], dtype: torch.dtype, train: bool) -> GPT:
     with default_dtype(dtype), torch.device("meta"):
-        return GPT(GPTConfig(**dict(fields))).eval()
+        return GPT(GPTConfig(**dict(fields))).train(train)
 
 
-def build(config: GPTConfig, dtype: torch.dtype) -> GPT:
-    """The model of a config in inference, built once: a trace leaves nothing behind in it."""
-    return _built(tuple(vars(config).items()), dtype)
+def build(config: GPTConfig, dtype: torch.dtype, train: bool = False) -> GPT:
+    """The model of a config, built once: a trace leaves nothing behind in it."""
+    return _built(tuple(vars(config).items()), dtype, train)
 
 
 class NanoTrace(Trace):
@@ -62,3 +63,19 @@ def trace(config: GPTConfig, dtype: torch.dtype, batch: int, seq: int, logits: s
     with torch.no_grad(), FusedAttention(), NanoTrace(model) as record:
         model(ids, every_position=logits == "all")
     return record
+
+
+def step(
+    config: GPTConfig, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
+) -> oracle_train.Step:
+    """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
+    ids, targets = (torch.empty((batch, seq), dtype=torch.long, device="meta") for _ in range(2))
+    return oracle_train.traced_step(build(config, dtype, train=True), lambda model: model(ids, targets)[1], autocast)
+
+
+def fake_cuda_forward(
+    config: GPTConfig, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
+) -> list[Launch]:
+    """The forward's kernels on fake CUDA tensors with torch's own autocast."""
+    model = build(config, dtype, train=True)
+    return oracle_train.fake_cuda(model, lambda own, ids: own(ids, ids), dtype, batch, seq, autocast)

@@ -15,7 +15,7 @@ import contextlib
 import copy
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,8 @@ class GPUFront(TorchFunctionMode):
             args, kwargs = self.cast(name, args, kwargs, torch.float32)
         if func is torch.nn.functional.scaled_dot_product_attention:
             return fused_attention(*args, **kwargs)
+        if func is torch.nn.functional.cross_entropy and self.autocast:
+            return cross_entropy(*args, **kwargs)
         if func is torch.nn.functional.dropout:
             return dropout(*args, **kwargs)
         if name == "linear" and len(args) > 2 and args[2] is None:
@@ -107,6 +109,13 @@ def fused_attention(
             query, key, value, None, True, dropout_p, is_causal, scale=scale
         )[0]
     return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+    """As ATen's `cross_entropy_loss` calls under autocast: log-softmax in the logits' dtype, nll_loss in float32."""
+    chosen = {name: options[name] for name in ("ignore_index", "reduction") if name in options}
+    log_probabilities = torch.log_softmax(logits, 1)
+    return torch.nn.functional.nll_loss(log_probabilities.to(torch.float32), labels, **chosen)
 
 
 def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
@@ -166,8 +175,15 @@ def step(
     config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
 ) -> Step:
     """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
-    model = build(config, attn, dtype)
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
+    return traced_step(build(config, attn, dtype), lambda model: model(ids, labels=ids).loss, autocast, answer)
+
+
+def traced_step(
+    model: Any, loss_of: Callable[[Any], Any], autocast: torch.dtype | None = None, answer: bool = True
+) -> Step:
+    """One micro-step of any model on the meta device, which is told `answer` of a tensor's values."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     saved: dict[int, Any] = {}
 
@@ -178,9 +194,9 @@ def step(
         return tensor
 
     with StepTrace(model) as record, trained_flash_attention():
-        record.answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
+        record.answer = answer
         with GPUFront(autocast), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = model(ids, labels=ids).loss
+            loss = loss_of(model)
         forward = list(record.launches)
         record.launches.clear()
         loss.backward()
@@ -255,7 +271,14 @@ def fake_cuda_forward(
     config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
 ) -> list[Launch]:
     """The forward's kernels on fake CUDA tensors with torch's own autocast."""
-    model = copy.deepcopy(build(config, attn, dtype))
+    return fake_cuda(build(config, attn, dtype), lambda model, ids: model(ids, labels=ids), dtype, batch, seq, autocast)
+
+
+def fake_cuda(
+    meta: Any, run: Callable[[Any, Any], Any], dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None
+) -> list[Launch]:
+    """The kernels of `run(model, ids)`, a forward of any model, there."""
+    model = copy.deepcopy(meta)
     with FakeTensorMode(), default_dtype(dtype), torch.no_grad():
         for module in model.modules():
             for name, weight in module._parameters.items():
@@ -263,5 +286,5 @@ def fake_cuda_forward(
                     module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, device="cuda"), False)
         ids = torch.empty((batch, seq), dtype=torch.long, device="cuda")
         with StepTrace(model) as record, NoFront(), real_autocast(autocast):
-            model(ids, labels=ids)
+            run(model, ids)
     return record.launches

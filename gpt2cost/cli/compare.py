@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import LogitsFlags, OutputFlags, PhaseFlag, SizeFlags, required, takes
+from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, size, takes
 from gpt2cost.cli.many import ManyFlags
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.compare import compare_choices
 from gpt2cost.prediction.grid import make_grid
-from gpt2cost.prediction.settings import check_sizes
+from gpt2cost.prediction.settings import PHASES, TRAIN, check_sizes
 from gpt2cost.prediction.sweep import plan
+from gpt2cost.prediction.train_compare import candidates_of, compare_points
+from gpt2cost.prediction.train_sweep import make_train_grid, plan_training
 
 MOST = 20
 """The most candidates that can be put side by side."""
+
+
+@dataclass(eq=False, repr=False)
+class CompareSizeFlags:
+    """The sizes of one pass; of a training step the sequences' length alone."""
+
+    batch: Annotated[int | None, size("batch", "Sequences in the batch.", show_default="1")] = None
+    seq: Annotated[int | None, size("seq", "New tokens per sequence in this forward pass.", show_default="128")] = None
+    cache: Annotated[int | None, size("cache", "Tokens per sequence already in the KV cache.", show_default="0")] = None
+
+    def or_usual(self) -> dict[str, int]:
+        """The sizes, the usual ones where none are given."""
+        usual = {"batch": 1, "seq": 128, "cache": 0}
+        return {name: value if (own := getattr(self, name)) is None else own for name, value in usual.items()}
 
 
 @takes
 def compare(
     *,
     many: ManyFlags,
-    sizes: SizeFlags,
-    phase: PhaseFlag = "both",
+    sizes: CompareSizeFlags,
+    phase: Annotated[str, choice("--phase", (*PHASES, TRAIN), f"{PHASE_HELP}; train: a step.")] = "both",
     outputs: LogitsFlags,
+    training: TrainListFlags,
     exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
@@ -35,15 +56,45 @@ def compare(
     sink, axes = out.sink(), many.axes()
     for name in ("model", "gpu"):
         required(f"--{name}", axes[name])
-    given, use_cache = dataclasses.asdict(sizes), not outputs.no_use_cache
+    if phase == TRAIN:
+        _compare_training(many, sizes, outputs, training, exits, sink)
+        return
+    refuse(vars(training), ONLY_TRAINING)
+    given, use_cache = sizes.or_usual(), not outputs.no_use_cache
     fixed = {"phase": phase, "logits": outputs.logits, "use_cache": use_cache, "cache_type": outputs.cache_type}
     grid = make_grid(**axes, **given, **fixed)
     choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
-    if not 2 <= len(choices) <= MOST:
-        print_warnings(warnings)
-        reason = "only one runs" if len(choices) == 1 else f"these are {len(choices)}"
-        raise InputError(f"compare: expected 2 to {MOST} candidates, such as --gpu a100,h100; {reason}")
+    _check_count(len(choices), warnings)
     comparison = compare_choices(choices, check_sizes(**given, use_cache=use_cache), phase, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
     exits.leave(all(candidate.prediction.memory.fits for candidate in comparison.candidates))
+
+
+def _compare_training(
+    many: ManyFlags, sizes: CompareSizeFlags, outputs: LogitsFlags, training: TrainListFlags, exits: ExitFlags,
+    sink: Sink,
+) -> None:  # fmt: skip
+    """Training steps side by side."""
+    inference = {"batch": sizes.batch, "cache": sizes.cache, "dtype": many.dtype, "no_use_cache": outputs.no_use_cache}
+    usual = LogitsFlags()
+    inference |= {name: getattr(outputs, name) for name in ("logits", "cache_type")
+                  if getattr(outputs, name) != getattr(usual, name)}  # fmt: skip
+    refuse(inference, NOT_OF_TRAINING)
+    axes = {name: value for name, value in many.axes().items() if name != "dtype"}
+    grid = make_train_grid(**axes, seq=sizes.seq, **training.given())
+    choices, warnings = plan_training(grid, many.model_changes(), many.hw_changes())
+    points = candidates_of(grid, choices)
+    _check_count(len(points), warnings)
+    comparison = compare_points(points, warnings)
+    print_warnings(comparison.warnings)
+    sink.show(comparison.view, comparison)
+    exits.leave(all(candidate.training.memory.fits for candidate in comparison.candidates))
+
+
+def _check_count(count: int, warnings: Sequence[str]) -> None:
+    """Raise `InputError` for too few or too many candidates, after the warnings that may say why."""
+    if not 2 <= count <= MOST:
+        print_warnings(warnings)
+        reason = "only one runs" if count == 1 else f"these are {count}"
+        raise InputError(f"compare: expected 2 to {MOST} candidates, such as --gpu a100,h100; {reason}")

@@ -79,7 +79,7 @@ def _document(training: Training, group: str, explained: bool) -> Record:
     hardware = {**shared.hardware_head(training.hardware), **record_of(attributes("trust", "trust_from"), training)}
     return {
         **envelope(training.model, training.hardware),
-        "model": record_of(shared.MODEL, training.model),
+        "model": shared.model_record(training.model, training.train.how),
         "hardware": hardware,
         "settings": record_of(SETTINGS, training),
         "step": record_of(STEP, training),

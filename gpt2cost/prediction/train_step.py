@@ -18,6 +18,7 @@ from gpt2cost.device.hardware import Hardware, Host
 from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, total
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
+from gpt2cost.table.accumulation import accumulation_rows
 from gpt2cost.table.config import Model
 from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.kernel import Row
@@ -115,9 +116,15 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
 
 @lru_cache(maxsize=128)
 def train_rows(options: TableOptions, checkpointing: Checkpointing, runtime: str, a_bytes: int) -> TrainingTable:
-    """The rows of the forward and of the backward pass as `runtime` launches them, with elements of `a_bytes`."""
+    """The rows of a micro-step as `runtime` launches them; `a_bytes`: of an activation's element."""
     table = training_table(options, checkpointing)
     return fuse_training(table, a_bytes) if runtime in COMPILED else table
+
+
+@lru_cache(maxsize=128)
+def added_rows(options: TableOptions, checkpointing: Checkpointing) -> tuple[Row, ...]:
+    """What a micro-step after the first one launches beyond its table, compiled or not."""
+    return accumulation_rows(training_table(options, checkpointing))
 
 
 def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work:
@@ -132,6 +139,7 @@ def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work
 
     options, clips = train_options(model, train, hw), train.clip_grad_norm is not None
     table = train_rows(options, train.checkpointing, how.runtime, train.numbers.a_bytes)
+    added = added_rows(options, train.checkpointing) if np.any(np.asarray(batch.grad_accum) > 1) else ()
     tied, scaler = model.tie_word_embeddings, precision == "fp16-mixed"
     clip = clip_rows(options, tied, scaler) if clips else ()
     optimizer = optimizer_rows(train.optimizer, options, tied, scaler=scaler, clips=clips)
@@ -139,7 +147,7 @@ def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work
     return Work(
         forward=run(table.forward, recording, how.runtime),
         backward=run(table.backward, recording, how.runtime),
-        accumulate=run((), hw, "eager"),
+        accumulate=run(added, hw, "eager"),
         to_buckets=run(into, hw, "eager"),
         from_buckets=run(out, hw, "eager"),
         clip=run(clip, hw, "eager"),

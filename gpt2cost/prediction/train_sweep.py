@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,16 @@ def _joined(hardware: Hardware, train: TrainHow, gpus: Any, nodes: Any) -> Any:
         return alone
     fits = (gpus % nodes == 0) & (gpus // nodes <= links.links.gpus) & ((nodes == 1) | (links.network is not None))
     return alone | (fits & (gpus > 1))
+
+
+def possible_batches(grid: TrainGrid, choice: TrainChoice) -> Iterator[Batch]:
+    """The sizes of the points of a grid that can run, one by one."""
+    axes = _axes(grid, choice.model)
+    batch, possible = _solved(axes, choice.hardware, choice.train)
+    sizes = [getattr(batch, field.name) for field in fields(Batch)]
+    for runs, *own in zip(*(array.ravel() for array in np.broadcast_arrays(possible, *sizes)), strict=True):
+        if runs:
+            yield Batch(*map(int, own))
 
 
 def _points_left_out(grid: TrainGrid, choice: TrainChoice) -> Iterator[str]:

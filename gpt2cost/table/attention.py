@@ -205,6 +205,14 @@ def trained_attention(op: str, x: QKV, source: Citation, when: Condition, random
     return replace(kernel, outputs=(*kernel.outputs, *saved)), merged
 
 
+def trained_sdpa(x: QKV, source: Citation) -> tuple[tuple[Kernel, Kernel], Tensor]:
+    """What `scaled_dot_product_attention` runs in train mode: flash attention in 16 bit, else its memory-efficient
+    kernel."""
+    flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF, 24)
+    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, ~HALF, 16)
+    return (flash, efficient), merged
+
+
 def sdpa_mask(options: TableOptions) -> Condition:
     """Where sdpa needs a mask tensor: its own causal rule holds for a prefill, and a single query needs none.
 
@@ -228,9 +236,8 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
     if options.train:
-        flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF, 24)
-        efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, ~HALF, 16)
-        return (flash, efficient, Free("views", "view", 3)), merged
+        kernels, merged = trained_sdpa(x, source)
+        return (*kernels, Free("views", "view", 3)), merged
     zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
     bias = tensor("float_mask", B, T, S)
     when = sdpa_mask(options)

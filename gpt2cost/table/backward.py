@@ -111,7 +111,7 @@ class Tape:
         if elements(made) != elements(tensor):
             size = elements(tensor) * symbol(element(made))
             total = replace(self.part(tensor), bytes=size, view_of=made.name)
-            shrinks = elements(made) > elements(tensor)
+            shrinks = ALWAYS if tensor.has_no_batch else elements(made) > elements(tensor)
             self.emit(f"grad_{label}", "sum", "reduction", (made,), (total,), elements(made), when=shrinks)
             made = total
         if self.wide(made) != self.wide(tensor):

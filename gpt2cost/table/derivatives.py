@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpt2cost.table.backward import Gives, Grad, Rule, Tape, short_name
-from gpt2cost.table.formula import ALWAYS, NEVER, symbol
+from gpt2cost.table.formula import ALWAYS, NEVER, formula, symbol
 from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, element, elements, weight
 from gpt2cost.table.symbols import D, V, b8
 
@@ -157,10 +157,11 @@ def _softmax(op: str) -> Rule:
 
 
 def _nll_loss(tape: Tape, grad: Grad) -> Gives:
-    """Zeros, and one number a token."""
+    """Zeros, and one number a token. Autograd keeps what the loss was taken of, and asks its size alone: no byte."""
     (picked, labels), (_, total) = tape.kernel.inputs, tape.kernel.outputs
     whole = tape.made[picked.view_of]
-    made = tape.emit("backward", "nll_loss_backward", "fill", (grad.tensor, labels, total), (tape.part(whole),), 0)
+    reads = (grad.tensor, replace(whole, bytes=formula(0)), labels, total)
+    made = tape.emit("backward", "nll_loss_backward", "fill", reads, (tape.part(whole),), 0)
     return [(whole, Grad(made))]
 
 

@@ -29,7 +29,8 @@ class Tensor:
     """An operand: its name and its stored bytes (a dimension of stride 0 counts once).
 
     `view_of`: the tensor in whose memory it lies where no kernel makes it. `by_head`: its memory is in the order
-    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied.
+    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied. `has_no_batch`:
+    it lacks the dimension itself, so that its gradient is summed over a batch of one too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Tensor:
     is_weight: bool = False
     view_of: str = ""
     by_head: bool = False
+    has_no_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def linear(
 ) -> Module:
     """A Linear: (rows, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter.
 
-    The tensor that it makes is named `out`, or as the module.
+    The tensor that it makes is named `out`, or as the module. A Conv1D's weight lies the other way round.
     """
     weights = (weight(f"{path}.weight", k * n), *((weight(f"{path}.bias", n),) if bias else ()))
     kernel = Kernel(
@@ -242,7 +244,7 @@ def linear(
 
 
 def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
-    """A Conv1D: a Linear whose weight is stored the other way round."""
+    """A Conv1D: (B*T, k) x (k, n) + bias."""
     return linear(x, n, k, path, source, cls="Conv1D")
 
 

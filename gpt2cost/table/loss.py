@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpt2cost.table.citations import cite
-from gpt2cost.table.formula import formula
-from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, elements
+from gpt2cost.table.citations import Citation, cite
+from gpt2cost.table.formula import formula, symbol
+from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, element, elements
 from gpt2cost.table.symbols import B, T, V, a, f32, i64
 
 FILE = "loss_utils.py"
@@ -26,23 +26,32 @@ def causal_lm_loss(logits: Tensor) -> tuple[Kernel | Free, ...]:
         Free("labels.shift", "view", 1),
         shift,
         Free("views", "view", 2),
-        *cross_entropy(wide, shifted),
+        *cross_entropy(wide, shifted, cite("fixed_cross_entropy", "nn.functional.cross_entropy(", FILE)),
     )
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Kernel, ...]:
-    """`F.cross_entropy` of (B*T, V) logits: their log-softmax, and the mean of the labels' own."""
-    source = cite("fixed_cross_entropy", "nn.functional.cross_entropy(", FILE)
-    size = elements(logits)
+def cross_entropy(logits: Tensor, labels: Tensor, source: Citation, autocast: bool = False) -> tuple[Kernel, ...]:
+    """`F.cross_entropy` of (B*T, V) logits: their log-softmax, and the mean of the labels' own.
+
+    It asks for the log-softmax in the dtype of the logits, which `autocast` leaves as it is; the mean is then taken in
+    float32, of a cast of all.
+    """
+    size, number = elements(logits), symbol(element(logits))
     log_probabilities = Tensor("log_softmax", logits.bytes)
-    picked = Tensor("log_softmax[labels]", B * T * f32, view_of="log_softmax")
+    casts: tuple[Kernel, ...] = ()
+    whole = log_probabilities
+    if autocast and number != f32:
+        whole, number = Tensor("log_softmax.float", size * f32), f32
+        casts = (copy("nll_loss.cast", "_to_copy", log_probabilities, whole, source),)
+    picked = Tensor(f"{whole.name}[labels]", B * T * number, view_of=whole.name)
     return (
         Kernel(
             "log_softmax", "_log_softmax", "reduction", (logits,), (log_probabilities,), 5 * size, source,
             columns=V, fusion_group="loss",
         ),
+        *casts,
         Kernel(
             "nll_loss", "nll_loss_forward", "reduction", (picked, labels),
-            (Tensor("loss", formula(1) * f32), Tensor("loss.weight", formula(1) * f32)), B * T, source,
+            (Tensor("loss", formula(1) * number), Tensor("loss.weight", formula(1) * number)), B * T, source,
         ),
     )  # fmt: skip

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from gpt2cost.table.attention import IN_C_ATTN, QKV, fused_attention
+from gpt2cost.table.attention import IN_C_ATTN, QKV, fused_attention, trained_sdpa
 from gpt2cost.table.citations import NANOGPT, Citation
+from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, formula
 from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
 from gpt2cost.table.kernel import (
@@ -33,6 +34,7 @@ from gpt2cost.table.kernel import (
     pointwise,
     tensor,
 )
+from gpt2cost.table.loss import cross_entropy
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, b8, i64
 
@@ -48,18 +50,16 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
     query, key, value = (tensor(name, B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
     qkv = QKV(output(c_attn), query, key, value, cached=False)
-    attended, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
+    kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
+    attended = trained_sdpa(qkv, sdpa)[0] if options.train else (kernel,)
     c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
+    dropped = _cite(src, "self.resid_dropout(self.c_proj(y))")
+    keeps = (x, output(c_attn), merged)
+    drop, y = dropout("resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps)
     children = (
-        Free("attn", "call"),
-        c_attn,
-        Free("split", "view", 7),
-        attended,
-        Free("views", "view", 2),
-        c_proj,
-        Free("resid_dropout", "call", keeps=(x, output(c_attn), merged)),
-    )
-    return Module("attn", "CausalSelfAttention", children), output(c_proj)
+        Free("attn", "call"), c_attn, Free("split", "view", 7), *attended, Free("views", "view", 2), c_proj, drop,
+    )  # fmt: skip
+    return Module("attn", "CausalSelfAttention", children), y
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -69,14 +69,16 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     activated = tensor("mlp.gelu", B, T, F)
     gelu = pointwise("", "gelu", (output(c_fc),), activated, _cite(src, "self.gelu(x)"), fusion_group="act")
     c_proj = linear(activated, D, F, "mlp.c_proj", _cite(src, "self.c_proj(x)"), bias=options.bias)
+    dropped = _cite(src, "self.dropout(x)")
+    drop, y = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped, keeps=(x,))
     children = (
         Free("mlp", "call"),
         c_fc,
         Module("gelu", "GELU", (replace(gelu, in_module=True), Free("input", "view", 0, keeps=gelu.inputs))),
         c_proj,
-        Free("dropout", "call", keeps=(x,)),
+        drop,
     )
-    return Module("mlp", "MLP", children), output(c_proj)
+    return Module("mlp", "MLP", children), y
 
 
 def block(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -107,10 +109,12 @@ def gpt(options: TableOptions) -> Module:
     """GPT: the whole table for one way of running the model."""
     src, group = "GPT.forward", "norm"
     ids, pos = Tensor("idx", B * T * i64), Tensor("pos", T * i64)
-    token, position = Tensor("wte", B * T * D * a), Tensor("wpe", T * D * a)
+    token, position = Tensor("wte", B * T * D * a), Tensor("wpe", T * D * a, has_no_batch=True)
     x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
     wte, wpe = (_cite(src, f"self.transformer.{fragment}") for fragment in ("wte(idx)", "wpe(pos)"))
     summed = _cite(src, "self.transformer.drop(tok_emb + pos_emb)")
+    embedded = replace(x, name="embeddings", view_of="") if drops(options, "embd") else x
+    drop, _ = dropout("drop", "embd", embedded, x.name, options, summed)
     h, y = block(x, options)
     ln_f = layer_norm("ln_f", y, _cite("LayerNorm.forward", "F.layer_norm("), options.bias)
     embedding = (
@@ -121,8 +125,8 @@ def gpt(options: TableOptions) -> Module:
         Free("model", "call"),
         fill("pos", "arange", pos, _cite(src, "torch.arange(0, t"), fusion_group=group),
         Module("transformer", "ModuleDict", embedding),
-        pointwise("add", "add", (token, position), x, summed, fusion_group=group),
-        Module("transformer", "ModuleDict", (Free("drop", "call"), h, ln_f)),
+        pointwise("add", "add", (token, position), embedded, summed, fusion_group=group),
+        Module("transformer", "ModuleDict", (drop, h, ln_f)),
         *head(output(ln_f), options),
         Free("locals", "view", 0, keeps=(token, position, pos)),
     )
@@ -130,11 +134,15 @@ def gpt(options: TableOptions) -> Module:
 
 
 def head(x: Tensor, options: TableOptions) -> tuple[Module | Kernel | Free, ...]:
-    """The logits, of all positions or of the last, which a list chooses."""
+    """The logits, of all positions or of the last, which a list chooses; in train mode those of all, and their loss."""
     src = "GPT.forward"
-    if options.logits == "all":
+    if options.logits == "all" or options.train:
         kept = replace(x, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
-        return (linear(kept, V, D, "lm_head", _cite(src, "self.lm_head(x)"), bias=False, out="logits"),)
+        lm_head = linear(kept, V, D, "lm_head", _cite(src, "self.lm_head(x)"), bias=False, out="logits")
+        if not options.train:
+            return (lm_head,)
+        targets, loss = Tensor("targets", B * T * i64), _cite(src, "F.cross_entropy(")
+        return (lm_head, Free("views", "view", 2), *cross_entropy(output(lm_head), targets, loss, options.autocast))
     last, source = Tensor("last", B * D * a), _cite(src, "self.lm_head(x[:, [-1], :])")
     place, row = Tensor("minus_1", i64), Tensor(x.name, B * D * a, view_of="ln_1")
     return (

@@ -251,3 +251,53 @@ def test_a_study_of_training(gpt2cost: Any, tmp_path: Any) -> None:
 )
 def test_a_sweep_that_is_refused(flags: list[str], message: str, gpt2cost: Any) -> None:
     assert_refused(gpt2cost(*flags), message)
+
+
+COMPARE = ["compare", "--phase", "train", "--model", "distilgpt2", "--seq", "64", "--micro-batch", "2"]
+
+
+def test_compare(gpt2cost: Any) -> None:
+    flags = [*COMPARE, "--gpu", "a100,h100", "--gpus", "1,2"]
+    document = json.loads(gpt2cost(*flags, "--format", "json").out)
+    assert [row["label"] for row in document["candidates"]] == [
+        "a100-sxm-80gb x1", "a100-sxm-80gb x2", "h100-sxm-80gb x1", "h100-sxm-80gb x2",
+    ]  # fmt: skip
+    first = document["candidates"][0]
+    for row in document["candidates"]:
+        assert row["tokens_ratio"] == pytest.approx(row["tokens_per_s"] / first["tokens_per_s"])
+        one = document_of(gpt2cost, "train", "--model", "distilgpt2", "--gpu", row["gpu"], "--seq", "64",
+                          "--micro-batch", "2", "--gpus", str(row["gpus"]))  # fmt: skip
+        assert row["step_s"] == one["step"]["step_s"]
+    text = gpt2cost(*flags).out
+    assert text.startswith("training: 2 sequences of 64 tokens x 1 micro-steps in bf16-mixed")
+    fastest = max(document["candidates"], key=lambda row: row["tokens_per_s"])
+    assert f"the most tokens per second: {fastest['label']}" in text
+
+
+def test_where_the_ranking_of_trainings_changes(gpt2cost: Any) -> None:
+    """A precision that is faster for large batches and not for small ones: the ranking changes where it says."""
+    flags = [*COMPARE, "--gpu", "a100", "--precision", "fp32,bf16-mixed", "--format", "json"]
+    crossovers = json.loads(gpt2cost(*flags).out)["crossovers"]
+    for crossover in (item for item in crossovers if item["axis"] == "micro_batch"):
+        sizes = (crossover["size"] - 1, crossover["size"])
+        for size, faster in zip(sizes, ("before", "after"), strict=True):
+            rates = {
+                precision: document_of(
+                    gpt2cost, *TRAIN, "--seq", "64", "--micro-batch", str(size), "--precision", precision
+                )["step"]["tokens_per_s"]
+                for precision in ("fp32", "bf16-mixed")
+            }
+            assert max(rates, key=lambda name: rates[name]) == crossover[faster]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([*COMPARE, "--gpu", "a100"], "compare: expected 2 to 20 candidates, such as --gpu a100,h100; only one runs"),
+        ([*COMPARE, "--gpu", "a100,h100", "--batch", "2"], "--batch: not of training"),
+        ([*COMPARE, "--gpu", "a100,h100", "--logits", "last"], "--logits: not of training"),
+        (["compare", "--model", "gpt2", "--gpu", "a100,h100", "--zero", "1"], "--zero: goes with --phase train alone"),
+    ],
+)
+def test_a_comparison_that_is_refused(flags: list[str], message: str, gpt2cost: Any) -> None:
+    assert_refused(gpt2cost(*flags), message)

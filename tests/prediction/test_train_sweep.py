@@ -19,7 +19,6 @@ GRIDS: dict[str, dict[str, Any]] = {
     "precisions": {"precision": "fp32,tf32,bf16-mixed,fp16-mixed,bf16", "seq": 64, "micro_batch": "1,2"},
     "compiled": {"gpus": 4, "runtime": "compile", "micro_batch": "1,16", "optimizer": "adamw-fused"},
     "inside": {"gpus": 4, "runtime": "compile", "micro_batch": "1,16", "compile_inside_ddp": True},
-    "nanogpt": {"impl": "hf,nanogpt", "micro_batch": "1,2", "seq": 128},
     "zero": {"gpus": "2,8", "zero": "0,1,2,3", "micro_batch": 4, "grad_accum": "1,2"},
     "checkpointing": {"checkpointing": "none,block", "micro_batch": "1,4", "seq": 128},
     "unclipped": {"clip_grad_norm": "none", "dropout": 0.0, "micro_batch": "1,2"},

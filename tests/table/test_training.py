@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import oracle_train
 import pytest
 import torch
 from helpers import values
-from oracle import Launch, tiny
+from oracle import tiny
+from training_match import PRECISIONS, assert_equal, saved_bytes, unrolled
 from transformers import GPT2Config
 
 from gpt2cost.errors import InputError
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.config import load_model
-from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Row
+from gpt2cost.table.kernel import Kernel
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.training import TrainingTable, saved, training_table
+from gpt2cost.table.training import TrainingTable, training_table
 
-PRECISIONS = {
-    "fp32": (torch.float32, None),
-    "bf16-mixed": (torch.float32, torch.bfloat16),
-    "bf16": (torch.bfloat16, None),
-}
 DROPOUT = {"embd": "embd_pdrop", "attn": "attn_pdrop", "resid": "resid_pdrop"}
-
-
-STAND_INS = {
-    "flash_attn_func": "_scaled_dot_product_flash_attention",
-    "flash_attn_backward": "_scaled_dot_product_flash_attention_backward",
-}
-"""Kernels of the flash-attn package -> torch's, which the trace has in their place."""
 
 
 def dropping(*places: str) -> dict[str, float]:
@@ -57,36 +43,6 @@ def sizes_of(config: GPT2Config, precision: str, batch: int, seq: int) -> dict[s
     return sizes | {"w_bytes": 4} if precision.endswith("-mixed") else sizes
 
 
-def unrolled(rows: Sequence[Row], layers: range) -> list[tuple[str, Kernel]]:
-    """The kernels in the order in which they run, the block's once for each layer."""
-    block = [row for row in rows if row.module.startswith("transformer.h")]
-    first = rows.index(block[0])
-    turns = [(re.sub(r"\.h\b", f".h.{layer}", row.module, count=1), row.step) for layer in layers for row in block]
-    around = [(row.module, row.step) for row in rows if row not in block]
-    steps = [*around[:first], *turns, *around[first:]]
-    return [(module, step) for module, step in steps if isinstance(step, Kernel)]
-
-
-def assert_equal(
-    kernels: list[tuple[str, Kernel]], launches: list[Launch], sizes: dict[str, int], modules: bool
-) -> None:
-    launched = [(module, kernel) for module, kernel in kernels if kernel.when.evaluate(sizes)]
-    assert [STAND_INS.get(kernel.op, kernel.op) for _, kernel in launched] == [launch.op for launch in launches]
-    if modules:
-        assert [module for module, _ in launched] == [launch.module for launch in launches]
-    for (module, kernel), launch in zip(launched, launches, strict=True):
-        where = f"{module} {kernel.name} {kernel.op}"
-        assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
-        assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
-        if isinstance(kernel.shape, Gemm | FusedAttention):
-            assert kernel.flops.evaluate(sizes) == launch.flops, where
-        if isinstance(kernel.shape, Gemm):
-            dims = (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
-            assert tuple(dim.evaluate(sizes) for dim in dims) == launch.gemm, where
-        else:
-            assert launch.gemm is None, where
-
-
 def assert_table_equals_step(config: GPT2Config, attn: str, precision: str, batch: int, seq: int) -> None:
     dtype, autocast = PRECISIONS[precision]
     real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
@@ -95,14 +51,6 @@ def assert_table_equals_step(config: GPT2Config, attn: str, precision: str, batc
     assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
     assert_equal(unrolled(table.backward, layers[::-1]), real.backward, sizes, modules=False)
     assert saved_bytes(table, sizes) == real.saved_bytes
-
-
-def saved_bytes(table: TrainingTable, sizes: dict[str, int]) -> int:
-    return sum(
-        each.tensor.bytes.evaluate(sizes) * each.count.evaluate(sizes)
-        for each in saved(table)
-        if each.when.evaluate(sizes)
-    )
 
 
 @pytest.mark.parametrize("places", [(), ("embd", "attn", "resid"), ("embd",), ("attn",), ("resid",)], ids="-".join)

@@ -1,0 +1,133 @@
+"""The same training on several devices, models, precisions or numbers of GPUs, side by side, by tokens per second."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gpt2cost.prediction.compare import Crossover
+from gpt2cost.prediction.grid import Axis
+from gpt2cost.prediction.search import sign_changes
+from gpt2cost.prediction.train import Training, train_run
+from gpt2cost.prediction.train_settings import Batch
+from gpt2cost.prediction.train_sweep import TrainChoice, TrainGrid, make_train_grid, plan_training, possible_batches
+from gpt2cost.result import Result
+
+MOST_MICRO_BATCH = 1 << 12
+"""Crossovers are looked for up to this micro-batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainCandidate:
+    """A predicted step with the label that tells it from the others."""
+
+    label: str
+    choice: TrainChoice
+    training: Training
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainComparison(Result):
+    """What `compare` returns of training. The first candidate is what the others are measured against."""
+
+    shown_by = "train_compare"
+
+    candidates: tuple[TrainCandidate, ...]
+    crossovers: tuple[Crossover, ...]
+    warnings: tuple[str, ...]
+
+
+def compare_training(
+    axes: Mapping[str, Any],
+    model_changes: Mapping[str, Any] | None = None,
+    hw_changes: Mapping[str, Any] | None = None,
+) -> TrainComparison:
+    """Predict a step at every point of a grid of `axes`, as `make_train_grid` takes them, and where their ranking
+    changes as the micro-batch or the sequences grow. Raises `InputError` for what is wrong."""
+    grid = make_train_grid(**axes)
+    choices, warnings = plan_training(grid, model_changes, hw_changes)
+    return compare_points(candidates_of(grid, choices), warnings)
+
+
+def candidates_of(grid: TrainGrid, choices: Sequence[TrainChoice]) -> list[tuple[TrainChoice, Batch]]:
+    """The points of a grid that can run."""
+    return [(choice, batch) for choice in choices for batch in possible_batches(grid, choice)]
+
+
+def compare_points(points: Sequence[tuple[TrainChoice, Batch]], warnings: Sequence[str] = ()) -> TrainComparison:
+    """Predict a step at each of `points`."""
+    candidates = tuple(
+        TrainCandidate(label, choice, train_run(choice.model, choice.hardware, choice.train, batch))
+        for label, (choice, batch) in zip(_labels(points), points, strict=True)
+    )
+    crossovers = [
+        crossover
+        for axis, most in (("micro_batch", MOST_MICRO_BATCH), ("seq_len", _longest(candidates)))
+        for crossover in _crossovers(candidates, axis, most)
+    ]
+    own = (
+        f"{candidate.label}: {warning}"
+        for candidate in candidates
+        for warning in candidate.training.warnings
+        if warning not in candidate.choice.model.notes
+    )
+    return TrainComparison(candidates, tuple(crossovers), (*warnings, *own))
+
+
+def _labels(points: Sequence[tuple[TrainChoice, Batch]]) -> list[str]:
+    """What tells the points apart: the names and sizes that differ, and a number where none does."""
+    names = [tuple(_names(choice, batch)) for choice, batch in points]
+    places = range(len(names[0])) if names else ()
+    varying = [place for place in places if len({name[place] for name in names}) > 1] or [1]
+    labels = [" ".join(name[place] for place in varying) for name in names]
+    numbers = [labels[:index].count(label) + 1 for index, label in enumerate(labels)]
+    return [f"{label} ({number})" if number > 1 else label for label, number in zip(labels, numbers, strict=True)]
+
+
+def _names(choice: TrainChoice, batch: Batch) -> Iterator[str]:
+    how = choice.train
+    yield from (choice.model.name, choice.hardware.name)
+    yield f"x{batch.gpus}"
+    yield f"{batch.nodes} nodes"
+    yield from (how.precision, how.how.attn, how.how.runtime, str(how.how.impl), how.optimizer)
+    yield f"checkpointing {how.checkpointing}"
+    yield f"zero {how.zero}"
+    yield f"micro-batch {batch.micro_batch}"
+    yield f"seq {batch.seq_len}"
+    yield f"{batch.grad_accum} micro-steps"
+
+
+# ---------------------------------------------------------------------------------------------- crossovers
+
+
+def _longest(candidates: Sequence[TrainCandidate]) -> int:
+    return min(candidate.choice.model.n_positions for candidate in candidates)
+
+
+def _crossovers(candidates: Sequence[TrainCandidate], axis: str, most: int) -> list[Crossover]:
+    """Where the ranking by tokens per second changes as one size grows, the same for all, and the others stay."""
+    if len({getattr(candidate.training.batch, axis) for candidate in candidates}) > 1:
+        return []
+
+    def run(candidate: TrainCandidate, sizes: Axis) -> Training:
+        choice, grown = candidate.choice, replace(candidate.training.batch, **{axis: sizes.astype(float)})
+        return train_run(choice.model, choice.hardware, choice.train, grown)
+
+    def rate(candidate: TrainCandidate, sizes: Axis) -> Any:
+        return np.broadcast_to(run(candidate, sizes).step.tokens_per_s, sizes.shape)
+
+    found = []
+    for left, right in itertools.combinations(candidates, 2):
+
+        def sign(sizes: Axis, left: TrainCandidate = left, right: TrainCandidate = right) -> Any:
+            return np.sign(rate(left, sizes) - rate(right, sizes))
+
+        for size, side in sign_changes(sign, 1, most):
+            before, after = (right, left) if side > 0 else (left, right)
+            fits = all(np.all(run(candidate, np.array([size])).memory.fits) for candidate in (left, right))
+            found.append(Crossover("train", axis, size, before.label, after.label, fits))
+    return sorted(found, key=lambda crossover: crossover.size)
