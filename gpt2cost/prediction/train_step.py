@@ -26,6 +26,7 @@ from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_fusion import fuse_training
+from gpt2cost.timing.overlap import slowest_of
 from gpt2cost.timing.queue import Steps, host, kernel, only_where
 
 FIXED_S = 1.5e-3
@@ -178,12 +179,14 @@ def with_autograd(own: Host) -> Host:
 
 
 def step_times(
-    work: Work, batch: Batch, exposed_s: Number = 0.0, device: float = 1.0, slower: Number = 1.0
+    work: Work, batch: Batch, exposed_s: Number = 0.0, device: Number = 1.0, slower: Number = 1.0
 ) -> StepTimes:
     """Run a step through the queue, if the device took `device` times as long and the host `slower` times.
 
-    `exposed_s`: what the device waits for communication after the last backward pass.
+    `exposed_s`: what the device waits for communication after the last backward pass. Of several GPUs the slowest sets
+    the pace.
     """
+    device = device * slowest_of(batch.gpus)
     passes = (getattr(work, field.name) for field in fields(Work))
     forward, backward, add, into, out, clip, optimizer = (own.steps_at(device, slower) for own in passes)
     into, waits, out = (only_where(_several(batch), own) for own in (into, kernel(0.0, 0.0, exposed_s), out))
