@@ -90,7 +90,7 @@ class Pass:
         launch_s = [device * seconds for seconds in self.launch_s]
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
 
-    def steps_at(self, device: float = 1.0, host: Number = 1.0) -> Steps:
+    def steps_at(self, device: Number = 1.0, host: Number = 1.0) -> Steps:
         """The same as a map of the queue's state, which other passes may follow."""
         launch_s = [device * seconds for seconds in self.launch_s]
         return pass_steps(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime)[1]

@@ -212,6 +212,12 @@ class Condition:
         """Whether the two can be seen never to hold at once: each conjunction has what the other's negates."""
         return all(any(_opposite(*c) in theirs for c in ours) for ours in self.any_of for theirs in other.any_of)
 
+    @cached_property
+    def symbols(self) -> frozenset[str]:
+        """The names that the condition depends on."""
+        sides = (side for conjunction in self.any_of for left, _, right in conjunction for side in (left, right))
+        return frozenset(name for side in sides for name in side.symbols)
+
     def evaluate(self, values: Mapping[str, Value]) -> Value:
         """True or False, or an array of them where the sizes are arrays."""
 

@@ -6,17 +6,17 @@ out, give the rest; and since they grow from layer to layer or fall, the peak is
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.formula import Condition, Formula, Monomial
+from gpt2cost.table.formula import Condition, Monomial
 from gpt2cost.table.kernel import Kernel, Parameter, Tensor
-from gpt2cost.table.lifetimes import Layout, Span, lives
+from gpt2cost.table.lifetimes import Layout, Step, lives
 from gpt2cost.table.optimizer import Optimizer, element_count
 from gpt2cost.table.symbols import w
 from gpt2cost.table.training import TrainingTable
@@ -67,78 +67,47 @@ def step_memory(
     weights = (element_count(parameters) * w).evaluate(values)
     moments = -(-2 * weights // shards)
     kept = weights if accumulates else 0
-    peaks = _peaks(table, accumulates)
-    known, layers = _term_values(peaks, values), values["num_layers"]
-    parts = {part: [_evaluate(peak.parts[part], known, layers) for peak in peaks] for part in PASS_PARTS}
-    totals = [sum(own) + kept for own in zip(*parts.values(), strict=True)]
-    names = [peak.name for peak in peaks]
     # AdamW's foreach step has a temporary as large as the weights that one call takes; the fused one has none
     matrices = [p for p in parameters if p.is_matrix]
     temporary = (element_count(matrices) * w).evaluate(values) if optimizer == "adamw" else 0
-    totals.append(weights + temporary)
-    names.append("optimizer.sqrt (denominator)" if temporary else "optimizer.update (exp_avg_sq)")
-    for part, own in parts.items():
-        own.append({"gradients": weights - kept, "activations": temporary}.get(part, 0))
-    at = _argmax(totals)
-    chosen = {part: _chosen(at, own) for part, own in parts.items()}
+    step = "optimizer.sqrt (denominator)" if temporary else "optimizer.update (exp_avg_sq)"
+    name, parts = _highest(_moments(table, accumulates), values)
+    left = {"gradients": weights - kept, "activations": temporary, "casts": 0, "logits": 0}
+    passes, after = (sum(own.values()) for own in (parts, left))
+    if isinstance(passes, np.ndarray):
+        name = np.where(after > passes, step, name)
+        parts = {part: np.where(after > passes, left[part], own) for part, own in parts.items()}
+    elif after > passes:
+        name, parts = step, left
     return StepMemory(
         parameters_bytes=weights,
-        gradients_bytes=chosen["gradients"] + kept,
+        gradients_bytes=parts["gradients"] + kept,
         optimizer_bytes=moments,
         bucket_bytes=weights if buckets else 0,
-        casts_bytes=chosen["casts"],
-        activations_bytes=chosen["activations"],
-        logits_bytes=chosen["logits"],
-        peak_at=names[at] if isinstance(at, int) else np.array(names)[at],
+        casts_bytes=parts["casts"],
+        activations_bytes=parts["activations"],
+        logits_bytes=parts["logits"],
+        peak_at=name,
     )
-
-
-def _term_values(peaks: Sequence[_Peak], values: Mapping[str, Any]) -> dict[tuple[Monomial, Condition], Any]:
-    """The value of each term that occurs in the peaks, evaluated once."""
-    keys = {key for peak in peaks for some in peak.parts.values() for terms in some for key in terms}
-    holds = {when: _as_number(when.evaluate(values)) for _, when in keys}
-    sizes = {monomial: Formula({monomial: 1}).evaluate(values) for monomial, _ in keys}
-    return {(monomial, when): sizes[monomial] * holds[when] for monomial, when in keys}
-
-
-def _evaluate(terms: tuple[Terms, Terms], known: Mapping[tuple[Monomial, Condition], Any], layers: Any) -> Any:
-    one, more = (sum((factor * known[key] for key, factor in some.items()), 0) for some in terms)
-    return one + (layers - 1) * more
-
-
-def _as_number(truth: Any) -> Any:
-    return int(truth) if isinstance(truth, bool) else truth
-
-
-def _argmax(totals: Sequence[Any]) -> Any:
-    if all(isinstance(total, int) for total in totals):
-        return totals.index(max(totals))
-    return np.argmax(np.stack(np.broadcast_arrays(*totals)), axis=0)
-
-
-def _chosen(at: Any, own: Sequence[Any]) -> Any:
-    if isinstance(at, int):
-        return own[at]
-    return np.choose(at, np.broadcast_arrays(*own, at)[:-1]) if len(own) < 32 else _taken(at, own)
-
-
-def _taken(at: Any, own: Sequence[Any]) -> Any:
-    stacked = np.stack([np.broadcast_to(one, at.shape) for one in own])
-    return np.take_along_axis(stacked, at[None], axis=0)[0]
 
 
 # ------------------------------------------------------------------------------------------ the moments of a step
 
-Terms: TypeAlias = dict[tuple[Monomial, Condition], int]
-"""A polynomial whose terms count only where a condition holds."""
+Term: TypeAlias = tuple[Monomial, Condition]
+"""A term of a polynomial that counts only where a condition holds."""
 
 
 @dataclass(frozen=True)
-class _Peak:
-    """A moment that may be the peak, and the bytes alive there by part: with one layer, and more with each other."""
+class _Moments:
+    """The steps of which one is the peak, by name, and the bytes alive at each: factors of terms, for each part.
 
-    name: str
-    parts: Mapping[str, tuple[Terms, Terms]]
+    `factors`: (moments, parts, terms). There are twice as many terms as `terms`: the second half has a factor
+    num_layers more.
+    """
+
+    names: tuple[str, ...]
+    terms: tuple[Term, ...]
+    factors: np.ndarray
 
 
 def _part(tensor: Tensor, weights: frozenset[str]) -> str:
@@ -146,64 +115,112 @@ def _part(tensor: Tensor, weights: frozenset[str]) -> str:
     if name.removesuffix(".cast") in weights:
         return "casts"
     symbols = tensor.bytes.symbols
-    if not symbols & {"batch_size", "seq_len"} and ".grad" in name:
+    if symbols & {"hidden_size"} and not symbols & {"batch_size", "seq_len"} and ".grad" in name:
         return "gradients"
     return "logits" if "vocab_size" in symbols else "activations"
 
 
-def _moments(
-    table: TrainingTable, layers: int, accumulates: bool
-) -> dict[tuple[str, int], tuple[str, dict[str, Terms]]]:
-    """The bytes alive at each step, by part; and the step's name with the largest tensor that it makes."""
+@lru_cache(maxsize=128)
+def _moments(table: TrainingTable, accumulates: bool) -> _Moments:
+    """The moments that may be the peak, for any number of layers."""
+    terms: dict[Term, int] = {}
+    laid_out = [_changes(table, layers, accumulates, terms) for layers in (2, 3)]
+    two, three = (dict(_alive(steps, changes, len(terms))) for steps, changes in laid_out)
+    factors = [np.hstack((alive - 2 * (three[step] - alive), three[step] - alive)) for step, alive in two.items()]
+    return _Moments(tuple(name for _, _, name in two), tuple(terms), np.stack(factors))
+
+
+Change: TypeAlias = tuple[int, int, int]
+"""A part and a term of the bytes alive, by their places, and what is added to the term's factor."""
+
+
+def _changes(
+    table: TrainingTable, layers: int, accumulates: bool, terms: dict[Term, int]
+) -> tuple[Sequence[Step], Sequence[Sequence[Change]]]:
+    """The steps with some layers laid out, and what changes at each; `terms` get those that are new."""
     layout = Layout(table, layers)
     steps = list(layout.steps())
-    changes: list[list[tuple[str, Span, int]]] = [[] for _ in range(len(steps) + 1)]
+    changes: list[list[Change]] = [[] for _ in range(len(steps) + 1)]
     for life in lives(steps, layout, accumulates):
+        part = PASS_PARTS.index(_part(life.tensor, layout.weights))
         for span in life.spans():
-            part = _part(span.tensor, layout.weights)
-            changes[span.first].append((part, span, 1))
-            changes[span.last + 1].append((part, span, -1))
-    alive: dict[str, Counter[tuple[Monomial, Condition]]] = {part: Counter() for part in PASS_PARTS}
-    found = {}
-    for step, changed in zip(steps, changes, strict=False):
-        for part, span, sign in changed:
             for monomial, factor in span.tensor.bytes.terms.items():
-                alive[part][monomial, span.when] += sign * factor
+                term = terms.setdefault((monomial, span.when), len(terms))
+                changes[span.first].append((part, term, factor))
+                changes[span.last + 1].append((part, term, -factor))
+    return steps, changes
+
+
+def _alive(
+    steps: Sequence[Step], changes: Sequence[Sequence[Change]], terms: int
+) -> Iterator[tuple[tuple[str, int, str], Any]]:
+    """Where each kernel of the first and the last layer stands, with its name and the largest tensor that it makes;
+    and the bytes alive there, (parts, terms)."""
+    alive = np.zeros((len(PASS_PARTS), terms), dtype=np.int64)
+    for step, changed in zip(steps, changes, strict=False):
+        for part, term, factor in changed:
+            alive[part, term] += factor
         if isinstance(step.row.step, Kernel) and not step.where[0].endswith("middle"):
             largest = max(step.made, key=lambda tensor: len(tensor.bytes.symbols)).name.partition("@")[0]
-            found[step.where] = f"{step.row.path} ({largest})", {part: dict(terms) for part, terms in alive.items()}
-    return found
+            yield (*step.where, f"{step.row.path} ({largest})"), alive.copy()
 
 
-def _added(left: Terms, right: Terms, factor: int) -> Terms:
-    total = {key: left.get(key, 0) + factor * right.get(key, 0) for key in {**left, **right}}
-    return {key: value for key, value in total.items() if value}
+# ------------------------------------------------------------------------------------------ the highest of them
 
 
-@lru_cache(maxsize=128)
-def _peaks(table: TrainingTable, accumulates: bool) -> tuple[_Peak, ...]:
-    """The moments of which one is the peak, whatever the sizes: none that another exceeds in every term."""
-    two, three = (_moments(table, layers, accumulates) for layers in (2, 3))
-    peaks = []
-    for where, (name, parts) in two.items():
-        more = {part: _added(three[where][1][part], parts[part], -1) for part in PASS_PARTS}
-        peaks.append(_Peak(name, {part: (_added(parts[part], more[part], -1), more[part]) for part in PASS_PARTS}))
+def _highest(moments: _Moments, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The name of the highest moment at the sizes in `values`, and the bytes alive there by part."""
+    many = {name for name, value in values.items() if isinstance(value, np.ndarray)}
+    arrays: dict[tuple[Any, ...], int] = {}
+    numbers = []  # for each term, its number and which of `arrays` it has as factor
+    for is_layered in (False, True):
+        for monomial, when in moments.terms:
+            number: Any = 1
+            factors: list[Any] = []
+            for name, power in (*monomial, *((("num_layers", 1),) if is_layered else ())):
+                if name in many:
+                    factors.append((name, power))
+                else:
+                    number *= values[name] ** power
+            if many & when.symbols:
+                factors.append(when)
+            elif not when.evaluate(values):
+                number = 0
+            numbers.append((number, arrays.setdefault(tuple(factors), len(arrays))))
+    collapse = np.zeros((len(numbers), len(arrays)))
+    for term, (number, place) in enumerate(numbers):
+        collapse[term, place] = number
+    at_sizes = moments.factors @ collapse
+    if not many:
+        highest = int(at_sizes.sum(axis=(1, 2)).argmax())
+        exact = [
+            sum(int(factor) * number for factor, (number, _) in zip(own, numbers, strict=True) if factor)
+            for own in moments.factors[highest]
+        ]
+        return moments.names[highest], dict(zip(PASS_PARTS, exact, strict=True))
+    left = _undominated(at_sizes.sum(axis=1))
+    sizes = [_product(factors, values) for factors in arrays]
+    totals = np.stack(np.broadcast_arrays(*(sum(map(operator.mul, one.sum(axis=0), sizes)) for one in at_sizes[left])))
+    highest_of = totals.argmax(axis=0)
+    parts = {
+        part: sum(at_sizes[left][:, index, place][highest_of] * size for place, size in enumerate(sizes))
+        for index, part in enumerate(PASS_PARTS)
+    }
+    return np.array(moments.names)[left][highest_of], parts
 
-    def terms(peak: _Peak) -> dict[Any, int]:
-        total: Counter[Any] = Counter()
-        for one, more in peak.parts.values():
-            total.update({(key, False): value for key, value in one.items()})
-            total.update({(key, True): value for key, value in more.items()})
-        return dict(total)
 
-    left: list[tuple[_Peak, dict[Any, int]]] = []
-    for peak in peaks:
-        own = terms(peak)
-        if not any(_at_most(own, other) for _, other in left):
-            left = [(kept, other) for kept, other in left if not _at_most(other, own)]
-            left.append((peak, own))
-    return tuple(peak for peak, _ in left)
+def _product(factors: tuple[Any, ...], values: Mapping[str, Any]) -> Any:
+    size: Any = 1.0
+    for factor in factors:
+        size = size * (factor.evaluate(values) if isinstance(factor, Condition) else values[factor[0]] ** factor[1])
+    return size
 
 
-def _at_most(less: dict[Any, int], more: dict[Any, int]) -> bool:
-    return all(less.get(key, 0) <= more.get(key, 0) for key in {**less, **more})
+def _undominated(rows: np.ndarray) -> np.ndarray:
+    """The places of the rows that no other exceeds everywhere; of equal ones, the first."""
+    left: list[int] = []
+    for place in range(len(rows)):
+        if not any(np.all(rows[place] <= rows[other]) for other in left):
+            left = [other for other in left if not np.all(rows[other] <= rows[place])]
+            left.append(place)
+    return np.array(left)
