@@ -51,12 +51,13 @@ class Compute:
     """`units`: SMs or GPU cores. `peak`: dtype -> dense rate, fp32 accumulation; what is absent is not supported.
 
     `sustained`: what is left of the rate of tensor cores, in products and attention, after minutes of load, when power
-    and heat lower the clock.
+    and heat lower the clock; `sustained_fp32`: of the rate of products in fp32 on other units.
     """
 
     units: int = field(metadata=POSITIVE)
     peak_flop_per_s: dict[str, float] = field(metadata={"keys": DTYPES, "required": ("fp32",)})
     sustained: float = field(default=1.0, metadata={"bound": "fraction"})
+    sustained_fp32: float = field(default=1.0, metadata={"bound": "fraction"})
 
     def scaled(self, factor: float) -> Compute:
         """The same units at `factor` times the rate."""
@@ -231,12 +232,12 @@ class Hardware(Result):
 
     @property
     def under_load(self) -> Hardware:
-        """The device after minutes of load, as training has it: `compute.sustained` of the rate of its tensor cores."""
-        share = self.compute.sustained
-        if share == 1.0 or not isinstance(self.model, MachineConstants):
+        """The device after minutes of load, as training has it: at `compute.sustained` of its rates."""
+        share, fp32 = self.compute.sustained, self.compute.sustained_fp32
+        if share == fp32 == 1.0 or not isinstance(self.model, MachineConstants):
             return self
         peaks = {
-            dtype: peak * (share if dtype in HALF_FAMILY else 1.0)
+            dtype: peak * (share if dtype in HALF_FAMILY else fp32)
             for dtype, peak in self.compute.peak_flop_per_s.items()
         }
         compute = dataclasses.replace(self.compute, peak_flop_per_s=peaks)

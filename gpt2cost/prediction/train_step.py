@@ -21,7 +21,7 @@ from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
 from gpt2cost.table.accumulation import accumulation_rows
 from gpt2cost.table.config import Model
 from gpt2cost.table.ddp import copy_rows
-from gpt2cost.table.kernel import Row
+from gpt2cost.table.kernel import Foreach, Kernel, Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
@@ -30,8 +30,11 @@ from gpt2cost.timing.overlap import slowest_of
 from gpt2cost.timing.queue import Steps, host, kernel, only_where, pass_times
 
 FIXED_S = 1.5e-3
-"""Host seconds of a step beside its kernels: the next batch is copied, gradients are set to None, the loss is read
-(1 to 2 ms in published steps of one GPU)."""
+"""Host seconds of a step beside its kernels: the next batch is copied, the loss is read and printed."""
+PARAMETER = 2.5
+"""Of an op's cost on the host, what a step costs for each tensor of parameters beside kernels: its gradient is set to
+None and later put in its place, and modules, guards and loops look it up. Fitted: 5.2 ms in all at both ends of a
+compiled step of 148 tensors on the host of an H100 (Jjschwartz/gollem@9bdf113), less `FIXED_S`."""
 AUTOGRAD = 1.6
 """What recording for autograd multiplies the host's cost of a forward pass by, and what an op of the backward pass
 costs the host beside one of a forward pass without it (a tiny GPT-2 on a CPU)."""
@@ -80,9 +83,18 @@ class Work:
             count * total(getattr(cost, name) for cost in own.kernels) for _, count, own in self.repeated(batch)
         )
 
+    @property
+    def fixed_s(self) -> float:
+        """Host seconds of a step beside its kernels: `FIXED_S`, and `PARAMETER` of each tensor."""
+        own = self.optimizer
+        shapes = [row.step.shape for row in own.rows if isinstance(row.step, Kernel)]
+        listed = {one.name: one for shape in shapes if isinstance(shape, Foreach) for one in shape.parameters}
+        tensors: int = sum(one.count.evaluate(own.symbols) for one in listed.values())
+        return FIXED_S + PARAMETER * own.host.op_s * tensors
+
     def host_s(self, batch: Batch) -> Number:
         """Seconds of the host to issue the step."""
-        return FIXED_S + total(count * own.times.host_s for _, count, own in self.repeated(batch))
+        return self.fixed_s + total(count * own.times.host_s for _, count, own in self.repeated(batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +214,7 @@ def step_times(
     passes = (getattr(work, field.name) for field in fields(Work))
     forward, backward, add, into, out, clip, optimizer = (own.steps_at(device, slower) for own in passes)
     into, waits, out = (only_where(_several(batch), own) for own in (into, kernel(0.0, 0.0, exposed_s), out))
-    fixed_s = FIXED_S * slower
+    fixed_s = work.fixed_s * slower
     once = host(fixed_s).then(forward)
     first = once.then(backward)
     again = first.then(forward)

@@ -62,9 +62,9 @@ def test_rows_sum_to_the_totals_and_phases_to_the_step(group: str, runtime: str,
     assert sum(phase["count"] * phase["totals"]["flops"] for phase in phases) == step["flops"]
     for name in ("device_s", "host_s"):
         parts = sum(phase["count"] * phase["totals"][name] for phase in phases)
-        assert parts == pytest.approx(step[name], abs=0.002)  # the host has a little to do besides
+        assert parts == pytest.approx(step[name], abs=0.006)  # the host has a little to do besides
     by_clock = ("forward_s", "backward_s", "clip_s", "optimizer_s", "exposed_communication_s")
-    assert 0 <= step["step_s"] - sum(step[name] for name in by_clock) < 0.002
+    assert 0 <= step["step_s"] - sum(step[name] for name in by_clock) < 0.006
     assert step["step_low_s"] < step["step_s"] < step["step_high_s"]
 
 

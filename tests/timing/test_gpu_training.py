@@ -234,8 +234,8 @@ def test_where_an_operand_lies_transposed_its_rows_are_those_of_m() -> None:
     assert transposed_s > 1.03 * other_s
 
 
-def test_load_lowers_the_rate_of_tensor_cores_alone() -> None:
-    """Products in 16 bit and attention take longer by it, but what moves bytes and fp32 on CUDA cores do not."""
+def test_load_lowers_the_rate_of_arithmetic_alone() -> None:
+    """Products in 16 bit and attention take longer by it, fp32 on CUDA cores by its own; what moves bytes does not."""
     cold, tokens = load_hardware("a100-pcie-80gb"), 65536.0
     warm, share = cold.under_load, cold.compute.sustained
     assert 0.5 < share < 1.0
@@ -245,7 +245,7 @@ def test_load_lowers_the_rate_of_tensor_cores_alone() -> None:
         before, after = (gemm_terms(hw, dtype, 1.0, tokens, 3072.0, 768.0, 2).device_s for hw in (cold, warm))
         return float(before / after)
 
-    assert ratio("fp32") == 1.0
+    assert ratio("fp32") == pytest.approx(cold.compute.sustained_fp32, rel=0.02)
     assert share - 0.01 < ratio("bf16") < 0.5 + 0.5 * share
     assert share - 0.01 < ratio("tf32") < 0.5 + 0.5 * share
     shape = (64.0, 12.0, 64.0, 1024.0, 0.0)

@@ -1,0 +1,136 @@
+"""Published training steps beside their predictions. See `training_rows` for what is read of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2cost.errors import InputError
+from gpt2cost.measure.training_rows import TrainingRow, read_training_rows
+from gpt2cost.prediction.train import Training, train
+from gpt2cost.table.config import change_model, load_model
+from gpt2cost.table.kernel import FusedAttention, Gemm
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingScore:
+    """A measured step, or a part of one, beside its prediction, in seconds.
+
+    `fitted`: the constants that were fitted to this very row, as the provenance of the device's file says.
+    """
+
+    row: TrainingRow
+    predicted_s: float
+    low_s: float
+    high_s: float
+    roofline_s: float
+    fitted: str = ""
+    repeat: float | None = None
+
+    @property
+    def measured_s(self) -> float:
+        return self.row.measured_s
+
+    @property
+    def error(self) -> float:
+        return self.predicted_s / self.measured_s - 1.0
+
+    @property
+    def roofline_error(self) -> float:
+        return self.roofline_s / self.measured_s - 1.0
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measurement lies within the predicted range."""
+        return self.low_s <= self.measured_s <= self.high_s
+
+
+def score_training(folder: Path) -> tuple[list[TrainingScore], Counter[str]]:
+    """The training steps of a folder's CSV files, predicted; and why rows were passed over -> how many.
+
+    Raises `InputError` for a folder or a file that cannot be read.
+    """
+    rows, skipped = read_training_rows(folder)
+    return list(score_rows(rows, skipped)), skipped
+
+
+def score_rows(rows: Iterable[TrainingRow], skipped: Counter[str]) -> Sequence[TrainingScore]:
+    """The rows beside their predictions; counts in `skipped` why one was passed over."""
+    scored = []
+    for row in rows:
+        try:
+            training = predict_row(row)
+        except InputError as error:
+            skipped[str(error)] += 1
+            continue
+        step = training.step
+        if step.hfu * step.step_s > row.measured_s and row.timed == "step":
+            skipped["faster than the peak of its precision: it must have been another"] += 1
+            continue
+        parts = {"step": step.step_s, "forward": step.forward_s, "backward": step.backward_s}
+        predicted_s = float(parts.get(row.timed, step.forward_s + step.backward_s))
+        low, high = (float(end / step.step_s) for end in (step.step_low_s, step.step_high_s))
+        names = {"step": None, "forward": ("forward",), "backward": ("backward",)}.get(
+            row.timed, ("forward", "backward")
+        )
+        roofline_s = _roofline_s(training, names)
+        scored.append(
+            TrainingScore(row, predicted_s, low * predicted_s, high * predicted_s, roofline_s, _fitted(training, row))
+        )
+    return scored
+
+
+def predict_row(row: TrainingRow) -> Training:
+    """What is predicted of what a row ran. Raises `InputError` where that is impossible."""
+    changes = {name: value for name, value in (("vocab_size", row.vocab_size), ("bias", row.bias)) if value is not None}
+    dropout = 0.0 if row.dropout is None and row.impl == "nanogpt" else row.dropout
+    return train(
+        change_model(load_model(row.model), changes),
+        row.gpu,
+        gpus=row.gpus,
+        nodes=row.nodes,
+        micro_batch=row.micro_batch,
+        seq=row.seq,
+        grad_accum=row.grad_accum,
+        precision=row.precision,
+        attn=row.attn,
+        runtime=row.runtime,
+        compile_inside_ddp=row.compile_inside_ddp,
+        optimizer=row.optimizer,
+        clip_grad_norm=row.clip_grad_norm,
+        dropout=dropout,
+        zero=row.zero,
+        impl=row.impl,
+    )
+
+
+def _roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
+    """The longer of FLOPs over peak and operand bytes over DRAM bandwidth, summed over the kernels of some phases."""
+    hw = training.hardware
+    peak = hw.compute.peak_flop_per_s[training.train.numbers.dtype]
+    seconds = (
+        float(phase.count)
+        * max(
+            cost.flops / peak if isinstance(cost.kernel.shape, Gemm | FusedAttention) else 0.0,
+            cost.moved_bytes / hw.memory.bandwidth_bytes_per_s,
+        )
+        for phase in training.phases
+        if phases is None or phase.phase in phases
+        for cost in phase.kernels
+    )
+    return float(sum(seconds))
+
+
+def _fitted(training: Training, row: TrainingRow) -> str:
+    """The constants whose provenance names the row's source as what they were fitted to."""
+    source = row.source.rpartition(", ")[2].partition(":")[0]
+    hw = training.hardware
+    return ", ".join(
+        path for path, text in hw.provenance.items() if text.startswith("fitted") and source in text and path in FITTED
+    )
+
+
+FITTED = ("compute.sustained",)
+"""Constants that published training steps were used for."""
