@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 from typing import Any
 
@@ -9,6 +11,8 @@ import oracle_train
 import torch
 from nanogpt_model import GPT, GPTConfig
 from oracle import FusedAttention, Launch, Trace, default_dtype
+from oracle_memory import MemoryTracker, SecondFront
+from torch.utils.checkpoint import checkpoint
 
 from gpt2cost.table.config import Model
 
@@ -79,3 +83,30 @@ def fake_cuda_forward(
     """The forward's kernels on fake CUDA tensors with torch's own autocast."""
     model = build(config, dtype, train=True)
     return oracle_train.fake_cuda(model, lambda own, ids: own(ids, ids), dtype, batch, seq, autocast)
+
+
+def trained(
+    config: GPTConfig, batch: int, seq: int, autocast: torch.dtype | None, checkpoints: bool, micro_steps: int
+) -> tuple[MemoryTracker, list[Launch], list[Launch]]:
+    """The last of some micro-steps in float32: what it holds, and its kernels, forward and backward.
+
+    As nanoGPT's loop has it, the caller keeps logits and loss. `checkpoints`: each block by `torch.utils.checkpoint`.
+    """
+    model = copy.deepcopy(build(config, torch.float32, train=True))
+    if checkpoints:  # the second forward runs where the front of a GPU is not at work any more
+        for block in model.transformer.h:
+            block.forward = functools.partial(
+                checkpoint, block.forward, use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), SecondFront(autocast)),
+            )  # fmt: skip
+    ids, targets = (torch.empty((batch, seq), dtype=torch.long, device="meta") for _ in range(2))
+    for _ in range(micro_steps):
+        given = [tensor for weight in model.parameters() for tensor in (weight, weight.grad) if tensor is not None]
+        with MemoryTracker(ids, targets, *given) as tracker, oracle_train.StepTrace(model) as record:
+            with oracle_train.GPUFront(autocast):
+                logits, loss = model(ids, targets)
+            forward = list(record.launches)
+            record.launches.clear()
+            loss.backward()
+        del logits, loss
+    return tracker, forward, record.launches

@@ -169,6 +169,8 @@ def lives(steps: Sequence[Step], layout: Layout, accumulates: bool) -> Iterable[
         plain = name.partition("@")[0]
         if plain in HELD or (plain in layout.gradients and not accumulates):
             life.uses.append((end, life.when))
+        elif plain in layout.gradients:  # added to those that are there when its node has run
+            life.uses.append((node_end[life.first], life.when))
         elif plain.removesuffix(".cast") in layout.weights:
             life.uses.append((forward_end, life.when))
     return lives.values()

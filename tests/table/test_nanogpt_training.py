@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nanogpt_model
 import nanogpt_oracle as oracle
@@ -13,12 +14,14 @@ from nanogpt_model import GPTConfig
 from nanogpt_oracle import ODD, model_of, tiny
 from training_match import PRECISIONS, assert_equal, saved_bytes, unrolled
 
+from gpt2cost.table.accumulation import accumulating
 from gpt2cost.table.citations import line_of
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.optimizer import element_count, parameters, tensor_count
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
+from gpt2cost.table.training_memory import step_memory
 
 PLACES = ("embd", "attn", "resid")
 
@@ -110,6 +113,73 @@ def test_the_gradients_of_all_weights_are_made() -> None:
         made = {out.name for row in table.backward if isinstance(row.step, Kernel) for out in row.step.outputs}
         names = {own.name.partition("{i}.")[2] or own.name for own in parameters(options(bias=bias))}
         assert {f"{name.removeprefix('transformer.')}.grad" for name in names} <= made
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+WHERE = {  # the peak stands at the logits, at the embeddings' gradients, in a block
+    "logits": ({"n_embd": 96, "n_head": 4, "vocab_size": 5000}, 4, 64),
+    "embeddings": ({"n_embd": 96, "n_head": 4, "vocab_size": 5000}, 2, 8),
+    "block": ({"n_embd": 96, "n_head": 4}, 2, 96),
+}
+BF16 = torch.bfloat16
+
+
+def of_the_pass(table: TrainingTable, config: GPTConfig, precision: str, batch: int, seq: int, **how: Any) -> int:
+    """The bytes at the peak beside parameters and moments."""
+    weights, sizes = parameters(options(bias=config.bias)), sizes_of(config, precision, batch, seq)
+    found = step_memory(table, weights, sizes, "adamw-fused", **how)
+    return int(found.total_bytes - found.parameters_bytes - found.optimizer_bytes)
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_peak_is_the_real_models(bias: bool, dropout: float, precision: str, where: str) -> None:
+    keys, batch, seq = WHERE[where]
+    for layers in (1, 3):
+        config = tiny(n_layer=layers, bias=bias, dropout=dropout, **keys)
+        table, autocast = training_table(options(precision, bias, dropout > 0)), PRECISIONS[precision][1]
+        tracker, _, _ = oracle.trained(config, batch, seq, autocast, False, 1)
+        assert of_the_pass(table, config, precision, batch, seq) == tracker.peak_bytes
+
+
+def test_the_pipelines_peak() -> None:
+    config = GPTConfig(vocab_size=50257)
+    tracker, _, _ = oracle.trained(config, 4, 1024, BF16, False, 1)
+    assert of_the_pass(training_table(options("bf16-mixed")), config, "bf16-mixed", 4, 1024) == tracker.peak_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_later_micro_step(bias: bool, precision: str) -> None:
+    """Its kernels in their order, and what it holds: the gradients of those before are there."""
+    keys, batch, seq = WHERE["block"]
+    config, autocast = tiny(n_layer=3, bias=bias, dropout=0.1, **keys), PRECISIONS[precision][1]
+    table = training_table(options(precision, bias, dropout=True))
+    tracker, _, backward = oracle.trained(config, batch, seq, autocast, False, 2)
+    rows, sizes = accumulating(table).backward, sizes_of(config, precision, batch, seq)
+    assert_equal(unrolled(rows, range(config.n_layer)[::-1]), backward, sizes, modules=False)
+    weights = 4 * parameter_count(bias=bias).evaluate(model_of(config).symbols())
+    held = of_the_pass(table, config, precision, batch, seq, accumulates=True)
+    assert held == weights + tracker.peak_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_checkpointed_blocks(dropout: float, precision: str) -> None:
+    keys, batch, seq = WHERE["block"]
+    config, autocast = tiny(n_layer=3, dropout=dropout, **keys), PRECISIONS[precision][1]
+    table = training_table(options(precision, dropout=dropout > 0), "block")
+    tracker, forward, backward = oracle.trained(config, batch, seq, autocast, True, 1)
+    sizes, layers = sizes_of(config, precision, batch, seq), range(config.n_layer)
+    assert_equal(unrolled(table.forward, layers), forward, sizes, modules=False)
+    assert_equal(unrolled(table.backward, layers[::-1]), backward, sizes, modules=False)
+    assert of_the_pass(table, config, precision, batch, seq) == tracker.peak_bytes
+
+
+# ---------------------------------------------------------------------------------------------- citations
 
 
 def test_every_citation_is_in_the_model_that_is_traced() -> None:
