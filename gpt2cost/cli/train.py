@@ -90,6 +90,9 @@ def train(
     how: TrainFlags,
     length: RunLengthFlags,
     group: Annotated[str, choice("--group", GROUPS, f"A row per {either(GROUPS)}.")] = "kernel",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the step.")
+    ] = False,
     strict: StrictFlag = False,
     exits: ExitFlags,
     out: OutputFlags,
@@ -101,5 +104,5 @@ def train(
     flags["clip_grad_norm"] = clip_norm(how.clip_grad_norm)
     training = predict_train(model.load_model(), device.load_device(), **flags)
     heed(training.warnings, strict)
-    sink.show(training_view(group), training)
+    sink.show(training_view(group, explain), training)
     exits.leave(bool(training.memory.fits))

@@ -22,6 +22,7 @@ from gpt2cost.output.table import FORMULAS
 from gpt2cost.prediction.explain import (
     Explanation,
     KernelExplanation,
+    Sensitivity,
     explain,
     paddings_that_help,
     runtime_that_helps,
@@ -211,7 +212,21 @@ def _memory_line(memory: MemoryUse) -> str:
 
 
 def _explanation(page: Page, explanation: Explanation) -> None:
-    divisor, unit = scale_for([float(kernel.device_s) for kernel in explanation.slowest], "s")
+    slowest_kernels(page, explanation.slowest)
+    page.line()
+    changes(page, explanation.sensitivity)
+
+
+def changes(page: Page, sensitivity: Iterable[Sensitivity]) -> None:
+    """A line per thing that could be otherwise."""
+    for change in sensitivity:
+        faster = f"{change.speedup:.2f}x as fast" if change.speedup >= 1.005 else "no faster"
+        page.line(f"with {change.change}: {format_quantity(change.latency_s, 's')}, {faster}")
+
+
+def slowest_kernels(page: Page, kernels: Sequence[KernelExplanation]) -> None:
+    """A table of where the time of some kernels goes."""
+    divisor, unit = scale_for([float(kernel.device_s) for kernel in kernels], "s")
 
     def scaled(header: str, key: str) -> Field[KernelExplanation]:
         return Field(key, header, ".", lambda kernel: float(getattr(kernel, key)) / divisor)
@@ -225,11 +240,7 @@ def _explanation(page: Page, explanation: Explanation) -> None:
     page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
     name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer."))
     gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
-    page.fields(explanation.slowest, (name, total, least, gap, compute, memory, l2, serial, *rest))
-    page.line()
-    for change in explanation.sensitivity:
-        faster = f"{change.speedup:.2f}x as fast" if change.speedup >= 1.005 else "no faster"
-        page.line(f"with {change.change}: {format_quantity(change.latency_s, 's')}, {faster}")
+    page.fields(kernels, (name, total, least, gap, compute, memory, l2, serial, *rest))
 
 
 # ---------------------------------------------------------------------------------------------- views

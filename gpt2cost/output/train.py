@@ -15,9 +15,10 @@ from gpt2cost.output import shared
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
-from gpt2cost.output.prediction import kernel_layouts, kernel_records
+from gpt2cost.output.prediction import changes, kernel_layouts, kernel_records, slowest_kernels
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.prediction.train import Training, TrainPhase
+from gpt2cost.prediction.train_explain import slowest, what_would_help
 from gpt2cost.prediction.train_settings import PDROPS, one_dropout
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.timing.overlap import Bucket
@@ -76,6 +77,11 @@ def _rows(training: Training, group: str) -> Iterator[Record]:
 
 
 def _document(training: Training, group: str, explained: bool) -> Record:
+    phases = [_phase_document(phase, group) for phase in training.phases]
+    if explained:
+        for phase, document in zip(training.phases, phases, strict=True):
+            document["slowest"] = list(map(dataclasses.asdict, slowest(training, phase)))
+    sensitivity = list(map(dataclasses.asdict, what_would_help(training))) if explained else []
     hardware = {**shared.hardware_head(training.hardware), **record_of(attributes("trust", "trust_from"), training)}
     return {
         **envelope(training.model, training.hardware),
@@ -85,8 +91,9 @@ def _document(training: Training, group: str, explained: bool) -> Record:
         "step": record_of(STEP, training),
         "memory": record_of(MEMORY, training),
         "run": record_of(RUN, training),
-        "phases": [_phase_document(phase, group) for phase in training.phases],
+        "phases": phases,
         "buckets": [record_of(BUCKETS, bucket) for bucket in training.buckets],
+        **({"sensitivity": sensitivity} if explained else {}),
         "warnings": list(training.warnings),
     }
 
@@ -108,12 +115,14 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
     for phase in document["phases"]:
         title = f"## {phase['phase']}, {_times(phase['count'])} a step"
         phases += [(title, phase["kernels"]), ("", figures(phase["totals"]))]
+        phases += [(f"### {phase['phase']}: slowest", phase.get("slowest", []))]
     return sections(
         ("## step", figures(document["step"])),
         ("## memory", figures(document["memory"])),
         ("## run", figures(document["run"])),
         *phases,
         ("## buckets", document["buckets"]),
+        ("## sensitivity", document.get("sensitivity", [])),
     )
 
 
@@ -127,15 +136,26 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     page.line(_parts(training))
     page.line(_rates(training))
     page.line(_memory(training))
-    rows = [_kernels(phase, group) for phase in training.phases]
-    layouts = [[table_of(layout, own) for layout in kernel_layouts(group)] for own in rows]
-    fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
-    for phase, tables in zip(training.phases, layouts, strict=True):
+    layouts = {
+        phase.phase: [table_of(layout, _kernels(phase, group)) for layout in kernel_layouts(group)]
+        for phase in training.phases
+        if phase.phase not in COPIES
+    }
+    fits = max(page.first_fit(*tables) for tables in layouts.values())  # one layout for all phases
+    for phase in training.phases:
+        if phase.phase in COPIES:
+            page.line(f"\n{_phase_heading(phase)}, {format_quantity(phase.totals.device_s, 's')}")
+            continue
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
-        page.table(tables[fits])
+        page.table(layouts[phase.phase][fits])
+        if explained:
+            slowest_kernels(page, slowest(training, phase))
     if training.buckets:
         page.line("\nall-reduce, bucket by bucket, from the start of the last backward pass\n", style="bold")
         page.fields(training.buckets, BUCKETS)
+    if explained:
+        page.line()
+        changes(page, what_would_help(training))
     if training.run.steps is not None:
         page.line(f"\n{_run(training)}")
 
@@ -191,6 +211,8 @@ def _rates(training: Training) -> str:
     return f"{rate}, MFU {step.mfu:.1%} as nanoGPT counts, HFU {step.hfu:.1%}"
 
 
+COPIES = ("accumulate", "to_buckets", "from_buckets")
+"""Phases of one kernel a parameter, all alike: people see a line."""
 MEMORY_PARTS = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_bytes": "optimizer",
     "bucket_bytes": "buckets", "casts_bytes": "casts", "activations_bytes": "activations", "logits_bytes": "logits",

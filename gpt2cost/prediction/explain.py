@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.one_pass import KernelCost, run_pass, uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction
-from gpt2cost.prediction.settings import How, Sizes, check_device
+from gpt2cost.prediction.settings import How, Number, Sizes, check_device
 from gpt2cost.table.config import Model, change_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.table.options import RUNTIMES
@@ -73,7 +73,7 @@ def explain(prediction: Prediction, phase: Phase, top: int = 5) -> Explanation:
     hardware = [
         _changed(phase, change, replace(own, hw=hw), "hardware") for change, hw in improvements(prediction.hardware)
     ]
-    return Explanation(tuple(_kernel(prediction, cost) for cost in slowest), (*helps, *hardware))
+    return Explanation(tuple(explained(own.hw, own.how, cost, phase.symbols) for cost in slowest), (*helps, *hardware))
 
 
 # ---------------------------------------------------------------------------------------------- what-ifs
@@ -122,11 +122,11 @@ def _software(prediction: Prediction, phase: Phase) -> Iterator[tuple[str, _Run]
 
 def _padded(own: _Run) -> Iterator[tuple[str, _Run]]:
     """The vocabulary, and what eager attention attends to, padded so that rows are aligned."""
-    vocabulary = _up(own.model.vocab_size, 64)
+    vocabulary = padded(own.model.vocab_size, 64)
     if vocabulary != own.model.vocab_size:
         changed = change_model(own.model, {"vocab_size": vocabulary})
         yield f"vocab_size padded to {vocabulary}", replace(own, model=changed)
-    kv_len, sizes = _up(own.sizes.kv_len, 8), own.sizes
+    kv_len, sizes = padded(own.sizes.kv_len, 8), own.sizes
     if own.how.attn == "eager" and kv_len != sizes.kv_len:
         grown = "cache_len" if sizes.cache_len else "seq_len"
         longer = {grown: getattr(sizes, grown) + kv_len - sizes.kv_len}
@@ -142,7 +142,7 @@ def paddings_that_help(prediction: Prediction, phase: Phase) -> list[Sensitivity
     return [change for change in changes if change.speedup >= WORTH_SAYING]
 
 
-def _up(size: int, step: int) -> int:
+def padded(size: int, step: int) -> int:
     """The next multiple of `step` from `size` on."""
     return -(-size // step) * step
 
@@ -169,8 +169,9 @@ def runtime_that_helps(prediction: Prediction, phase: Phase) -> str | None:
 # ---------------------------------------------------------------------------------------------- kernels
 
 
-def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
-    hw, how, terms = prediction.hardware, prediction.how, cost.terms
+def explained(hw: Hardware, how: How, cost: KernelCost, values: Mapping[str, Number]) -> KernelExplanation:
+    """Where the time of a kernel goes on a device."""
+    terms = cost.terms
     moved, memory = cost.moved_bytes, hw.memory
     cold = min(moved, float(cost.count * terms.dram_bytes))
     light_s = max(moved / memory.l2_bandwidth_bytes_per_s, cold / memory.bandwidth_bytes_per_s)
@@ -182,7 +183,7 @@ def _kernel(prediction: Prediction, cost: KernelCost) -> KernelExplanation:
         count=cost.count,
         device_s=cost.device_s,
         **total,
-        host_s=cost.count * host_cost(cost.kernel, hw.host, how.runtime, {}),
+        host_s=cost.count * host_cost(cost.kernel, hw.host, how.runtime, values),
         speed_of_light_s=light_s,
         gap=cost.device_s / light_s if light_s else float("inf"),
     )

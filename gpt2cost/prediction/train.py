@@ -32,7 +32,7 @@ from gpt2cost.prediction.train_settings import (
     check_training,
     with_dropout,
 )
-from gpt2cost.prediction.train_step import StepTimes, Work, step_times, step_work
+from gpt2cost.prediction.train_step import StepTimes, Work, step_times, step_work, validation_s
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
@@ -235,9 +235,12 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     range_ = range_of(latency_at, hw, how.how, batch.sizes, host_sets_pace(host_s, device_s))
     step = _step(model, hw, how, batch, work, times, (range_.low_s, range_.high_s), sent)
     memory = memory_of(model, hw, how, batch)
+    validated_s = (
+        length.evaluations * length.eval_batches * validation_s(model, hw, how, batch) if length.evaluations else 0.0
+    )
     word = np.where(range_.trust == "measured", "calibrated", range_.trust)
     return Training(
-        model, hw, how, batch, length, work, step, memory, _run(batch, length, step, work), sent.buckets,
+        model, hw, how, batch, length, work, step, memory, _run(length, step, batch, validated_s), sent.buckets,
         as_python(word), as_python(range_.trust_from), tuple(_warnings(model, how, batch, memory)),
     )  # fmt: skip
 
@@ -293,12 +296,11 @@ def flops_per_token(model: Model, seq_len: Number) -> Number:
     return 6 * counted + 12 * model.n_layer * model.n_embd * seq_len
 
 
-def _run(batch: Batch, length: RunLength, step: Step, work: Work) -> Run:
+def _run(length: RunLength, step: Step, batch: Batch, validated_s: float) -> Run:
     tokens, steps = batch.global_tokens, length.steps
     if steps is None:
         return Run(tokens, None, None, None, None, None)
-    validation_s = length.evaluations * length.eval_batches * work.forward.times.latency_s
-    time_s = as_python(steps * step.step_s + validation_s)
+    time_s = as_python(steps * step.step_s + validated_s)
     gpu_hours = batch.gpus * time_s / 3600
     cost = None if length.price_per_hour is None else gpu_hours * length.price_per_hour
     return Run(tokens, steps, steps * tokens, time_s, gpu_hours, cost)

@@ -27,7 +27,7 @@ from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_fusion import fuse_training
 from gpt2cost.timing.overlap import slowest_of
-from gpt2cost.timing.queue import Steps, host, kernel, only_where
+from gpt2cost.timing.queue import Steps, host, kernel, only_where, pass_times
 
 FIXED_S = 1.5e-3
 """Host seconds of a step beside its kernels: the next batch is copied, the loss is read and printed."""
@@ -102,8 +102,8 @@ class StepTimes:
     """Seconds of a step by the clock, and of its parts as the device comes to their end.
 
     The parts sum to `step_s` less what the host takes before the first kernel and after the last one. `backward_s` is
-    with what adds gradients and copies them into buckets, `exposed_s` with what copies them back;
-    `last_backward_s`: of the last micro-step.
+    with what adds gradients and copies them into buckets and back; `last_backward_s`: of the last micro-step, up to
+    the end of the copies into buckets. `exposed_s`: what is waited for.
     """
 
     step_s: Number
@@ -163,8 +163,32 @@ def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work
         to_buckets=run(into, hw, "eager"),
         from_buckets=run(out, hw, "eager"),
         clip=run(clip, hw, "eager"),
-        optimizer=run(optimizer, hw, "eager"),
+        optimizer=_part(run(optimizer, hw, "eager"), batch.gpus if train.zero else 1),
     )
+
+
+def _part(own: Pass, parts: Number) -> Pass:
+    """A pass of which each of several GPUs does an equal part, as the optimiser's under ZeRO: the formulas of its rows
+    are those of the whole."""
+    if np.ndim(parts) == 0 and parts == 1:
+        return own
+
+    def part(cost: KernelCost) -> KernelCost:
+        counted = {name: -(-getattr(cost, name) // parts) for name in ("flops", "read_bytes", "write_bytes")}
+        return replace(cost, **counted, device_s=cost.device_s / parts, terms=cost.terms.scaled(1.0 / parts))
+
+    launch_s = tuple(seconds / parts for seconds in own.launch_s)
+    times = pass_times(own.rows, launch_s, own.symbols, own.host, own.runtime)
+    return replace(own, launch_s=launch_s, kernels=tuple(map(part, own.kernels)), times=times)
+
+
+def validation_s(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> float:
+    """Seconds of one batch of validation: a forward pass with its loss, without gradients and dropout."""
+    options = replace(train_options(model, train, hw), dropout=())
+    table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
+    values = symbol_values(model, train.precision, batch.sizes)
+    own = run_rows(table.forward, values, hw.under_load, train.how.dtype, train.how.runtime)
+    return float(own.times.latency_s)
 
 
 def with_autograd(own: Host) -> Host:
@@ -197,20 +221,22 @@ def step_times(
     second = again.then(backward).then(add)
     accumulated = first.then(forward.then(backward).then(add).times(batch.grad_accum - 1))
     copied = accumulated.then(into)
-    averaged = copied.then(waits).then(out)
+    waited = copied.then(waits)
+    averaged = waited.then(out)
     clipped = averaged.then(clip)
     whole = clipped.then(optimizer)
     forward_1, backward_1, forward_2, backward_2 = map(_device_end, (once, first, again, second))
-    accumulated_s, copied_s, averaged_s, clipped_s = map(_device_end, (accumulated, copied, averaged, clipped))
+    accumulated_s, copied_s, waited_s = map(_device_end, (accumulated, copied, waited))
+    averaged_s, clipped_s = map(_device_end, (averaged, clipped))
     later = (forward_2 - backward_1) / np.maximum(backward_2 - backward_1, LEAST_S)  # forward's share of them
     forward_s = forward_1 - fixed_s + later * (accumulated_s - backward_1)
     last_s = np.where(np.asarray(batch.grad_accum) > 1, backward_2 - forward_2, backward_1 - forward_1)
     return StepTimes(
         step_s=np.maximum(*whole.end()) + work.forward.host.sync_s * slower,
         forward_s=forward_s,
-        backward_s=copied_s - fixed_s - forward_s,
+        backward_s=copied_s - fixed_s - forward_s + averaged_s - waited_s,
         last_backward_s=last_s + copied_s - accumulated_s,
-        exposed_s=averaged_s - copied_s,
+        exposed_s=waited_s - copied_s,
         clip_s=clipped_s - averaged_s,
         optimizer_s=_device_end(whole) - clipped_s,
     )

@@ -41,13 +41,24 @@ def all_reduce_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nod
 
 
 def reduce_scatter_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nodes: Array = 1) -> Array:
-    """Seconds to sum arrays of `size_bytes` and leave each GPU its share: half of an all-reduce, in a ring."""
-    return 0.5 * all_reduce_s(interconnect, size_bytes, gpus, nodes)
+    """Seconds to sum arrays of `size_bytes` and leave each GPU its share: half of an all-reduce, in a ring.
+
+    Between nodes NCCL has trees for all-reduces alone: a ring's latency grows with every hop.
+    """
+    whole_s = all_reduce_s(interconnect, size_bytes, gpus, nodes)
+    latency_s = all_reduce_s(interconnect, 0.0, gpus, nodes)
+    gpus, nodes = np.asarray(gpus), np.asarray(nodes)
+    hops_s = RING_S + (nodes - 1) * HOP_S["network"] + nodes * (gpus - 1) * HOP_S[interconnect.links.kind]
+    return 0.5 * np.where(nodes > 1, whole_s - latency_s + 2.0 * hops_s, whole_s)[()]
 
 
-def all_gather_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nodes: Array = 1) -> Array:
-    """Seconds until each GPU has all shares of an array of `size_bytes`: the other half of an all-reduce."""
-    return 0.5 * all_reduce_s(interconnect, size_bytes, gpus, nodes)
+all_gather_s = reduce_scatter_s
+"""Seconds until each GPU has all shares of an array of `size_bytes`: the other half of an all-reduce."""
+
+RING_S = 8.4e-6
+HOP_S = {"nvlink": 3.4e-6, "pcie": 5.7e-6, "network": 9.6e-6}
+"""A ring's latency by NCCL's own model of the protocol of large messages: at first, and of each hop
+(NVIDIA/nccl@01afd20, src/graph/tuning.cc)."""
 
 
 def ring_traffic(count: int) -> float:

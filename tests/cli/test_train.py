@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from typing import Any
@@ -301,3 +302,55 @@ def test_where_the_ranking_of_trainings_changes(gpt2cost: Any) -> None:
 )
 def test_a_comparison_that_is_refused(flags: list[str], message: str, gpt2cost: Any) -> None:
     assert_refused(gpt2cost(*flags), message)
+
+
+def test_explain(gpt2cost: Any) -> None:
+    flags = [*TRAIN, "--gpus", "2", "--micro-batch", "4", "--explain"]
+    document = document_of(gpt2cost, *flags)
+    for phase in document["phases"]:
+        names = [kernel["name"] for kernel in phase["kernels"]]
+        assert {kernel["name"] for kernel in phase["slowest"]} <= set(names)
+    changes = {change["change"]: change for change in document["sensitivity"]}
+    compiled = document_of(gpt2cost, *TRAIN, "--gpus", "2", "--micro-batch", "4", "--runtime", "compile")
+    assert changes["runtime compile"]["latency_s"] == pytest.approx(compiled["step"]["step_s"])
+    assert {change["kind"] for change in changes.values()} == {"software", "hardware"}
+    assert "with runtime compile: " in gpt2cost(*flags).out
+    assert gpt2cost(*flags, "--format", "markdown").out.count("### ") > 2
+
+
+def test_communication(gpt2cost: Any) -> None:
+    """What overlaps the backward pass is hidden but for its end; compiled inside DDP nothing is."""
+    flags = [*TRAIN, "--micro-batch", "8", "--runtime", "compile", "--grad-accum", "2"]
+    alone = document_of(gpt2cost, *flags)
+    step = alone["step"]
+    assert (step["communication_s"], step["exposed_communication_s"], alone["buckets"]) == (0, 0, [])
+    outside, inside = (document_of(gpt2cost, *flags, "--gpus", "8", *more) for more in ([], ["--compile-inside-ddp"]))
+    total_s = outside["step"]["communication_s"]
+    assert 0 < outside["step"]["exposed_communication_s"] < 0.7 * total_s
+    assert inside["step"]["exposed_communication_s"] == pytest.approx(total_s)
+    assert inside["step"]["communication_s"] == pytest.approx(total_s)
+    gradients = outside["memory"]["bucket_bytes"]
+    for document in (outside, inside):
+        buckets = document["buckets"]
+        assert sum(bucket["bytes"] for bucket in buckets) == gradients
+        for before, after in itertools.pairwise(buckets):
+            assert before["end_s"] <= after["start_s"]
+            assert before["ready_s"] <= after["ready_s"]
+        assert all(bucket["ready_s"] <= bucket["start_s"] < bucket["end_s"] for bucket in buckets)
+    assert len({bucket["ready_s"] for bucket in inside["buckets"]}) == 1
+
+
+def test_zero(gpt2cost: Any) -> None:
+    """Each stage shards one more part of the memory, and says where its time is rough."""
+    flags = [*TRAIN, "--gpus", "8", "--micro-batch", "4"]
+    stages = [document_of(gpt2cost, *flags, "--zero", stage) for stage in ("0", "1", "2", "3")]
+    memories = [document["memory"] for document in stages]
+    assert [document["settings"]["zero"] for document in stages] == [0, 1, 2, 3]
+    optimizer = [memory["optimizer_bytes"] for memory in memories]
+    assert optimizer[1:] == [-(-optimizer[0] // 8)] * 3
+    assert memories[3]["parameters_bytes"] == -(-memories[0]["parameters_bytes"] // 8)
+    totals = [memory["total_bytes"] for memory in memories]
+    assert totals == sorted(totals, reverse=True)
+    assert stages[1]["step"]["optimizer_s"] < 0.3 * stages[0]["step"]["optimizer_s"]
+    assert [bool(document["warnings"]) for document in stages] == [False, False, True, True]
+    assert document_of(gpt2cost, *flags, "--zero", "fsdp")["settings"]["zero"] == 3

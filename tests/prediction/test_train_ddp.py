@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +51,31 @@ def test_overlap_hides_most() -> None:
     assert last_s <= float(eager.step.exposed_communication_s) < 1.5 * last_s + 1e-3
     assert float(eager.step.communication_s) == pytest.approx(float(inside.step.communication_s))
     assert float(inside.step.exposed_communication_s) >= float(inside.step.communication_s)
+
+
+MPT = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 2048, "vocab_size": 50368, "bias": False, "dropout": 0}
+TOKENS_PER_S = {8: 136334, 16: 130535, 32: 127122, 64: 125234, 128: 123936}
+"""Of each of so many A100 of 40 GB, eight in a node: llm-foundry's table of MPT-125M (FSDP, FULL_SHARD, T=2048)."""
+
+
+def test_sixteen_nodes(tmp_path: Path) -> None:
+    """Within 10 % each. Of the 9.1 % that 16 nodes lose, 7 to 9 are met; of the 6.8 and 8.1 of 4 and 8 nodes, 2.5 to 4
+    are not: a bound on the time of FSDP's collectives explains the end of the curve better than its middle.
+
+    One node accumulated three micro-batches of 26; the others none, and as many sequences are assumed.
+    """
+    path = tmp_path / "mpt-125m.json"
+    path.write_text(json.dumps(MPT), "utf-8")
+    found = {
+        gpus: train(
+            str(path), "a100-40gb", gpus=gpus, nodes=gpus // 8, micro_batch=26, seq=2048,
+            grad_accum=3 if gpus == 8 else 1, zero="fsdp",
+        ).step.tokens_per_s_per_gpu
+        for gpus in TOKENS_PER_S
+    }  # fmt: skip
+    assert found == pytest.approx(TOKENS_PER_S, rel=0.1)
+    lost = {gpus: 100 * (1 - found[gpus] / found[8]) for gpus in found}
+    measured = {gpus: 100 * (1 - each / TOKENS_PER_S[8]) for gpus, each in TOKENS_PER_S.items()}
+    assert lost[128] == pytest.approx(measured[128], abs=3)
+    assert lost == pytest.approx(measured, abs=4.2)
+    assert list(lost.values()) == sorted(lost.values())

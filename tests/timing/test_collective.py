@@ -130,6 +130,10 @@ def test_the_form_of_a_ring() -> None:
     fast = replace(FORM, network=replace(FORM.network, nics=8))
     assert all_reduce_s(fast, 1e9, 8, 2) == pytest.approx(100e-6 + 1.875e9 / 100e9), "the links' pace"
     assert reduce_scatter_s(FORM, 1e9, 8) + all_gather_s(FORM, 1e9, 8) == all_reduce_s(FORM, 1e9, 8)
+    hops_s = 8.4e-6 + 9.6e-6 + 14 * 3.4e-6
+    assert all_gather_s(FORM, 1e9, 8, 2) == pytest.approx(hops_s + 0.9375e9 / 80e9), "a ring passes all GPUs"
+    both = reduce_scatter_s(FORM, 1e9, np.array([8, 8, 1]), np.array([1, 2, 1]))
+    assert both == pytest.approx([reduce_scatter_s(FORM, 1e9, 8), reduce_scatter_s(FORM, 1e9, 8, 2), 0.0])
 
 
 def test_numbers_of_gpus_may_be_arrays() -> None:
