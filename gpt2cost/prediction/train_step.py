@@ -102,8 +102,8 @@ class StepTimes:
     """Seconds of a step by the clock, and of its parts as the device comes to their end.
 
     The parts sum to `step_s` less what the host takes before the first kernel and after the last one. `backward_s` is
-    with what adds gradients and copies them into buckets and back; `last_backward_s`: of the last micro-step, up to
-    the end of the copies into buckets. `exposed_s`: what is waited for.
+    with what adds gradients and copies them into buckets; `last_backward_s`: of the last micro-step. `exposed_s`: what
+    is waited for, and the copies out of buckets after it.
     """
 
     step_s: Number
@@ -221,22 +221,20 @@ def step_times(
     second = again.then(backward).then(add)
     accumulated = first.then(forward.then(backward).then(add).times(batch.grad_accum - 1))
     copied = accumulated.then(into)
-    waited = copied.then(waits)
-    averaged = waited.then(out)
+    averaged = copied.then(waits).then(out)
     clipped = averaged.then(clip)
     whole = clipped.then(optimizer)
     forward_1, backward_1, forward_2, backward_2 = map(_device_end, (once, first, again, second))
-    accumulated_s, copied_s, waited_s = map(_device_end, (accumulated, copied, waited))
-    averaged_s, clipped_s = map(_device_end, (averaged, clipped))
+    accumulated_s, copied_s, averaged_s, clipped_s = map(_device_end, (accumulated, copied, averaged, clipped))
     later = (forward_2 - backward_1) / np.maximum(backward_2 - backward_1, LEAST_S)  # forward's share of them
     forward_s = forward_1 - fixed_s + later * (accumulated_s - backward_1)
     last_s = np.where(np.asarray(batch.grad_accum) > 1, backward_2 - forward_2, backward_1 - forward_1)
     return StepTimes(
         step_s=np.maximum(*whole.end()) + work.forward.host.sync_s * slower,
         forward_s=forward_s,
-        backward_s=copied_s - fixed_s - forward_s + averaged_s - waited_s,
+        backward_s=copied_s - fixed_s - forward_s,
         last_backward_s=last_s + copied_s - accumulated_s,
-        exposed_s=waited_s - copied_s,
+        exposed_s=averaged_s - copied_s,
         clip_s=clipped_s - averaged_s,
         optimizer_s=_device_end(whole) - clipped_s,
     )
