@@ -169,7 +169,7 @@ def _heading(training: Training) -> str:
     more = [f"checkpointing {how.checkpointing}"] * (how.checkpointing != "none") + [f"ZeRO {how.zero}"] * (
         how.zero > 0
     )
-    run = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{inside}"
+    run = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{inside}{shared.code_text(how.how)}"
     parts = [run, how.optimizer, clip, _dropout(training), *more]
     model = f"{training.model.name} ({format_quantity(training.model.parameters, '')} parameters)"
     return f"{model} on {gpus}{training.hardware.name}{nodes}, {', '.join(parts)}"
@@ -282,7 +282,8 @@ def _summary(training: Training) -> tuple[str, str]:
 
 def _summary_heading(training: Training) -> str:
     how = training.train
-    return f"{training.model.name} on {training.hardware.name}, {how.precision}, {how.how.runtime} runtime"
+    run = f"{how.precision}, {how.how.runtime} runtime{shared.code_text(how.how)}"
+    return f"{training.model.name} on {training.hardware.name}, {run}"
 
 
 VIEWS: dict[type, View[Any]] = {Training: training_view()}

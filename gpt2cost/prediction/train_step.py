@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.device.hardware import Hardware, Host
+from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, total
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
@@ -122,8 +123,11 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
     """What selects the kernels of a micro-step."""
     dropout = tuple(name.removesuffix("_pdrop") for name in PDROPS if getattr(model, name) > 0)
     options = table_options(model, train.how, hw)
-    tied = model.tie_word_embeddings
-    return replace(options, train=True, dropout=dropout, tied=tied, autocast=train.numbers.autocast)
+    has_flash = hw is None or sdpa_kernel(hw, train.how.dtype, model.head_dim, masked=False) != "efficient"
+    return replace(
+        options, train=True, dropout=dropout, tied=model.tie_word_embeddings, has_flash=has_flash,
+        autocast=train.numbers.autocast,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=128)
