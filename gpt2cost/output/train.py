@@ -197,10 +197,8 @@ def _parts(training: Training) -> str:
     parts = {"forward": step.forward_s, "backward": step.backward_s, "clip": step.clip_s, "optimizer": step.optimizer_s}
     texts = [f"{name} {format_quantity(seconds, 's')}" for name, seconds in parts.items()]
     if training.batch.gpus > 1:
-        exposed, whole = (
-            format_quantity(seconds, "s") for seconds in (step.exposed_communication_s, step.communication_s)
-        )
-        texts.insert(2, f"communication {exposed} exposed of {whole}")
+        waited, sent = (format_quantity(each, "s") for each in (step.exposed_communication_s, step.communication_s))
+        texts.insert(2, f"communication not hidden {waited} ({sent} is sent)")
     return f"of which {', '.join(texts)}; {step.bound}-bound"
 
 

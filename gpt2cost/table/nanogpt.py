@@ -51,7 +51,7 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     query, key, value = (tensor(name, B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
     qkv = QKV(output(c_attn), query, key, value, cached=False)
     kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
-    attended = trained_sdpa(qkv, sdpa)[0] if options.train else (kernel,)
+    attended = trained_sdpa(qkv, sdpa, options)[0] if options.train else (kernel,)
     c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
     dropped = _cite(src, "self.resid_dropout(self.c_proj(y))")
     keeps = (x, output(c_attn), merged)
