@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import unrolled, values
 from oracle import Launch, tiny
-from oracle_memory import launches, memory
+from oracle_memory import kept, launches, memory
 from transformers import GPT2Config
 
 from gpt2cost.table.accumulation import accumulating, accumulation_rows
@@ -22,7 +22,7 @@ from gpt2cost.table.config import load_model
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.optimizer import parameters
 from gpt2cost.table.options import Checkpointing, TableOptions
-from gpt2cost.table.training import TrainingTable, training_table
+from gpt2cost.table.training import TrainingTable, saved, training_table
 from gpt2cost.table.training_memory import StepMemory, step_memory
 
 BF16 = torch.bfloat16
@@ -203,6 +203,22 @@ def test_a_block_runs_again_but_for_what_no_node_has_saved() -> None:
         return [row.path.removesuffix(".recompute") for row in kernels]
 
     assert products([row for row in table.backward if is_recomputed(row)]) == products(table.forward)[:-1]
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "block"])
+@pytest.mark.parametrize("autocast", [None, BF16])
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_a_loss_holds(
+    dropout: float, attn: str, autocast: torch.dtype | None, checkpointing: Checkpointing
+) -> None:
+    """With checkpointing, each block's input and its mask: autograd's hooks do not see them."""
+    for layers in (1, 3):
+        config = config_of(dropout, n_layer=layers)
+        at = sizes(config, 2, 32, autocast)
+        every = saved(table_of(config, attn, autocast, checkpointing))
+        found = sum(int(s.when.evaluate(at)) * s.count.evaluate(at) * s.tensor.bytes.evaluate(at) for s in every)
+        assert found == kept(config, attn, torch.float32, 2, 32, autocast, checkpointing == "block")
 
 
 @pytest.mark.parametrize("where", WHERE)
