@@ -130,11 +130,8 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
 
 
 def _text(page: Page, training: Training, group: str, explained: bool) -> None:
-    """The settings and the step's figures, a table per phase, and the run."""
+    """The settings and the memory, a table per phase, then the step's figures and the run's."""
     page.line(f"{_heading(training)}; {FLOPS_CONVENTION}")
-    page.line(f"\n{_headline(training)}", style="bold")
-    page.line(_parts(training))
-    page.line(_rates(training))
     page.line(_memory(training))
     layouts = {
         phase.phase: [table_of(layout, _kernels(phase, group)) for layout in kernel_layouts(group)]
@@ -156,8 +153,11 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     if explained:
         page.line()
         changes(page, what_would_help(training))
+    page.line(f"\n{_headline(training)}", style="bold")
+    page.line(_parts(training))
+    page.line(_rates(training))
     if training.run.steps is not None:
-        page.line(f"\n{_run(training)}")
+        page.line(_run(training))
 
 
 def _heading(training: Training) -> str:
@@ -223,7 +223,8 @@ def _memory(training: Training) -> str:
     shown = ", ".join(f"{name} {format_quantity(size, 'B')}" for name, size in parts if size)
     total, capacity = (format_quantity(size, "B") for size in (memory.total_bytes, memory.capacity_bytes))
     fits = "fits" if memory.fits else "does NOT fit"
-    largest = f"the largest micro-batch is {training.max_micro_batch}"
+    most = training.max_micro_batch
+    largest = f"the largest micro-batch is {most}" if most else "not even a micro-batch of 1 does"
     return f"memory: {total} of {capacity} usable, {fits} ({shown}), at its peak in {memory.peak_at}; {largest}"
 
 
