@@ -183,7 +183,8 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
     def rule(tape: Tape, grad: Grad) -> Gives:
         kernel = tape.kernel
         assert isinstance(kernel.shape, FusedAttention)
-        parts = tuple(map(tape.part, kernel.inputs))
+        operands = tuple(filter(tape.needs, kernel.inputs))
+        parts = tuple(map(tape.part, operands))
         reads = (grad.tensor, *kernel.inputs, *kernel.outputs)
         flops = 10 * kernel.shape.batch * kernel.shape.heads * kernel.shape.new_tokens * kernel.shape.kv_len
         tape.emit(
@@ -192,7 +193,7 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
         )  # fmt: skip
         return [
             (x, Grad(part, kernel.when, kernel.when if keeps_layout and x.by_head else NEVER))
-            for x, part in zip(kernel.inputs, parts, strict=True)
+            for x, part in zip(operands, parts, strict=True)
         ]
 
     return rule
