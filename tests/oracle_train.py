@@ -94,6 +94,11 @@ class GPUFront(TorchFunctionMode):
         return self.cast_weights[id(value)]
 
 
+def runs_flash(dtype: torch.dtype) -> bool:
+    """Whether the GPU has a flash attention kernel: in 16 bit, from sm80 on."""
+    return dtype != torch.float32
+
+
 def fused_attention(
     query: Any,
     key: Any,
@@ -104,7 +109,7 @@ def fused_attention(
     scale: float | None = None,
 ) -> Any:
     assert attn_mask is None
-    if query.dtype == torch.float32:
+    if not runs_flash(query.dtype):
         return aten._scaled_dot_product_efficient_attention(
             query, key, value, None, True, dropout_p, is_causal, scale=scale
         )[0]

@@ -169,7 +169,7 @@ def _heading(training: Training) -> str:
     more = [f"checkpointing {how.checkpointing}"] * (how.checkpointing != "none") + [f"ZeRO {how.zero}"] * (
         how.zero > 0
     )
-    run = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{inside}"
+    run = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{inside}{shared.code_text(how.how)}"
     parts = [run, how.optimizer, clip, _dropout(training), *more]
     model = f"{training.model.name} ({format_quantity(training.model.parameters, '')} parameters)"
     return f"{model} on {gpus}{training.hardware.name}{nodes}, {', '.join(parts)}"
@@ -197,10 +197,8 @@ def _parts(training: Training) -> str:
     parts = {"forward": step.forward_s, "backward": step.backward_s, "clip": step.clip_s, "optimizer": step.optimizer_s}
     texts = [f"{name} {format_quantity(seconds, 's')}" for name, seconds in parts.items()]
     if training.batch.gpus > 1:
-        exposed, whole = (
-            format_quantity(seconds, "s") for seconds in (step.exposed_communication_s, step.communication_s)
-        )
-        texts.insert(2, f"communication {exposed} exposed of {whole}")
+        waited, sent = (format_quantity(each, "s") for each in (step.exposed_communication_s, step.communication_s))
+        texts.insert(2, f"communication not hidden {waited} ({sent} is sent)")
     return f"of which {', '.join(texts)}; {step.bound}-bound"
 
 
@@ -284,7 +282,8 @@ def _summary(training: Training) -> tuple[str, str]:
 
 def _summary_heading(training: Training) -> str:
     how = training.train
-    return f"{training.model.name} on {training.hardware.name}, {how.precision}, {how.how.runtime} runtime"
+    run = f"{how.precision}, {how.how.runtime} runtime{shared.code_text(how.how)}"
+    return f"{training.model.name} on {training.hardware.name}, {run}"
 
 
 VIEWS: dict[type, View[Any]] = {Training: training_view()}

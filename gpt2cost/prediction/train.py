@@ -53,10 +53,11 @@ class Step:
     """One optimiser step.
 
     `step_s` is its time by the clock; `forward_s`, `backward_s` (with the additions of gradients), `clip_s`,
-    `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass) are parts of it, over all
-    micro-steps. `device_s` and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels
-    of a step on one GPU. `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over
-    the peak. Rates of tokens are those of all GPUs, and of one.
+    `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass, and the copies out of
+    buckets) are parts of it, over all micro-steps. `communication_s`: of all collectives, hidden or not. `device_s`
+    and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels of a step on one GPU.
+    `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over the peak. Rates of
+    tokens are those of all GPUs, and of one.
     """
 
     step_s: Number

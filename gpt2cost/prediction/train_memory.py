@@ -23,7 +23,7 @@ class TrainMemory:
 
     `optimizer_bytes`: AdamW's two moments. `bucket_bytes`: DDP's buffers. `casts_bytes`: weights in 16 bit, of
     autocast. `activations_bytes` and `logits_bytes`: what the passes hold at the peak, which stands at the kernel and
-    the tensor that `peak_at` names.
+    the tensor that `peak_at` names; the former with the workspaces of cuBLAS.
     """
 
     parameters_bytes: Number
@@ -42,6 +42,20 @@ class TrainMemory:
 PARTS = tuple(field.name for field in fields(StepMemory) if field.name != "peak_at")
 
 
+WORKSPACE_BYTES, HOPPER_WORKSPACE_BYTES = 2 * 4 * 2**20 + 8 * 16 * 2**10, 32 * 2**20
+"""What PyTorch gives each handle of cuBLAS for its work (`parseChosenWorkspaceSize`, ATen/cuda; NVIDIA's advice)."""
+HANDLES = 2
+"""The thread that runs the forward pass has one, and the one that runs the backward pass."""
+
+
+def workspaces_bytes(hw: Hardware) -> int:
+    """Bytes that the libraries hold for a process that trains."""
+    if hw.vendor != "nvidia":
+        return 0
+    is_hopper = int(hw.compute_capability or 0) == 9
+    return HANDLES * (HOPPER_WORKSPACE_BYTES if is_hopper else WORKSPACE_BYTES)
+
+
 def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> TrainMemory:
     """The memory of a step."""
     accumulates = np.asarray(batch.grad_accum) > 1
@@ -51,6 +65,7 @@ def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Trai
         once, more = (_held(model, hw, train, batch, several) for several in (False, True))
         held = {name: np.where(accumulates, more[name], once[name]) for name in once}
     peak_at = held.pop("peak_at")
+    held["activations_bytes"] = held["activations_bytes"] + workspaces_bytes(hw)
     whole, capacity = total(held.values()), round(hw.memory.usable_bytes)
     return TrainMemory(**held, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at=peak_at)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.device.hardware import Hardware, Host
+from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, total
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
@@ -102,8 +103,8 @@ class StepTimes:
     """Seconds of a step by the clock, and of its parts as the device comes to their end.
 
     The parts sum to `step_s` less what the host takes before the first kernel and after the last one. `backward_s` is
-    with what adds gradients and copies them into buckets and back; `last_backward_s`: of the last micro-step, up to
-    the end of the copies into buckets. `exposed_s`: what is waited for.
+    with what adds gradients and copies them into buckets; `last_backward_s`: of the last micro-step. `exposed_s`: what
+    is waited for, and the copies out of buckets after it.
     """
 
     step_s: Number
@@ -122,8 +123,11 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
     """What selects the kernels of a micro-step."""
     dropout = tuple(name.removesuffix("_pdrop") for name in PDROPS if getattr(model, name) > 0)
     options = table_options(model, train.how, hw)
-    tied = model.tie_word_embeddings
-    return replace(options, train=True, dropout=dropout, tied=tied, autocast=train.numbers.autocast)
+    has_flash = hw is None or sdpa_kernel(hw, train.how.dtype, model.head_dim, masked=False) != "efficient"
+    return replace(
+        options, train=True, dropout=dropout, tied=model.tie_word_embeddings, has_flash=has_flash,
+        autocast=train.numbers.autocast,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=128)
@@ -221,22 +225,20 @@ def step_times(
     second = again.then(backward).then(add)
     accumulated = first.then(forward.then(backward).then(add).times(batch.grad_accum - 1))
     copied = accumulated.then(into)
-    waited = copied.then(waits)
-    averaged = waited.then(out)
+    averaged = copied.then(waits).then(out)
     clipped = averaged.then(clip)
     whole = clipped.then(optimizer)
     forward_1, backward_1, forward_2, backward_2 = map(_device_end, (once, first, again, second))
-    accumulated_s, copied_s, waited_s = map(_device_end, (accumulated, copied, waited))
-    averaged_s, clipped_s = map(_device_end, (averaged, clipped))
+    accumulated_s, copied_s, averaged_s, clipped_s = map(_device_end, (accumulated, copied, averaged, clipped))
     later = (forward_2 - backward_1) / np.maximum(backward_2 - backward_1, LEAST_S)  # forward's share of them
     forward_s = forward_1 - fixed_s + later * (accumulated_s - backward_1)
     last_s = np.where(np.asarray(batch.grad_accum) > 1, backward_2 - forward_2, backward_1 - forward_1)
     return StepTimes(
         step_s=np.maximum(*whole.end()) + work.forward.host.sync_s * slower,
         forward_s=forward_s,
-        backward_s=copied_s - fixed_s - forward_s + averaged_s - waited_s,
+        backward_s=copied_s - fixed_s - forward_s,
         last_backward_s=last_s + copied_s - accumulated_s,
-        exposed_s=waited_s - copied_s,
+        exposed_s=averaged_s - copied_s,
         clip_s=clipped_s - averaged_s,
         optimizer_s=_device_end(whole) - clipped_s,
     )

@@ -205,12 +205,13 @@ def trained_attention(op: str, x: QKV, source: Citation, when: Condition, random
     return replace(kernel, outputs=(*kernel.outputs, *saved)), merged
 
 
-def trained_sdpa(x: QKV, source: Citation) -> tuple[tuple[Kernel, Kernel], Tensor]:
+def trained_sdpa(x: QKV, source: Citation, options: TableOptions) -> tuple[tuple[Kernel, ...], Tensor]:
     """What `scaled_dot_product_attention` runs in train mode: flash attention in 16 bit, else its memory-efficient
     kernel."""
+    when = ~HALF if options.has_flash else ALWAYS
     flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF, 24)
-    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, ~HALF, 16)
-    return (flash, efficient), merged
+    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, when, 16)
+    return ((flash, efficient) if options.has_flash else (efficient,)), merged
 
 
 def sdpa_mask(options: TableOptions) -> Condition:
@@ -227,7 +228,7 @@ def sdpa_mask(options: TableOptions) -> Condition:
 def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer.
 
-    In train mode no mask is needed; torch runs flash attention in 16 bit, and its memory-efficient kernel in float32.
+    In train mode no mask is needed.
 
     The memory-efficient kernel loads rows of the mask that are aligned to 8 elements: PyTorch (`pad_bias` of its ATen
     sources) copies another mask into wider rows and passes a view of them. The copy is charged kv_len, not the width.
@@ -236,7 +237,7 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
     if options.train:
-        kernels, merged = trained_sdpa(x, source)
+        kernels, merged = trained_sdpa(x, source, options)
         return (*kernels, Free("views", "view", 3)), merged
     zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
     bias = tensor("float_mask", B, T, S)

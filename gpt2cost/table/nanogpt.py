@@ -63,7 +63,7 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     if options.attn == "eager":
         attended, merged = slow_attention(qkv, options)
     elif options.train:
-        attended, merged = trained_sdpa(qkv, sdpa)
+        attended, merged = trained_sdpa(qkv, sdpa, options)
     else:
         kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
         attended = (kernel,)

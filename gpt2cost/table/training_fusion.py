@@ -338,9 +338,13 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
     flops: Formula = sum((kernel.flops for kernel in kernels), formula(0))
     if len(kernels) == 1:
         return replace(last, step=replace(kernels[0], outputs=tuple(outputs.values()), fusion_group=""))
+    module = common_module(row.module for row in piece.rows)
+    names = [row.step.name or row.path.rpartition(".")[2] for row in piece.rows]
+    if piece.what == "own":  # there are several of a kind in a block: of each layer norm, of each linear layer
+        names = [row.path.removeprefix(f"{module}.") for row in piece.rows]
     kernel = replace(
         kernels[-1],
-        name=joined_names([row.step.name or row.path.rpartition(".")[2] for row in piece.rows]),
+        name=joined_names(names),
         op="+".join(kernel.op for kernel in kernels),
         kind=fused_kind(kernel.kind for kernel in kernels),
         inputs=tuple(inputs.values()),
@@ -349,4 +353,4 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
         columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
         fusion_group="",
     )
-    return replace(last, module=common_module(row.module for row in piece.rows), step=kernel)
+    return replace(last, module=module, step=kernel)

@@ -23,6 +23,7 @@ import numpy as np
 from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Foreach, Kernel
+from gpt2cost.table.optimizer import launches
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least
 
@@ -75,9 +76,10 @@ def training_terms(
         return filled + added
     if isinstance(kernel.shape, Foreach):
         share = hw.gpu_model.memory.foreach
-        return memory_terms(
+        terms = memory_terms(
             hw, "elementwise", read, write, elements, 1.0, floor_s, cold_read=cold[0], cold_write=cold[1], rate=share
         )
+        return at_least(launches(kernel, values) * floor_s, terms)
     form = FORMS.get(kernel.op)
     if form is None or (kernel.op == "masked_fill" and kernel.kind != "copy"):  # that has its copy before it
         return None

@@ -327,7 +327,7 @@ def test_communication(gpt2cost: Any) -> None:
     outside, inside = (document_of(gpt2cost, *flags, "--gpus", "8", *more) for more in ([], ["--compile-inside-ddp"]))
     total_s = outside["step"]["communication_s"]
     assert 0 < outside["step"]["exposed_communication_s"] < 0.7 * total_s
-    assert inside["step"]["exposed_communication_s"] == pytest.approx(total_s)
+    assert total_s < inside["step"]["exposed_communication_s"] < total_s + 0.002  # and copies out of buckets
     assert inside["step"]["communication_s"] == pytest.approx(total_s)
     gradients = outside["memory"]["bucket_bytes"]
     for document in (outside, inside):
