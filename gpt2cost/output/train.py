@@ -64,6 +64,9 @@ RESULTS: tuple[Field[Training], ...] = (
 )  # fmt: skip
 """What every flat row has of the whole step."""
 
+COPIES = ("accumulate", "to_buckets", "from_buckets")
+"""Phases of one kernel a parameter, all alike, between or within the four of a step: people see a line."""
+
 # ---------------------------------------------------------------------------------------------- records
 
 
@@ -81,6 +84,7 @@ def _document(training: Training, group: str, explained: bool) -> Record:
     if explained:
         for phase, document in zip(training.phases, phases, strict=True):
             document["slowest"] = list(map(dataclasses.asdict, slowest(training, phase)))
+    copies = [document for document in phases if document["phase"] in COPIES]
     sensitivity = list(map(dataclasses.asdict, what_would_help(training))) if explained else []
     hardware = {**shared.hardware_head(training.hardware), **record_of(attributes("trust", "trust_from"), training)}
     return {
@@ -91,7 +95,8 @@ def _document(training: Training, group: str, explained: bool) -> Record:
         "step": record_of(STEP, training),
         "memory": record_of(MEMORY, training),
         "run": record_of(RUN, training),
-        "phases": phases,
+        "phases": [document for document in phases if document not in copies],
+        "gradient_phases": copies,
         "buckets": [record_of(BUCKETS, bucket) for bucket in training.buckets],
         **({"sensitivity": sensitivity} if explained else {}),
         "warnings": list(training.warnings),
@@ -112,7 +117,7 @@ def _phase_document(phase: TrainPhase, group: str) -> Record:
 def _markdown(training: Training, group: str, explained: bool) -> str:
     document = _document(training, group, explained)
     phases: list[tuple[str, list[Record]]] = []
-    for phase in document["phases"]:
+    for phase in (*document["phases"], *document["gradient_phases"]):
         title = f"## {phase['phase']}, {_times(phase['count'])} a step"
         phases += [(title, phase["kernels"]), ("", figures(phase["totals"]))]
         phases += [(f"### {phase['phase']}: slowest", phase.get("slowest", []))]
@@ -135,7 +140,8 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     page.line(f"\n{_headline(training)}", style="bold")
     page.line(_parts(training))
     page.line(_rates(training))
-    page.line(_memory(training))
+    for line in _memory(training):
+        page.line(line)
     layouts = {
         phase.phase: [table_of(layout, _kernels(phase, group)) for layout in kernel_layouts(group)]
         for phase in training.phases
@@ -209,22 +215,21 @@ def _rates(training: Training) -> str:
     return f"{rate}, MFU {step.mfu:.1%} as nanoGPT counts, HFU {step.hfu:.1%}"
 
 
-COPIES = ("accumulate", "to_buckets", "from_buckets")
-"""Phases of one kernel a parameter, all alike: people see a line."""
 MEMORY_PARTS = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_bytes": "optimizer",
     "bucket_bytes": "buckets", "casts_bytes": "casts", "activations_bytes": "activations", "logits_bytes": "logits",
 }  # fmt: skip
 
 
-def _memory(training: Training) -> str:
+def _memory(training: Training) -> Iterator[str]:
     memory = training.memory
     parts = ((name, getattr(memory, key)) for key, name in MEMORY_PARTS.items())
     shown = ", ".join(f"{name} {format_quantity(size, 'B')}" for name, size in parts if size)
     total, capacity = (format_quantity(size, "B") for size in (memory.total_bytes, memory.capacity_bytes))
     fits = "fits" if memory.fits else "does NOT fit"
     largest = f"the largest micro-batch is {training.max_micro_batch}"
-    return f"memory: {total} of {capacity} usable, {fits} ({shown}), at its peak in {memory.peak_at}; {largest}"
+    yield f"memory: {total} of {capacity} usable, {fits}; {largest}"
+    yield f"of which {shown}; at its peak in {memory.peak_at}"
 
 
 def _phase_heading(phase: TrainPhase) -> str:
