@@ -118,6 +118,13 @@ def _by_a_number(op: str) -> Rule:
     return rule
 
 
+def _masked_fill(tape: Tape, grad: Grad) -> Gives:
+    """Zero where the mask is set."""
+    mask, x = tape.kernel.inputs[:2]
+    made = tape.emit("backward", "masked_fill", "copy", (grad.tensor, mask), (tape.part(x),), elements(x))
+    return [(x, Grad(made))]
+
+
 def _chain(*ops: tuple[str, str]) -> Rule:
     """Kernels in a row; each reads the input (i), the output (o), the last result (r) or the gradient (g)."""
 
@@ -183,7 +190,8 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
     def rule(tape: Tape, grad: Grad) -> Gives:
         kernel = tape.kernel
         assert isinstance(kernel.shape, FusedAttention)
-        parts = tuple(map(tape.part, kernel.inputs))
+        operands = tuple(filter(tape.needs, kernel.inputs))
+        parts = tuple(map(tape.part, operands))
         reads = (grad.tensor, *kernel.inputs, *kernel.outputs)
         flops = 10 * kernel.shape.batch * kernel.shape.heads * kernel.shape.new_tokens * kernel.shape.kv_len
         tape.emit(
@@ -192,7 +200,7 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
         )  # fmt: skip
         return [
             (x, Grad(part, kernel.when, kernel.when if keeps_layout and x.by_head else NEVER))
-            for x, part in zip(kernel.inputs, parts, strict=True)
+            for x, part in zip(operands, parts, strict=True)
         ]
 
     return rule
@@ -233,6 +241,7 @@ DERIVATIVES: dict[str, Rule] = {
     "_softmax": _softmax("_softmax_backward_data"),
     "_log_softmax": _softmax("_log_softmax_backward_data"),
     "nll_loss_forward": _nll_loss,
+    "masked_fill": _masked_fill,
     "_to_copy": _to_copy,
     "_scaled_dot_product_flash_attention": _fused_attention("_scaled_dot_product_flash_attention_backward", True),
     "_scaled_dot_product_efficient_attention": _fused_attention(
