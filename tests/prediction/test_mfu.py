@@ -60,10 +60,9 @@ def test_flop_counter_mode() -> None:
 
 def test_mfus_are_those_of_the_step() -> None:
     training = train("gpt2", "h100", micro_batch=8, gpus=2, grad_accum=3, checkpointing="block")
-    first, *others = mfu_conventions(training)
-    assert first.mfu == pytest.approx(training.step.mfu)
-    ratios = {count.mfu / count.flops_per_token for count in others}
-    assert ratios == {pytest.approx(first.mfu / first.flops_per_token)}
-    assert next(count.mfu for count in others if count.convention == "FlopCounterMode") == pytest.approx(
-        training.step.hfu
-    )
+    counts = {count.convention: count for count in mfu_conventions(training)}
+    assert counts["nanoGPT"].mfu == pytest.approx(training.step.mfu)
+    assert counts["FlopCounterMode"].mfu == pytest.approx(training.step.hfu)
+    for count in counts.values():
+        flop_per_s = count.flops_per_token * training.step.tokens_per_s_per_gpu
+        assert count.mfu == pytest.approx(flop_per_s / training.hardware.compute.peak_flop_per_s["bf16"])
