@@ -145,12 +145,19 @@ def test_text(gpt2cost: Any) -> None:
     for part in ("distilgpt2", "4 x a100-sxm-80gb", "bf16-mixed", "sdpa", "adamw", "clip 1", "dropout 0.1"):
         assert part in lines[0]
     assert re.match(r"step: [\d.]+ ms \([\d.]+ ms to [\d.]+ ms, \w+.*\) for 2 x 64 tokens x 3 micro-steps x 4 GPUs"
-                    r" = 1,536 tokens", lines[2])  # fmt: skip
-    assert any(line.startswith("memory: ") and "the largest micro-batch is" in line for line in lines)
+                    r" = 1,536 tokens", lines[-4])  # fmt: skip
+    assert lines[1].startswith("memory: ")
+    assert "the largest micro-batch is" in lines[1]
     assert lines[-1].startswith("run: 1,000 steps of 1,536 tokens, 1,536,000 in all: ")
     assert "validated 11 times" in lines[-1]
     assert lines[-1].endswith("at 2 per GPU-hour")
-    assert max(map(len, lines[8:-1])) <= PIPED_WIDTH
+    assert max(map(len, lines[3:-4])) <= PIPED_WIDTH
+
+
+def test_where_nothing_fits_the_text_says_so(gpt2cost: Any) -> None:
+    memory = gpt2cost("train", "--model", "gpt2-xl", "--gpu", "rtx4090").out.splitlines()[1]
+    assert "does NOT fit" in memory
+    assert memory.endswith("not even a micro-batch of 1 does")
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -321,6 +328,10 @@ def test_explain(gpt2cost: Any) -> None:
     assert changes["runtime compile"]["latency_s"] == pytest.approx(compiled["step"]["step_s"])
     assert {change["kind"] for change in changes.values()} == {"software", "hardware"}
     assert "with runtime compile: " in gpt2cost(*flags).out
+    counts = {count["convention"]: count["mfu"] for count in document["mfu_conventions"]}
+    assert counts["nanoGPT"] == pytest.approx(document["step"]["mfu"])
+    assert counts["FlopCounterMode"] == pytest.approx(document["step"]["hfu"])
+    assert "MFU as counted by" in gpt2cost(*flags).out
     assert gpt2cost(*flags, "--format", "markdown").out.count("### ") > 2
 
 
