@@ -17,6 +17,7 @@ from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
 from gpt2cost.output.prediction import changes, kernel_layouts, kernel_records, slowest_kernels
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
+from gpt2cost.prediction.mfu import FlopsCount, mfu_conventions
 from gpt2cost.prediction.train import Training, TrainPhase
 from gpt2cost.prediction.train_explain import slowest, what_would_help
 from gpt2cost.prediction.train_settings import PDROPS, one_dropout
@@ -57,6 +58,11 @@ BUCKETS: tuple[Field[Bucket], ...] = (
     attribute("bytes", "bucket", "B", path="size_bytes"), attribute("ready_s", "ready", "s"),
     attribute("start_s", "start", "s"), attribute("end_s", "end", "s"),
 )  # fmt: skip
+MFU: tuple[Field[FlopsCount], ...] = (
+    attribute("convention", "MFU as counted by"), attribute("formula", "FLOPs of a token"),
+    attribute("flops_per_token", "", "FLOP"), attribute("mfu", "MFU", "%"),
+)  # fmt: skip
+"""L layers of width C, N parameters, T tokens of a sequence."""
 RESULTS: tuple[Field[Training], ...] = (
     *attributes("step_s", "step_low_s", "step_high_s", of="step"), *attributes("trust", "trust_from"),
     attribute("step_bound", path="step.bound"), *attributes("tokens_per_s", "mfu", of="step"),
@@ -86,6 +92,7 @@ def _document(training: Training, group: str, explained: bool) -> Record:
             document["slowest"] = list(map(dataclasses.asdict, slowest(training, phase)))
     copies = [document for document in phases if document["phase"] in COPIES]
     sensitivity = list(map(dataclasses.asdict, what_would_help(training))) if explained else []
+    counts = [record_of(MFU, count) for count in mfu_conventions(training)] if explained else []
     hardware = {**shared.hardware_head(training.hardware), **record_of(attributes("trust", "trust_from"), training)}
     return {
         **envelope(training.model, training.hardware),
@@ -98,7 +105,7 @@ def _document(training: Training, group: str, explained: bool) -> Record:
         "phases": [document for document in phases if document not in copies],
         "gradient_phases": copies,
         "buckets": [record_of(BUCKETS, bucket) for bucket in training.buckets],
-        **({"sensitivity": sensitivity} if explained else {}),
+        **({"mfu_conventions": counts, "sensitivity": sensitivity} if explained else {}),
         "warnings": list(training.warnings),
     }
 
@@ -127,6 +134,7 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
         ("## run", figures(document["run"])),
         *phases,
         ("## buckets", document["buckets"]),
+        ("## mfu_conventions", document.get("mfu_conventions", [])),
         ("## sensitivity", document.get("sensitivity", [])),
     )
 
@@ -157,6 +165,8 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
         page.line("\nall-reduce, bucket by bucket, from the start of the last backward pass\n", style="bold")
         page.fields(training.buckets, BUCKETS)
     if explained:
+        page.line("\nL layers of width C, N parameters, T tokens of a sequence\n")
+        page.fields(mfu_conventions(training), MFU)
         page.line()
         changes(page, what_would_help(training))
     page.line(f"\n{_headline(training)}", style="bold")

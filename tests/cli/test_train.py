@@ -328,6 +328,10 @@ def test_explain(gpt2cost: Any) -> None:
     assert changes["runtime compile"]["latency_s"] == pytest.approx(compiled["step"]["step_s"])
     assert {change["kind"] for change in changes.values()} == {"software", "hardware"}
     assert "with runtime compile: " in gpt2cost(*flags).out
+    counts = {count["convention"]: count["mfu"] for count in document["mfu_conventions"]}
+    assert counts["nanoGPT"] == pytest.approx(document["step"]["mfu"])
+    assert counts["FlopCounterMode"] == pytest.approx(document["step"]["hfu"])
+    assert "MFU as counted by" in gpt2cost(*flags).out
     assert gpt2cost(*flags, "--format", "markdown").out.count("### ") > 2
 
 
