@@ -108,10 +108,13 @@ def fused_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Any:
-    assert attn_mask is None
-    if not runs_flash(query.dtype):
+    if attn_mask is not None:
+        minus_infinity = torch.scalar_tensor(float("-inf"), dtype=query.dtype, device=query.device)
+        zero = torch.scalar_tensor(0.0, dtype=query.dtype, device=query.device)
+        attn_mask = torch.where(attn_mask, zero, minus_infinity).expand(*query.shape[:3], key.shape[2])
+    if attn_mask is not None or not runs_flash(query.dtype):
         return aten._scaled_dot_product_efficient_attention(
-            query, key, value, None, True, dropout_p, is_causal, scale=scale
+            query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
         )[0]
     return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
 

@@ -7,7 +7,7 @@ on, gradients are added to those that there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -16,17 +16,26 @@ import numpy as np
 
 from gpt2cost.device.hardware import Hardware, Host
 from gpt2cost.device.sdpa import sdpa_kernel
-from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, total
+from gpt2cost.prediction.one_pass import (
+    KernelCost,
+    Pass,
+    run_rows,
+    seconds_of_bounds,
+    symbol_values,
+    table_options,
+    total,
+)
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
 from gpt2cost.table.accumulation import accumulation_rows
 from gpt2cost.table.config import Model
 from gpt2cost.table.ddp import copy_rows
-from gpt2cost.table.kernel import Foreach, Kernel, Row
+from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_fusion import fuse_training
+from gpt2cost.timing.kernel import BOUNDS
 from gpt2cost.timing.overlap import slowest_of
 from gpt2cost.timing.queue import Steps, host, kernel, only_where, pass_times
 
@@ -70,19 +79,26 @@ class Work:
             if np.any(np.asarray(count) > 0) and own.rows:
                 yield name, count, own
 
-    def kernels(self, batch: Batch) -> list[KernelCost]:
-        """The rows of all passes, each with its count in the whole step. `device_s` and the like stay a pass's."""
-        return [
-            replace(cost, count=count * cost.count)
-            for _, count, own in self.repeated(batch)
-            for cost in own.kernels
-        ]  # fmt: skip
+    def over_step(self, of_pass: Callable[[Sequence[KernelCost]], Number], batch: Batch) -> Number:
+        """What a pass's kernels have of something, over the whole step."""
+        return total(count * of_pass(own.kernels) for _, count, own in self.repeated(batch))
 
     def summed(self, name: str, batch: Batch) -> Number:
         """One of a kernel's figures over the whole step."""
-        return total(
-            count * total(getattr(cost, name) for cost in own.kernels) for _, count, own in self.repeated(batch)
-        )
+        return self.over_step(lambda kernels: total(getattr(cost, name) for cost in kernels), batch)
+
+    def product_flops(self, batch: Batch) -> Number:
+        """FLOPs of products and of fused attention over the whole step."""
+
+        def of_pass(kernels: Sequence[KernelCost]) -> Number:
+            return total(cost.flops for cost in kernels if isinstance(cost.kernel.shape, Gemm | FusedAttention))
+
+        return self.over_step(of_pass, batch)
+
+    def seconds_of_bounds(self, batch: Batch) -> dict[str, Number]:
+        """What seconds of the step's kernels shrink with, by name."""
+        parts = [(count, seconds_of_bounds(own.kernels)) for _, count, own in self.repeated(batch)]
+        return {name: total(count * seconds[name] for count, seconds in parts) for name in BOUNDS}
 
     @property
     def fixed_s(self) -> float:

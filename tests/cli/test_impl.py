@@ -106,7 +106,6 @@ def test_set(gpt2cost: Call, nano: str) -> None:
     [
         ([*ON, "--impl", "foo"], "impl: expected one of hf, nanogpt, got 'foo'"),
         ([*NANO, "--cache", "4"], "no KV cache"),
-        ([*NANO, "--attn", "eager"], "attn"),
         ([*NANO, "--attn", "flash_attention_2"], "attn"),
         ([*NANO, "--cache-type", "static"], "cache_type"),
         ([*NANO, "--set", "activation_function=relu"], "activation_function"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import oracle
 import oracle_train
 import pytest
 import torch
@@ -50,7 +51,8 @@ def assert_table_equals_step(
     config: GPT2Config, attn: str, precision: str, batch: int, seq: int, **options: Any
 ) -> None:
     dtype, autocast = PRECISIONS[precision]
-    real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
+    with oracle.capturing(options.get("traced", False)):
+        real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
     table, sizes = table_of(config, attn, precision, **options), sizes_of(config, precision, batch, seq)
     layers = range(config.n_layer)
     assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
@@ -218,3 +220,13 @@ def test_a_gpu_without_flash_attention(precision: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(oracle_train, "runs_flash", lambda dtype: False)
     for batch in (1, 4):
         assert_table_equals_step(tiny(n_layer=2, **dropping(*DROPOUT)), "sdpa", precision, batch, 32, has_flash=False)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_traced_step(precision: str, use_cache: bool, attn: str) -> None:
+    """Compiled: without a cache, as with checkpointing, a mask says which tokens are of one sequence."""
+    for batch in (1, 4):
+        config = tiny(n_layer=2, use_cache=use_cache, **dropping(*DROPOUT))
+        assert_table_equals_step(config, attn, precision, batch, 32, traced=True)
