@@ -62,14 +62,15 @@ def step_memory(
     """The memory of a step at the sizes in `values` (integers, or arrays that broadcast), in steady state.
 
     `accumulates`: there are several micro-steps, in the later ones of which all gradients are there from the start;
-    `buckets`: gradients are copied into buckets as large for an all-reduce; `shards`: ranks that share the moments.
+    `buckets`: gradients are copied into buckets as large for an all-reduce; `shards`: ranks of which each has the moments of
+    its part and takes the optimiser's step for it.
     """
     weights = (element_count(parameters) * w).evaluate(values)
     moments = -(-2 * weights // shards)
     kept = weights if accumulates else 0
     # AdamW's foreach step has a temporary as large as the weights that one call takes; the fused one has none
     matrices = [p for p in parameters if p.is_matrix]
-    temporary = (element_count(matrices) * w).evaluate(values) if optimizer == "adamw" else 0
+    temporary = -(-(element_count(matrices) * w).evaluate(values) // shards) if optimizer == "adamw" else 0
     step = "optimizer.sqrt (denominator)" if temporary else "optimizer.update (exp_avg_sq)"
     name, parts = _highest(_moments(table, accumulates), values)
     left = {"gradients": weights - kept, "activations": temporary, "casts": 0, "logits": 0}

@@ -158,13 +158,17 @@ def test_arrays_are_the_loop_over_points() -> None:
 
 def test_the_optimiser_may_be_the_peak() -> None:
     """foreach AdamW has a temporary as large as the matrices: it is seen where the passes need little."""
-    config = GPT2Config()
+    config = GPT2Config(n_layer=36)
     weights, at = parameters(TableOptions()), sizes(config, 1, 16, None)
     table = table_of(config, "sdpa", None)
     foreach = step_memory(table, weights, at, "adamw")
     assert foreach.peak_at.startswith("optimizer.")
     assert foreach.total_bytes / foreach.parameters_bytes == pytest.approx(5, rel=2e-3)
     assert step_memory(table, weights, at, "adamw-fused").total_bytes < foreach.total_bytes
+    # of two ranks each steps its half of the parameters: moments and temporary halve
+    half = step_memory(table, weights, at, "adamw", shards=2)
+    assert half.peak_at == foreach.peak_at
+    assert half.total_bytes / foreach.parameters_bytes == pytest.approx(3.5, rel=2e-3)
 
 
 @pytest.mark.parametrize("tied", [True, False])
