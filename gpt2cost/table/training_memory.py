@@ -28,7 +28,8 @@ class StepMemory:
 
     `gradients_bytes`: those of weights alone, and what becomes one; `casts_bytes`: weights in 16 bit; `logits_bytes`:
     logits, their logarithms and gradients; `activations_bytes`: the rest of what the passes hold, parameters that were
-    gathered among it, and the optimiser's temporary. `peak_at`: the step and the largest tensor that it makes. Integers, or arrays over the sizes' grid.
+    gathered among it, and the optimiser's temporary. `peak_at`: the step and the largest tensor that it makes.
+    Integers, or arrays over the sizes' grid.
     """
 
     parameters_bytes: Any
