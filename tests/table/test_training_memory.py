@@ -5,6 +5,7 @@ So are the kernels that gradient accumulation and activation checkpointing add, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from helpers import unrolled, values
 from oracle import Launch, tiny
-from oracle_memory import launches, memory
+from oracle_memory import kept, launches, memory
 from transformers import GPT2Config
 
 from gpt2cost.table.accumulation import accumulating, accumulation_rows
@@ -22,7 +23,7 @@ from gpt2cost.table.config import load_model
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.optimizer import parameters
 from gpt2cost.table.options import Checkpointing, TableOptions
-from gpt2cost.table.training import TrainingTable, training_table
+from gpt2cost.table.training import TrainingTable, saved, training_table
 from gpt2cost.table.training_memory import StepMemory, step_memory
 
 BF16 = torch.bfloat16
@@ -167,6 +168,27 @@ def test_the_optimiser_may_be_the_peak() -> None:
     assert step_memory(table, weights, at, "adamw-fused").total_bytes < foreach.total_bytes
 
 
+def test_what_gpus_share() -> None:
+    """The stages of ZeRO, each of which shares what the one before it does."""
+    config, gpus = GPT2Config(), np.array([2, 8])
+    weights, at = parameters(TableOptions()), sizes(config, 1, 16, None)
+    table, p = table_of(config, "sdpa", None), 4 * load_model(config).parameters
+
+    def held(zero: int) -> StepMemory:
+        return step_memory(table, weights, at, "adamw-fused", accumulates=True, gpus=gpus, zero=zero)
+
+    stages = [held(zero) for zero in range(4)]
+    assert all(np.all(m.optimizer_bytes == (2 * p if zero < 1 else 2 * p // gpus)) for zero, m in enumerate(stages))
+    assert all(np.all(m.bucket_bytes == (p if zero < 2 else 0)) for zero, m in enumerate(stages))
+    assert np.all(stages[2].gradients_bytes < stages[1].gradients_bytes)
+    assert all(np.all(m.parameters_bytes == p) for m in stages[:3])
+    assert np.all(stages[3].parameters_bytes == p // gpus)
+    gathered = stages[3].activations_bytes - stages[2].activations_bytes
+    assert np.all(gathered == 4 * (2 * 7_087_872 + (50257 + 1024 + 2) * 768)), "two blocks, and what is in none"
+    totals = [m.total_bytes for m in stages]
+    assert all(np.all(after < before) for before, after in itertools.pairwise(totals[:3]))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("autocast", [None, BF16])
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
@@ -203,6 +225,22 @@ def test_a_block_runs_again_but_for_what_no_node_has_saved() -> None:
         return [row.path.removesuffix(".recompute") for row in kernels]
 
     assert products([row for row in table.backward if is_recomputed(row)]) == products(table.forward)[:-1]
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "block"])
+@pytest.mark.parametrize("autocast", [None, BF16])
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_a_loss_holds(
+    dropout: float, attn: str, autocast: torch.dtype | None, checkpointing: Checkpointing
+) -> None:
+    """With checkpointing, each block's input and its mask: autograd's hooks do not see them."""
+    for layers in (1, 3):
+        config = config_of(dropout, n_layer=layers)
+        at = sizes(config, 2, 32, autocast)
+        every = saved(table_of(config, attn, autocast, checkpointing))
+        found = sum(int(s.when.evaluate(at)) * s.count.evaluate(at) * s.tensor.bytes.evaluate(at) for s in every)
+        assert found == kept(config, attn, torch.float32, 2, 32, autocast, checkpointing == "block")
 
 
 @pytest.mark.parametrize("where", WHERE)
