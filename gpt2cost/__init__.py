@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction, Totals, predict
     from gpt2cost.prediction.sweep import Sweep, sweep
     from gpt2cost.prediction.train import Training, train
+    from gpt2cost.prediction.train_compare import TrainComparison, compare_training
+    from gpt2cost.prediction.train_sweep import TrainSweep, sweep_training
     from gpt2cost.table.config import Model, change_model, list_models, load_model
 
 _HOMES = {
@@ -44,17 +46,18 @@ _HOMES = {
     "prediction.predict": ("MemoryUse", "Phase", "Prediction", "Totals", "predict"),
     "prediction.sweep": ("Sweep", "sweep"),
     "prediction.train": ("Training", "train"),
+    "prediction.train_compare": ("TrainComparison", "compare_training"),
+    "prediction.train_sweep": ("TrainSweep", "sweep_training"),
     "table.config": ("Model", "change_model", "list_models", "load_model"),
 }
 """A module -> the names that it offers. Each is imported when one of them is first asked for."""
 
 __all__ = [
-    "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError",
-    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "Training", "Validation",
-    "__version__",
-    "calibrate", "capacity", "change_hardware", "change_model", "compare", "generate", "kernel_latency",
-    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "sweep", "train",
-    "validate",
+    "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError", "KernelLatency",
+    "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "TrainComparison", "TrainSweep", "Training",
+    "Validation", "__version__", "calibrate", "capacity", "change_hardware", "change_model", "compare",
+    "compare_training", "generate", "kernel_latency", "list_hardware", "list_models", "load_hardware", "load_model",
+    "predict", "read_records", "sweep", "sweep_training", "train", "validate",
 ]  # fmt: skip
 
 

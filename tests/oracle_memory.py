@@ -89,6 +89,24 @@ def memory(
     return tracker
 
 
+def kept(
+    config: GPT2Config,
+    attn: str,
+    dtype: torch.dtype,
+    batch: int,
+    seq: int,
+    autocast: torch.dtype | None = None,
+    checkpoints: bool = False,
+) -> int:
+    """The bytes that a loss holds beside itself: what its backward pass needs, the token ids among it."""
+    model = trained(config, attn, dtype, autocast, checkpoints)
+    ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    with MemoryTracker(ids, *model.parameters()) as tracker:
+        with GPUFront(autocast):
+            loss = model(ids, labels=ids).loss
+        return tracker.bytes + ids.nbytes - loss.nbytes
+
+
 def launches(
     config: GPT2Config,
     attn: str,

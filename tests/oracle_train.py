@@ -94,6 +94,11 @@ class GPUFront(TorchFunctionMode):
         return self.cast_weights[id(value)]
 
 
+def runs_flash(dtype: torch.dtype) -> bool:
+    """Whether the GPU has a flash attention kernel: in 16 bit, from sm80 on."""
+    return dtype != torch.float32
+
+
 def fused_attention(
     query: Any,
     key: Any,
@@ -103,10 +108,13 @@ def fused_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Any:
-    assert attn_mask is None
-    if query.dtype == torch.float32:
+    if attn_mask is not None:
+        minus_infinity = torch.scalar_tensor(float("-inf"), dtype=query.dtype, device=query.device)
+        zero = torch.scalar_tensor(0.0, dtype=query.dtype, device=query.device)
+        attn_mask = torch.where(attn_mask, zero, minus_infinity).expand(*query.shape[:3], key.shape[2])
+    if attn_mask is not None or not runs_flash(query.dtype):
         return aten._scaled_dot_product_efficient_attention(
-            query, key, value, None, True, dropout_p, is_causal, scale=scale
+            query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
         )[0]
     return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, size, takes
 from gpt2cost.cli.many import ManyFlags
@@ -56,6 +57,7 @@ def compare(
     sink, axes = out.sink(), many.axes()
     for name in ("model", "gpu"):
         required(f"--{name}", axes[name])
+    check_choice("phase", phase, (*PHASES, TRAIN))
     if phase == TRAIN:
         _compare_training(many, sizes, outputs, training, exits, sink)
         return

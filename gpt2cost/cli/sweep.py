@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
     CACHE_TYPE_OPTION,
@@ -83,6 +84,8 @@ def sweep(
     inference: dict[str, Any] = {"batch": sizes.batch, "cache": sizes.cache, "dtype": many.dtype, "logits": logits}
     inference |= {"use_cache": False if no_use_cache else None, "cache_type": cache_type}
     shared = {name: value for name, value in many.axes().items() if name != "dtype"} | {"seq": sizes.seq}
+    if phase is not None:
+        check_choice("phase", phase, (*PHASES, TRAIN))
     trains = (phase or study.get("phase")) == TRAIN
     if trains:
         refuse({**inference, "no_use_cache": no_use_cache, "kernels": kernels}, NOT_OF_TRAINING)

@@ -35,6 +35,8 @@ from gpt2cost.measure.kernel_formats import (
     choice,
 )
 from gpt2cost.measure.records import grouped, is_time
+from gpt2cost.measure.training_rows import is_of_steps
+from gpt2cost.measure.training_score import score_training
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Row:
 
 
 def score_measurements(folder: Path, fit_constant: bool = False) -> list[KernelResult]:
-    """Score every CSV file in `folder` that is of one of `FORMATS`.
+    """Score every CSV file in `folder` that is of one of `FORMATS`, and the training steps of published figures.
 
     Raises `InputError` if the folder cannot be read or has no such file, and for a wrong row, with file and line. Warns
     (`InputWarning`) of files that are of no format, of columns that are not read, and of rows that are skipped.
@@ -82,9 +84,24 @@ def score_measurements(folder: Path, fit_constant: bool = False) -> list[KernelR
         raise InputError(f"{where}: expected a folder with CSV files of measurements")
     files = sorted(path for path in folder.glob("*.csv") if path.is_file())
     results = [result for path in files for result in _score_file(path, fit_constant)]
+    results += _score_steps(folder)
     if not results:
         raise InputError(f"{where}: no kernel measurement in any CSV file of it")
     return results
+
+
+def _score_steps(folder: Path) -> Iterator[KernelResult]:
+    """The published training steps of the folder, by file, device, precision and what was timed."""
+    scores, skipped = score_training(folder)
+    series = grouped(scores, lambda one: (one.row.file, one.row.gpu, one.row.precision, one.operation))
+    for named, members in series.items():
+        yield KernelResult(*named, len(members), None, np.array([one.error for one in members]))
+    for why, count in skipped.items():
+        warnings.warn(f"training steps: skipped {_rows(count)}: {why}", InputWarning, stacklevel=3)
+
+
+def _rows(count: int) -> str:
+    return f"{count} {'row' if count == 1 else 'rows'}"
 
 
 def _score_file(path: Path, fit_constant: bool) -> Iterator[KernelResult]:
@@ -97,7 +114,7 @@ def _score_file(path: Path, fit_constant: bool) -> Iterator[KernelResult]:
         gpu, dtype, operation = series
         yield KernelResult(path.name, load_hardware(gpu).name, dtype, operation, len(errors), constant_s, errors)
     for why, count in skipped.items():
-        _warn(path, f"skipped {count} {'row' if count == 1 else 'rows'}: {why}")
+        _warn(path, f"skipped {_rows(count)}: {why}")
 
 
 def _warn(path: Path, text: str) -> None:
@@ -145,6 +162,8 @@ def _format_of(path: Path, columns: Sequence[str]) -> Format | None:
     nearest = max(fitting or FORMATS, key=reads)
     too_many = [name for name in columns if name not in nearest.columns | nearest.optional]
     missing = [name for name in sorted(nearest.columns) if name not in columns]
+    if missing and is_of_steps(columns):
+        return None
     if missing:
         lists = starmap(_listed, (("missing", missing), ("too many", too_many)))
         _warn(path, f"passed over: its columns are of no format; of the nearest, {nearest.name}: {'; '.join(lists)}")

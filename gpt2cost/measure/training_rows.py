@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -71,6 +71,11 @@ class TrainingRow:
     note: str = ""
 
     @property
+    def file(self) -> str:
+        """The file that it is from."""
+        return self.where.partition(": ")[0]
+
+    @property
     def tokens(self) -> int:
         """Of a step, on all GPUs."""
         return self.micro_batch * self.seq * self.grad_accum * self.gpus
@@ -90,12 +95,17 @@ def read_training_rows(folder: Path) -> tuple[list[TrainingRow], Counter[str]]:
     return rows, skipped
 
 
+def is_of_steps(columns: Collection[str]) -> bool:
+    """Whether a file with these columns may hold training steps."""
+    return {*columns} >= COLUMNS or {*columns} >= PASS_COLUMNS
+
+
 def _read_file(path: Path, skipped: Counter[str]) -> Iterator[TrainingRow]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.DictReader(file)
             columns = {*(reader.fieldnames or ())}
-            if not (columns >= COLUMNS or columns >= PASS_COLUMNS):
+            if not is_of_steps(columns):
                 return
             lines = [(f"{plain(path.name)}: line {reader.line_num}", row) for row in reader if None not in row.values()]
     except (OSError, csv.Error) as error:

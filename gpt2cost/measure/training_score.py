@@ -30,6 +30,13 @@ class TrainingScore:
     repeat: float | None = None
 
     @property
+    def operation(self) -> str:
+        """What was timed, in short: `train step, compile, sdpa, 8 GPUs`."""
+        row = self.row
+        gpus = f", {row.gpus} GPUs" if row.gpus > 1 else ""
+        return f"train {row.timed}, {row.runtime}, {row.attn}{gpus}"
+
+    @property
     def measured_s(self) -> float:
         return self.row.measured_s
 

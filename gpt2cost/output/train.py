@@ -17,6 +17,7 @@ from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page, table_of
 from gpt2cost.output.prediction import changes, kernel_layouts, kernel_records, slowest_kernels
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
+from gpt2cost.prediction.mfu import FlopsCount, mfu_conventions
 from gpt2cost.prediction.train import Training, TrainPhase
 from gpt2cost.prediction.train_explain import slowest, what_would_help
 from gpt2cost.prediction.train_settings import PDROPS, one_dropout
@@ -57,12 +58,20 @@ BUCKETS: tuple[Field[Bucket], ...] = (
     attribute("bytes", "bucket", "B", path="size_bytes"), attribute("ready_s", "ready", "s"),
     attribute("start_s", "start", "s"), attribute("end_s", "end", "s"),
 )  # fmt: skip
+MFU: tuple[Field[FlopsCount], ...] = (
+    attribute("convention", "MFU as counted by"), attribute("formula", "FLOPs of a token"),
+    attribute("flops_per_token", "", "FLOP"), attribute("mfu", "MFU", "%"),
+)  # fmt: skip
+"""L layers of width C, N parameters, T tokens of a sequence."""
 RESULTS: tuple[Field[Training], ...] = (
     *attributes("step_s", "step_low_s", "step_high_s", of="step"), *attributes("trust", "trust_from"),
     attribute("step_bound", path="step.bound"), *attributes("tokens_per_s", "mfu", of="step"),
     *attributes("total_bytes", "fits", of="memory"),
 )  # fmt: skip
 """What every flat row has of the whole step."""
+
+COPIES = ("accumulate", "to_buckets", "from_buckets")
+"""Phases of one kernel a parameter, all alike, between or within the four of a step: people see a line."""
 
 # ---------------------------------------------------------------------------------------------- records
 
@@ -81,7 +90,9 @@ def _document(training: Training, group: str, explained: bool) -> Record:
     if explained:
         for phase, document in zip(training.phases, phases, strict=True):
             document["slowest"] = list(map(dataclasses.asdict, slowest(training, phase)))
+    copies = [document for document in phases if document["phase"] in COPIES]
     sensitivity = list(map(dataclasses.asdict, what_would_help(training))) if explained else []
+    counts = [record_of(MFU, count) for count in mfu_conventions(training)] if explained else []
     hardware = {**shared.hardware_head(training.hardware), **record_of(attributes("trust", "trust_from"), training)}
     return {
         **envelope(training.model, training.hardware),
@@ -91,9 +102,10 @@ def _document(training: Training, group: str, explained: bool) -> Record:
         "step": record_of(STEP, training),
         "memory": record_of(MEMORY, training),
         "run": record_of(RUN, training),
-        "phases": phases,
+        "phases": [document for document in phases if document not in copies],
+        "gradient_phases": copies,
         "buckets": [record_of(BUCKETS, bucket) for bucket in training.buckets],
-        **({"sensitivity": sensitivity} if explained else {}),
+        **({"mfu_conventions": counts, "sensitivity": sensitivity} if explained else {}),
         "warnings": list(training.warnings),
     }
 
@@ -112,7 +124,7 @@ def _phase_document(phase: TrainPhase, group: str) -> Record:
 def _markdown(training: Training, group: str, explained: bool) -> str:
     document = _document(training, group, explained)
     phases: list[tuple[str, list[Record]]] = []
-    for phase in document["phases"]:
+    for phase in (*document["phases"], *document["gradient_phases"]):
         title = f"## {phase['phase']}, {_times(phase['count'])} a step"
         phases += [(title, phase["kernels"]), ("", figures(phase["totals"]))]
         phases += [(f"### {phase['phase']}: slowest", phase.get("slowest", []))]
@@ -122,6 +134,7 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
         ("## run", figures(document["run"])),
         *phases,
         ("## buckets", document["buckets"]),
+        ("## mfu_conventions", document.get("mfu_conventions", [])),
         ("## sensitivity", document.get("sensitivity", [])),
     )
 
@@ -130,12 +143,10 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
 
 
 def _text(page: Page, training: Training, group: str, explained: bool) -> None:
-    """The settings and the step's figures, a table per phase, and the run."""
+    """The settings and the memory, a table per phase, then the step's figures and the run's."""
     page.line(f"{_heading(training)}; {FLOPS_CONVENTION}")
-    page.line(f"\n{_headline(training)}", style="bold")
-    page.line(_parts(training))
-    page.line(_rates(training))
-    page.line(_memory(training))
+    for line in _memory(training):
+        page.line(line)
     layouts = {
         phase.phase: [table_of(layout, _kernels(phase, group)) for layout in kernel_layouts(group)]
         for phase in training.phases
@@ -154,10 +165,15 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
         page.line("\nall-reduce, bucket by bucket, from the start of the last backward pass\n", style="bold")
         page.fields(training.buckets, BUCKETS)
     if explained:
+        page.line("\nL layers of width C, N parameters, T tokens of a sequence\n")
+        page.fields(mfu_conventions(training), MFU)
         page.line()
         changes(page, what_would_help(training))
+    page.line(f"\n{_headline(training)}", style="bold")
+    page.line(_parts(training))
+    page.line(_rates(training))
     if training.run.steps is not None:
-        page.line(f"\n{_run(training)}")
+        page.line(_run(training))
 
 
 def _heading(training: Training) -> str:
@@ -169,7 +185,7 @@ def _heading(training: Training) -> str:
     more = [f"checkpointing {how.checkpointing}"] * (how.checkpointing != "none") + [f"ZeRO {how.zero}"] * (
         how.zero > 0
     )
-    run = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{inside}"
+    run = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{inside}{shared.code_text(how.how)}"
     parts = [run, how.optimizer, clip, _dropout(training), *more]
     model = f"{training.model.name} ({format_quantity(training.model.parameters, '')} parameters)"
     return f"{model} on {gpus}{training.hardware.name}{nodes}, {', '.join(parts)}"
@@ -197,10 +213,8 @@ def _parts(training: Training) -> str:
     parts = {"forward": step.forward_s, "backward": step.backward_s, "clip": step.clip_s, "optimizer": step.optimizer_s}
     texts = [f"{name} {format_quantity(seconds, 's')}" for name, seconds in parts.items()]
     if training.batch.gpus > 1:
-        exposed, whole = (
-            format_quantity(seconds, "s") for seconds in (step.exposed_communication_s, step.communication_s)
-        )
-        texts.insert(2, f"communication {exposed} exposed of {whole}")
+        waited, sent = (format_quantity(each, "s") for each in (step.exposed_communication_s, step.communication_s))
+        texts.insert(2, f"communication not hidden {waited} ({sent} is sent)")
     return f"of which {', '.join(texts)}; {step.bound}-bound"
 
 
@@ -211,22 +225,22 @@ def _rates(training: Training) -> str:
     return f"{rate}, MFU {step.mfu:.1%} as nanoGPT counts, HFU {step.hfu:.1%}"
 
 
-COPIES = ("accumulate", "to_buckets", "from_buckets")
-"""Phases of one kernel a parameter, all alike: people see a line."""
 MEMORY_PARTS = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_bytes": "optimizer",
     "bucket_bytes": "buckets", "casts_bytes": "casts", "activations_bytes": "activations", "logits_bytes": "logits",
 }  # fmt: skip
 
 
-def _memory(training: Training) -> str:
+def _memory(training: Training) -> Iterator[str]:
     memory = training.memory
     parts = ((name, getattr(memory, key)) for key, name in MEMORY_PARTS.items())
     shown = ", ".join(f"{name} {format_quantity(size, 'B')}" for name, size in parts if size)
     total, capacity = (format_quantity(size, "B") for size in (memory.total_bytes, memory.capacity_bytes))
     fits = "fits" if memory.fits else "does NOT fit"
-    largest = f"the largest micro-batch is {training.max_micro_batch}"
-    return f"memory: {total} of {capacity} usable, {fits} ({shown}), at its peak in {memory.peak_at}; {largest}"
+    most = training.max_micro_batch
+    largest = f"the largest micro-batch is {most}" if most else "not even a micro-batch of 1 does"
+    yield f"memory: {total} of {capacity} usable, {fits}; {largest}"
+    yield f"of which {shown}; at its peak in {memory.peak_at}"
 
 
 def _phase_heading(phase: TrainPhase) -> str:
@@ -284,7 +298,8 @@ def _summary(training: Training) -> tuple[str, str]:
 
 def _summary_heading(training: Training) -> str:
     how = training.train
-    return f"{training.model.name} on {training.hardware.name}, {how.precision}, {how.how.runtime} runtime"
+    run = f"{how.precision}, {how.how.runtime} runtime{shared.code_text(how.how)}"
+    return f"{training.model.name} on {training.hardware.name}, {run}"
 
 
 VIEWS: dict[type, View[Any]] = {Training: training_view()}

@@ -131,6 +131,7 @@ COMMON = (
     ("in {}", attribute("precision", path="training.train.precision")),
     ("with {} attention", attribute("attn", path="training.train.how.attn")),
     ("in {} runtime", attribute("runtime", path="training.train.how.runtime")),
+    ("of {}'s code", attribute("impl", path="training.train.how.impl")),
     ("and {}", attribute("optimizer", path="training.train.optimizer")),
 )
 """What candidates may have in common, in words."""
@@ -138,9 +139,8 @@ COMMON = (
 
 def _common(rows: list[Compared]) -> str:
     """What all candidates share."""
-    return " ".join(
-        text.format(field.get(rows[0])) for text, field in COMMON if len({field.get(row) for row in rows}) == 1
-    )
+    values = ((text, {field.get(row) for row in rows}) for text, field in COMMON)
+    return " ".join(text.format(*own) for text, own in values if len(own) == 1 and own != {"hf"})  # that goes unsaid
 
 
 def _crossover(crossover: Crossover) -> str:

@@ -106,20 +106,26 @@ CLEARLY = 1.1
 the next they rise and fall by as much."""
 
 
-def bound_of_pass(
-    kernels: Sequence[KernelCost], host_s: Number, device_s: Number, waits: Mapping[str, Number] | None = None
-) -> Any:
-    """What doubling would help a pass most: the `host` where it issues longer than the device is busy, else what most
-    seconds of its kernels shrink with, or of its `waits`, by name; `latency` and `launch` only where they do so
-    clearly."""
+def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Number) -> Any:
+    """What doubling would help a pass most: see `bound_of_times`."""
+    return bound_of_times(seconds_of_bounds(kernels), host_s, device_s)
+
+
+def seconds_of_bounds(kernels: Sequence[KernelCost]) -> dict[str, Number]:
+    """What seconds of a pass's kernels shrink with, by name: one of `BOUNDS`."""
     parts = [bound_seconds(kernel.terms) for kernel in kernels]
-    seconds = {
+    return {
         name: total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
         for number, name in enumerate(BOUNDS)
     }
+
+
+def bound_of_times(seconds: Mapping[str, Number], host_s: Number, device_s: Number) -> Any:
+    """The `host` where it issues longer than the device is busy, else what most `seconds` shrink with; `latency` and
+    `launch` only where they do so clearly."""
     clearly = {name: seconds[name] / CLEARLY for name in ("latency", "launch")}
     waits_for_host = np.where(host_sets_pace(host_s, device_s), np.inf, 0.0)
-    every = {"host": waits_for_host, **seconds, **clearly, **(waits or {})}
+    every = {"host": waits_for_host, **seconds, **clearly}
     return largest(tuple(every), tuple(every.values()))
 
 

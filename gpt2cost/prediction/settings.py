@@ -145,8 +145,8 @@ def check_cached(model: Model, how: How, sizes: Sizes) -> None:
 
 def check_implementation(how: How) -> None:
     """Raise `InputError` where the implementation has no such attention or cache."""
-    if how.impl == "nanogpt" and how.attn != "sdpa":
-        raise InputError(f"attn: nanogpt's code calls scaled_dot_product_attention: sdpa; {how.attn} is impl hf's")
+    if how.impl == "nanogpt" and how.attn not in ("eager", "sdpa"):
+        raise InputError(f"attn: nanogpt's code has sdpa, and eager where torch has none; {how.attn} is impl hf's")
     if how.impl == "nanogpt" and how.cache_type != "dynamic":
         raise InputError(f"cache_type: {how.cache_type} needs a cache, and impl nanogpt has none")
 

@@ -15,7 +15,7 @@ import numpy as np
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_pass, host_sets_pace
+from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_times, host_sets_pace
 from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.search import largest_where
@@ -35,7 +35,6 @@ from gpt2cost.prediction.train_settings import (
 from gpt2cost.prediction.train_step import StepTimes, Work, step_times, step_work, validation_s
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
-from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.timing.overlap import Bucket
 from gpt2cost.units import format_quantity
 
@@ -44,8 +43,6 @@ MFU_CONVENTION = "nanoGPT: 6N + 12LCT FLOPs per token, N without position embedd
 MOST_MICRO_BATCH = 1 << 16
 """Micro-batches are looked for up to this size."""
 NO_RUN = RunLength()
-UNSCORED = 1.1
-"""How much wider a step's range is, on either side, than that of a pass: no training step has been scored yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +50,11 @@ class Step:
     """One optimiser step.
 
     `step_s` is its time by the clock; `forward_s`, `backward_s` (with the additions of gradients), `clip_s`,
-    `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass) are parts of it, over all
-    micro-steps. `device_s` and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels
-    of a step on one GPU. `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over
-    the peak. Rates of tokens are those of all GPUs, and of one.
+    `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass, and the copies out of
+    buckets) are parts of it, over all micro-steps. `communication_s`: of all collectives, hidden or not. `device_s`
+    and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels of a step on one GPU.
+    `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over the peak. Rates of
+    tokens are those of all GPUs, and of one.
     """
 
     step_s: Number
@@ -224,14 +222,22 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
 
 
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
-    """`train` for settings that have been checked. Raises `InputError` where the device cannot run them."""
+    """`train` for settings that have been checked. Raises `InputError` where the device cannot run them.
+
+    A step's range is that of a pass on the device: it held all of 82 published steps (in part in sample: what is left
+    of the clocks under load was fitted to some of them). No training step makes a device `measured`.
+    """
     how = how.on(model)
     check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
     sent = communicate(model, hw, how, batch, work, step_times(work, batch))
     host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
     times = step_times(work, batch, sent.exposed_s)
-    latency_at = _latency_at(work, batch, sent.exposed_s)
+
+    def latency_at(device: float, slower: float) -> Number:
+        """A step's seconds by factors on device and host; communication takes the device's."""
+        return step_times(work, batch, device * sent.exposed_s, device, slower).step_s
+
     range_ = range_of(latency_at, hw, how.how, batch.sizes, host_sets_pace(host_s, device_s))
     step = _step(model, hw, how, batch, work, times, (range_.low_s, range_.high_s), sent)
     memory = memory_of(model, hw, how, batch)
@@ -245,28 +251,13 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     )  # fmt: skip
 
 
-def _latency_at(work: Work, batch: Batch, exposed_s: Number) -> Any:
-    """A step's seconds as a function of factors on device and host; `UNSCORED` more either way. Communication takes the
-    device's."""
-
-    def wider(factor: float) -> float:
-        return factor / UNSCORED if factor < 1 else factor * UNSCORED
-
-    def latency_at(device: float, slower: float) -> Number:
-        return step_times(work, batch, wider(device) * exposed_s, wider(device), wider(slower)).step_s
-
-    return latency_at
-
-
 def _step(
     model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work, times: StepTimes,
     span: tuple[Number, Number], sent: Communication,
 ) -> Step:  # fmt: skip
     host_s, device_s, step_s = work.host_s(batch), work.summed("device_s", batch), times.step_s
-    kernels = work.kernels(batch)
-    products = [cost for cost in kernels if isinstance(cost.kernel.shape, Gemm | FusedAttention)]
+    bounds = {**work.seconds_of_bounds(batch), "communication": times.exposed_s}
     peak = hw.compute.peak_flop_per_s[how.numbers.dtype]
-    ran = sum(cost.count * cost.kernel.flops.evaluate(work.forward.symbols) for cost in products)
     per_gpu = batch.micro_batch * batch.grad_accum * batch.seq_len / step_s
     return Step(
         step_s=as_python(step_s),
@@ -280,13 +271,13 @@ def _step(
         exposed_communication_s=as_python(times.exposed_s),
         device_s=as_python(device_s),
         host_s=as_python(host_s),
-        bound=bound_of_pass(kernels, host_s, device_s, {"communication": times.exposed_s}),
+        bound=bound_of_times(bounds, host_s, device_s),
         tokens_per_s=as_python(batch.gpus * per_gpu),
         tokens_per_s_per_gpu=as_python(per_gpu),
         flops=work.summed("flops", batch),
         mfu=as_python(flops_per_token(model, batch.seq_len) * per_gpu / peak),
         mfu_convention=MFU_CONVENTION,
-        hfu=as_python(ran / (step_s * peak)),
+        hfu=as_python(work.product_flops(batch) / (step_s * peak)),
     )
 
 

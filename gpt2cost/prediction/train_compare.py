@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,15 +41,11 @@ class TrainComparison(Result):
     warnings: tuple[str, ...]
 
 
-def compare_training(
-    axes: Mapping[str, Any],
-    model_changes: Mapping[str, Any] | None = None,
-    hw_changes: Mapping[str, Any] | None = None,
-) -> TrainComparison:
-    """Predict a step at every point of a grid of `axes`, as `make_train_grid` takes them, and where their ranking
-    changes as the micro-batch or the sequences grow. Raises `InputError` for what is wrong."""
-    grid = make_train_grid(**axes)
-    choices, warnings = plan_training(grid, model_changes, hw_changes)
+def compare_training(model: object, gpu: object, **axes: Any) -> TrainComparison:
+    """Predict a step at every point of a grid, as `sweep_training` takes it, and where their ranking changes as the
+    micro-batch or the sequences grow. Raises `InputError` for what is wrong."""
+    grid = make_train_grid(model=model, gpu=gpu, **axes)
+    choices, warnings = plan_training(grid)
     return compare_points(candidates_of(grid, choices), warnings)
 
 

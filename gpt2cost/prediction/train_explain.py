@@ -14,6 +14,9 @@ from gpt2cost.prediction.train_settings import Batch, TrainHow, check_training, 
 from gpt2cost.table.config import Model, change_model
 from gpt2cost.timing.kernel import improvements
 
+LEAST_SHARE = 0.01
+"""Of a pass's kernel time: a kernel that takes less is not explained."""
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -35,9 +38,14 @@ class _Run:
 
 
 def slowest(training: Training, phase: TrainPhase, top: int = 5) -> tuple[KernelExplanation, ...]:
-    """Where the time of the slowest kernels of one pass of a phase goes."""
+    """Where the time of the slowest kernels of one pass of a phase goes, of those that matter to it."""
     kernels = sorted(phase.kernels, key=lambda cost: -float(cost.device_s))[:top]
-    return tuple(explained(training.hardware, training.train.how, cost, phase.symbols) for cost in kernels)
+    least_s = LEAST_SHARE * float(phase.totals.device_s)
+    return tuple(
+        explained(training.hardware, training.train.how, cost, phase.symbols)
+        for cost in kernels
+        if cost.device_s >= least_s
+    )
 
 
 def what_would_help(training: Training) -> tuple[Sensitivity, ...]:

@@ -7,7 +7,7 @@ on, gradients are added to those that there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -15,17 +15,27 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.device.hardware import Hardware, Host
-from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, total
+from gpt2cost.device.sdpa import sdpa_kernel
+from gpt2cost.prediction.one_pass import (
+    KernelCost,
+    Pass,
+    run_rows,
+    seconds_of_bounds,
+    symbol_values,
+    table_options,
+    total,
+)
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
 from gpt2cost.table.accumulation import accumulation_rows
 from gpt2cost.table.config import Model
 from gpt2cost.table.ddp import copy_rows
-from gpt2cost.table.kernel import Foreach, Kernel, Row
+from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows
 from gpt2cost.table.options import COMPILED, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_fusion import fuse_training
+from gpt2cost.timing.kernel import BOUNDS
 from gpt2cost.timing.overlap import slowest_of
 from gpt2cost.timing.queue import Steps, host, kernel, only_where, pass_times
 
@@ -69,19 +79,26 @@ class Work:
             if np.any(np.asarray(count) > 0) and own.rows:
                 yield name, count, own
 
-    def kernels(self, batch: Batch) -> list[KernelCost]:
-        """The rows of all passes, each with its count in the whole step. `device_s` and the like stay a pass's."""
-        return [
-            replace(cost, count=count * cost.count)
-            for _, count, own in self.repeated(batch)
-            for cost in own.kernels
-        ]  # fmt: skip
+    def over_step(self, of_pass: Callable[[Sequence[KernelCost]], Number], batch: Batch) -> Number:
+        """What a pass's kernels have of something, over the whole step."""
+        return total(count * of_pass(own.kernels) for _, count, own in self.repeated(batch))
 
     def summed(self, name: str, batch: Batch) -> Number:
         """One of a kernel's figures over the whole step."""
-        return total(
-            count * total(getattr(cost, name) for cost in own.kernels) for _, count, own in self.repeated(batch)
-        )
+        return self.over_step(lambda kernels: total(getattr(cost, name) for cost in kernels), batch)
+
+    def product_flops(self, batch: Batch) -> Number:
+        """FLOPs of products and of fused attention over the whole step."""
+
+        def of_pass(kernels: Sequence[KernelCost]) -> Number:
+            return total(cost.flops for cost in kernels if isinstance(cost.kernel.shape, Gemm | FusedAttention))
+
+        return self.over_step(of_pass, batch)
+
+    def seconds_of_bounds(self, batch: Batch) -> dict[str, Number]:
+        """What seconds of the step's kernels shrink with, by name."""
+        parts = [(count, seconds_of_bounds(own.kernels)) for _, count, own in self.repeated(batch)]
+        return {name: total(count * seconds[name] for count, seconds in parts) for name in BOUNDS}
 
     @property
     def fixed_s(self) -> float:
@@ -102,8 +119,8 @@ class StepTimes:
     """Seconds of a step by the clock, and of its parts as the device comes to their end.
 
     The parts sum to `step_s` less what the host takes before the first kernel and after the last one. `backward_s` is
-    with what adds gradients and copies them into buckets and back; `last_backward_s`: of the last micro-step, up to
-    the end of the copies into buckets. `exposed_s`: what is waited for.
+    with what adds gradients and copies them into buckets; `last_backward_s`: of the last micro-step. `exposed_s`: what
+    is waited for, and the copies out of buckets after it.
     """
 
     step_s: Number
@@ -122,8 +139,11 @@ def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> 
     """What selects the kernels of a micro-step."""
     dropout = tuple(name.removesuffix("_pdrop") for name in PDROPS if getattr(model, name) > 0)
     options = table_options(model, train.how, hw)
-    tied = model.tie_word_embeddings
-    return replace(options, train=True, dropout=dropout, tied=tied, autocast=train.numbers.autocast)
+    has_flash = hw is None or sdpa_kernel(hw, train.how.dtype, model.head_dim, masked=False) != "efficient"
+    return replace(
+        options, train=True, dropout=dropout, tied=model.tie_word_embeddings, has_flash=has_flash,
+        autocast=train.numbers.autocast,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=128)
@@ -221,22 +241,20 @@ def step_times(
     second = again.then(backward).then(add)
     accumulated = first.then(forward.then(backward).then(add).times(batch.grad_accum - 1))
     copied = accumulated.then(into)
-    waited = copied.then(waits)
-    averaged = waited.then(out)
+    averaged = copied.then(waits).then(out)
     clipped = averaged.then(clip)
     whole = clipped.then(optimizer)
     forward_1, backward_1, forward_2, backward_2 = map(_device_end, (once, first, again, second))
-    accumulated_s, copied_s, waited_s = map(_device_end, (accumulated, copied, waited))
-    averaged_s, clipped_s = map(_device_end, (averaged, clipped))
+    accumulated_s, copied_s, averaged_s, clipped_s = map(_device_end, (accumulated, copied, averaged, clipped))
     later = (forward_2 - backward_1) / np.maximum(backward_2 - backward_1, LEAST_S)  # forward's share of them
     forward_s = forward_1 - fixed_s + later * (accumulated_s - backward_1)
     last_s = np.where(np.asarray(batch.grad_accum) > 1, backward_2 - forward_2, backward_1 - forward_1)
     return StepTimes(
         step_s=np.maximum(*whole.end()) + work.forward.host.sync_s * slower,
         forward_s=forward_s,
-        backward_s=copied_s - fixed_s - forward_s + averaged_s - waited_s,
+        backward_s=copied_s - fixed_s - forward_s,
         last_backward_s=last_s + copied_s - accumulated_s,
-        exposed_s=waited_s - copied_s,
+        exposed_s=averaged_s - copied_s,
         clip_s=clipped_s - averaged_s,
         optimizer_s=_device_end(whole) - clipped_s,
     )

@@ -164,20 +164,23 @@ def make_train_grid(**axes: Any) -> TrainGrid:
 
 
 def sweep_training(
-    axes: Mapping[str, Any],
+    model: object,
+    gpu: object,
     *,
     only_fitting: bool = False,
     only_valid: bool = False,
     model_changes: Mapping[str, Any] | None = None,
     hw_changes: Mapping[str, Any] | None = None,
+    **axes: Any,
 ) -> TrainSweep:
     """Predict a training step at every point of a grid: rows with the keys of `TRAIN_COLUMNS`.
 
-    The order is that of nested loops over model, gpu, precision, attn, runtime, impl, optimizer, checkpointing and
-    zero, then over the sizes in the order of `SIZE_AXES`. A choice that the device cannot run is left out, with a
-    warning, and so is a point whose sizes do not divide. Raises `InputError` for what is wrong, and where nothing runs.
+    `axes` are those of `TRAIN_DEFAULTS`, each one value, a list, or text as in `sweep`. The order is that of nested
+    loops over model, gpu, precision, attn, runtime, impl, optimizer, checkpointing and zero, then over the sizes in the
+    order of `SIZE_AXES`. A choice that the device cannot run is left out, with a warning, and so is a point whose sizes
+    do not divide. Raises `InputError` for what is wrong, and where nothing runs.
     """
-    grid = make_train_grid(**axes)
+    grid = make_train_grid(model=model, gpu=gpu, **axes)
     choices, warnings = plan_training(grid, model_changes, hw_changes)
     return TrainSweep(grid, tuple(choices), only_fitting, only_valid, tuple(warnings))
 

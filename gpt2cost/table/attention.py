@@ -194,23 +194,26 @@ def fused_attention(
     return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
 
 
-def trained_attention(op: str, x: QKV, source: Citation, when: Condition, random_bytes: int) -> tuple[Kernel, Tensor]:
+def trained_attention(
+    op: str, x: QKV, source: Citation, when: Condition, random_bytes: int, mask: Tensor | None = None
+) -> tuple[Kernel, Tensor]:
     """The same in train mode: a causal pass over its own keys, which keeps what its backward needs.
 
     Beside the output that is the log-sum-exp of each query's scores, and the random numbers' seed and offset. (The
     memory-efficient kernel rounds its rows of the former up to 32 tokens; they are charged as they are.)
     """
-    kernel, merged = fused_attention(op, x, source, None, when)
+    kernel, merged = fused_attention(op, x, source, mask, when)
     saved = (Tensor("log_sum_exp", B * H * T * f32), Tensor(f"{op}.random", formula(random_bytes)))
     return replace(kernel, outputs=(*kernel.outputs, *saved)), merged
 
 
-def trained_sdpa(x: QKV, source: Citation) -> tuple[tuple[Kernel, Kernel], Tensor]:
+def trained_sdpa(x: QKV, source: Citation, options: TableOptions) -> tuple[tuple[Kernel, ...], Tensor]:
     """What `scaled_dot_product_attention` runs in train mode: flash attention in 16 bit, else its memory-efficient
     kernel."""
+    when = ~HALF if options.has_flash else ALWAYS
     flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF, 24)
-    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, ~HALF, 16)
-    return (flash, efficient), merged
+    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, when, 16)
+    return ((flash, efficient) if options.has_flash else (efficient,)), merged
 
 
 def sdpa_mask(options: TableOptions) -> Condition:
@@ -227,7 +230,7 @@ def sdpa_mask(options: TableOptions) -> Condition:
 def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`sdpa_attention_forward`: torch's fused kernel. A boolean mask is made into a float one in every layer.
 
-    In train mode no mask is needed; torch runs flash attention in 16 bit, and its memory-efficient kernel in float32.
+    In train mode that is a pass which is traced without a cache; no other needs a mask.
 
     The memory-efficient kernel loads rows of the mask that are aligned to 8 elements: PyTorch (`pad_bias` of its ATen
     sources) copies another mask into wider rows and passes a view of them. The copy is charged kv_len, not the width.
@@ -235,12 +238,22 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     source = cite(
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
-    if options.train:
-        kernels, merged = trained_sdpa(x, source)
-        return (*kernels, Free("views", "view", 3)), merged
     zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
     bias = tensor("float_mask", B, T, S)
     when = sdpa_mask(options)
+    made: tuple[Kernel | Free, ...] = (
+        fill("minus_infinity", "scalar_tensor", infinity, source, when, "mask"),
+        fill("zero", "scalar_tensor", zero, source, when, "mask"),
+        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="mask"),
+        Free("views", "view", 1, when),
+    )
+    if options.train and when == ALWAYS:
+        op = "_scaled_dot_product_efficient_attention"
+        kernel, merged = trained_attention(op, x, source, ALWAYS, 16, bias)
+        return (*made, kernel, Free("views", "view", 3)), merged
+    if options.train:
+        kernels, merged = trained_sdpa(x, source, options)
+        return (*kernels, Free("views", "view", 3)), merged
     padded, ragged = tensor("padded_mask", B, T, S), when & S.is_ragged(8)
     slices = Free("pad_mask.slice", "view", 1, ragged)
     written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
@@ -251,10 +264,7 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     plain, merged = fused_attention("scaled_dot_product_attention", cut, source, None, ~when, written)
     masked, _ = fused_attention("scaled_dot_product_attention", x, source, bias, when)
     return (
-        fill("minus_infinity", "scalar_tensor", infinity, source, when, "mask"),
-        fill("zero", "scalar_tensor", zero, source, when, "mask"),
-        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="mask"),
-        Free("views", "view", 1, when),
+        *made,
         *((copy("pad_mask", "constant_pad_nd", bias, padded, source, ragged), slices) if options.pads_mask else ()),
         plain,
         masked,

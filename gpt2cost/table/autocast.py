@@ -21,7 +21,7 @@ LOWER_PRECISION = {
 """`baddbmm` is of that list too, but where GPT-2 calls it autocast is off."""
 FLOAT32 = {"pow", "softplus", "native_layer_norm", "_softmax", "nll_loss_forward"}
 """`_log_softmax` is of that list too, but `F.cross_entropy` tells it the dtype of its logits."""
-EXPLICIT = {"_to_copy"}
+EXPLICIT = {"_to_copy", "scalar_tensor", "zeros"}
 """Ops that are told the dtype of their result."""
 FLOATING = ("a_bytes", "w_bytes", "stat_bytes")
 

@@ -21,8 +21,6 @@ from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula, s
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor, element, elements
 from gpt2cost.table.symbols import T
 
-FLOATING = ("a_bytes", "w_bytes", "stat_bytes")
-
 
 @dataclass(frozen=True)
 class Grad:

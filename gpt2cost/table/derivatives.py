@@ -18,37 +18,36 @@ EMBEDDINGS = {"wte": V, "wpe": symbol("n_positions")}
 """Embeddings by name -> their rows."""
 
 
-def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, first: str = "weight") -> tuple[Grad, Grad]:
+def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, *, input_first: bool = False) -> tuple[Grad, Grad]:
     """The gradients of the operands of a product of (m, k) and (k, n): `x` (m, k), and `weight` (k, n).
 
-    What lies transposed gets a transposed gradient: that of nn.Linear's weight is a product of (n, m) and (m, k).
+    nn.Linear's weight lies transposed, and so does its gradient: a product of (n, m) and (m, k). A batch of products
+    writes by heads; the gradient of keys, which are read transposed, is written transposed.
     """
-    shape, g = tape.kernel.shape, grad.tensor
+    kernel, g = tape.kernel, grad.tensor
+    shape, is_batch = kernel.shape, kernel.kind == "bmm"
     assert isinstance(shape, Gemm)
-    kind, flops, is_transposed = tape.kernel.kind, tape.kernel.flops, shape.layout == "NT"
-    op = "bmm" if kind == "bmm" else "mm"
-    of_x = Gemm(shape.batch, shape.m, shape.k, shape.n, "NN" if is_transposed else "NT")
-    of_weight = Gemm(shape.batch, shape.k, shape.n, shape.m, "TN")
-    if is_transposed and kind == "gemm":
-        of_weight = Gemm(shape.batch, shape.n, shape.k, shape.m, "TN")
+    reads_transposed = shape.layout == "NT"
+    of_x = Gemm(shape.batch, shape.m, shape.k, shape.n, "NN" if reads_transposed else "NT")
+    of_weight, reads = Gemm(shape.batch, shape.k, shape.n, shape.m, "TN"), (x, g)
+    if reads_transposed and not is_batch:
+        of_weight, reads = Gemm(shape.batch, shape.n, shape.k, shape.m, "TN"), (g, x)
+    plan = {"weight": (weight, reads, of_weight), "input": (x, (g, weight), of_x)}
     made = {}
-    for which in ("weight", "input") if first == "weight" else ("input", "weight"):
-        if which == "weight":
-            of, inputs, product = weight, (x, g), of_weight
-            inputs = (g, x) if is_transposed and kind == "gemm" else inputs
-        else:
-            of, inputs, product = x, (g, weight), of_x
-        name = f"grad_{which if kind == 'gemm' else short_name(of)}"
-        made[which] = tape.emit(name, op, kind, inputs, (tape.part(of),), flops, product)
-        if tape.kernel.op == "baddbmm":
-            made[which] = tape.pointwise(f"{name}.scale", "mul", (made[which],), tape.part(of))
-    by_head = ALWAYS if kind == "bmm" else NEVER
-    return Grad(made["input"], by_head=by_head), Grad(made["weight"], by_head=NEVER if is_transposed else by_head)
+    for role in reversed(plan) if input_first else plan:
+        of, operands, product = plan[role]
+        name = f"grad_{short_name(of) if is_batch else role}"
+        op = "bmm" if is_batch else "mm"
+        made[role] = tape.emit(name, op, kernel.kind, operands, (tape.part(of),), kernel.flops, product)
+        if kernel.op == "baddbmm":
+            made[role] = tape.pointwise(f"{name}.scale", "mul", (made[role],), tape.part(of))
+    by_head = ALWAYS if is_batch else NEVER
+    return Grad(made["input"], by_head=by_head), Grad(made["weight"], by_head=NEVER if reads_transposed else by_head)
 
 
 def _addmm(tape: Tape, grad: Grad) -> Gives:
     x, weight, bias = tape.kernel.inputs
-    of_x, of_weight = _products(tape, grad, x, weight, first="input")
+    of_x, of_weight = _products(tape, grad, x, weight, input_first=True)
     total = tape.part(bias)
     tape.emit("grad_bias", "sum", "reduction", (grad.tensor,), (total,), elements(grad.tensor))
     return [(bias, Grad(total)), (x, of_x), (weight, of_weight)]
@@ -63,7 +62,7 @@ def _mm(tape: Tape, grad: Grad) -> Gives:
 def _baddbmm(tape: Tape, grad: Grad) -> Gives:
     """The scores of upcast attention, scaled in the product: each gradient is scaled on its own."""
     query, key = tape.kernel.inputs
-    of_query, of_key = _products(tape, grad, query, key, first="input")
+    of_query, of_key = _products(tape, grad, query, key, input_first=True)
     return [(query, of_query), (key, of_key)]
 
 
@@ -116,6 +115,13 @@ def _by_a_number(op: str) -> Rule:
         return [(x, Grad(tape.pointwise("grad", op, (grad.tensor, *number), part)))]
 
     return rule
+
+
+def _masked_fill(tape: Tape, grad: Grad) -> Gives:
+    """Zero where the mask is set."""
+    mask, x = tape.kernel.inputs[:2]
+    made = tape.emit("backward", "masked_fill", "copy", (grad.tensor, mask), (tape.part(x),), elements(x))
+    return [(x, Grad(made))]
 
 
 def _chain(*ops: tuple[str, str]) -> Rule:
@@ -183,7 +189,8 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
     def rule(tape: Tape, grad: Grad) -> Gives:
         kernel = tape.kernel
         assert isinstance(kernel.shape, FusedAttention)
-        parts = tuple(map(tape.part, kernel.inputs))
+        operands = tuple(filter(tape.needs, kernel.inputs))
+        parts = tuple(map(tape.part, operands))
         reads = (grad.tensor, *kernel.inputs, *kernel.outputs)
         flops = 10 * kernel.shape.batch * kernel.shape.heads * kernel.shape.new_tokens * kernel.shape.kv_len
         tape.emit(
@@ -192,7 +199,7 @@ def _fused_attention(op: str, keeps_layout: bool) -> Rule:
         )  # fmt: skip
         return [
             (x, Grad(part, kernel.when, kernel.when if keeps_layout and x.by_head else NEVER))
-            for x, part in zip(kernel.inputs, parts, strict=True)
+            for x, part in zip(operands, parts, strict=True)
         ]
 
     return rule
@@ -233,6 +240,7 @@ DERIVATIVES: dict[str, Rule] = {
     "_softmax": _softmax("_softmax_backward_data"),
     "_log_softmax": _softmax("_log_softmax_backward_data"),
     "nll_loss_forward": _nll_loss,
+    "masked_fill": _masked_fill,
     "_to_copy": _to_copy,
     "_scaled_dot_product_flash_attention": _fused_attention("_scaled_dot_product_flash_attention_backward", True),
     "_scaled_dot_product_efficient_attention": _fused_attention(

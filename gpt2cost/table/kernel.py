@@ -43,13 +43,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Gemm:
-    """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory."""
+    """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory.
+
+    `padded`: a compiler gives operands rows of a multiple of 16 bytes where they have none.
+    """
 
     batch: Formula
     m: Formula
     n: Formula
     k: Formula
     layout: Literal["NN", "NT", "TN"] = "NN"
+    padded: bool = False
 
 
 @dataclass(frozen=True)

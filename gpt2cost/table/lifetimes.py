@@ -13,6 +13,7 @@ from functools import reduce
 from operator import or_
 
 from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
+from gpt2cost.table.checkpointing import is_recomputed
 from gpt2cost.table.formula import ALWAYS, Condition
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.table.training import TrainingTable
@@ -153,12 +154,19 @@ def lives(steps: Sequence[Step], layout: Layout, accumulates: bool) -> Iterable[
             use(views[name], index, when)
 
     node_end, own_end = _node_ends(steps), _node_ends(steps, with_validation=False)
+    block_end = _block_ends(steps)
     for index, step in enumerate(steps):
         when = step.row.step.when
-        for tensor in (*step.used, *step.made):
-            views.setdefault(tensor.name, tensor.view_of)
         for tensor in step.used:
-            use(tensor.name, (own_end if tensor.name.endswith(AGAIN) else node_end)[index], when)
+            views.setdefault(tensor.name, tensor.view_of)
+        for tensor in step.made:
+            copied = step.used[0].name if step.used and when != ALWAYS else ""
+            views.setdefault(tensor.name, tensor.view_of or copied)
+        for tensor in step.used:
+            ends = own_end if tensor.name.endswith(AGAIN) else node_end
+            if is_recomputed(step.row) and ends is node_end:  # a block's arguments, which are kept until it is through
+                ends = block_end
+            use(tensor.name, ends[index], when)
         for tensor in step.made:
             life = lives.setdefault(tensor.name, Life(tensor, index, when, []))
             life.when = life.when | when
@@ -186,6 +194,16 @@ def _node_ends(steps: Sequence[Step], with_validation: bool = True) -> list[int]
     for index in reversed(range(len(steps) - 1)):
         here, after = steps[index], steps[index + 1]
         if _node(here) and _node(here) == _node(after) and (with_validation or not _validates(after.row)):
+            ends[index] = ends[index + 1]
+    return ends
+
+
+def _block_ends(steps: Sequence[Step]) -> list[int]:
+    """For each step, the last one of its block, or of its run of steps beside the blocks."""
+    ends = list(range(len(steps)))
+    for index in reversed(range(len(steps) - 1)):
+        (place, number), (next_place, next_number) = steps[index].where, steps[index + 1].where
+        if place == next_place and number < next_number:
             ends[index] = ends[index + 1]
     return ends
 

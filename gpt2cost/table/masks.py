@@ -9,7 +9,7 @@ from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, S, T, a, b8, i64
+from gpt2cost.table.symbols import B, C, S, T, a, b8, f32, i64
 
 FILE, GROUP = "masking_utils.py", "mask"
 
@@ -64,7 +64,8 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
             return (*steps, copy("causal_mask.contiguous", "clone", mask, whole, source, when & (B > 1))), whole
         return steps, padded
     where = cite("eager_mask", "torch.where(mask", file=FILE)
-    zero, least = Tensor("causal_mask.zero", a), Tensor("causal_mask.min_dtype", a)
+    number = f32 if options.autocast else a  # of the embeddings
+    zero, least = Tensor("causal_mask.zero", number), Tensor("causal_mask.min_dtype", number)
     float_mask = tensor("causal_mask.float", B, T, S)
     steps += (
         fill("causal_mask.zeros", "zeros", zero, where, fusion_group=GROUP),

@@ -14,18 +14,27 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from gpt2cost.table.attention import IN_C_ATTN, QKV, fused_attention, trained_sdpa
+from gpt2cost.table.attention import (
+    IN_C_ATTN,
+    MERGE_HEADS_COPY,
+    QKV,
+    SPLIT_HEADS_COPY,
+    fused_attention,
+    trained_sdpa,
+)
 from gpt2cost.table.citations import NANOGPT, Citation
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, formula
 from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
 from gpt2cost.table.kernel import (
     Free,
+    Gemm,
     Kernel,
     Module,
     Row,
     Tensor,
     copy,
+    elements,
     fill,
     gather,
     layer_norm,
@@ -36,7 +45,7 @@ from gpt2cost.table.kernel import (
 )
 from gpt2cost.table.loss import cross_entropy
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, b8, i64
+from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w
 
 
 def _cite(qualname: str, fragment: str) -> Citation:
@@ -50,8 +59,14 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
     query, key, value = (tensor(name, B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
     qkv = QKV(output(c_attn), query, key, value, cached=False)
-    kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
-    attended = trained_sdpa(qkv, sdpa)[0] if options.train else (kernel,)
+    attended: tuple[Module | Kernel | Free, ...]
+    if options.attn == "eager":
+        attended, merged = slow_attention(qkv, options)
+    elif options.train:
+        attended, merged = trained_sdpa(qkv, sdpa, options)
+    else:
+        kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
+        attended = (kernel,)
     c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
     dropped = _cite(src, "self.resid_dropout(self.c_proj(y))")
     keeps = (x, output(c_attn), merged)
@@ -60,6 +75,65 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
         Free("attn", "call"), c_attn, Free("split", "view", 7), *attended, Free("views", "view", 2), c_proj, drop,
     )  # fmt: skip
     return Module("attn", "CausalSelfAttention", children), y
+
+
+def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel | Free, ...], Tensor]:
+    """What CausalSelfAttention does by hand, where torch has no scaled_dot_product_attention: `attn="eager"`."""
+    src, group = "CausalSelfAttention.forward", "scores"
+    product, mask_source, soft_source, value_source, merge = (
+        _cite(src, fragment)
+        for fragment in (
+            "att = (q @ k.transpose(-2, -1)) *", "att = att.masked_fill(", "att = F.softmax(", "y = att @ v",
+            "y = y.transpose(1, 2).contiguous()",
+        )
+    )  # fmt: skip
+    scores, scaled, masked, soft = (
+        tensor(name, B, H, T, T) for name in ("scores", "scaled", "masked", "probabilities")
+    )
+    query, key = x.copied()
+    value = Tensor("value.copy", x.value.bytes, view_of=IN_C_ATTN)
+    lower, allowed = Tensor("attn.bias", T * T * w), Tensor("causal_mask", T * T * b8)
+    filled = Kernel(
+        "mask", "masked_fill", "copy", (allowed, scaled), (masked,), elements(masked), mask_source, fusion_group=group
+    )
+    softmax = Kernel(
+        "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * T, soft_source, columns=T,
+        fusion_group=group,
+    )  # fmt: skip
+    drop, probabilities = dropout(
+        "attn_dropout", "attn", soft, "attn_dropout", options, _cite(src, "att = self.attn_dropout(att)")
+    )
+    down: tuple[Kernel, ...] = ()
+    if options.autocast:
+        half = Tensor("probabilities.cast", elements(soft) * a)
+        down, probabilities = (copy("downcast", "_to_copy", probabilities, half, value_source),), half
+    heads, merged = Tensor("context", B * T * D * a, by_head=True), tensor("merged", B, T, D)
+    return (
+        Free("views", "view", 3),
+        copy("clone_query", "clone", x.query, query, product, SPLIT_HEADS_COPY),
+        Free("views", "view", 2),
+        copy("clone_key", "clone", x.key, key, product, SPLIT_HEADS_COPY),
+        Kernel(
+            "scores", "bmm", "bmm", (query, key), (scores,), 2 * B * H * T * T * hd, product,
+            shape=Gemm(B * H, T, T, hd, "NT"),
+        ),
+        Free("views", "view", 1),
+        pointwise("scale", "mul", (scores,), scaled, product, fusion_group=group),
+        Free("views", "view", 4),
+        pointwise("causal_mask", "eq", (lower,), allowed, mask_source, fusion_group=group),
+        filled,
+        softmax,
+        drop,
+        *down,
+        Free("views", "view", 3),
+        copy("clone_value", "clone", x.value, value, value_source, SPLIT_HEADS_COPY),
+        Kernel(
+            "context", "bmm", "bmm", (probabilities, value), (heads,), 2 * B * H * T * T * hd, value_source,
+            shape=Gemm(B * H, T, hd, T),
+        ),
+        Free("views", "view", 1),
+        copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
+    ), merged  # fmt: skip
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:

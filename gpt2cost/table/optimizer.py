@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import Formula, formula, symbol
@@ -81,7 +81,7 @@ LARGE_ARGUMENTS = LaunchLimits((770, 448, 336, 252, 210), 672, 2240)
 Source: `CHUNK` too, torch/include/ATen/native/cuda/MultiTensorApply.cuh (torch 2.13)."""
 
 
-def launches(kernel: Kernel, values: Mapping[str, int], cuda: int = 12) -> int:
+def launches(kernel: Kernel, values: Mapping[str, Any], cuda: int = 12) -> int:
     """How many launches a kernel of these rows is, at the sizes of a model; `cuda`: CUDA's major version.
 
     One of a foreach op is full when it has as many whole tensors, or as many blocks, as fit into a kernel's arguments.
@@ -92,7 +92,7 @@ def launches(kernel: Kernel, values: Mapping[str, int], cuda: int = 12) -> int:
     return _foreach_launches(kernel.shape, values, cuda) + (2 if kernel.op == "_foreach_norm" else 0)
 
 
-def _foreach_launches(shape: Foreach, values: Mapping[str, int], cuda: int) -> int:
+def _foreach_launches(shape: Foreach, values: Mapping[str, Any], cuda: int) -> int:
     limits = LARGE_ARGUMENTS if cuda >= 13 else SMALL_ARGUMENTS
     most = limits.with_scalars if shape.has_scalars and shape.lists == 1 else limits.tensors[shape.lists - 1]
     full = tensors = blocks = 0
@@ -106,15 +106,15 @@ def _foreach_launches(shape: Foreach, values: Mapping[str, int], cuda: int) -> i
     return full + (blocks > 0)
 
 
-def tensor_elements(parameters: Sequence[Parameter], values: Mapping[str, int]) -> Iterator[int]:
+def tensor_elements(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> Iterator[int]:
     """The elements of each tensor in the order of `named_parameters()`: those of a layer lie together."""
     layered = [parameter for parameter in parameters if "{i}" in parameter.name]
     for parameter in parameters:
         if parameter not in layered:
-            yield parameter.elements.evaluate(values)
+            yield int(parameter.elements.evaluate(values))
         elif parameter == layered[0]:
-            sizes = [each.elements.evaluate(values) for each in layered]
-            for _ in range(values["num_layers"]):
+            sizes = [int(each.elements.evaluate(values)) for each in layered]
+            for _ in range(int(values["num_layers"])):
                 yield from sizes
 
 

@@ -46,6 +46,7 @@ class TableOptions:
     train: bool = False  # in train mode, with labels: the loss is computed, and its gradients are asked for
     dropout: tuple[str, ...] = ()  # in train mode, where its probability is above 0: some of embd, attn, resid
     tied: bool = True  # the head's weight is the token embedding's: its two gradients are added
+    has_flash: bool = True  # torch has a flash attention kernel for the device; else it runs its memory-efficient one
     autocast: bool = False  # mixed precision: weights in float32 (w_bytes), products in 16 bit (a_bytes)
 
 

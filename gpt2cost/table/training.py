@@ -10,7 +10,7 @@ from gpt2cost.table.autocast import autocast
 from gpt2cost.table.backward import backward
 from gpt2cost.table.checkpointing import checkpointed
 from gpt2cost.table.derivatives import DERIVATIVES
-from gpt2cost.table.formula import NEVER, Condition, Formula
+from gpt2cost.table.formula import NEVER, Condition, Formula, formula
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, Tensor, walk
 from gpt2cost.table.options import Checkpointing, TableOptions
@@ -90,6 +90,7 @@ def saved(table: TrainingTable) -> tuple[Saved, ...]:
     A view keeps the whole storage that it lies in. A tensor that is copied at some sizes only lies, at the others, in
     what it is a view of: then the two come with conditions of which one holds. A block's own input is saved once in
     each layer, so `hidden_states` counts as many storages as there are layers; the last block's output is another.
+    Checkpointing keeps what a block is called with; the rest its second forward makes anew.
     """
     kernels = [row.step for row in table.forward if isinstance(row.step, Kernel)]
     known = {tensor.name: tensor for kernel in kernels for tensor in kernel.inputs if not tensor.is_weight}
@@ -110,9 +111,16 @@ def saved(table: TrainingTable) -> tuple[Saved, ...]:
             there = found.get(tensor.name)
             found[tensor.name] = replace(there, when=there.when | when) if there else Saved(tensor, count, when)
 
+    in_block = {tensor.name for row in table.forward if row.count != 1 for tensor in _outputs(row)}
+    again = {tensor.name for row in table.backward for tensor in _outputs(row)}
     for row in table.backward:
-        assert isinstance(row.step, Kernel)
-        for tensor in row.step.inputs:
-            if tensor.name in known:
-                keep(known[tensor.name], row.count, row.step.when)
+        for tensor in row.step.inputs if isinstance(row.step, Kernel) else ():
+            stored = tensor.name if tensor.name in made else tensor.view_of or tensor.name
+            if tensor.name in known and stored not in again:
+                each = {tensor.name, tensor.view_of} & in_block
+                keep(known[tensor.name], row.count if each else formula(1), row.step.when)
     return tuple(found.values())
+
+
+def _outputs(row: Row) -> tuple[Tensor, ...]:
+    return row.step.outputs if isinstance(row.step, Kernel) else ()

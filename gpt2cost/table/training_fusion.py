@@ -22,7 +22,7 @@ from typing import Literal
 
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.fusion import common_module, fused_kind, joined_names
-from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.table.kernel import Gemm, Kernel, Row, Tensor
 from gpt2cost.table.symbols import B, T, f32
 from gpt2cost.table.training import TrainingTable
 
@@ -113,7 +113,7 @@ def _pieces(rows: Sequence[Row]) -> list[_Piece]:
         assert isinstance(kernel, Kernel)
         if kernel.kind in _LIBRARY or kernel.op == "embedding_dense_backward":
             flush()
-            pieces.append(_Piece((_as_scatter(row),), "library"))
+            pieces.append(_Piece((_library(row),), "library"))
         elif kernel.op == "native_layer_norm_backward":
             run.append(replace(row, step=_of_input(kernel)))
             casts = [other for other in run if _is_cast(other) and _outputs(other)[0].name == kernel.inputs[0].name]
@@ -126,10 +126,15 @@ def _pieces(rows: Sequence[Row]) -> list[_Piece]:
     return pieces
 
 
-def _as_scatter(row: Row) -> Row:
-    assert isinstance(row.step, Kernel)
-    is_scatter = row.step.op == "embedding_dense_backward"
-    return replace(row, step=replace(row.step, op=SCATTER)) if is_scatter else row
+def _library(row: Row) -> Row:
+    """A library's call, which a compiler gives aligned operands; or the scatter of an embedding's gradient."""
+    kernel = row.step
+    assert isinstance(kernel, Kernel)
+    if kernel.op == "embedding_dense_backward":
+        return replace(row, step=replace(kernel, op=SCATTER))
+    if isinstance(kernel.shape, Gemm):
+        return replace(row, step=replace(kernel, shape=replace(kernel.shape, padded=True)))
+    return row
 
 
 def _alone(rows: Sequence[Row]) -> list[_Piece]:
@@ -228,14 +233,16 @@ def _recompute(forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[
     made = {name for piece in (*forward, *backward) for name in piece.made}
     needed = [*forward, *(piece for piece in backward if piece.what == "library")]
     saved = {*kept, *(name for piece in needed for name in _external(piece, made))}
-    saved |= {tensor.name for row in makers.values() for tensor in _outputs(row)[1:] if "mask" not in tensor.name}
+    saved |= {
+        tensor.name for row in makers.values() for tensor in _outputs(row)[1:] if not tensor.name.endswith(".mask")
+    }
     result = []
     for piece in backward:
         anew: dict[int, Row] = {}
         for name in _external(piece, made) if piece.what != "library" else ():
             _ancestors(name, makers, saved, anew)
         rows = [_from_figures(row) for row in sorted(anew.values(), key=lambda row: row.index)]
-        masks = {tensor.name for row in makers.values() for tensor in _outputs(row) if "mask" in tensor.name}
+        masks = {tensor.name for row in makers.values() for tensor in _outputs(row) if tensor.name.endswith(".mask")}
         own = [_without(row, masks) for row in piece.rows]
         result.append(replace(piece, rows=(*(replace(row, count=own[0].count) for row in rows), *own)))
     return result
@@ -244,7 +251,7 @@ def _recompute(forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[
 def _ancestors(name: str, makers: dict[str, Row], saved: set[str], anew: dict[int, Row]) -> None:
     """Collect the forward rows of which `name` is computed anew, back to what is saved."""
     row = makers.get(name)
-    if row is None or name in saved or row.index in anew or "mask" in name:
+    if row is None or name in saved or row.index in anew or name.endswith(".mask"):
         return
     anew[row.index] = row
     for read in _reads(row):
@@ -331,9 +338,13 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
     flops: Formula = sum((kernel.flops for kernel in kernels), formula(0))
     if len(kernels) == 1:
         return replace(last, step=replace(kernels[0], outputs=tuple(outputs.values()), fusion_group=""))
+    module = common_module(row.module for row in piece.rows)
+    names = [row.step.name or row.path.rpartition(".")[2] for row in piece.rows]
+    if piece.what == "own":  # there are several of a kind in a block: of each layer norm, of each linear layer
+        names = [row.path.removeprefix(f"{module}.") for row in piece.rows]
     kernel = replace(
         kernels[-1],
-        name=joined_names([row.step.name or row.path.rpartition(".")[2] for row in piece.rows]),
+        name=joined_names(names),
         op="+".join(kernel.op for kernel in kernels),
         kind=fused_kind(kernel.kind for kernel in kernels),
         inputs=tuple(inputs.values()),
@@ -342,4 +353,4 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
         columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
         fusion_group="",
     )
-    return replace(last, module=common_module(row.module for row in piece.rows), step=kernel)
+    return replace(last, module=module, step=kernel)

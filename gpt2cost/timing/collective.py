@@ -31,6 +31,8 @@ def all_reduce_s(interconnect: Interconnect, size_bytes: Array, gpus: Array, nod
 
     Raises `InputError` for more GPUs than a node has, and for several nodes without a network.
     """
+    if np.ndim(gpus) == np.ndim(nodes) == 0:
+        return _all_reduce_s(interconnect, np.asarray(size_bytes, dtype=np.float64), int(gpus), int(nodes))
     size_bytes, gpus, nodes = np.asarray(size_bytes, dtype=np.float64), np.asarray(gpus), np.asarray(nodes)
     seconds: Array = np.zeros(())
     for count, of in product(np.unique(gpus), np.unique(nodes)):

@@ -12,7 +12,7 @@ from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
-from gpt2cost.timing.gpu_training import training_terms
+from gpt2cost.timing.gpu_training import is_gradient, odd_rows, training_terms
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 
@@ -30,7 +30,7 @@ class GpuMachine:
         `reuse`: for each input, the bytes touched since it was last used.
         """
         match kernel.shape:
-            case Gemm(batch, m, n, k, layout):
+            case Gemm(batch, m, n, k, layout, padded):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
                 terms = gemm_terms(
@@ -38,6 +38,8 @@ class GpuMachine:
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
                     transposed=layout == "TN",
                 )  # fmt: skip
+                if is_gradient(kernel) and not padded:
+                    terms = terms.scaled(odd_rows(self.hw, own_dtype, rows, columns, depth, layout))
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))

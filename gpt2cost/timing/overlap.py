@@ -9,10 +9,10 @@ What the optimiser waits for is the end of the last, beyond the end of the backw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,16 @@ def slowest_of(gpus: Array) -> Array:
 
     Each step is as long as the slowest GPU's: the expected maximum of as many speeds by Blom's approximation.
     """
+    if np.ndim(gpus) == 0:
+        return 1.0 + SPREAD * _deviations((gpus - 0.375) / (gpus + 0.25))
     counts, place = np.unique(gpus, return_inverse=True)
-    normal = NormalDist()
-    factors = [1.0 + SPREAD * normal.inv_cdf((count - 0.375) / (count + 0.25)) for count in counts]
-    return np.array(factors)[place].reshape(np.shape(gpus))[()]
+    return np.array([slowest_of(count) for count in counts.tolist()])[place].reshape(np.shape(gpus))
+
+
+def _deviations(share: float) -> float:
+    """The standard deviations below which a share of a normal distribution lies."""
+    low, high = -10.0, 10.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if math.erfc(-middle / math.sqrt(2.0)) < 2.0 * share else (low, middle)
+    return 0.5 * (low + high)

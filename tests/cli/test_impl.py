@@ -106,7 +106,6 @@ def test_set(gpt2cost: Call, nano: str) -> None:
     [
         ([*ON, "--impl", "foo"], "impl: expected one of hf, nanogpt, got 'foo'"),
         ([*NANO, "--cache", "4"], "no KV cache"),
-        ([*NANO, "--attn", "eager"], "attn"),
         ([*NANO, "--attn", "flash_attention_2"], "attn"),
         ([*NANO, "--cache-type", "static"], "cache_type"),
         ([*NANO, "--set", "activation_function=relu"], "activation_function"),
@@ -210,3 +209,23 @@ def test_help(gpt2cost: Call, command: str) -> None:
 
 def test_fit(gpt2cost: Call) -> None:
     assert gpt2cost("fit", *GPT2, *NANO, "--seq", "64").code == 0
+
+
+def test_train(gpt2cost: Call, nano: str) -> None:
+    """Counts of 124M in mixed precision; nanoGPT's own dropout; names that tell every kernel apart."""
+    found = document(gpt2cost, "train", *GPT2, *NANO, "--micro-batch", "4")
+    assert (found["settings"]["impl"], found["settings"]["dropout"]) == ("nanogpt", 0.0)
+    counts = {
+        phase["phase"]: sum(kernel["count"] for kernel in phase["kernels"])
+        for phase in found["phases"]
+        if phase["phase"] in ("forward", "backward")
+    }
+    assert counts == {"forward": 11 + 20 * 12, "backward": 13 + 31 * 12}
+    small = document(gpt2cost, "train", "--model", nano, *ON, "--micro-batch", "4", "--runtime", "compile")
+    assert (small["settings"]["impl"], small["settings"]["dropout"]) == ("nanogpt", 0.2)
+    for phase in small["phases"]:
+        names = [kernel["name"] for kernel in phase["kernels"]]
+        assert len(names) == len(set(names))
+    assert "nanogpt's code" in gpt2cost("train", *GPT2, *NANO).out.splitlines()[0]
+    assert "code" not in gpt2cost("train", *GPT2, *ON).out.splitlines()[0]
+    assert_refused(gpt2cost("train", "--model", nano, *ON, "--impl", "hf"), "bias")

@@ -55,6 +55,10 @@ def test_schema(gpt2cost: Any) -> None:
 def test_rows_sum_to_the_totals_and_phases_to_the_step(group: str, runtime: str, gpt2cost: Any) -> None:
     document = document_of(gpt2cost, *SMALL, "--group", group, "--runtime", runtime)
     step, phases = document["step"], document["phases"]
+    assert [phase["phase"] for phase in phases] == ["forward", "backward", "clip", "optimizer"]
+    assert [phase["count"] for phase in phases] == [3, 3, 1, 1]
+    phases += document["gradient_phases"]
+    assert [phase["count"] for phase in phases[4:]] == [2, 1, 1]
     for phase in phases:
         for name in ("flops", "read_bytes", "write_bytes"):
             assert sum(row[name] for row in phase["kernels"]) == phase["totals"][name]
@@ -116,7 +120,9 @@ def test_mfu_is_nanogpts(gpt2cost: Any) -> None:
 
 def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:
     document = document_of(gpt2cost, *SMALL)
-    kernels = [kernel for phase in document["phases"] for kernel in phase["kernels"]]
+    order = ("forward", "backward", "accumulate", "to_buckets", "from_buckets", "clip", "optimizer")
+    phases = {phase["phase"]: phase for phase in (*document["phases"], *document["gradient_phases"])}
+    kernels = [kernel for name in order for kernel in phases[name]["kernels"]]
     lines = [json.loads(line) for line in gpt2cost(*SMALL, "--format", "jsonl").out.splitlines()]
     rows = list(csv.DictReader(io.StringIO(gpt2cost(*SMALL, "--format", "csv").out)))
     assert len(lines) == len(rows) == len(kernels)
@@ -139,12 +145,19 @@ def test_text(gpt2cost: Any) -> None:
     for part in ("distilgpt2", "4 x a100-sxm-80gb", "bf16-mixed", "sdpa", "adamw", "clip 1", "dropout 0.1"):
         assert part in lines[0]
     assert re.match(r"step: [\d.]+ ms \([\d.]+ ms to [\d.]+ ms, \w+.*\) for 2 x 64 tokens x 3 micro-steps x 4 GPUs"
-                    r" = 1,536 tokens", lines[2])  # fmt: skip
-    assert any(line.startswith("memory: ") and "the largest micro-batch is" in line for line in lines)
+                    r" = 1,536 tokens", lines[-4])  # fmt: skip
+    assert lines[1].startswith("memory: ")
+    assert "the largest micro-batch is" in lines[1]
     assert lines[-1].startswith("run: 1,000 steps of 1,536 tokens, 1,536,000 in all: ")
     assert "validated 11 times" in lines[-1]
     assert lines[-1].endswith("at 2 per GPU-hour")
-    assert max(map(len, lines[6:-1])) <= PIPED_WIDTH
+    assert max(map(len, lines[3:-4])) <= PIPED_WIDTH
+
+
+def test_where_nothing_fits_the_text_says_so(gpt2cost: Any) -> None:
+    memory = gpt2cost("train", "--model", "gpt2-xl", "--gpu", "rtx4090").out.splitlines()[1]
+    assert "does NOT fit" in memory
+    assert memory.endswith("not even a micro-batch of 1 does")
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -315,6 +328,10 @@ def test_explain(gpt2cost: Any) -> None:
     assert changes["runtime compile"]["latency_s"] == pytest.approx(compiled["step"]["step_s"])
     assert {change["kind"] for change in changes.values()} == {"software", "hardware"}
     assert "with runtime compile: " in gpt2cost(*flags).out
+    counts = {count["convention"]: count["mfu"] for count in document["mfu_conventions"]}
+    assert counts["nanoGPT"] == pytest.approx(document["step"]["mfu"])
+    assert counts["FlopCounterMode"] == pytest.approx(document["step"]["hfu"])
+    assert "MFU as counted by" in gpt2cost(*flags).out
     assert gpt2cost(*flags, "--format", "markdown").out.count("### ") > 2
 
 
@@ -327,7 +344,7 @@ def test_communication(gpt2cost: Any) -> None:
     outside, inside = (document_of(gpt2cost, *flags, "--gpus", "8", *more) for more in ([], ["--compile-inside-ddp"]))
     total_s = outside["step"]["communication_s"]
     assert 0 < outside["step"]["exposed_communication_s"] < 0.7 * total_s
-    assert inside["step"]["exposed_communication_s"] == pytest.approx(total_s)
+    assert total_s < inside["step"]["exposed_communication_s"] < total_s + 0.002  # and copies out of buckets
     assert inside["step"]["communication_s"] == pytest.approx(total_s)
     gradients = outside["memory"]["bucket_bytes"]
     for document in (outside, inside):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gpt2cost import InputError, train
-from gpt2cost.prediction.train_sweep import TRAIN_COLUMNS, sweep_training
+from gpt2cost import InputError, compare_training, sweep_training, train
+from gpt2cost.prediction.train_sweep import TRAIN_COLUMNS
 
 SMALL: dict[str, Any] = {"model": "distilgpt2", "gpu": "a100"}
 GRIDS: dict[str, dict[str, Any]] = {
@@ -19,6 +19,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "precisions": {"precision": "fp32,tf32,bf16-mixed,fp16-mixed,bf16", "seq": 64, "micro_batch": "1,2"},
     "compiled": {"gpus": 4, "runtime": "compile", "micro_batch": "1,16", "optimizer": "adamw-fused"},
     "inside": {"gpus": 4, "runtime": "compile", "micro_batch": "1,16", "compile_inside_ddp": True},
+    "nanogpt": {"impl": "hf,nanogpt", "micro_batch": "1,2", "seq": 128},
     "zero": {"gpus": "2,8", "zero": "0,1,2,3", "micro_batch": 4, "grad_accum": "1,2"},
     "checkpointing": {"checkpointing": "none,block", "micro_batch": "1,4", "seq": 128},
     "unclipped": {"clip_grad_norm": "none", "dropout": 0.0, "micro_batch": "1,2"},
@@ -27,7 +28,7 @@ GRIDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("axes", GRIDS.values(), ids=GRIDS)
 def test_a_sweep_is_the_loop_of_single_points(axes: dict[str, Any]) -> None:
-    rows = list(sweep_training({**SMALL, **axes}))
+    rows = list(sweep_training(**{**SMALL, **axes}))
     assert rows
     assert all(tuple(row) == TRAIN_COLUMNS for row in rows)
     for row in rows:
@@ -46,14 +47,14 @@ def test_a_sweep_is_the_loop_of_single_points(axes: dict[str, Any]) -> None:
 
 
 def test_what_does_not_divide_is_left_out() -> None:
-    sweep = sweep_training({**SMALL, "gpus": "1,8,16", "micro_batch": "8,100", "global_tokens": 524288})
+    sweep = sweep_training(**{**SMALL, "gpus": "1,8,16", "micro_batch": "8,100", "global_tokens": 524288})
     assert [(row["gpus"], row["micro_batch"]) for row in sweep] == [(1, 8), (8, 8)]
     (warning,) = sweep.warnings
     assert warning.startswith("rows are left out: 4 of 6, such as one where global_tokens: 524288 / (1 GPU x 100 seq")
 
 
 def test_what_a_device_cannot_run_is_left_out() -> None:
-    sweep = sweep_training({"model": "gpt2", "gpu": "a100,t4", "precision": "bf16-mixed,fp16-mixed"})
+    sweep = sweep_training(model="gpt2", gpu="a100,t4", precision="bf16-mixed,fp16-mixed")
     assert [(row["gpu"], row["precision"]) for row in sweep] == [
         ("a100-sxm-80gb", "bf16-mixed"), ("a100-sxm-80gb", "fp16-mixed"), ("t4", "fp16-mixed"),
     ]  # fmt: skip
@@ -75,14 +76,27 @@ def test_what_a_device_cannot_run_is_left_out() -> None:
 )
 def test_refused(axes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        sweep_training({**SMALL, **axes})
+        sweep_training(**{**SMALL, **axes})
     assert message in str(error.value)
 
 
 def test_columns() -> None:
-    columns = sweep_training({**SMALL, "micro_batch": "1-64*2", "gpus": "1,8"}, only_fitting=True).columns()
+    columns = sweep_training(**{**SMALL, "micro_batch": "1-64*2", "gpus": "1,8"}, only_fitting=True).columns()
     assert tuple(columns) == TRAIN_COLUMNS
     assert {len(values) for values in columns.values()} == {14}
     assert columns["fits"].all()
-    valid = sweep_training({**SMALL, "seq": "1024,2048"}, only_valid=True)
+    valid = sweep_training(**{**SMALL, "seq": "1024,2048"}, only_valid=True)
     assert [row["seq_len"] for row in valid] == [1024]
+
+
+def test_a_comparison_is_of_single_points() -> None:
+    comparison = compare_training("distilgpt2", "a100,h100", micro_batch=4, seq=64, precision="fp32,bf16-mixed")
+    labels = [candidate.label for candidate in comparison.candidates]
+    assert labels == [f"{gpu} {name}" for gpu in ("a100-sxm-80gb", "h100-sxm-80gb") for name in ("fp32", "bf16-mixed")]
+    for candidate in comparison.candidates:
+        gpu, precision = candidate.label.split()
+        one = train("distilgpt2", gpu, micro_batch=4, seq=64, precision=precision)
+        assert candidate.training.step.step_s == one.step.step_s
+    assert {row["label"] for row in comparison.rows()} == set(labels)
+    assert comparison.rows()[0]["tokens_ratio"] == 1
+    assert "TrainComparison of a100" in repr(comparison)

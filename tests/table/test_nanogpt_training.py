@@ -19,16 +19,18 @@ from gpt2cost.table.citations import line_of
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.optimizer import element_count, parameters, tensor_count
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.options import Attn, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_memory import step_memory
 
 PLACES = ("embd", "attn", "resid")
 
 
-def options(precision: str = "fp32", bias: bool = True, dropout: bool = False) -> TableOptions:
+def options(precision: str = "fp32", bias: bool = True, dropout: bool = False, attn: Attn = "sdpa") -> TableOptions:
     places, autocast = PLACES if dropout else (), precision.endswith("-mixed")
-    return TableOptions(impl="nanogpt", bias=bias, use_cache=False, train=True, dropout=places, autocast=autocast)
+    return TableOptions(
+        attn=attn, impl="nanogpt", bias=bias, use_cache=False, train=True, dropout=places, autocast=autocast
+    )
 
 
 def sizes_of(config: GPTConfig, precision: str, batch: int, seq: int) -> dict[str, int]:
@@ -39,7 +41,8 @@ def sizes_of(config: GPTConfig, precision: str, batch: int, seq: int) -> dict[st
 def assert_table_equals_step(config: GPTConfig, precision: str, batch: int, seq: int) -> None:
     dtype, autocast = PRECISIONS[precision]
     real = oracle.step(config, dtype, batch, seq, autocast)
-    table = training_table(options(precision, config.bias, config.dropout > 0))
+    attn: Attn = "sdpa" if config.flash else "eager"
+    table = training_table(options(precision, config.bias, config.dropout > 0, attn))
     sizes, layers = sizes_of(config, precision, batch, seq), range(config.n_layer)
     assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
     assert_equal(unrolled(table.backward, layers[::-1]), real.backward, sizes, modules=False)
@@ -54,6 +57,15 @@ def test_a_step_is_the_real_one(odd: str, precision: str, bias: bool, dropout: f
     """At batch 1 and 4; fused attention in float32 rounds a row of its log-sum-exp up to 32 tokens."""
     for batch, seq in ((4, 64), (1, 32)):
         assert_table_equals_step(tiny(**ODD[odd], bias=bias, dropout=dropout), precision, batch, seq)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("odd", ODD)
+def test_a_step_with_attention_by_hand_is_the_real_one(odd: str, precision: str, dropout: float) -> None:
+    """`attn="eager"`: what the code does where torch has no fused attention."""
+    for batch, seq in ((4, 64), (1, 32)):
+        assert_table_equals_step(tiny(**ODD[odd], flash=False, dropout=dropout), precision, batch, seq)
 
 
 def test_the_pipelines_model() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import oracle
 import oracle_train
 import pytest
 import torch
@@ -24,8 +27,8 @@ def dropping(*places: str) -> dict[str, float]:
     return {name: 0.1 if place in places else 0.0 for place, name in DROPOUT.items()}
 
 
-def table_of(config: GPT2Config, attn: str, precision: str) -> TrainingTable:
-    options = TableOptions(
+def table_of(config: GPT2Config, attn: str, precision: str, **options: Any) -> TrainingTable:
+    made = TableOptions(
         attn,  # type: ignore[arg-type]
         config.activation_function,
         config.reorder_and_upcast_attn,
@@ -34,8 +37,9 @@ def table_of(config: GPT2Config, attn: str, precision: str) -> TrainingTable:
         dropout=tuple(place for place, name in DROPOUT.items() if getattr(config, name)),
         tied=config.tie_word_embeddings,
         autocast=precision.endswith("-mixed"),
+        **options,
     )
-    return training_table(options)
+    return training_table(made)
 
 
 def sizes_of(config: GPT2Config, precision: str, batch: int, seq: int) -> dict[str, int]:
@@ -43,10 +47,13 @@ def sizes_of(config: GPT2Config, precision: str, batch: int, seq: int) -> dict[s
     return sizes | {"w_bytes": 4} if precision.endswith("-mixed") else sizes
 
 
-def assert_table_equals_step(config: GPT2Config, attn: str, precision: str, batch: int, seq: int) -> None:
+def assert_table_equals_step(
+    config: GPT2Config, attn: str, precision: str, batch: int, seq: int, **options: Any
+) -> None:
     dtype, autocast = PRECISIONS[precision]
-    real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
-    table, sizes = table_of(config, attn, precision), sizes_of(config, precision, batch, seq)
+    with oracle.capturing(options.get("traced", False)):
+        real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
+    table, sizes = table_of(config, attn, precision, **options), sizes_of(config, precision, batch, seq)
     layers = range(config.n_layer)
     assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
     assert_equal(unrolled(table.backward, layers[::-1]), real.backward, sizes, modules=False)
@@ -205,3 +212,21 @@ def test_every_parameter_gets_one_gradient_of_its_size(precision: str, tied: boo
 def test_what_has_no_known_gradient_is_refused() -> None:
     with pytest.raises(InputError, match="the gradient of where is not modelled"):
         training_table(TableOptions("eager", variants=(("mask", "where"),), train=True))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_gpu_without_flash_attention(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before sm80: the memory-efficient kernel in 16 bit too, whose gradients lie by tokens."""
+    monkeypatch.setattr(oracle_train, "runs_flash", lambda dtype: False)
+    for batch in (1, 4):
+        assert_table_equals_step(tiny(n_layer=2, **dropping(*DROPOUT)), "sdpa", precision, batch, 32, has_flash=False)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_traced_step(precision: str, use_cache: bool, attn: str) -> None:
+    """Compiled: without a cache, as with checkpointing, a mask says which tokens are of one sequence."""
+    for batch in (1, 4):
+        config = tiny(n_layer=2, use_cache=use_cache, **dropping(*DROPOUT))
+        assert_table_equals_step(config, attn, precision, batch, 32, traced=True)

@@ -252,3 +252,20 @@ def test_load_lowers_the_rate_of_arithmetic_alone() -> None:
     before, after = (attention_terms(hw, "bf16", "flash2", *shape, 2).device_s for hw in (cold, warm))
     assert share - 0.01 < before / after < 0.5 + 0.5 * share
     assert load_hardware("m1").under_load is load_hardware("m1")
+
+
+def test_gradients_of_odd_rows_are_slow_unless_a_compiler_pads_them() -> None:
+    """In 16 bit, where no 4 bytes at a time can be copied; what is read by rows that are even takes what it did."""
+    hw, operands = load_hardware("a100"), tuple(Tensor(name, formula(1) * f32) for name in "ab")
+
+    def product_s(name: str, layout: str, dtype: str = "bf16", vocabulary: int = 50257, padded: bool = False) -> float:
+        sizes = {"grad_input": (16384, 768, vocabulary), "grad_weight": (vocabulary, 768, 16384)}
+        shape = Gemm(formula(1), *map(formula, sizes.get(name, (16384, vocabulary, 768))), layout, padded)  # type: ignore[arg-type]
+        kernel = Kernel(name, "mm", "gemm", operands, operands[:1], formula(0), NOWHERE, shape=shape)
+        return float(kernel_terms(kernel, {"stat_bytes": 4.0}, hw, dtype, False, [math.inf] * 2).device_s)
+
+    for name, layout in (("grad_input", "NN"), ("grad_weight", "TN")):
+        assert product_s(name, layout) > 4 * product_s(name, layout, vocabulary=50304)
+        assert product_s(name, layout, padded=True) < 1.3 * product_s(name, layout, vocabulary=50304)
+        assert product_s(name, layout, "tf32") < 1.3 * product_s(name, layout, "tf32", 50304)
+    assert product_s("", "NT") < 1.3 * product_s("", "NT", vocabulary=50304)
