@@ -1,10 +1,11 @@
 """The modular GPT-2 that `--impl nanogpt` is, as a torch module to be trained: after nanoGPT's model.py. Needs torch.
 
-nn.Linear, one fused attention, GELU in one kernel, biases that are optional, a tied head, and no KV cache.
+nn.Linear, attention fused or by hand, GELU in one kernel, biases that are optional, a tied head, and no KV cache.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,10 +17,15 @@ from gpt2cost.table.config import Model
 
 
 class CausalSelfAttention(nn.Module):  # type: ignore[misc]
-    """Queries, keys and values in one product, split by views."""
+    """Queries, keys and values in one product, split by views. `fused`: by scaled_dot_product_attention."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, fused: bool) -> None:
         super().__init__()
+        self.fused = fused
+        if not fused:
+            ones = torch.ones(model.n_positions, model.n_positions)
+            self.register_buffer("mask", torch.tril(ones).view(1, 1, model.n_positions, model.n_positions))
+            self.attn_dropout = nn.Dropout(model.attn_pdrop)
         self.n_head, self.n_embd, self.dropout = model.n_head, model.n_embd, model.attn_pdrop
         self.c_attn = nn.Linear(model.n_embd, 3 * model.n_embd, bias=model.bias)
         self.c_proj = nn.Linear(model.n_embd, model.n_embd, bias=model.bias)
@@ -31,18 +37,23 @@ class CausalSelfAttention(nn.Module):  # type: ignore[misc]
             part.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
             for part in self.c_attn(x).split(self.n_embd, dim=2)
         )
-        dropout = self.dropout if self.training else 0.0
-        y = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if self.fused:
+            dropout = self.dropout if self.training else 0.0
+            y = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        else:
+            scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
+            scores = scores.masked_fill(self.mask[:, :, :T, :T] == 0, float("-inf"))
+            y = self.attn_dropout(functional.softmax(scores, dim=-1)) @ v
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).contiguous().view(B, T, D)))
 
 
 class Block(nn.Module):  # type: ignore[misc]
     """x + attention, then x + MLP, each of the layer norm of x."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, fused: bool) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(model.n_embd, bias=model.bias)
-        self.attn = CausalSelfAttention(model)
+        self.attn = CausalSelfAttention(model, fused)
         self.ln_2 = nn.LayerNorm(model.n_embd, bias=model.bias)
         self.mlp = nn.Sequential(
             nn.Linear(model.n_embd, model.n_inner, bias=model.bias),
@@ -57,15 +68,16 @@ class Block(nn.Module):  # type: ignore[misc]
 
 
 class GPT(nn.Module):  # type: ignore[misc]
-    """The model with its loss. `checkpoints`: each block runs its forward again in the backward pass."""
+    """The model with its loss, with attention `fused` or by hand. `checkpoints`: each block runs its forward again in
+    the backward pass."""
 
-    def __init__(self, model: Model, checkpoints: bool = False) -> None:
+    def __init__(self, model: Model, fused: bool = True, checkpoints: bool = False) -> None:
         super().__init__()
         self.checkpoints = checkpoints
         self.wte = nn.Embedding(model.vocab_size, model.n_embd)
         self.wpe = nn.Embedding(model.n_positions, model.n_embd)
         self.drop = nn.Dropout(model.embd_pdrop)
-        self.h = nn.ModuleList([Block(model) for _ in range(model.n_layer)])
+        self.h = nn.ModuleList([Block(model, fused) for _ in range(model.n_layer)])
         self.ln_f = nn.LayerNorm(model.n_embd, bias=model.bias)
         self.lm_head = nn.Linear(model.n_embd, model.vocab_size, bias=False)
         self.wte.weight = self.lm_head.weight

@@ -27,6 +27,7 @@ from gpt2cost.measure.plan import MOST_ROUNDS
 from gpt2cost.measure.pool import DTYPES
 from gpt2cost.measure.records import Measurement
 from gpt2cost.measure.train_records import PARTS, StepCase
+from gpt2cost.prediction.train_settings import TrainHow
 from gpt2cost.table.config import Model
 
 BUDGET_S = 0.1
@@ -48,9 +49,7 @@ class Trainer:
     def __init__(self, device: str, case: StepCase) -> None:
         how = case.train
         self.device, self.how = device, how
-        self.model = _built(case.model, how.numbers.w_bytes, how.how.impl == "nanogpt", how.checkpointing, device)
-        if isinstance(self.model, GPT2LMHeadModel):
-            _set_attention(self.model, how.how.attn)
+        self.model = _built(case.model, how, device)
         self.call = self.model
         if how.how.runtime == "compile":
             torch._dynamo.config.recompile_limit = RECOMPILATIONS
@@ -110,28 +109,26 @@ class Trainer:
         return sum(one.nbytes for one in held if one.device.type == self.device)
 
 
-def _built(model: Model, w_bytes: int, modular: bool, checkpointing: str, device: str) -> Any:
+def _built(model: Model, how: TrainHow, device: str) -> Any:
+    """The module. Raises `InputError` for an attention that is not installed."""
     transformers.logging.set_verbosity_error()
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32 if w_bytes == 4 else torch.bfloat16)
+    torch.set_default_dtype(torch.float32 if how.numbers.w_bytes == 4 else torch.bfloat16)
     try:
         with torch.device(device):
-            if modular:
-                return GPT(model, checkpointing == "block").train()
+            if how.how.impl == "nanogpt":
+                return GPT(model, how.how.attn == "sdpa", how.checkpointing == "block").train()
             own = GPT2LMHeadModel(config_of(model)).train()
     finally:
         torch.set_default_dtype(before)
-    if checkpointing == "block":
+    try:
+        own.set_attn_implementation(how.how.attn)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"attn: {how.how.attn} cannot run here: {str(error).splitlines()[0][:200]}") from None
+    if how.checkpointing == "block":
         enable = getattr(own, "activation_checkpointing_enable", own.gradient_checkpointing_enable)  # its later name
         enable()
     return own
-
-
-def _set_attention(model: Any, attn: str) -> None:
-    try:
-        model.set_attn_implementation(attn)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"attn: {attn} cannot run here: {str(error).splitlines()[0][:200]}") from None
 
 
 class Trainers:

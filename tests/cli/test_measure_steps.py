@@ -150,7 +150,6 @@ def test_a_step_that_cannot_run_is_no_end(gpt2cost: Call, tiny_config: str, monk
         (("--seq", "65"), "seq: expected at most n_positions, 64"),
         (("--micro-batch", "0"), "micro_batch: expected"),
         (("--dropout", "1"), "dropout: expected a probability"),
-        (("--impl", "nanogpt", "--attn", "eager"), "attn: nanogpt"),
         (("--rounds", "0"), "rounds: expected"),
     ],
 )

@@ -43,12 +43,12 @@ def ops_of(run: Any) -> list[str]:
     return ops.now
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_modular_gpt_runs_what_the_oracle_runs(bias: bool) -> None:
+@pytest.mark.parametrize(("bias", "fused"), [(True, True), (False, True), (True, False)])
+def test_the_modular_gpt_runs_what_the_oracle_runs(bias: bool, fused: bool) -> None:
     model = Model(n_layer=2, n_head=2, n_embd=16, n_inner=64, vocab_size=32, n_positions=8, bias=bias,
                   attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)  # fmt: skip
-    oracle = oracle_model.GPT(oracle_model.GPTConfig(8, 32, 2, 2, 16, 0.0, bias)).train()
-    own, ids = GPT(model).train(), torch.zeros(2, 8, dtype=torch.long)
+    oracle = oracle_model.GPT(oracle_model.GPTConfig(8, 32, 2, 2, 16, 0.0, bias, fused)).train()
+    own, ids = GPT(model, fused).train(), torch.zeros(2, 8, dtype=torch.long)
     assert ops_of(lambda: own(ids, ids).backward()) == ops_of(lambda: oracle(ids, ids)[1].backward())
     sizes = [sorted(tuple(one.shape) for one in module.parameters()) for module in (own, oracle)]
     assert sizes[0] == sizes[1]
