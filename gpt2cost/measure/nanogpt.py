@@ -33,10 +33,8 @@ class CausalSelfAttention(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         B, T, D = x.size()
-        q, k, v = (
-            part.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
-            for part in self.c_attn(x).split(self.n_embd, dim=2)
-        )
+        q, k, v = self.c_attn(x).split(self.n_embd, dim=2)
+        k, q, v = (part.view(B, T, self.n_head, D // self.n_head).transpose(1, 2) for part in (k, q, v))  # its order
         if self.fused:
             dropout = self.dropout if self.training else 0.0
             y = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
