@@ -38,7 +38,8 @@ class TrainingRow:
     """A measured training step, or a part of one, and how it was run; the names are those of `gpt2cost train`.
 
     `vocab_size`, `bias` and `tied`: None where they are the model's own. `clip_grad_norm`: None for no clipping.
-    `timed`: the whole step, or one micro-step's forward and backward without clip and optimiser, or one of the two.
+    `timed`: the whole step, or one micro-step's forward and backward without clip and optimiser, or one of the two; or
+    the `memory` of a step, whose most bytes that were allocated at a time are then in `measured_bytes`.
     `box`: the machine, as far as it is told apart; rows of one box share its host and its clocks. `trust`: from 3, a
     primary source with known settings, to 1.
     """
@@ -66,6 +67,7 @@ class TrainingRow:
     clip_grad_norm: float | None = None
     kernels: tuple[tuple[str, str], ...] = ()
     timed: str = "step"
+    measured_bytes: float | None = None
     box: str = ""
     trust: int = 3
     note: str = ""
@@ -110,13 +112,13 @@ def _read_file(path: Path, skipped: Counter[str]) -> Iterator[TrainingRow]:
             lines = [(f"{plain(path.name)}: line {reader.line_num}", row) for row in reader if None not in row.values()]
     except (OSError, csv.Error) as error:
         raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
-    before: dict[tuple[str, str], TrainingRow] = {}
+    before: dict[tuple[str, ...], TrainingRow] = {}
     for where, cells in lines:
         try:
             if columns >= COLUMNS:
-                if not cells["phase"].startswith("train step"):
+                if not cells["phase"].startswith(("train step", "train memory")):
                     continue
-                ladder = (cells["source"], cells["hardware"])
+                ladder = (cells["source"], cells["hardware"], cells["phase"])
                 row = before[ladder] = _published(where, cells, before.get(ladder))
                 yield row
             elif cells["mode"] == "training":
@@ -183,6 +185,8 @@ def _published(where: str, cells: Cells, before: TrainingRow | None) -> Training
         trust=int(cells["trust"]),
         note=cells["note"],
     )
+    if cells["phase"].startswith("train memory"):
+        return replace(row, timed="memory", measured_s=0.0, measured_bytes=_bytes(cells))
     return replace(row, measured_s=_seconds(cells, row))
 
 
@@ -283,6 +287,13 @@ def _seconds(cells: Cells, row: TrainingRow) -> float:
     if unit == "samples/s":
         return row.tokens / row.seq / of / value
     raise SkippedError(f"a unit that is not read: {plain(unit)}")
+
+
+def _bytes(cells: Cells) -> float:
+    """What was allocated, from MiB. Raises `SkippedError` for what is reserved, or what the driver sees."""
+    if cells["metric"] != "peak max_memory_allocated" or cells["unit"] != "MiB":
+        raise SkippedError(f"memory that is not what was allocated: {plain(cells['metric'])}")
+    return float(cells["value"]) * 2**20
 
 
 # ---------------------------------------------------------------------------------------------- forward and backward

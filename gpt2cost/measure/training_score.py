@@ -16,16 +16,16 @@ from gpt2cost.table.kernel import FusedAttention, Gemm
 
 @dataclass(frozen=True, eq=False)
 class TrainingScore:
-    """A measured step, or a part of one, beside its prediction, in seconds.
+    """A measured step, or a part of one, beside its prediction, in seconds; or its memory, in bytes.
 
     `fitted`: the constants that were fitted to this very row, as the provenance of the device's file says.
     """
 
     row: TrainingRow
-    predicted_s: float
-    low_s: float
-    high_s: float
-    roofline_s: float
+    predicted: float
+    low: float
+    high: float
+    roofline: float
     fitted: str = ""
     repeat: float | None = None
 
@@ -37,21 +37,22 @@ class TrainingScore:
         return f"train {row.timed}, {row.runtime}, {row.attn}{gpus}"
 
     @property
-    def measured_s(self) -> float:
-        return self.row.measured_s
+    def measured(self) -> float:
+        own = self.row.measured_bytes
+        return self.row.measured_s if own is None else own
 
     @property
     def error(self) -> float:
-        return self.predicted_s / self.measured_s - 1.0
+        return self.predicted / self.measured - 1.0
 
     @property
     def roofline_error(self) -> float:
-        return self.roofline_s / self.measured_s - 1.0
+        return self.roofline / self.measured - 1.0
 
     @property
     def inside(self) -> bool:
-        """Whether the measurement lies within the predicted range."""
-        return self.low_s <= self.measured_s <= self.high_s
+        """Whether the measurement lies within the predicted range; memory has none."""
+        return self.low <= self.measured <= self.high
 
 
 def score_training(folder: Path) -> tuple[list[TrainingScore], Counter[str]]:
@@ -73,6 +74,10 @@ def score_rows(rows: Iterable[TrainingRow], skipped: Counter[str]) -> Sequence[T
             skipped[str(error)] += 1
             continue
         step = training.step
+        if row.timed == "memory":
+            held = float(training.memory.total_bytes)
+            scored.append(TrainingScore(row, held, held, held, held))
+            continue
         if step.hfu * step.step_s > row.measured_s and row.timed == "step":
             skipped["faster than the peak of its precision: it must have been another"] += 1
             continue
@@ -82,9 +87,15 @@ def score_rows(rows: Iterable[TrainingRow], skipped: Counter[str]) -> Sequence[T
         names = {"step": None, "forward": ("forward",), "backward": ("backward",)}.get(
             row.timed, ("forward", "backward")
         )
-        roofline_s = _roofline_s(training, names)
         scored.append(
-            TrainingScore(row, predicted_s, low * predicted_s, high * predicted_s, roofline_s, _fitted(training, row))
+            TrainingScore(
+                row,
+                predicted_s,
+                low * predicted_s,
+                high * predicted_s,
+                roofline_s(training, names),
+                _fitted(training, row),
+            )
         )
     return scored
 
@@ -113,7 +124,7 @@ def predict_row(row: TrainingRow) -> Training:
     )
 
 
-def _roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
+def roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
     """The longer of FLOPs over peak and operand bytes over DRAM bandwidth, summed over the kernels of some phases."""
     hw = training.hardware
     peak = hw.compute.peak_flop_per_s[training.train.numbers.dtype]

@@ -71,20 +71,12 @@ def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Trai
 
 
 def _held(model: Model, hw: Hardware, train: TrainHow, batch: Batch, accumulates: bool) -> dict[str, Any]:
-    """The parts of a step's memory and where its peak stands; from ZeRO's second stage on GPUs share more than the
-    moments."""
+    """The parts of a step's memory, and where its peak stands."""
     options = train_options(model, train, hw)
     table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
     values = symbol_values(model, train.precision, batch.sizes)
-    several = np.asarray(batch.gpus) > 1
     memory = step_memory(
         table, parameters(options, model.tie_word_embeddings), values, train.optimizer, accumulates=accumulates,
-        buckets=bool(several.any()) and train.zero < 2, shards=batch.gpus if train.zero else 1,
+        gpus=batch.gpus, zero=train.zero,
     )  # fmt: skip
-    held = {name: getattr(memory, name) for name in (*PARTS, "peak_at")}
-    if several.ndim:
-        held["bucket_bytes"] = held["bucket_bytes"] * several
-    for stage, name in ((2, "gradients_bytes"), (3, "parameters_bytes")):
-        if train.zero >= stage:
-            held[name] = -(-held[name] // batch.gpus)
-    return held
+    return {name: getattr(memory, name) for name in (*PARTS, "peak_at")}

@@ -7,14 +7,14 @@ out, give the rest; and since they grow from layer to layer or fall, the peak is
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.formula import Condition, Monomial
+from gpt2cost.table.formula import Condition, Formula, Monomial, formula
 from gpt2cost.table.kernel import Kernel, Parameter, Tensor
 from gpt2cost.table.lifetimes import Layout, Step, lives
 from gpt2cost.table.optimizer import Optimizer, element_count
@@ -27,8 +27,9 @@ class StepMemory:
     """The bytes at the peak of a training step, by what they are; `total_bytes` is their sum.
 
     `gradients_bytes`: those of weights alone, and what becomes one; `casts_bytes`: weights in 16 bit; `logits_bytes`:
-    logits, their logarithms and gradients; `activations_bytes`: the rest of what the passes hold, and the optimiser's
-    temporary. `peak_at`: the step and the largest tensor that it makes. Integers, or arrays over the sizes' grid.
+    logits, their logarithms and gradients; `activations_bytes`: the rest of what the passes hold, parameters that were
+    gathered among it, and the optimiser's temporary. `peak_at`: the step and the largest tensor that it makes.
+    Integers, or arrays over the sizes' grid.
     """
 
     parameters_bytes: Any
@@ -56,40 +57,52 @@ def step_memory(
     optimizer: Optimizer = "adamw",
     *,
     accumulates: bool = False,
-    buckets: bool = False,
-    shards: int = 1,
+    gpus: Any = 1,
+    zero: int = 0,
 ) -> StepMemory:
     """The memory of a step at the sizes in `values` (integers, or arrays that broadcast), in steady state.
 
-    `accumulates`: there are several micro-steps, in the later ones of which all gradients are there from the start;
-    `buckets`: gradients are copied into buckets as large for an all-reduce; `shards`: ranks of which each has the moments of
-    its part and takes the optimiser's step for it.
+    `accumulates`: there are several micro-steps, in the later ones of which all gradients are there from the start.
+    `gpus`: a number or an array; several copy gradients into buckets as large, for an all-reduce. `zero`: the stage
+    from which on they share the optimiser (1), the gradients too, which leave as soon as they are made (2), and the
+    parameters (3), of which a GPU then holds its share and what it has gathered.
     """
     weights = (element_count(parameters) * w).evaluate(values)
-    moments = -(-2 * weights // shards)
-    kept = weights if accumulates else 0
+
+    def share(size: Any, stage: int) -> Any:
+        return -(-size // gpus) if zero >= stage else size
+
+    kept = share(weights, 2) if accumulates or zero >= 2 else 0
     # AdamW's foreach step has a temporary as large as the weights that one call takes; the fused one has none
     matrices = [p for p in parameters if p.is_matrix]
-    temporary = -(-(element_count(matrices) * w).evaluate(values) // shards) if optimizer == "adamw" else 0
-    step = "optimizer.sqrt (denominator)" if temporary else "optimizer.update (exp_avg_sq)"
-    name, parts = _highest(_moments(table, accumulates), values)
-    left = {"gradients": weights - kept, "activations": temporary, "casts": 0, "logits": 0}
+    temporary = share((element_count(matrices) * w).evaluate(values), 1) if optimizer == "adamw" else 0
+    step = "optimizer.update (exp_avg_sq)" if optimizer == "adamw-fused" else "optimizer.sqrt (denominator)"
+    name, parts = _highest(_moments(table, accumulates or zero >= 2), values)
+    left = {"gradients": share(weights, 2) - kept, "activations": temporary, "casts": 0, "logits": 0}
     passes, after = (sum(own.values()) for own in (parts, left))
-    if isinstance(passes, np.ndarray):
+    if isinstance(passes, np.ndarray) or isinstance(after, np.ndarray):
         name = np.where(after > passes, step, name)
         parts = {part: np.where(after > passes, left[part], own) for part, own in parts.items()}
     elif after > passes:
         name, parts = step, left
+    buckets = weights * (gpus > 1) if zero < 2 else 0
+    gathered = (gathered_elements(parameters) * w).evaluate(values) if zero >= 3 else 0
     return StepMemory(
-        parameters_bytes=weights,
+        parameters_bytes=share(weights, 3),
         gradients_bytes=parts["gradients"] + kept,
-        optimizer_bytes=moments,
-        bucket_bytes=weights if buckets else 0,
+        optimizer_bytes=share(2 * weights, 1),
+        bucket_bytes=buckets,
         casts_bytes=parts["casts"],
-        activations_bytes=parts["activations"],
+        activations_bytes=parts["activations"] + gathered,
         logits_bytes=parts["logits"],
         peak_at=name,
     )
+
+
+def gathered_elements(parameters: Iterable[Parameter]) -> Formula:
+    """The parameters that a GPU holds whole where they are sharded by blocks (FSDP): those outside of the blocks, which
+    stay from the forward pass on, and of two blocks, the one at work and the next."""
+    return sum((p.elements * (2 if "{i}" in p.name else 1) for p in parameters), formula(0))
 
 
 # ------------------------------------------------------------------------------------------ the moments of a step

@@ -69,6 +69,18 @@ def test_words_of_a_row(tmp_path: Path, cells: dict[str, str], name: str, value:
     assert getattr(row, name) == value
 
 
+def test_memory_is_what_was_allocated(tmp_path: Path) -> None:
+    """The driver sees what the allocator keeps too, and the context."""
+    memory = {"phase": "train memory", "unit": "MiB", "value": "2048"}
+    (row,), skipped = rows_of(
+        tmp_path,
+        {**memory, "metric": "peak max_memory_allocated"},
+        {**memory, "metric": "device memory used (nvidia-smi)"},
+    )
+    assert (row.timed, row.measured_bytes) == ("memory", 2**31)
+    assert sum(skipped.values()) == 1
+
+
 def test_a_ladder_keeps_what_it_has_added(tmp_path: Path) -> None:
     steps = ("PyTorch bf16 autocast eager", "PyTorch bf16 compile", "PyTorch +vocab 50304", "PyTorch +fused AdamW")
     rows, _ = rows_of(tmp_path, *({"software": step, "dtype": "see software", "model": "gpt2-124M"} for step in steps))
@@ -85,7 +97,7 @@ def test_what_ran_other_code_is_passed_over_and_said(tmp_path: Path) -> None:
         {"software": "Megatron-LM"},
         {"hardware": "RTX 9999"},
         {"batch": "not given"},
-        {"phase": "train memory"},
+        {"phase": "kernel"},
         {},
     )
     assert len(rows) == 1
@@ -103,6 +115,7 @@ def test_the_published_rows() -> None:
     """The ladder and the single-GPU survey are read as their sources print them, and each row is accounted for."""
     rows, skipped = read_training_rows(MEASUREMENTS)
     survey = [row for row in rows if row.source.startswith("GPU survey")]
+    assert {row.timed for row in survey} == {"step"}
     assert {row.tokens for row in survey} == {524288}
     assert {(row.gpu, row.micro_batch): row.measured_s for row in survey}["a100-sxm-80gb", 64] == 2.50902
     ladder = [row for row in rows if row.source.startswith("build-nanogpt video")]
@@ -117,5 +130,6 @@ def test_the_published_rows() -> None:
     for path in MEASUREMENTS.glob("*.csv"):
         with path.open(newline="", encoding="utf-8") as file:
             for cells in csv.DictReader(file):
-                published += cells.get("phase", "").startswith("train step") or cells.get("mode") == "training"
+                phase = cells.get("phase", "")
+                published += phase.startswith(("train step", "train memory")) or cells.get("mode") == "training"
     assert published == len(rows) - 2 * len(parts) + sum(skipped.values())

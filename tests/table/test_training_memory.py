@@ -5,6 +5,7 @@ So are the kernels that gradient accumulation and activation checkpointing add, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,17 +159,34 @@ def test_arrays_are_the_loop_over_points() -> None:
 
 def test_the_optimiser_may_be_the_peak() -> None:
     """foreach AdamW has a temporary as large as the matrices: it is seen where the passes need little."""
-    config = GPT2Config(n_layer=36)
+    config = GPT2Config()
     weights, at = parameters(TableOptions()), sizes(config, 1, 16, None)
     table = table_of(config, "sdpa", None)
     foreach = step_memory(table, weights, at, "adamw")
     assert foreach.peak_at.startswith("optimizer.")
     assert foreach.total_bytes / foreach.parameters_bytes == pytest.approx(5, rel=2e-3)
     assert step_memory(table, weights, at, "adamw-fused").total_bytes < foreach.total_bytes
-    # of two ranks each steps its half of the parameters: moments and temporary halve
-    half = step_memory(table, weights, at, "adamw", shards=2)
-    assert half.peak_at == foreach.peak_at
-    assert half.total_bytes / foreach.parameters_bytes == pytest.approx(3.5, rel=2e-3)
+
+
+def test_what_gpus_share() -> None:
+    """The stages of ZeRO, each of which shares what the one before it does."""
+    config, gpus = GPT2Config(), np.array([2, 8])
+    weights, at = parameters(TableOptions()), sizes(config, 1, 16, None)
+    table, p = table_of(config, "sdpa", None), 4 * load_model(config).parameters
+
+    def held(zero: int) -> StepMemory:
+        return step_memory(table, weights, at, "adamw-fused", accumulates=True, gpus=gpus, zero=zero)
+
+    stages = [held(zero) for zero in range(4)]
+    assert all(np.all(m.optimizer_bytes == (2 * p if zero < 1 else 2 * p // gpus)) for zero, m in enumerate(stages))
+    assert all(np.all(m.bucket_bytes == (p if zero < 2 else 0)) for zero, m in enumerate(stages))
+    assert np.all(stages[2].gradients_bytes < stages[1].gradients_bytes)
+    assert all(np.all(m.parameters_bytes == p) for m in stages[:3])
+    assert np.all(stages[3].parameters_bytes == p // gpus)
+    gathered = stages[3].activations_bytes - stages[2].activations_bytes
+    assert np.all(gathered == 4 * (2 * 7_087_872 + (50257 + 1024 + 2) * 768)), "two blocks, and what is in none"
+    totals = [m.total_bytes for m in stages]
+    assert all(np.all(after < before) for before, after in itertools.pairwise(totals[:3]))
 
 
 @pytest.mark.parametrize("tied", [True, False])
