@@ -37,9 +37,17 @@ def test_the_python_examples_run(page: Path) -> None:
     assert found.failed == 0
 
 
-def test_the_hardware_file_is_valid(tmp_path: Path) -> None:
-    found = re.search(r"```yaml\n(.*?)```", README.read_text("utf-8"), re.S)
+def yaml_block(page: Path) -> str:
+    found = re.search(r"```yaml\n(.*?)```", page.read_text("utf-8"), re.S)
     assert found
+    return found[1]
+
+
+def test_the_hardware_file_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "my-gpu.yaml"
-    path.write_text(found[1])
+    path.write_text(yaml_block(README))
     assert [device.name for device in validate_file(path)] == ["my-gpu"]
+    path.write_text(yaml_block(README) + yaml_block(ROOT / "docs" / "training.md"))
+    (device,) = validate_file(path)
+    assert device.interconnect is not None
+    assert device.interconnect.network is not None

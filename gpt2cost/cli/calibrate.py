@@ -57,7 +57,7 @@ def calibrate(
     calibrated = fits.calibrate(read_records(from_ or output.with_suffix(".jsonl")), output.stem, like)
     write_text(hardware_yaml(calibrated.hardware), output)
     if journal is not None:
-        journal.add([{"kind": "end", "complete": True}])
+        journal.end()
     print_warnings(calibrated.warnings)
     sink.show(calibrated.view, calibrated)
 

@@ -1,11 +1,11 @@
-"""`gpt2cost measure`: the real model, timed on the machine at hand."""
+"""`gpt2cost measure`: the real model, timed on the machine at hand, in passes or in training steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,15 +13,19 @@ from gpt2cost.checks import check_choice, check_point
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, choice, choices, either, required, takes
 from gpt2cost.cli.many import AttnsFlag, ModelsFlag, RuntimesFlag, size_list
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, MeasureStepFlags, refuse
 from gpt2cost.errors import InputError, echo
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.measure.evidence import evidence_yaml, source_of
 from gpt2cost.measure.plan import DEVICES, MEASURED_DTYPES, ROUNDS, usual_dtype
 from gpt2cost.measure.records import Measurement
+from gpt2cost.measure.train_records import StepCase, step_cases
 from gpt2cost.output.messages import print_warnings, tell
+from gpt2cost.output.sink import Sink
+from gpt2cost.output.train_validation import MEASURED_STEPS
 from gpt2cost.output.validation import MEASURED, MEASURED_OPS
 from gpt2cost.prediction.grid import Grid, make_grid
-from gpt2cost.prediction.settings import LEAST
+from gpt2cost.prediction.settings import LEAST, TRAIN
 
 if TYPE_CHECKING:
     from gpt2cost.measure.passes import PassCase
@@ -31,8 +35,15 @@ ThreadsFlag = Annotated[
     int | None, typer.Option("--threads", help="Threads of a CPU.", show_default="as torch chooses")
 ]
 
+PhaseFlag = Annotated[
+    str, choice("--phase", ("pass", TRAIN), "pass, or train: whole training steps, and their parts apart.")
+]
+
 Size = tuple[int, int, int]
 """(batch, seq, cache)."""
+
+
+NOT_OF_STEPS = "is of passes, and does not go with --phase train"
 
 
 @dataclass(eq=False, repr=False)
@@ -108,18 +119,78 @@ def measured(flags: MeasureFlags, cases: Sequence[PassCase], kernels: bool, comm
     return records
 
 
+# ---------------------------------------------------------------------------------------------- training steps
+
+
+def step_axes(flags: MeasureFlags, training: MeasureStepFlags) -> dict[str, Any]:
+    """What is given for steps, as `make_train_grid` takes it. Raises `InputError` for a flag of passes."""
+    refuse({name: getattr(flags, name) for name in ("batch", "cache", "dtype", "no_use_cache")}, NOT_OF_TRAINING)
+    refuse({"case": flags.case or None}, NOT_OF_TRAINING)
+    given = {name: getattr(flags, name) for name in ("model", "attn", "runtime", "seq")}
+    return {**{name: text for name, text in given.items() if text is not None}, **training.given()}
+
+
+def planned_steps(flags: MeasureFlags, training: MeasureStepFlags) -> list[StepCase]:
+    """The steps that the flags ask for. Raises `InputError` for what is wrong or cannot run."""
+    axes = step_axes(flags, training)
+    required("--model", flags.model)
+    check_choice("device", flags.device, DEVICES)
+    cases, notes = step_cases(flags.device, axes)
+    print_warnings(notes)
+    return cases
+
+
+def timed_steps(flags: MeasureFlags, cases: Sequence[StepCase], path: Path | None, command: str) -> list[Measurement]:
+    """The records of the machine and of the steps, which go to the file at `path` one by one, if there is one."""
+    run = load("gpt2cost.measure.train_steps", command)
+    try:
+        records: list[Measurement] = run.measure_steps(
+            cases, flags.device, flags.threads, flags.rounds, path, tell, print_warnings
+        )
+    except KeyboardInterrupt:
+        if path is not None:
+            tell()
+            print_warnings([f"stopped; the same command goes on from {path}"])
+        raise
+    return records
+
+
+def _measure_steps(flags: MeasureFlags, training: MeasureStepFlags, sink: Sink) -> None:
+    lines = sink.format == "jsonl"
+    records = timed_steps(flags, planned_steps(flags, training), sink.output if lines else None, "measure")
+    if not lines:
+        sink.show(MEASURED_STEPS, records)
+    elif sink.output is None:
+        sink.rows([dict(record) for record in records])
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
 @takes
 def measure(
     *,
     flags: MeasureFlags,
+    phase: PhaseFlag = "pass",
     kernels: Annotated[bool, typer.Option("--kernels", help="Profile one pass of each too.")] = False,
     evidence: Annotated[
         Path | None, typer.Option("--evidence", help="Write the passes to this YAML as a device's evidence.")
     ] = None,
+    training: MeasureStepFlags,
     out: OutputFlags,
 ) -> None:
-    """Time passes of HuggingFace's GPT-2 with random weights on this machine: as jsonl, for validate and calibrate."""
+    """Time GPT-2 with random weights on this machine, in passes or in training steps: as jsonl, for validate and
+    calibrate.
+
+    With --phase train and --format jsonl each step is in the file of -o once it is measured: stopped, it goes on.
+    """
     sink = out.sink()
+    check_choice("phase", phase, ("pass", TRAIN))
+    if phase == TRAIN:
+        refuse({"kernels": kernels, "evidence": evidence}, NOT_OF_STEPS)
+        _measure_steps(flags, training, sink)
+        return
+    refuse(vars(training), ONLY_TRAINING)
     if evidence is not None:
         check_writable(evidence)
     records = measured(flags, planned(flags, "measure"), kernels, "measure")

@@ -14,7 +14,7 @@ from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.train_settings import ZERO_STAGES, clip_norm
 from gpt2cost.table.optimizer import OPTIMIZERS
-from gpt2cost.table.options import CHECKPOINTING
+from gpt2cost.table.options import CHECKPOINTING, IMPLEMENTATIONS
 
 PANEL = "With --phase train"
 """These flags have a part of the help to themselves."""
@@ -31,19 +31,14 @@ def _names(flag: str, names: tuple[str, ...], default: str) -> Any:
 
 
 @dataclass(eq=False, repr=False)
-class TrainListFlags:
-    """What a training step takes, and how it is run: lists and ranges."""
+class StepListFlags:
+    """What a training step on one device takes, and how it is run: lists and ranges."""
 
-    gpus: Annotated[str | None, _sizes("--gpus", "All GPUs: 1,8, 8-128*2.")] = None
-    nodes: Annotated[str | None, _sizes("--nodes", "Machines that they are in.")] = None
     micro_batch: Annotated[str | None, _sizes("--micro-batch", "Sequences of one pass on one GPU: 1-64*2.")] = None
     grad_accum: Annotated[str | None, _sizes("--grad-accum", "Passes of a step, on each GPU.")] = None
-    global_batch: Annotated[str | None, _sizes("--global-batch", "Sequences of a step, on all GPUs.")] = None
-    global_tokens: Annotated[str | None, _sizes("--global-tokens", "Tokens of a step, on all GPUs.")] = None
     precision: Annotated[str | None, _names("--precision", tuple(PRECISIONS), "bf16-mixed")] = None
     optimizer: Annotated[str | None, _names("--optimizer", OPTIMIZERS, "adamw")] = None
     checkpointing: Annotated[str | None, _names("--checkpointing", CHECKPOINTING, "none")] = None
-    zero: Annotated[str | None, _names("--zero", ZERO_STAGES, "0")] = None
     clip_grad_norm: Annotated[
         str | None,
         typer.Option("--clip-grad-norm", help="A number or none.", show_default="1.0", rich_help_panel=PANEL),
@@ -54,22 +49,47 @@ class TrainListFlags:
             "--dropout", help="Probability, of all three.", show_default="the config's", rich_help_panel=PANEL
         ),
     ] = None
-    compile_inside_ddp: Annotated[
-        bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)).", rich_help_panel=PANEL)
-    ] = False
 
     def given(self) -> dict[str, Any]:
         """The flags that are given, as `make_train_grid` takes them."""
-        flags = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, False)}
+        flags = {name: value for name, value in dataclasses.asdict(self).items() if _is_given(value)}
         if "clip_grad_norm" in flags:
             flags["clip_grad_norm"] = clip_norm(flags["clip_grad_norm"]) or "none"
         return flags
 
 
+@dataclass(eq=False, repr=False)
+class MeasureStepFlags(StepListFlags):
+    """The same where it is measured, and whose code is."""
+
+    precision: Annotated[
+        str | None, _names("--precision", tuple(PRECISIONS), "fp32, with --device cuda bf16-mixed")
+    ] = None
+    impl: Annotated[str | None, _names("--impl", IMPLEMENTATIONS, "hf, of nanoGPT's model_args nanogpt")] = None
+
+
+@dataclass(eq=False, repr=False)
+class TrainListFlags(StepListFlags):
+    """The same on several GPUs."""
+
+    gpus: Annotated[str | None, _sizes("--gpus", "All GPUs: 1,8, 8-128*2.")] = None
+    nodes: Annotated[str | None, _sizes("--nodes", "Machines that they are in.")] = None
+    global_batch: Annotated[str | None, _sizes("--global-batch", "Sequences of a step, on all GPUs.")] = None
+    global_tokens: Annotated[str | None, _sizes("--global-tokens", "Tokens of a step, on all GPUs.")] = None
+    zero: Annotated[str | None, _names("--zero", ZERO_STAGES, "0")] = None
+    compile_inside_ddp: Annotated[
+        bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)).", rich_help_panel=PANEL)
+    ] = False
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False  # 0 is given
+
+
 def refuse(given: Mapping[str, Any], why: str) -> None:
     """Raise `InputError` for the first of some flags that is given: not None, and not False."""
     for name, value in given.items():
-        if value not in (None, False):
+        if _is_given(value):
             raise InputError(f"--{name.replace('_', '-')}: {why}")
 
 

@@ -9,8 +9,19 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.checks import check_choice
 from gpt2cost.cli.flags import DeviceFlags, OutputFlags, required, takes
-from gpt2cost.cli.measure import MeasureFlags, measured, planned
+from gpt2cost.cli.measure import (
+    NOT_OF_STEPS,
+    MeasureFlags,
+    PhaseFlag,
+    measured,
+    planned,
+    planned_steps,
+    step_axes,
+    timed_steps,
+)
+from gpt2cost.cli.train_many import ONLY_TRAINING, MeasureStepFlags, refuse
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import is_asked_for
@@ -19,10 +30,13 @@ from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import Validation, score_trace
 from gpt2cost.measure.score import validate as score
 from gpt2cost.measure.torch_trace import read_sized_trace, size_of_trace
+from gpt2cost.measure.train_records import asked_for, measured_steps
+from gpt2cost.measure.train_validation import TrainValidation, validate_steps
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.train_validation import TRAIN_VALIDATION
 from gpt2cost.output.validation import validation_view
 from gpt2cost.prediction.grid import make_grid
-from gpt2cost.prediction.settings import LEAST, check_device, check_how
+from gpt2cost.prediction.settings import LEAST, TRAIN, check_device, check_how
 from gpt2cost.table.config import load_model
 
 VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
@@ -33,6 +47,7 @@ VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
 def validate(
     *,
     flags: MeasureFlags,
+    phase: PhaseFlag = "pass",
     on: DeviceFlags,
     kernels: Annotated[bool, typer.Option("--kernels", help="Score every kernel of a profiled pass too.")] = False,
     from_: Annotated[
@@ -41,12 +56,21 @@ def validate(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Measure nothing: score the kernels in this trace of torch.profiler.")
     ] = None,
+    training: MeasureStepFlags,
     out: OutputFlags,
 ) -> None:
-    """Put predictions beside measurements of this machine, pass by pass and kernel by kernel."""
+    """Put predictions beside measurements of this machine: pass by pass and kernel by kernel, or training steps."""
+    check_choice("phase", phase, ("pass", TRAIN))
+    if phase == TRAIN:
+        refuse({"kernels": kernels, "trace": trace}, NOT_OF_STEPS)
+    else:
+        refuse(vars(training), ONLY_TRAINING)
     if from_ is not None and trace is not None:
         raise InputError("--from and --trace: expected one of them")
     sink, hw = out.sink(), on.load_device()
+    if phase == TRAIN:
+        sink.show(TRAIN_VALIDATION, _validated_steps(hw, from_, flags, training))
+        return
     if trace is not None:
         validation = _traced(hw, trace, flags)
     elif from_ is not None:
@@ -63,11 +87,32 @@ def _measured(hw: Hardware, flags: MeasureFlags, kernels: bool) -> Iterable[Meas
     cases = planned(flags, "validate")
     for case in cases:
         check_device(hw, case.how)
+    flags = _as_calibrated(hw, flags)
+    return [record for record in measured(flags, cases, kernels, "validate") if "error" not in record]
+
+
+def _as_calibrated(hw: Hardware, flags: MeasureFlags) -> MeasureFlags:
+    """The flags with the threads of the calibration, unless others are asked for. Warns of a device of another kind."""
     if hw.vendor != VENDORS[flags.device]:
         print_warnings([f"--device {flags.device} is measured, but {hw.name} is of vendor {hw.vendor}"])
     if flags.threads is None and hw.vendor == flags.device == "cpu" and hw.calibration is not None and not hw.changes:
-        flags = dataclasses.replace(flags, threads=hw.compute.units)  # as calibrated
-    return [record for record in measured(flags, cases, kernels, "validate") if "error" not in record]
+        return dataclasses.replace(flags, threads=hw.compute.units)
+    return flags
+
+
+def _validated_steps(
+    hw: Hardware, path: Path | None, flags: MeasureFlags, training: MeasureStepFlags
+) -> TrainValidation:
+    """Training steps that are measured now, or that were and are asked for."""
+    if path is None:
+        cases = planned_steps(flags, training)
+        for case in cases:
+            case.predicted(hw)  # what the device cannot run is said before the work
+        return validate_steps(hw, measured_steps(timed_steps(_as_calibrated(hw, flags), cases, None, "validate")))
+    steps = asked_for(measured_steps(read_records(path)), step_axes(flags, training))
+    if not steps:
+        raise InputError(f"{plain(str(path))}: no measured training step is what the flags ask for")
+    return validate_steps(hw, steps)
 
 
 def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measurement]:

@@ -15,25 +15,28 @@ SAME_MACHINE = ("torch", "transformers", "device", "gpu", "cpu_model", "threads"
 
 
 class Journal:
-    """The file that measurements are appended to, a line each.
+    """The file that measurements are appended to, a line each; without a path they are kept in memory alone.
 
     A file that cannot be resumed, being complete or of another machine, is kept as `set_aside`.
     """
 
-    def __init__(self, path: Path, machine: Measurement) -> None:
+    def __init__(self, path: Path | None, machine: Measurement) -> None:
         self.path = path
         machine = json.loads(json.dumps(machine))  # as it is when read back
         earlier = self._earlier(machine)
         self.records: list[Measurement] = [*earlier] if earlier else [machine]
         self._done = set(map(_key, self.records))
-        self.set_aside = None if earlier or not path.is_file() else _unused(path)
-        if self.set_aside is not None:
+        self.set_aside: Path | None = None
+        if path is None:
+            return
+        if not earlier and path.is_file():
+            self.set_aside = _unused(path)
             path.replace(self.set_aside)
         write_text("".join(json.dumps(record) + "\n" for record in self.records), path)
 
     def _earlier(self, machine: Measurement) -> list[Measurement]:
         """What a run that was stopped has measured on this machine as it is now; nothing if it was complete."""
-        if not self.path.is_file():
+        if self.path is None or not self.path.is_file():
             return []
         try:
             records = read_records(self.path)
@@ -49,10 +52,15 @@ class Journal:
     def add(self, records: Iterable[Measurement]) -> None:
         """Append lines, all at once."""
         new = list(records)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in new)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(record) + "\n" for record in new)
         self.records += new
         self._done |= set(map(_key, new))
+
+    def end(self) -> None:
+        """Say that all is measured."""
+        self.add([{"kind": "end", "complete": True}])
 
 
 def _unused(path: Path) -> Path:

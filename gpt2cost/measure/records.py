@@ -2,9 +2,10 @@
 
 One object per line, in files `*.jsonl` or `*.jsonl.gz`. `kind` says what it is: `machine` (versions, clocks, threads),
 `host` and `floor` (costs of issuing work), kernels (`gemm`, `bmm`, `sdpa`, `softmax`, `elementwise`, ...), `pass` (a
-whole forward pass) and `profile` (the ops of one). Times are in microseconds: `wall_us` is the median of synchronised
-samples, of many runs each where one is short, `stream_us` the same on a device, `graph_us` a CUDA-graph replay,
-`issue_us` the host's part. A case that could not run has `error` instead.
+whole forward pass), `profile` (the ops of one) and `train_step` (an optimiser step: see `train_records`). Times are in
+microseconds: `wall_us` is the median of synchronised samples, of many runs each where one is short, `stream_us` the
+same on a device, `graph_us` a CUDA-graph replay, `issue_us` the host's part. A case that could not run has `error`
+instead.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def machine(records: Iterable[Measurement]) -> Measurement:
 
 def shape_of(record: Measurement) -> dict[str, Any]:
     """What a record says beside its times and which sweep it is of: the case that was measured."""
-    apart = ("runs", "sweep", "weight_copies")
+    apart = ("runs", "sweep", "weight_copies", "peak_allocated_bytes")
     return {key: value for key, value in record.items() if not key.endswith("_us") and key not in apart}
 
 
@@ -110,7 +111,7 @@ def repeat_difference(record: Measurement) -> float | None:
 
     None for a single round, or where no rounds are recorded. Raises `InputError` for rounds that are no times.
     """
-    rounds = _times_of(record, "rounds_us")
+    rounds = times_of(record, "rounds_us")
     return halves_difference(rounds) if len(rounds) > 1 else None
 
 
@@ -126,11 +127,11 @@ def reference_seconds(records: Iterable[Measurement]) -> list[float]:
     for record in records:
         if record["kind"] == "reference":
             times_s.append(seconds(record))
-        times_s += [1e-6 * time_us for time_us in _times_of(record, "reference_us")]
+        times_s += [1e-6 * time_us for time_us in times_of(record, "reference_us")]
     return times_s
 
 
-def _times_of(record: Measurement, name: str) -> list[float]:
+def times_of(record: Measurement, name: str) -> list[float]:
     """A list of times in a record; empty where it has none. Raises `InputError` for what is no such list."""
     times = record.get(name, [])
     if not isinstance(times, list) or not all(map(is_time, times)):

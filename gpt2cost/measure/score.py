@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
@@ -87,7 +88,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over several passes, of which `inside` lie in their range. `repeat` figures are None where unknown.
+    """Over several passes or steps, of which `inside` lie in their range. `repeat` figures are None where unknown.
 
     `median_width`: of the ranges, from end to end as a factor.
     """
@@ -104,8 +105,25 @@ class Summary:
     worst_repeat: float | None
 
 
-def summary_of(scored: Sequence[Scored]) -> Summary | None:
-    """None without passes."""
+class Comparable(Protocol):
+    """What can be summed up: a measured pass or step beside its prediction. See `Scored`."""
+
+    @property
+    def error(self) -> float: ...
+    @property
+    def inside(self) -> bool: ...
+    @property
+    def low_s(self) -> float: ...
+    @property
+    def high_s(self) -> float: ...
+    @property
+    def roofline_error(self) -> float: ...
+    @property
+    def repeat(self) -> float | None: ...
+
+
+def summary_of(scored: Sequence[Comparable]) -> Summary | None:
+    """None without any."""
     if not scored:
         return None
     errors = [case.error for case in scored]
@@ -277,10 +295,11 @@ def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
         raise InputError(f"{hw.name}: nothing to score{why}")
     rows = [as_evidence(record, "") for record in passes]
     scored = score_cases(hw, rows, [repeat_difference(record) for record in passes])
-    return Validation(hw, tuple(scored), tuple(profiles), dict(skipped), _slowdown(hw, reference_seconds(passes)))
+    return Validation(hw, tuple(scored), tuple(profiles), dict(skipped), slowdown(hw, reference_seconds(passes)))
 
 
-def _slowdown(hw: Hardware, references_s: Sequence[float]) -> float | None:
+def slowdown(hw: Hardware, references_s: Sequence[float]) -> float | None:
+    """By how much longer the reference product took than when a device was calibrated; None if unknown."""
     then_s = hw.calibration.reference_s if hw.calibration else None
     return trimmed_mean(references_s) / then_s - 1.0 if references_s and then_s else None
 

@@ -87,9 +87,15 @@ def score_rows(rows: Iterable[TrainingRow], skipped: Counter[str]) -> Sequence[T
         names = {"step": None, "forward": ("forward",), "backward": ("backward",)}.get(
             row.timed, ("forward", "backward")
         )
-        roofline_s = _roofline_s(training, names)
         scored.append(
-            TrainingScore(row, predicted_s, low * predicted_s, high * predicted_s, roofline_s, _fitted(training, row))
+            TrainingScore(
+                row,
+                predicted_s,
+                low * predicted_s,
+                high * predicted_s,
+                roofline_s(training, names),
+                _fitted(training, row),
+            )
         )
     return scored
 
@@ -118,7 +124,7 @@ def predict_row(row: TrainingRow) -> Training:
     )
 
 
-def _roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
+def roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
     """The longer of FLOPs over peak and operand bytes over DRAM bandwidth, summed over the kernels of some phases."""
     hw = training.hardware
     peak = hw.compute.peak_flop_per_s[training.train.numbers.dtype]

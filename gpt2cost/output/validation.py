@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -99,7 +99,7 @@ def _measured_document(records: Sequence[Measurement]) -> Record:
 def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
     """Measured passes, then the ops of profiled ones."""
     if passes := _measured(records, "pass"):
-        _varying_table(page, passes, itemgetter(0), [TIMES])
+        varying_table(page, passes, within(itemgetter(0), CHOICES), within(itemgetter(0), [SIZE]), [TIMES])
         page.line("\nlatency: mean of the rounds, without the outer fifths; least: of all runs")
         page.line("repeat: by how much two halves of the measurement differ")
     for run, record in _measured(records, "profile"):
@@ -167,29 +167,35 @@ def _text(page: Page, validation: Validation, kernels: bool) -> None:
     """Passes, their summary, and the kinds of kernels of profiled passes; with `kernels` every kernel."""
     if summary := validation.summary:
         layouts = ((*FIGURES, *RANGE, INSIDE, TRUST, REPEAT), (*FIGURES, INSIDE, REPEAT), (*FIGURES, INSIDE), FIGURES)
-        _varying_table(page, validation.passes, run_of_case, layouts, f"on {validation.hardware.name}")
-        _summary_lines(page, summary, validation.steady_summary)
-        if validation.slowdown is not None:
-            page.line(f"time of a reference product, against the calibration: {validation.slowdown:+.1%}")
+        inputs, size = within(run_of_case, CHOICES), within(run_of_case, [SIZE])
+        varying_table(page, validation.passes, inputs, size, layouts, f"on {validation.hardware.name}")
+        summary_lines(page, summary, validation.steady_summary, ("pass", "passes"))
+        slowdown_line(page, validation.slowdown)
     for profile in validation.profiles:
         _profile(page, profile, kernels)
     for reason, count in validation.skipped.items():
-        page.line(f"\nskipped {_counted(count, 'record', 'records')}: {reason}")
+        page.line(f"\nskipped {counted(count, 'record', 'records')}: {reason}")
     page.line("\nerror: predicted / measured - 1")
 
 
-def _summary_lines(page: Page, summary: Summary, steady: Summary | None) -> None:
-    page.line(f"\n{_counted(summary.cases, 'pass', 'passes')}: {_errors(summary)}")
+def summary_lines(page: Page, summary: Summary, steady: Summary | None, what: tuple[str, str]) -> None:
+    """The errors of all that was scored, and of what repeats itself. `what` it is: one of it, and several."""
+    page.line(f"\n{counted(summary.cases, *what)}: {errors_text(summary)}")
     page.line(f"{summary.inside / summary.cases:.0%} inside the predicted range")
     if summary.median_repeat is not None and summary.worst_repeat is not None:
         median, worst = summary.median_repeat, summary.worst_repeat
         page.line(f"two halves of a measurement differ by {median:.1%} median, {worst:.1%} worst")
     if steady is not None:
-        passes = _counted(steady.cases, "pass", "passes")
-        page.line(f"{passes} whose halves differ by at most {STEADY:.0%}: {_errors(steady)}")
+        page.line(f"{counted(steady.cases, *what)} whose halves differ by at most {STEADY:.0%}: {errors_text(steady)}")
 
 
-def _errors(summary: Summary) -> str:
+def slowdown_line(page: Page, slowdown: float | None) -> None:
+    """How the machine ran beside its calibration, if that is known."""
+    if slowdown is not None:
+        page.line(f"time of a reference product, against the calibration: {slowdown:+.1%}")
+
+
+def errors_text(summary: Summary) -> str:
     return (
         f"error {summary.median_absolute_error:.1%} median, {summary.mean_absolute_error:.1%} mean,"
         f" {summary.worst_absolute_error:.1%} worst, {summary.signed_mean_error:+.1%} signed"
@@ -199,7 +205,7 @@ def _errors(summary: Summary) -> str:
 def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
     page.line(f"\nkernels of {_head(_run_of_profile(profile))}", style="bold")
     order = "all in the table's order" if profile.in_order else "not in the table's order"
-    recorded = _counted(profile.passes, "pass", "passes")
+    recorded = counted(profile.passes, "pass", "passes")
     page.line(f"{profile.mapped_share:.1%} of the time mapped, {recorded} recorded, {order}\n")
     name, *figures = titled(KERNEL)
     page.fields([*profile.kinds, profile.total], (attribute("name", "kind"), *figures))
@@ -212,33 +218,36 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
         page.line(f"missing: {missing}")
 
 
-def _varying_table(
+def varying_table(
     page: Page,
     items: Sequence[T],
-    run: Callable[[T], MeasuredRun],
+    inputs: Sequence[Field[T]],
+    size: Sequence[Field[T]],
     layouts: Iterable[Sequence[Field[T]]],
     where: str = "",
 ) -> None:
-    """What all runs share in a line; then the first of the layouts that fits, after what varies between the runs."""
-    values = {field.key: {field.get(run(item)) for item in items} for field in CHOICES}
+    """What all items share of `inputs` in a line; then the first of the layouts that fits, after what varies between
+    them and `size`."""
+    values = {field.key: {field.get(item) for item in items} for field in inputs}
     shared = [text for texts in values.values() if len(texts) == 1 for text in texts]
     page.line(" ".join(filter(None, [*shared, where])), "\n")
-    inputs = within(run, [*(field for field in CHOICES if len(values[field.key]) > 1), SIZE])
-    page.fields(items, *((*inputs, *layout) for layout in layouts))
+    varying = [*(field for field in inputs if len(values[field.key]) > 1), *size]
+    page.fields(items, *((*varying, *layout) for layout in layouts))
 
 
 def _head(run: MeasuredRun) -> str:
     return " ".join(filter(None, (field.get(run) for field in (*CHOICES, SIZE))))
 
 
-def _counted(count: int, singular: str, plural: str) -> str:
+def counted(count: int, singular: str, plural: str) -> str:
+    """So many of something."""
     return f"{count} {singular if count == 1 else plural}"
 
 
 def _validation_summary(validation: Validation) -> tuple[str, str]:
-    passes = _counted(len(validation.passes), "pass", "passes")
-    profiles = _counted(len(validation.profiles), "profile", "profiles")
-    errors = f": {_errors(validation.summary)}" if validation.summary else ""
+    passes = counted(len(validation.passes), "pass", "passes")
+    profiles = counted(len(validation.profiles), "profile", "profiles")
+    errors = f": {errors_text(validation.summary)}" if validation.summary else ""
     return f"<Validation of {validation.hardware.name}:", f" {passes}{errors}; {profiles}>"
 
 

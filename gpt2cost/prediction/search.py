@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,12 @@ from gpt2cost.prediction.grid import Axis
 def powers_of_two(least: int, most: int) -> Axis:
     """`least`, the powers of two between, and `most`."""
     powers = [1 << power for power in range(most.bit_length())]
-    return np.unique([least, *(power for power in powers if least < power < most), most])
+    return _sorted([least, *(power for power in powers if least < power < most), most])
+
+
+def _sorted(sizes: Iterable[int]) -> Axis:
+    """Each size once, in order; what `np.unique` does, which imports masked arrays."""
+    return np.array(sorted(set(sizes)))
 
 
 def largest_where(holds: Callable[[Axis], Any], least: int, most: int) -> int:
@@ -29,7 +34,7 @@ def largest_where(holds: Callable[[Axis], Any], least: int, most: int) -> int:
         last = int(holding[-1])
         if last == len(sizes) - 1 or sizes[last + 1] - sizes[last] == 1:
             return int(sizes[last])
-        sizes = np.unique(np.linspace(sizes[last], sizes[last + 1], 33).astype(np.int64))
+        sizes = _sorted(np.linspace(sizes[last], sizes[last + 1], 33).astype(np.int64).tolist())
 
 
 def sign_changes(sign: Callable[[Axis], Any], least: int, most: int) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import LEAST_S, StepTimes, Work, train_options
 from gpt2cost.table.config import Model
-from gpt2cost.table.ddp import Gradient, gradients
+from gpt2cost.table.ddp import Gradient, buckets, gradients
 from gpt2cost.timing.collective import all_gather_s, all_reduce_s, reduce_scatter_s
 from gpt2cost.timing.overlap import Bucket, exposed_s, ready_times, reduced
 
@@ -91,4 +91,6 @@ def _ready(work: Work, wanted: Any, backward_s: Number, all_at_the_end: bool) ->
     if all_at_the_end:
         return [backward_s for _ in wanted]
     clock = backward_s / np.maximum(backward.device_s, LEAST_S)
-    return [seconds * clock for seconds in ready_times(backward.rows, backward.launch_s, backward.symbols, wanted)]
+    ready_s = ready_times(backward.rows, backward.launch_s, backward.symbols, wanted)
+    last = {places[-1] for places in buckets([gradient.size_bytes for gradient in wanted])}
+    return [seconds * clock if place in last else seconds for place, seconds in enumerate(ready_s)]

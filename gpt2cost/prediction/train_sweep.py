@@ -18,7 +18,7 @@ from gpt2cost.checks import check_choice
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
-from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, whole
+from gpt2cost.prediction.blocks import Block, Column, Rows, whole
 from gpt2cost.prediction.grid import Axis, name_axis, size_axis
 from gpt2cost.prediction.sweep import loaded_axes
 from gpt2cost.prediction.train import check_gpus, train_run
@@ -63,6 +63,9 @@ STEP_COLUMNS = (
     "hfu",
 )  # fmt: skip
 TRAIN_COLUMNS = (*TRAIN_INPUTS, "phase", *STEP_COLUMNS, "trust", "trust_from", "total_bytes", "fits", "valid")
+
+POINTS, MICRO_STEPS = 1 << 17, 1 << 13
+"""What is evaluated together at most: rows, and different micro-steps, each of which holds some 1,500 numbers."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class TrainSweep(Rows):
     def blocks(self) -> Iterator[Block]:
         """The rows, block by block, in constant memory."""
         for choice in self.choices:
-            for part in _parts(_axes(self.grid, choice.model), BLOCK_ROWS):
+            for part in _parts(_axes(self.grid, choice.model)):
                 yield _block(choice, self, part)
 
     @property
@@ -228,15 +231,23 @@ def _axes(grid: TrainGrid, model: Model) -> Axes:
     )
 
 
-def _parts(axes: Axes, limit: int) -> Iterator[Axes]:
-    """The axes in parts of about `limit` points, in order: whole inner axes as long as they fit."""
-    lengths = [1 if axis is None else len(axis) for axis in axes]
-    steps = [max(1, limit // math.prod(lengths[place + 1 :])) for place in range(len(axes))]
+def _parts(axes: Axes) -> Iterator[Axes]:
+    """The axes in parts of some points, in order: whole inner axes as long as they fit."""
+    points = micro_steps = 1
+    steps = []
+    is_whole = True
+    for key, axis in reversed(list(zip(SIZE_AXES, axes, strict=True))):
+        length = 1 if axis is None else len(axis)
+        changes = key in ("micro_batch", "seq") or axes[SIZE_AXES.index("micro_batch")] is None
+        step = min(length, POINTS // points, MICRO_STEPS // micro_steps if changes else length) if is_whole else 1
+        steps.append(max(1, step))
+        points, micro_steps = points * length, micro_steps * (length if changes else 1)
+        is_whole = is_whole and step == length
 
     def slices(axis: Axis | None, step: int) -> Sequence[Axis | None]:
         return [None] if axis is None else [axis[start : start + step] for start in range(0, len(axis), step)]
 
-    return itertools.product(*map(slices, axes, steps))
+    return itertools.product(*map(slices, axes, reversed(steps)))
 
 
 def _solved(axes: Axes, hardware: Hardware, train: TrainHow) -> tuple[Batch, Any]:

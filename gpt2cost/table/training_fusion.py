@@ -23,15 +23,15 @@ from typing import Literal
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.fusion import common_module, fused_kind, joined_names
 from gpt2cost.table.kernel import Gemm, Kernel, Row, Tensor
-from gpt2cost.table.symbols import B, T, f32
+from gpt2cost.table.symbols import B, H, T, f32
 from gpt2cost.table.training import TrainingTable
 
 SCATTER = "index_put_"
 """The op of an embedding's gradient in compiled code: zeros, to whose rows those of the tokens are added."""
 _LIBRARY = ("gemm", "bmm", "attention")
 _WEIGHT_GRADIENT = re.compile(r"\.(weight|bias)\.grad(\.\d+)?")
-_ROW_FIGURES = {"_log_softmax": 1, "_softmax": 2}
-"""A softmax -> how many figures of each row are saved, of which its result is computed anew."""
+_FIGURES = {"_log_softmax": B * T * f32, "_softmax": 2 * B * H * T * f32}
+"""A softmax -> the bytes of the figures of its rows that are saved, of which its result is computed anew."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,8 @@ def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
     first = _boundaries(_pieces_of(forward), ends)
     second = _boundaries(_pieces_of(backward), (f"{ends[1]}.grad", f"{ends[0]}.grad"))
     kept = {ends[1], f"{ends[0]}.grad"}
-    second = _recompute(first, second, kept)
-    scope = [*first, *second]
-    rows = _rows(scope, kept)
+    first, second = _recompute(first, second, kept)
+    rows = _rows([*first, *second], kept)
     return TrainingTable(_numbered(rows[: len(first)]), _numbered(rows[len(first) :]))
 
 
@@ -222,8 +221,11 @@ def _renamed(row: Row, entry: str, leaving: str) -> Row:
 # ---------------------------------------------------------------------------------------------- what is saved
 
 
-def _recompute(forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[str]) -> list[_Piece]:
-    """The backward pieces with what they compute anew of the forward's runs before their own kernels.
+def _recompute(
+    forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[str]
+) -> tuple[list[_Piece], list[_Piece]]:
+    """Both passes' pieces; those of the backward with what they compute anew of the forward's runs before their own
+    kernels, and those of the forward with the figures that this needs.
 
     `kept`: what is there anyway.
     """
@@ -236,16 +238,18 @@ def _recompute(forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[
     saved |= {
         tensor.name for row in makers.values() for tensor in _outputs(row)[1:] if not tensor.name.endswith(".mask")
     }
-    result = []
+    result, figures = [], set()
     for piece in backward:
         anew: dict[int, Row] = {}
         for name in _external(piece, made) if piece.what != "library" else ():
             _ancestors(name, makers, saved, anew)
         rows = [_from_figures(row) for row in sorted(anew.values(), key=lambda row: row.index)]
+        figures |= {row.index for row in anew.values()}
         masks = {tensor.name for row in makers.values() for tensor in _outputs(row) if tensor.name.endswith(".mask")}
         own = [_without(row, masks) for row in piece.rows]
         result.append(replace(piece, rows=(*(replace(row, count=own[0].count) for row in rows), *own)))
-    return result
+    first = [replace(piece, rows=tuple(_with_figures(row, figures) for row in piece.rows)) for piece in forward]
+    return first, result
 
 
 def _ancestors(name: str, makers: dict[str, Row], saved: set[str], anew: dict[int, Row]) -> None:
@@ -263,11 +267,24 @@ def _from_figures(row: Row) -> Row:
     kernel = row.step
     assert isinstance(kernel, Kernel)
     outputs, inputs = kernel.outputs, kernel.inputs
-    if kernel.op in _ROW_FIGURES and kernel.columns is not None:
-        inputs = (*inputs, Tensor(f"{outputs[0].name}.figures", _ROW_FIGURES[kernel.op] * B * T * f32))
+    if kernel.op in _FIGURES:
+        inputs = (*inputs, _figures(kernel))
     elif kernel.op == "native_layer_norm":
         inputs, outputs = (*inputs, *outputs[1:]), outputs[:1]
     return replace(row, step=replace(kernel, inputs=inputs, outputs=outputs))
+
+
+def _figures(softmax: Kernel) -> Tensor:
+    return Tensor(f"{softmax.outputs[0].name}.figures", _FIGURES[softmax.op])
+
+
+def _with_figures(row: Row, computed_anew: set[int]) -> Row:
+    """A softmax of the forward pass, which also writes its figures where its result is computed anew."""
+    kernel = row.step
+    assert isinstance(kernel, Kernel)
+    if kernel.op not in _FIGURES or row.index not in computed_anew:
+        return row
+    return replace(row, step=replace(kernel, outputs=(*kernel.outputs, _figures(kernel))))
 
 
 def _without(row: Row, names: set[str]) -> Row:

@@ -23,6 +23,7 @@ import numpy as np
 from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Foreach, Kernel
+from gpt2cost.table.kernel import elements as elements_of
 from gpt2cost.table.optimizer import launches
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least
@@ -71,8 +72,8 @@ def training_terms(
     elements = kernel.written_elements.evaluate(values)
     if kernel.op == "embedding_dense_backward":
         filled = memory_terms(hw, "fill", 0.0, write, elements, 1.0, floor_s, cold_write=cold[1])
-        rows = sum(tensor.bytes.evaluate(values) for tensor in kernel.inputs[:1])
-        added = memory_terms(hw, "gather", rows, rows, rows / 4 / SCATTER, 1.0, floor_s)
+        rows, count = (size.evaluate(values) for size in (kernel.inputs[0].bytes, elements_of(kernel.inputs[0])))
+        added = memory_terms(hw, "gather", rows, rows, count / SCATTER, 1.0, floor_s)
         return filled + added
     if isinstance(kernel.shape, Foreach):
         share = hw.gpu_model.memory.foreach

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
-from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.table.liveness import LAYER_CACHE
 
 Touched: TypeAlias = tuple[tuple[Formula, tuple[Condition, ...]], ...]
@@ -64,8 +64,9 @@ def _uses_of_inputs(rows: tuple[Row, ...]) -> tuple[tuple[tuple[Uses, ...], ...]
     sections: tuple[tuple[Sequence[Row], Sequence[Row]], ...] = (
         (before, ()), (block, (*before, *block)), (after, (*before, *block)),
     )  # fmt: skip
+    names = [frozenset(tensor.name for tensor in _operands(row.step)) for row in rows]
     uses = tuple(
-        tuple(tuple(_uses(tensor, section[:number], earlier)) for tensor in _inputs(row))
+        tuple(tuple(_uses(tensor, section[:number], earlier, names)) for tensor in _inputs(row))
         for section, earlier in sections
         for number, row in enumerate(section)
     )
@@ -76,11 +77,13 @@ def _inputs(row: Row) -> tuple[Tensor, ...]:
     return row.step.inputs if isinstance(row.step, Kernel) else ()
 
 
-def _uses(tensor: Tensor, section: Sequence[Row], earlier: Sequence[Row]) -> Iterator[tuple[Condition, Touched]]:
+def _uses(
+    tensor: Tensor, section: Sequence[Row], earlier: Sequence[Row], names_of: Sequence[frozenset[str]]
+) -> Iterator[tuple[Condition, Touched]]:
     """The uses of `tensor`, the last first, up to one that always takes place.
 
     `section` are the rows before it in its block, `earlier` those before the block: the last layer, where a weight or a
-    cache of the same name is another.
+    cache of the same name is another. `names_of`: the operands' names of each row.
     """
     if tensor.is_weight:
         return
@@ -90,14 +93,14 @@ def _uses(tensor: Tensor, section: Sequence[Row], earlier: Sequence[Row]) -> Ite
         if not isinstance(row.step, Kernel):
             continue
         since.append(row.step)
-        if not names.isdisjoint(other.name for other in _operands(row.step)):
+        if not names.isdisjoint(names_of[row.index]):
             yield row.step.when, _touched(since)
             if row.step.when == ALWAYS:
                 return
 
 
-def _operands(kernel: Kernel) -> tuple[Tensor, ...]:
-    return (*kernel.inputs, *kernel.outputs)
+def _operands(step: Kernel | Free) -> tuple[Tensor, ...]:
+    return (*step.inputs, *step.outputs) if isinstance(step, Kernel) else ()
 
 
 def _touched(kernels: Sequence[Kernel]) -> Touched:

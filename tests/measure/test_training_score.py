@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean, median
 
 import pytest
@@ -101,6 +102,34 @@ def test_the_ladder_of_an_a100(source: str) -> None:
     assert worst(errors_of(source, rows)) <= 0.15
     unclipped = [one.predicted for one in scored if one.row.clip_grad_norm is None]
     assert unclipped == sorted(unclipped, reverse=True)
+
+
+A30 = """
+name: a30-24gb
+aliases: [a30]
+vendor: nvidia
+architecture: ampere_sm80
+compute_capability: 8.0
+memory: {capacity: 25.2 GB, bandwidth: 933 GB/s, l2: 24 MiB, l2_bandwidth: 2.7 TB/s}
+compute: {units: 56, sustained: 0.84, sustained_fp32: 0.905,
+  peak: {fp32: 10.3 TFLOP/s, tf32: 82.6 TFLOP/s, fp16: 165 TFLOP/s, bf16: 165 TFLOP/s}}
+launch: {like: a100-sxm-80gb}
+host: {like: a100-sxm-80gb}
+model: {like: a100-sxm-80gb, memory: {l2_copy: 2 TB/s}}
+provenance: {memory: datasheet}
+"""
+"""Of the datasheet, with the constants of an A100 and the sustained load of PCIe cards."""
+
+
+def test_the_ladder_of_a_card_that_nothing_was_fitted_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An A30 at batch 8 (picogpt's log): 1040, 374, 318, 173, 134.5, 120 and 111.5 ms."""
+    (tmp_path / "a30-24gb.yaml").write_text(A30, "utf-8")
+    monkeypatch.setenv("GPT2COST_HARDWARE_PATH", str(tmp_path))
+    rows = [row for row in rows_of("picogpt log") if row.gpu == "a30-24gb"]
+    assert len(rows) == 7
+    errors = errors_of("A30", rows)
+    assert fmean(map(abs, errors)) <= 0.1
+    assert worst(errors) <= 0.16
 
 
 def test_the_ladder_of_an_h100_at_batch_1() -> None:

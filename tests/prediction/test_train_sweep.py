@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpt2cost import InputError, compare_training, sweep_training, train
+from gpt2cost.prediction import train_sweep
 from gpt2cost.prediction.train_sweep import TRAIN_COLUMNS
 
 SMALL: dict[str, Any] = {"model": "distilgpt2", "gpu": "a100"}
@@ -100,3 +101,24 @@ def test_a_comparison_is_of_single_points() -> None:
     assert {row["label"] for row in comparison.rows()} == set(labels)
     assert comparison.rows()[0]["tokens_ratio"] == 1
     assert "TrainComparison of a100" in repr(comparison)
+
+
+@pytest.mark.parametrize(("points", "micro_steps"), [(1, 1), (5, 2), (12, 3), (100, 1), (7, 100)])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"gpus": "1,2,8", "micro_batch": "1,2,3", "seq": "8,16", "grad_accum": "1-4"},
+        {"gpus": "1,2,8", "grad_accum": "1-4", "seq": "8,16", "global_batch": "8-64*2"},
+    ],
+)
+def test_rows_do_not_depend_on_blocks(
+    axes: dict[str, Any], points: int, micro_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(sweep_training("distilgpt2", "a100", **axes))
+    monkeypatch.setattr(train_sweep, "POINTS", points)
+    monkeypatch.setattr(train_sweep, "MICRO_STEPS", micro_steps)
+    sweep = sweep_training("distilgpt2", "a100", **axes)
+    assert len(list(sweep.blocks())) > 1
+    for one, other in zip(whole, sweep, strict=True):
+        for name in TRAIN_COLUMNS:
+            assert one[name] == (pytest.approx(other[name]) if isinstance(one[name], float) else other[name])

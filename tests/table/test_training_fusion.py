@@ -162,3 +162,22 @@ def test_a_model_of_one_layer_has_no_boundary_between_two() -> None:
     _, compiled = tables(case)
     counts = [count for kernel, count in launched(compiled.forward, symbols(case, model))]
     assert set(counts) == {0, 1}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_figures_of_a_softmax_are_written_where_they_are_read(case: str) -> None:
+    """A number or two of each row, from which the backward pass has the probabilities again."""
+    _, compiled = tables(case)
+    sizes = symbols(case)
+    written, read = (
+        {
+            tensor.name: tensor.bytes.evaluate(sizes)
+            for kernel, _ in launched(rows, sizes)
+            for tensor in (kernel.outputs if rows is compiled.forward else kernel.inputs)
+            if tensor.name.endswith(".figures")
+        }
+        for rows in (compiled.forward, compiled.backward)
+    )
+    assert written == read
+    assert "log_softmax.figures" in read
+    assert all(size <= 2 * 2 * 12 * 64 * 4 for size in read.values())
