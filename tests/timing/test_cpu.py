@@ -262,3 +262,18 @@ def test_every_kernel_of_a_step_has_a_time_on_a_cpu() -> None:
             assert all(cost.device_s > 0 for phase in step.phases for cost in phase.kernels if cost.moved_bytes)
         assert steps[0].step.backward_s < steps[1].step.backward_s
         assert steps[0].step.optimizer_s == pytest.approx(steps[1].step.optimizer_s)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_that_drops_out_is_not_fused_on_a_cpu(dropout: float) -> None:
+    """What torch runs there: its fused kernel takes no dropout."""
+    torch = pytest.importorskip("torch")
+    profiler = pytest.importorskip("torch.profiler")
+    q = torch.randn(1, 2, 8, 16, requires_grad=True)
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as recorded:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=dropout, is_causal=True).sum().backward()
+    ran = {event.name for event in recorded.events()}
+    step = train("distilgpt2", CPU, precision="fp32", seq=64, dropout=dropout)
+    listed = {cost.kernel.op for phase in step.phases for cost in phase.kernels}
+    assert ("aten::bmm" in ran) == ("bmm" in listed) == (dropout > 0)
+    assert ("aten::_softmax_backward_data" in ran) == ("_softmax_backward_data" in listed) == (dropout > 0)
