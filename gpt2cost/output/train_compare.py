@@ -127,7 +127,7 @@ COMMON = (
     ("{} sequences", attribute("micro_batch", path="training.batch.micro_batch")),
     ("of {} tokens", attribute("seq_len", path="training.batch.seq_len")),
     ("x {} micro-steps", attribute("grad_accum", path="training.batch.grad_accum")),
-    ("on each of {} GPUs", attribute("gpus", path="training.batch.gpus")),
+    ("x {} GPUs", attribute("gpus", path="training.batch.gpus")),
     ("in {}", attribute("precision", path="training.train.precision")),
     ("with {} attention", attribute("attn", path="training.train.how.attn")),
     ("in {} runtime", attribute("runtime", path="training.train.how.runtime")),
@@ -140,7 +140,8 @@ COMMON = (
 def _common(rows: list[Compared]) -> str:
     """What all candidates share."""
     values = ((text, {field.get(row) for row in rows}) for text, field in COMMON)
-    return " ".join(text.format(*own) for text, own in values if len(own) == 1 and own != {"hf"})  # that goes unsaid
+    shared = ((text.removesuffix("s") if own == {1} else text, own) for text, own in values)
+    return " ".join(text.format(*own) for text, own in shared if len(own) == 1 and own != {"hf"})  # that goes unsaid
 
 
 def _crossover(crossover: Crossover) -> str:

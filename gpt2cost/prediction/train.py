@@ -221,6 +221,13 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
         hw.interconnect.check(batch.gpus // batch.nodes, batch.nodes)
 
 
+def step_seconds(model: Model, hw: Hardware, how: TrainHow, batch: Batch) -> Number:
+    """Seconds of a step alone, for settings that have been checked and that the device can run."""
+    work = step_work(model, hw, how, batch)
+    sent = communicate(model, hw, how, batch, work, step_times(work, batch))
+    return step_times(work, batch, sent.exposed_s).step_s
+
+
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
     """`train` for settings that have been checked. Raises `InputError` where the device cannot run them.
 

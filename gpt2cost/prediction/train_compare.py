@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +10,17 @@ import numpy as np
 
 from gpt2cost.prediction.compare import Crossover
 from gpt2cost.prediction.grid import Axis
-from gpt2cost.prediction.search import sign_changes
-from gpt2cost.prediction.train import Training, train_run
+from gpt2cost.prediction.search import powers_of_two
+from gpt2cost.prediction.train import Training, step_seconds, train_run
+from gpt2cost.prediction.train_memory import memory_of
 from gpt2cost.prediction.train_settings import Batch
 from gpt2cost.prediction.train_sweep import TrainChoice, TrainGrid, make_train_grid, plan_training, possible_batches
 from gpt2cost.result import Result
 
 MOST_MICRO_BATCH = 1 << 12
 """Crossovers are looked for up to this micro-batch."""
+LEAST_SEQ = 64
+"""And from this length of a sequence on: nobody trains on shorter ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,8 @@ def compare_points(points: Sequence[tuple[TrainChoice, Batch]], warnings: Sequen
     )
     crossovers = [
         crossover
-        for axis, most in (("micro_batch", MOST_MICRO_BATCH), ("seq_len", _longest(candidates)))
-        for crossover in _crossovers(candidates, axis, most)
+        for axis, least, most in (("micro_batch", 1, MOST_MICRO_BATCH), ("seq_len", LEAST_SEQ, _longest(candidates)))
+        for crossover in _crossovers(candidates, axis, least, most)
     ]
     own = (
         f"{candidate.label}: {warning}"
@@ -104,26 +106,35 @@ def _longest(candidates: Sequence[TrainCandidate]) -> int:
     return min(candidate.choice.model.n_positions for candidate in candidates)
 
 
-def _crossovers(candidates: Sequence[TrainCandidate], axis: str, most: int) -> list[Crossover]:
-    """Where the ranking by tokens per second changes as one size grows, the same for all, and the others stay."""
-    if len({getattr(candidate.training.batch, axis) for candidate in candidates}) > 1:
+def _crossovers(candidates: Sequence[TrainCandidate], axis: str, least: int, most: int) -> list[Crossover]:
+    """Where the ranking against the first candidate, by tokens per second, changes as one size grows that is the same
+    for all, and the others stay. Two changes between neighbouring powers of two cancel and go unseen."""
+    if len({getattr(candidate.training.batch, axis) for candidate in candidates}) > 1 or most <= least:
         return []
 
-    def run(candidate: TrainCandidate, sizes: Axis) -> Training:
-        choice, grown = candidate.choice, replace(candidate.training.batch, **{axis: sizes.astype(float)})
-        return train_run(choice.model, choice.hardware, choice.train, grown)
+    def grown(candidate: TrainCandidate, sizes: Axis) -> Batch:
+        return replace(candidate.training.batch, **{axis: sizes.astype(float)})
 
     def rate(candidate: TrainCandidate, sizes: Axis) -> Any:
-        return np.broadcast_to(run(candidate, sizes).step.tokens_per_s, sizes.shape)
+        choice, batch = candidate.choice, grown(candidate, sizes)
+        seconds = step_seconds(choice.model, choice.hardware, choice.train, batch)
+        return np.broadcast_to(batch.global_tokens / seconds, sizes.shape)
 
+    def fits(candidate: TrainCandidate, size: int) -> bool:
+        choice = candidate.choice
+        memory = memory_of(choice.model, choice.hardware, choice.train, grown(candidate, np.array([size])))
+        return bool(np.all(memory.fits))
+
+    coarse = powers_of_two(least, most)
+    rates = [rate(candidate, coarse) for candidate in candidates]
     found = []
-    for left, right in itertools.combinations(candidates, 2):
-
-        def sign(sizes: Axis, left: TrainCandidate = left, right: TrainCandidate = right) -> Any:
-            return np.sign(rate(left, sizes) - rate(right, sizes))
-
-        for size, side in sign_changes(sign, 1, most):
-            before, after = (right, left) if side > 0 else (left, right)
-            fits = all(np.all(run(candidate, np.array([size])).memory.fits) for candidate in (left, right))
-            found.append(Crossover("train", axis, size, before.label, after.label, fits))
+    for other, other_rates in zip(candidates[1:], rates[1:], strict=True):
+        signs = np.sign(other_rates - rates[0])
+        for place in np.flatnonzero(signs[1:] * signs[:-1] < 0):
+            between = np.arange(coarse[place] + 1, coarse[place + 1] + 1)
+            is_after = np.sign(rate(other, between) - rate(candidates[0], between)) == signs[place + 1]
+            size = int(between[np.argmax(is_after)])
+            before, after = (other, candidates[0]) if signs[place] > 0 else (candidates[0], other)
+            both = fits(before, size) and fits(after, size)
+            found.append(Crossover("train", axis, size, before.label, after.label, both))
     return sorted(found, key=lambda crossover: crossover.size)

@@ -9,7 +9,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.explain import LEAST_GAIN, KernelExplanation, Sensitivity, explained, padded
 from gpt2cost.prediction.one_pass import as_python
-from gpt2cost.prediction.train import Training, TrainPhase, check_gpus, train_run
+from gpt2cost.prediction.train import Training, TrainPhase, check_gpus, step_seconds
 from gpt2cost.prediction.train_settings import Batch, TrainHow, check_training, one_dropout, with_dropout
 from gpt2cost.table.config import Model, change_model
 from gpt2cost.timing.kernel import improvements
@@ -32,7 +32,7 @@ class _Run:
         try:
             check_gpus(self.hw, self.how, self.batch)
             check_training(self.hw, self.how, self.model)
-            return float(as_python(train_run(self.model, self.hw, self.how, self.batch).step.step_s))
+            return float(as_python(step_seconds(self.model, self.hw, self.how, self.batch)))
         except InputError:
             return None
 

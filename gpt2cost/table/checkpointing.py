@@ -42,7 +42,8 @@ def _again(forward: Sequence[Row], backward: Sequence[Row]) -> Iterator[Row]:
         saved = set().union(*map(_saved, node))
         if saved and isinstance(row.step, Kernel):
             last = index + 1 if saved & {tensor.name for tensor in row.step.outputs} else index
-    for row in forward[:last]:
+    variables = [row for row in forward[last:] if isinstance(row.step, Free) and row.step.keeps]
+    for row in (*forward[:last], *variables):
         yield replace(row, step=_named_again(row.step))
 
 

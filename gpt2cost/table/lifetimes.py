@@ -8,13 +8,13 @@ keep. A node of autograd frees what it reads when all its kernels have run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
 from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
 from gpt2cost.table.checkpointing import is_recomputed
-from gpt2cost.table.formula import ALWAYS, Condition
+from gpt2cost.table.formula import ALWAYS, NEVER, Condition
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.table.training import TrainingTable
 
@@ -89,9 +89,9 @@ class Layout:
         def called(tensor: Tensor) -> Tensor:
             own = name(tensor.name, layer, inside)
             if not tensor.view_of or tensor.name in self.carried:
-                return replace(tensor, name=own, view_of="")
+                return Tensor(own, tensor.bytes)
             view_of = name(tensor.view_of, layer, inside)
-            return replace(tensor, name=own if tensor.name in self.made else f"{own} of {view_of}", view_of=view_of)
+            return Tensor(own if tensor.name in self.made else f"{own} of {view_of}", tensor.bytes, view_of=view_of)
 
         made = row.step.outputs if isinstance(row.step, Kernel) else ()
         return Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
@@ -134,8 +134,8 @@ class Life:
     def spans(self) -> Iterator[Span]:
         start = self.first
         for end in sorted({index for index, _ in self.uses}):
-            used = reduce(or_, (condition for index, condition in self.uses if index >= end))
-            when = self.when if ALWAYS.any_of[0] in used.any_of else self.when & used
+            later = [condition for index, condition in self.uses if index >= end]
+            when = self.when if ALWAYS in later else self.when & reduce(or_, later)
             if end >= start and when.any_of:
                 yield Span(self.tensor, start, end, when)
                 start = end + 1
@@ -149,12 +149,13 @@ def lives(steps: Sequence[Step], layout: Layout, accumulates: bool) -> Iterable[
     def use(name: str, index: int, when: Condition) -> None:
         if name in lives:
             lives[name].uses.append((index, when))
-            when = when & ~lives[name].when
+            when = NEVER if lives[name].when == ALWAYS else when & ~lives[name].when
         if views.get(name) and when.any_of:
             use(views[name], index, when)
 
     node_end, own_end = _node_ends(steps), _node_ends(steps, with_validation=False)
-    block_end = _block_ends(steps)
+    block_end, call_end = _block_ends(steps), _call_ends(steps)
+    casts_again: list[Life] = []  # which autocast keeps until a second forward is through
     for index, step in enumerate(steps):
         when = step.row.step.when
         for tensor in step.used:
@@ -166,11 +167,17 @@ def lives(steps: Sequence[Step], layout: Layout, accumulates: bool) -> Iterable[
             ends = own_end if tensor.name.endswith(AGAIN) else node_end
             if is_recomputed(step.row) and ends is node_end:  # a block's arguments, which are kept until it is through
                 ends = block_end
-            use(tensor.name, ends[index], when)
+            use(tensor.name, max(ends[index], call_end[index]), when)
         for tensor in step.made:
             life = lives.setdefault(tensor.name, Life(tensor, index, when, []))
-            life.when = life.when | when
+            life.when = ALWAYS if ALWAYS in (life.when, when) else life.when | when
             life.uses.append((index, when))
+            if is_recomputed(step.row) and _is_cast(tensor, layout):
+                casts_again.append(life)
+        if not is_recomputed(step.row):
+            for life in casts_again:
+                life.uses.append((index - 1, life.when))
+            casts_again.clear()
     end = len(steps) - 1
     forward_end = max(index for index, step in enumerate(steps) if step.where[0].startswith("forward"))
     for name, life in lives.items():
@@ -179,9 +186,14 @@ def lives(steps: Sequence[Step], layout: Layout, accumulates: bool) -> Iterable[
             life.uses.append((end, life.when))
         elif plain in layout.gradients:  # added to those that are there when its node has run
             life.uses.append((node_end[life.first], life.when))
-        elif plain.removesuffix(".cast") in layout.weights:
+        elif _is_cast(life.tensor, layout):
             life.uses.append((forward_end, life.when))
     return lives.values()
+
+
+def _is_cast(tensor: Tensor, layout: Layout) -> bool:
+    """Whether it is a weight in another dtype."""
+    return tensor.name.partition("@")[0].removesuffix(".cast") in layout.weights
 
 
 def _node_ends(steps: Sequence[Step], with_validation: bool = True) -> list[int]:
@@ -204,6 +216,17 @@ def _block_ends(steps: Sequence[Step]) -> list[int]:
     for index in reversed(range(len(steps) - 1)):
         (place, number), (next_place, next_number) = steps[index].where, steps[index + 1].where
         if place == next_place and number < next_number:
+            ends[index] = ends[index + 1]
+    return ends
+
+
+def _call_ends(steps: Sequence[Step]) -> list[int]:
+    """For each step, the last kernel of the nn.Module's own call that it is part of, whose argument lives as long."""
+    ends = list(range(len(steps)))
+    for index in reversed(range(len(steps) - 1)):
+        here, after = steps[index].row, steps[index + 1].row
+        calls = isinstance(after.step, Kernel) and (after.step.in_module or ends[index + 1] > index + 1)
+        if calls and here.module == after.module and _node(steps[index]) is None:
             ends[index] = ends[index + 1]
     return ends
 

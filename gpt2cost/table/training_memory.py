@@ -1,7 +1,7 @@
 """How much memory a training step holds at its peak, and what stands there.
 
-Layers are alike: the bytes alive at a moment are linear in the number of layers, so that two and three of them, laid
-out, give the rest; and since they grow from layer to layer or fall, the peak is in the first or the last one.
+Layers are alike: the bytes alive at a moment are linear in the number of layers, so that one and two of them, laid out,
+give the rest; and since they grow from layer to layer or fall, the peak is in the first or the last one.
 """
 
 from __future__ import annotations
@@ -138,9 +138,12 @@ def _part(tensor: Tensor, weights: frozenset[str]) -> str:
 def _moments(table: TrainingTable, accumulates: bool) -> _Moments:
     """The moments that may be the peak, for any number of layers."""
     terms: dict[Term, int] = {}
-    laid_out = [_changes(table, layers, accumulates, terms) for layers in (2, 3)]
-    two, three = (dict(_alive(steps, changes, len(terms))) for steps, changes in laid_out)
-    factors = [np.hstack((alive - 2 * (three[step] - alive), three[step] - alive)) for step, alive in two.items()]
+    laid_out = [_changes(table, layers, accumulates, terms) for layers in (1, 2)]
+    one, two = (dict(_alive(steps, changes, len(terms))) for steps, changes in laid_out)
+    factors = []
+    for (place, number, name), alive in two.items():
+        single = one[place.replace("last", "first"), number, name]
+        factors.append(np.hstack((2 * single - alive, alive - single)))
     return _Moments(tuple(name for _, _, name in two), tuple(terms), np.stack(factors))
 
 
@@ -168,13 +171,13 @@ def _changes(
 def _alive(
     steps: Sequence[Step], changes: Sequence[Sequence[Change]], terms: int
 ) -> Iterator[tuple[tuple[str, int, str], Any]]:
-    """Where each kernel of the first and the last layer stands, with its name and the largest tensor that it makes;
-    and the bytes alive there, (parts, terms)."""
+    """Where each kernel stands, with its name and the largest tensor that it makes; and the bytes alive there, (parts,
+    terms)."""
     alive = np.zeros((len(PASS_PARTS), terms), dtype=np.int64)
     for step, changed in zip(steps, changes, strict=False):
         for part, term, factor in changed:
             alive[part, term] += factor
-        if isinstance(step.row.step, Kernel) and not step.where[0].endswith("middle"):
+        if isinstance(step.row.step, Kernel):
             largest = max(step.made, key=lambda tensor: len(tensor.bytes.symbols)).name.partition("@")[0]
             yield (*step.where, f"{step.row.path} ({largest})"), alive.copy()
 

@@ -283,7 +283,7 @@ def test_compare(gpt2cost: Any) -> None:
                           "--micro-batch", "2", "--gpus", str(row["gpus"]))  # fmt: skip
         assert row["step_s"] == one["step"]["step_s"]
     text = gpt2cost(*flags).out
-    assert text.startswith("training: 2 sequences of 64 tokens x 1 micro-steps in bf16-mixed")
+    assert text.startswith("training: 2 sequences of 64 tokens x 1 micro-step in bf16-mixed")
     fastest = max(document["candidates"], key=lambda row: row["tokens_per_s"])
     assert f"the most tokens per second: {fastest['label']}" in text
 

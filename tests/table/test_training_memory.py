@@ -110,7 +110,7 @@ ODD: tuple[tuple[dict[str, Any], str, torch.dtype, Checkpointing, tuple[int, int
 def test_odd_configs(
     keys: dict[str, Any], attn: str, dtype: torch.dtype, checkpointing: Checkpointing, at: tuple[int, int]
 ) -> None:
-    """Within 2 %: what the variables of a block's second forward keep is not followed to the last of them."""
+    """The memory-efficient kernel's rows of the log-sum-exp are charged as they are, not rounded up to 32 tokens."""
     config = config_of(0.1, n_layer=3, n_embd=96, **{"n_head": 4, **keys})
     options = TableOptions(
         attn, config.activation_function, config.reorder_and_upcast_attn, train=True,  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def test_odd_configs(
     weights = parameters(TableOptions(), config.tie_word_embeddings)
     found = step_memory(training_table(options, checkpointing), weights, sized, "adamw-fused")
     tracker = memory(config, attn, dtype, *at, checkpoints=checkpointing == "block")
-    assert of_the_pass(found) == pytest.approx(tracker.peak_bytes, rel=0.02)
+    assert of_the_pass(found) == pytest.approx(tracker.peak_bytes, rel=1e-3)
 
 
 @pytest.mark.parametrize("autocast", [None, BF16])
