@@ -26,7 +26,10 @@ from gpt2cost.prediction.grid import distinct, split_list
 def accuracy(
     *,
     measurements: Annotated[
-        Path | None, typer.Option("--measurements", help="A folder of CSV files of kernel measurements.")
+        Path | None,
+        typer.Option(
+            "--measurements", help="A folder of CSV files of measured kernels, and of published training steps."
+        ),
     ] = None,
     fit_constant: Annotated[
         bool,
@@ -44,7 +47,7 @@ def accuracy(
     gpu: GpusFlag = None,
     out: OutputFlags,
 ) -> None:
-    """Put predictions beside measurements: the passes in the hardware files, or kernels in CSV files.
+    """Put predictions beside measurements: the passes in the hardware files, or kernels and steps in CSV files.
 
     Each pass carries one of four words. measured: passes of this regime were measured on the device. calibrated:
     kernels were, but no such pass. borrowed: the constants are those of the device that is named. changed: a what-if.

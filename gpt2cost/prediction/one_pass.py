@@ -19,6 +19,7 @@ from gpt2cost.device.dtypes import ELEMENT_BYTES, precision_of
 from gpt2cost.device.hardware import Hardware, Host
 from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.prediction.settings import How, Number, Sizes
+from gpt2cost.table import nanogpt
 from gpt2cost.table.config import Model
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
@@ -220,6 +221,12 @@ def _kernel_cost(
 def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> Number:
     """Keys and values of all layers."""
     return 2 * model.n_layer * model.n_embd * ELEMENT_BYTES[dtype] * batch_size * kv_len
+
+
+def buffers_bytes(model: Model, how: How, values: Mapping[str, Number]) -> Number:
+    """What a model keeps on the device beside its parameters: nanoGPT's masks, where it has attention by hand."""
+    by_hand = (how.impl or model.impl) == "nanogpt" and how.attn == "eager"
+    return nanogpt.MASKS.evaluate(values) if by_hand else 0
 
 
 def total(values: Iterable[Number]) -> Number:

@@ -23,6 +23,7 @@ from gpt2cost.prediction.one_pass import (
     Pass,
     as_python,
     bound_of_pass,
+    buffers_bytes,
     host_sets_pace,
     kv_cache_bytes,
     run_pass,
@@ -247,7 +248,7 @@ def passes_of(sizes: Sizes, phase: str, use_cache: bool) -> list[tuple[str, Size
 def _phase(model: Model, hw: Hardware, how: How, phase: str, sizes: Sizes) -> Phase:
     pass_ = run_pass(model, hw, how, sizes)
     tokens = 1 if phase == "decode" else sizes.seq_len  # without a KV cache a decode step runs more than it brings
-    live = peak_bytes(pass_.rows, pass_.symbols, how.use_cache)
+    live = peak_bytes(pass_.rows, pass_.symbols, how.use_cache) + buffers_bytes(model, how, pass_.symbols)
     return Phase(phase, sizes, pass_, totals_of(pass_, hw, how, sizes, sizes.batch_size * tokens), live)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.prediction.one_pass import symbol_values, total
+from gpt2cost.prediction.one_pass import buffers_bytes, symbol_values, total
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import train_options, train_rows
@@ -23,7 +23,7 @@ class TrainMemory:
 
     `optimizer_bytes`: AdamW's two moments. `bucket_bytes`: DDP's buffers. `casts_bytes`: weights in 16 bit, of
     autocast. `activations_bytes` and `logits_bytes`: what the passes hold at the peak, which stands at the kernel and
-    the tensor that `peak_at` names; the former with the workspaces of cuBLAS.
+    the tensor that `peak_at` names; the former with a model's buffers and the workspaces of cuBLAS.
     """
 
     parameters_bytes: Number
@@ -65,7 +65,8 @@ def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Trai
         once, more = (_held(model, hw, train, batch, several) for several in (False, True))
         held = {name: np.where(accumulates, more[name], once[name]) for name in once}
     peak_at = held.pop("peak_at")
-    held["activations_bytes"] = held["activations_bytes"] + workspaces_bytes(hw)
+    buffers = buffers_bytes(model, train.how, symbol_values(model, train.precision, batch.sizes))
+    held["activations_bytes"] = held["activations_bytes"] + buffers + workspaces_bytes(hw)
     whole, capacity = total(held.values()), round(hw.memory.usable_bytes)
     return TrainMemory(**held, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at=peak_at)
 

@@ -18,6 +18,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.one_pass import (
     Pass,
     bound_of_pass,
+    buffers_bytes,
     host_sets_pace,
     kv_cache_bytes,
     run_rows,
@@ -189,7 +190,7 @@ class Turns:
         how, values = self.settings.how, self.values(sizes)
         cached = kv_cache_bytes(self.model, how.dtype, sizes.batch_size, values["kv_len"]) if how.use_cache else 0
         rows = [row for rows, _ in self.parts(first=False) for row in rows]
-        live = peak_bytes(rows, values, how.use_cache)
+        live = peak_bytes(rows, values, how.use_cache) + buffers_bytes(self.model, how, values)
         return int(self.model.parameters * ELEMENT_BYTES[how.dtype] + cached + live)
 
     def loop(self) -> Iterator[LoopStep]:

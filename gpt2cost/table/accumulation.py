@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpt2cost.table.autograd import node_of, weight_gradients
-from gpt2cost.table.kernel import Kernel, Row, Tensor, elements, pointwise
+from gpt2cost.table.kernel import Kernel, Row, Tensor, pointwise
 from gpt2cost.table.training import TrainingTable
 
 
@@ -61,5 +61,4 @@ def _add(row: Row, gradient: Tensor) -> Row:
     total = Tensor(f"{gradient.name}.total", gradient.bytes)
     leaf = gradient.name.removesuffix(".grad").rpartition(".")[2]
     assert isinstance(row.step, Kernel)
-    step = pointwise(f"accumulate_{leaf}", "add_", (total, gradient), total, row.step.source)
-    return replace(row, step=replace(step, flops=elements(gradient)))
+    return replace(row, step=pointwise(f"accumulate_{leaf}", "add_", (total, gradient), total, row.step.source))

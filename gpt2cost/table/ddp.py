@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
+from gpt2cost.table.autograd import node_of
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import formula
 from gpt2cost.table.kernel import Kernel, Parameter, Row, Tensor
@@ -45,7 +46,8 @@ class Gradient:
 def gradients(rows: Sequence[Row], options: TableOptions, tied: bool, values: Mapping[str, Any]) -> list[Gradient]:
     """The gradients that the rows of a backward pass make, in the order in which they are complete.
 
-    A linear's node hands its gradients on when it has them all, and the bias's first.
+    A linear's node hands its gradients on when it has them all, and the bias's first; under autocast each then has a
+    cast, which is a node of its own.
     """
     completed = _completed(tuple(rows))
     section_of = {place: number for number, section in enumerate(sections(rows)) for place in section}
@@ -56,7 +58,7 @@ def gradients(rows: Sequence[Row], options: TableOptions, tied: bool, values: Ma
         module = name.rpartition(".")[0]
         weight, bias = (completed.get(f"{module}.{leaf}") for leaf in ("weight", "bias"))
         row, first = completed[name], False
-        if weight is not None and bias is not None and weight != bias:  # other than a layer norm's
+        if weight is not None and bias is not None and weight != bias and node_of(rows[weight]) == node_of(rows[bias]):
             row, first = max(weight, bias), name.endswith(".bias")
         size_bytes = int((parameter.elements * w).evaluate(values))
         for turn in range(int(parameter.count.evaluate(values))):

@@ -24,7 +24,7 @@ from gpt2cost.table.attention import (
 )
 from gpt2cost.table.citations import NANOGPT, Citation
 from gpt2cost.table.dropout import dropout, drops
-from gpt2cost.table.formula import ALWAYS, formula
+from gpt2cost.table.formula import ALWAYS, formula, symbol
 from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
 from gpt2cost.table.kernel import (
     Free,
@@ -46,6 +46,10 @@ from gpt2cost.table.kernel import (
 from gpt2cost.table.loss import cross_entropy
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w
+
+_BLOCK_SIZE = symbol("n_positions")
+MASKS = L * _BLOCK_SIZE * _BLOCK_SIZE * w
+"""Bytes of the causal masks that attention by hand registers as buffers, one for each layer."""
 
 
 def _cite(qualname: str, fragment: str) -> Citation:

@@ -13,11 +13,12 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
 from gpt2cost.table.citations import Citation
-from gpt2cost.table.formula import Formula, formula, symbol
+from gpt2cost.table.derivatives import EMBEDDINGS
+from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Foreach, Free, Kernel, Kind, Parameter, Row, Tensor, elements, walk
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import D, V, f32, w
+from gpt2cost.table.symbols import D, f32, w
 
 Optimizer: TypeAlias = Literal["adamw", "adamw-fused"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
@@ -34,7 +35,7 @@ FLOAT64 = 2 * f32
 @lru_cache(maxsize=16)
 def parameters(options: TableOptions, tied: bool = True) -> tuple[Parameter, ...]:
     """The model's parameters in the order of `named_parameters()`, a tied head's only once."""
-    gathered = {"wte": V * D, "wpe": symbol("n_positions") * D}  # of whose rows the kernels read some
+    gathered = {name: rows * D for name, rows in EMBEDDINGS.items()}  # of whose rows the kernels read some
     found: dict[str, Parameter] = {}
     for row in walk(cost_table(TableOptions(impl=options.impl, bias=options.bias))):
         inputs = row.step.inputs if isinstance(row.step, Kernel) else ()

@@ -30,7 +30,7 @@ SCATTER = "index_put_"
 """The op of an embedding's gradient in compiled code: zeros, to whose rows those of the tokens are added."""
 _LIBRARY = ("gemm", "bmm", "attention")
 _WEIGHT_GRADIENT = re.compile(r"\.(weight|bias)\.grad(\.\d+)?")
-_FIGURES = {"_log_softmax": B * T * f32, "_softmax": 2 * B * H * T * f32}
+_FIGURES = {"_log_softmax": 2 * B * T * f32, "_softmax": 2 * B * H * T * f32}
 """A softmax -> the bytes of the figures of its rows that are saved, of which its result is computed anew."""
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nanogpt_oracle
 import pytest
 import torch
 import torch.distributed as dist
 from helpers import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nanogpt_model import GPT
 from oracle import build, stored_bytes, tensors, tiny
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,6 +97,29 @@ def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     dist.destroy_process_group()
 
 
+def rebuilt_buckets(parallel: DistributedDataParallel) -> list[list[int]]:
+    """The places of the parameters in each bucket, in the order in which their gradients came in the first step."""
+    places = parallel._get_ddp_logging_data()["rebuilt_per_bucket_param_indices"]
+    return [[int(place) for place in bucket.split()] for bucket in places.split(",")]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_come_in_torchs_order(one_process: None, autocast: bool) -> None:
+    """Of an nn.Linear, the bias's first; under autocast that of what was cast last, the weight's."""
+    config = nanogpt_oracle.tiny(n_layer=2, n_embd=240, vocab_size=1000)
+    real = GPT(config).train()
+    parallel, tokens = DistributedDataParallel(real, bucket_cap_mb=1), torch.zeros(2, 8, dtype=torch.long)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            _, loss = parallel(tokens, tokens)
+        loss.backward()
+    names = [name for name, _ in real.named_parameters()]
+    options = TableOptions(impl="nanogpt", use_cache=False, train=True, autocast=autocast)
+    sizes = values(nanogpt_oracle.model_of(config), "fp32", 2, 8, 0)
+    found = gradients(training_table(options).backward, options, True, sizes)
+    assert [gradient.name for gradient in found] == [names[place] for b in rebuilt_buckets(parallel) for place in b]
+
+
 def test_a_real_data_parallel_step(one_process: None) -> None:
     """Its buckets, once they are rebuilt, and the copies into them and out of them."""
     config = tiny(n_layer=3, n_embd=256, n_head=2, vocab_size=1000)
@@ -106,8 +131,7 @@ def test_a_real_data_parallel_step(one_process: None) -> None:
         loss = parallel(input_ids=tokens, labels=tokens).loss
         with Ops() as ops:
             loss.backward()
-    log = parallel._get_ddp_logging_data()
-    arrived = [[int(i) for i in places.split()] for places in log["rebuilt_per_bucket_param_indices"].split(",")]
+    arrived = rebuilt_buckets(parallel)
     named = [(name, stored_bytes(p)) for name, p in real.named_parameters()]
     sizes = [named[i][1] for places in arrived for i in places]
     assert [len(places) for places in buckets(sizes, 2**20, 2**20)] == [len(places) for places in arrived]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nanogpt_model
 import nanogpt_oracle as oracle
@@ -12,14 +12,16 @@ import torch
 from helpers import values
 from nanogpt_model import GPTConfig
 from nanogpt_oracle import ODD, model_of, tiny
+from oracle import stored_bytes
 from training_match import PRECISIONS, assert_equal, saved_bytes, unrolled
 
 from gpt2cost.table.accumulation import accumulating
 from gpt2cost.table.citations import line_of
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.nanogpt import MASKS
 from gpt2cost.table.optimizer import element_count, parameters, tensor_count
-from gpt2cost.table.options import Attn, TableOptions
+from gpt2cost.table.options import Attn, Checkpointing, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 from gpt2cost.table.training_memory import step_memory
 
@@ -142,6 +144,20 @@ def of_the_pass(table: TrainingTable, config: GPTConfig, precision: str, batch: 
     weights, sizes = parameters(options(bias=config.bias)), sizes_of(config, precision, batch, seq)
     found = step_memory(table, weights, sizes, "adamw-fused", **how)
     return int(found.total_bytes - found.parameters_bytes - found.optimizer_bytes)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("checkpointing", get_args(Checkpointing))
+def test_the_peak_with_attention_by_hand(checkpointing: Checkpointing, dropout: float, precision: str) -> None:
+    """The masks that the model has registered are there too."""
+    keys, batch, seq = WHERE["block"]
+    config, autocast = tiny(n_layer=3, dropout=dropout, flash=False, **keys), PRECISIONS[precision][1]
+    table = training_table(options(precision, dropout=dropout > 0, attn="eager"), checkpointing)
+    tracker, _, _ = oracle.trained(config, batch, seq, autocast, checkpointing == "block", 1)
+    masks = MASKS.evaluate(sizes_of(config, precision, batch, seq))
+    assert masks == sum(stored_bytes(mask) for mask in oracle.build(config, torch.float32).buffers())
+    assert of_the_pass(table, config, precision, batch, seq) + masks == tracker.peak_bytes
 
 
 @pytest.mark.parametrize("where", WHERE)

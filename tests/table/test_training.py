@@ -94,14 +94,23 @@ def test_activations(name: str) -> None:
         assert_table_equals_step(tiny(n_layer=1, activation_function=name, **dropping()), "sdpa", precision, 2, 32)
 
 
+def assert_oracle_is_cuda(attn: str, autocast: torch.dtype | None, **keys: Any) -> None:
+    """The same forward on fake CUDA tensors, with torch's own autocast."""
+    config = tiny(n_layer=1, **dropping(*DROPOUT), **keys)
+    real = oracle_train.fake_cuda_forward(config, attn, torch.float32, 2, 32, autocast)
+    assert oracle_train.step(config, attn, torch.float32, 2, 32, autocast).forward == real
+
+
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
 def test_the_oracle_casts_as_cuda_does(autocast: torch.dtype | None, attn: str) -> None:
-    """The same forward on fake CUDA tensors, with torch's own autocast."""
-    configs = [{"activation_function": name} for name in ACTIVATIONS] + [{"reorder_and_upcast_attn": True}]
-    for config in (tiny(n_layer=1, **dropping(*DROPOUT), **keys) for keys in configs):
-        real = oracle_train.fake_cuda_forward(config, attn, torch.float32, 2, 32, autocast)
-        assert oracle_train.step(config, attn, torch.float32, 2, 32, autocast).forward == real
+    for upcast in (False, True):
+        assert_oracle_is_cuda(attn, autocast, reorder_and_upcast_attn=upcast)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_the_oracle_casts_activations_as_cuda_does(name: str) -> None:
+    assert_oracle_is_cuda("sdpa", torch.bfloat16, activation_function=name)
 
 
 @pytest.mark.parametrize(
