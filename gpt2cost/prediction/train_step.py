@@ -136,9 +136,14 @@ class StepTimes:
 
 
 def train_options(model: Model, train: TrainHow, hw: Hardware | None = None) -> TableOptions:
-    """What selects the kernels of a micro-step."""
+    """What selects the kernels of a micro-step.
+
+    A CPU's fused attention drops nothing out: where attention does, torch runs its products and softmax one by one.
+    """
     dropout = tuple(name.removesuffix("_pdrop") for name in PDROPS if getattr(model, name) > 0)
     options = table_options(model, train.how, hw)
+    if hw is not None and hw.vendor == "cpu" and options.attn == "sdpa" and "attn" in dropout:
+        options = replace(options, attn="eager")
     has_flash = hw is None or sdpa_kernel(hw, train.how.dtype, model.head_dim, masked=False) != "efficient"
     return replace(
         options, train=True, dropout=dropout, tied=model.tie_word_embeddings, has_flash=has_flash,
@@ -204,7 +209,7 @@ def _part(own: Pass, parts: Number) -> Pass:
 
 def validation_s(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> float:
     """Seconds of one batch of validation: a forward pass with its loss, without gradients and dropout."""
-    options = replace(train_options(model, train, hw), dropout=())
+    options = train_options(replace(model, **dict.fromkeys(PDROPS, 0.0)), train, hw)
     table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
     values = symbol_values(model, train.precision, batch.sizes)
     own = run_rows(table.forward, values, hw.under_load, train.how.dtype, train.how.runtime)

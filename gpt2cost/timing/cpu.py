@@ -6,7 +6,12 @@
                without a mask, masked_attention is 1
     other      core = min(elements * one thread's, fork + elements * all threads')
     T          = launch + max(core, FLOPs / peak, spilled bytes / DRAM bandwidth) + fresh
-    fresh      = output bytes / rate at which the system hands out memory; 0 for attention
+    fresh      = output bytes / rate at which the system hands out memory; 0 for attention, and for what is written in
+               place
+    foreach    the sum of its tensors, one op after the other; nothing of one op's list is in the cache for the next
+    backward   products and memory-bound kernels by the same curves; attention its forward, as its FLOPs are more
+
+What only training runs has no constants of its own: none of it is fitted to a training step.
 
 A library packs the weights of a product before it multiplies, has kernels of its own for one row and for few, and
 rounds rows up to its registers: that is what the curve holds. All forms grow with every size. Nothing is faster than
@@ -85,17 +90,51 @@ def attention_terms(
 
 
 def memory_terms(
-    hw: Hardware, kind: str, read_bytes: Array, write_bytes: Array, elements: Array, reuse_bytes: Array = 0.0
+    hw: Hardware,
+    kind: str,
+    read_bytes: Array,
+    write_bytes: Array,
+    elements: Array,
+    reuse_bytes: Array = 0.0,
+    *,
+    in_place: bool = False,
 ) -> Terms:
     """A kernel of one of `CPU_KINDS`, which writes `elements`. `reuse_bytes`: what was touched since most of what it
-    reads was last used."""
+    reads was last used; `in_place`: it writes to what it reads."""
     c = hw.cpu_model
     rate = c.kinds.get(kind) or c.kinds["elementwise"]
     work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
-    fresh_s = fresh_seconds(c, write_bytes)
     nothing = 0.0 * elements
+    fresh_s = nothing if in_place else fresh_seconds(c, write_bytes)
     terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s, reuse_bytes)
     return replace(terms, memory_s=terms.device_s - rate.launch_s, serial_s=nothing)
+
+
+def foreach_terms(hw: Hardware, kernel: Kernel, values: Mapping[str, Array], read: Array, write: Array) -> Terms:
+    """An op over lists of tensors, which a CPU runs tensor by tensor; `read` and `write` are the bytes of all."""
+    shape = kernel.shape
+    assert isinstance(shape, Foreach)
+    sizes = [(one.elements.evaluate(values), one.count.evaluate(values)) for one in shape.parameters]
+    whole = sum(size * count for size, count in sizes)
+    passes = kernel.written_elements.evaluate(values) / whole
+    if kernel.op == "_foreach_norm":  # each element read is added
+        passes = 1.0
+    kind, in_place = cpu_kind(hw.cpu_model, kernel), writes_in_place(kernel)
+    total: Terms | None = None
+    for size, count in sizes:
+        share = size / whole
+        one = memory_terms(
+            hw, kind, share * read, share * write, passes * size, read + write, in_place=in_place
+        ).scaled(count)  # fmt: skip
+        total = one if total is None else total + one
+    assert total is not None
+    return total
+
+
+def writes_in_place(kernel: Kernel) -> bool:
+    """Whether all that a kernel writes is among what it reads."""
+    read = {tensor.name for tensor in kernel.inputs}
+    return all(tensor.name in read for tensor in kernel.outputs)
 
 
 def _terms(
@@ -152,14 +191,18 @@ class CpuMachine:
                 terms = attention_terms(hw, dtype, pairs, width, new, kv - new, element_bytes, masked=masked)
                 if backward:
                     terms = terms.scaled(FLOPS_OF_BACKWARD)
-            case Foreach() | None:
+            case Foreach():
+                read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
+                terms = foreach_terms(hw, kernel, values, read, write)
+            case None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
                 grows = kernel.op == "cat" and kernel.inputs[0].name in OLD_CACHE
                 since = reuse[0] if grows else 0.0
                 elements = kernel.written_elements.evaluate(values)
-                if kernel.op in ("sum", "_foreach_norm"):  # each element read is added
+                if kernel.op == "sum":  # each element read is added
                     elements = sum((size.evaluate(values) for size in map(elements_of, kernel.inputs)), elements)
-                terms = memory_terms(hw, cpu_kind(hw.cpu_model, kernel), read, write, elements, since)
+                kind, in_place = cpu_kind(hw.cpu_model, kernel), writes_in_place(kernel)
+                terms = memory_terms(hw, kind, read, write, elements, since, in_place=in_place)
         return at_least(floor_s, terms)
 
     def product(

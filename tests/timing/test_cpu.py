@@ -13,7 +13,7 @@ from helpers import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2cost import InputError, predict
+from gpt2cost import InputError, predict, train
 from gpt2cost.device.catalog import change_hardware, validate_file
 from gpt2cost.device.cpu_constants import CpuConstants, CpuKind, CpuProducts, ProductCurve
 from gpt2cost.device.hardware import Compute, Hardware, Host, Launch, Memory
@@ -230,3 +230,50 @@ def test_scaling_the_constants_scales_the_times() -> None:
     faster = replace(CPU, model=CPU.cpu_model.scaled_products(element=0.5), compute=Compute(2, {"fp32": 300e9}))
     one, two = (product_terms(hw, "fp32", "addmm", 1, 64, 768, 768, 4) for hw in (CPU, faster))
     assert two.device_s - 5e-6 == pytest.approx((one.device_s - 5e-6) / 2, rel=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def test_an_op_over_a_list_is_one_op_for_each_tensor() -> None:
+    """As `torch.optim.AdamW(foreach=True)` runs on a CPU; only what is made anew needs memory that is fresh."""
+    training = train("gpt2", CPU, precision="fp32", seq=64, clip_grad_norm=None)
+    kernels = {cost.row.path: cost for phase in training.phases for cost in phase.kernels if phase.phase == "optimizer"}
+    wide, layers = 768, 12
+    matrices = [50257 * wide, 1024 * wide, *[3 * wide * wide, wide * wide, 4 * wide * wide, 4 * wide * wide] * layers]
+    each = np.array(matrices, float)
+    whole = 4 * sum(matrices)
+    in_place, anew = (
+        sum(float(memory_terms(CPU, "elementwise", 4 * n, 4 * n, n, 2 * whole, in_place=own).device_s) for n in each)
+        for own in (True, False)
+    )
+    assert kernels["optimizer.matrices.decay"].device_s == pytest.approx(in_place)
+    assert kernels["optimizer.matrices.sqrt"].device_s == pytest.approx(anew)
+    embedding = 4 * matrices[0]  # no other tensor is so large that its memory is fresh
+    assert anew - in_place == pytest.approx(embedding / 2.5e9)
+
+
+def test_every_kernel_of_a_step_has_a_time_on_a_cpu() -> None:
+    """Of both implementations, and the time grows with the batch."""
+    for impl in ("hf", "nanogpt"):
+        steps = [train("distilgpt2", CPU, precision="fp32", seq=64, impl=impl, dropout=0.0, micro_batch=batch)
+                 for batch in (1, 4)]  # fmt: skip
+        for step in steps:
+            assert all(cost.device_s > 0 for phase in step.phases for cost in phase.kernels if cost.moved_bytes)
+        assert steps[0].step.backward_s < steps[1].step.backward_s
+        assert steps[0].step.optimizer_s == pytest.approx(steps[1].step.optimizer_s)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_that_drops_out_is_not_fused_on_a_cpu(dropout: float) -> None:
+    """What torch runs there: its fused kernel takes no dropout."""
+    torch = pytest.importorskip("torch")
+    profiler = pytest.importorskip("torch.profiler")
+    q = torch.randn(1, 2, 8, 16, requires_grad=True)
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as recorded:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=dropout, is_causal=True).sum().backward()
+    ran = {event.name for event in recorded.events()}
+    step = train("distilgpt2", CPU, precision="fp32", seq=64, dropout=dropout)
+    listed = {cost.kernel.op for phase in step.phases for cost in phase.kernels}
+    assert ("aten::bmm" in ran) == ("bmm" in listed) == (dropout > 0)
+    assert ("aten::_softmax_backward_data" in ran) == ("_softmax_backward_data" in listed) == (dropout > 0)
