@@ -167,7 +167,7 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
         copy("upcast_key", "_to_copy", key, key32, upcast, HALF),
         Kernel(
             "scores", "baddbmm", "bmm", (query32, key32), (scores,), 2 * B * H * T * S * hd, upcast,
-            shape=Gemm(B * H, T, S, hd, "NT"),
+            shape=Gemm(B * H, T, S, hd, "NT", scaled=options.scale_attn_weights),
         ),
         Free("views", "view", 1),
         pointwise(
