@@ -51,10 +51,10 @@ class Step:
 
     `step_s` is its time by the clock; `forward_s`, `backward_s` (with the additions of gradients), `clip_s`,
     `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass, and the copies out of
-    buckets) are parts of it, over all micro-steps. `communication_s`: of all collectives, hidden or not. `device_s`
-    and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels of a step on one GPU.
-    `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over the peak. Rates of
-    tokens are those of all GPUs, and of one.
+    buckets) are parts of it, over all micro-steps. `communication_s`: of all collectives, hidden or not, and of those
+    copies. `device_s` and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels of a
+    step on one GPU. `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over the
+    peak. Rates of tokens are those of all GPUs, and of one.
     """
 
     step_s: Number
@@ -274,7 +274,7 @@ def _step(
         backward_s=as_python(times.backward_s),
         optimizer_s=as_python(times.optimizer_s),
         clip_s=as_python(times.clip_s),
-        communication_s=as_python(sent.total_s),
+        communication_s=as_python(sent.total_s + times.exposed_s - sent.exposed_s),
         exposed_communication_s=as_python(times.exposed_s),
         device_s=as_python(device_s),
         host_s=as_python(host_s),
