@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import oracle_train
@@ -58,7 +59,7 @@ class NanoTrace(Trace):
             return plain
         (index,) = [indices for indices in args[1] if indices is not None]
         reads = index.numel() * index.element_size() + out.numel() * out.element_size()
-        return Launch(plain.module, op, plain.flops, reads, plain.write_bytes, plain.gemm)
+        return replace(plain, read_bytes=reads)
 
 
 def trace(config: GPTConfig, dtype: torch.dtype, batch: int, seq: int, logits: str) -> NanoTrace:

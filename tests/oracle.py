@@ -43,7 +43,11 @@ SYNCS = {"_local_scalar_dense", "is_nonzero", "equal"}
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel of the real model. `gemm` is (batch, m, n, k) for a matrix product, else None."""
+    """One kernel of the real model. `gemm` is (batch, m, n, k) for a matrix product, else None.
+
+    `layout`: how a matrix product's operands lie in memory, each N (rows together), T (columns together) or ? (a
+    vector); "" of other kernels.
+    """
 
     module: str
     op: str
@@ -51,6 +55,7 @@ class Launch:
     read_bytes: int
     write_bytes: int
     gemm: tuple[int, int, int, int] | None
+    layout: str = ""
 
 
 def stored_bytes(tensor: torch.Tensor) -> int:
@@ -65,21 +70,25 @@ def tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+FACTORS = {"mm": slice(0, 2), "bmm": slice(0, 2), "addmm": slice(1, 3), "baddbmm": slice(1, 3)}
+"""A matrix product -> the places of its two matrices among its arguments."""
+
+
 def gemm_shape(op: str, args: tuple[Any, ...]) -> tuple[int, int, int, int] | None:
-    match op:
-        case "mm":
-            a, b = args[:2]
-        case "addmm":
-            a, b = args[1:3]
-        case "bmm":
-            a, b = args[:2]
-            return (a.shape[0], a.shape[1], b.shape[2], a.shape[2])
-        case "baddbmm":
-            a, b = args[1:3]
-            return (a.shape[0], a.shape[1], b.shape[2], a.shape[2])
-        case _:
-            return None
-    return (1, a.shape[0], b.shape[1], a.shape[1])
+    if op not in FACTORS:
+        return None
+    a, b = args[FACTORS[op]]
+    return (a.shape[0] if a.dim() == 3 else 1, a.shape[-2], b.shape[-1], a.shape[-1])
+
+
+def gemm_layout(op: str, args: tuple[Any, ...]) -> str:
+    def one(matrix: torch.Tensor) -> str:
+        if 1 in matrix.shape[-2:]:
+            return "?"
+        assert 1 in matrix.stride()[-2:]
+        return "N" if matrix.stride()[-1] == 1 else "T"
+
+    return "".join(map(one, args[FACTORS[op]])) if op in FACTORS else ""
 
 
 class Trace(TorchDispatchMode):
@@ -152,7 +161,8 @@ class Trace(TorchDispatchMode):
             outputs = outputs[:1]  # the log-sum-exp and the random state are saved for the backward pass only
         counter = flop_registry.get(func.overloadpacket)
         flops = int(counter(*args, **kwargs, out_val=out)) if counter else 0
-        return Launch(self.stack[-1], op, flops, reads, sum(map(stored_bytes, outputs)), gemm_shape(op, args))
+        shape, layout = gemm_shape(op, args), gemm_layout(op, args)
+        return Launch(self.stack[-1], op, flops, reads, sum(map(stored_bytes, outputs)), shape, layout)
 
 
 class FusedAttention(TorchFunctionMode):

@@ -16,13 +16,13 @@ import copy
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import oracle
 import pytest
 import torch
-from oracle import Launch, Trace, default_dtype, gemm_shape, stored_bytes, tensors
+from oracle import Launch, Trace, default_dtype, stored_bytes, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry
@@ -145,7 +145,8 @@ class StepTrace(Trace):
         flops = plain.flops
         if "attention_backward" in op:
             flops = int(flop_registry[func.overloadpacket](*args, **kwargs, out_val=out))
-        return Launch(plain.module, op, flops, int(reads), sum(map(stored_bytes, outputs)), gemm_shape(op, args))
+        writes = sum(map(stored_bytes, outputs))
+        return replace(plain, flops=flops, read_bytes=int(reads), write_bytes=writes)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:  # fake tensors ask it

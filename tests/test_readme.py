@@ -21,6 +21,12 @@ def test_there_are_blocks() -> None:
     }
 
 
+def test_no_block_loops_in_a_shell() -> None:
+    """Each process imports everything anew: half a second, of some twenty on all pages."""
+    looping = [block["command"] for _, block in BLOCKS if re.search(r"\bdo\b|\(\) *\{", block["command"])]
+    assert not looping
+
+
 @pytest.mark.parametrize(
     "block", [pytest.param(block, id=f"{page.stem}: {block['command'][:40]}") for page, block in BLOCKS]
 )

@@ -150,6 +150,7 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         attn=how.attn,  # type: ignore[arg-type]
         activation_function=model.activation_function,
         reorder_and_upcast_attn=model.reorder_and_upcast_attn,
+        scale_attn_weights=model.scale_attn_weights or model.scale_attn_by_inverse_layer_idx,
         use_cache=how.use_cache,
         logits=how.logits,  # type: ignore[arg-type]
         variants=how.variants,

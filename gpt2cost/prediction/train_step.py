@@ -209,7 +209,8 @@ def _part(own: Pass, parts: Number) -> Pass:
 
 def validation_s(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> float:
     """Seconds of one batch of validation: a forward pass with its loss, without gradients and dropout."""
-    options = train_options(replace(model, **dict.fromkeys(PDROPS, 0.0)), train, hw)
+    kept = replace(model, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    options = train_options(kept, train, hw)
     table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
     values = symbol_values(model, train.precision, batch.sizes)
     own = run_rows(table.forward, values, hw.under_load, train.how.dtype, train.how.runtime)

@@ -45,7 +45,8 @@ class Tensor:
 class Gemm:
     """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory.
 
-    `padded`: a compiler gives operands rows of a multiple of 16 bytes where they have none.
+    `padded`: a compiler gives operands rows of a multiple of 16 bytes where they have none. `scaled`: the product is
+    multiplied by a number other than 1, as its gradients then are, by kernels of their own.
     """
 
     batch: Formula
@@ -54,6 +55,7 @@ class Gemm:
     k: Formula
     layout: Literal["NN", "NT", "TN"] = "NN"
     padded: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
