@@ -149,11 +149,8 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     page.line(f"{_heading(training)}; {FLOPS_CONVENTION}")
     for line in _memory(training):
         page.line(line)
-    layouts = {
-        phase.phase: [table_of(layout, _kernels(phase, group)) for layout in kernel_layouts(group)]
-        for phase in training.phases
-        if phase.phase not in COPIES
-    }
+    rows = {phase.phase: _kernels(phase, group) for phase in training.phases if phase.phase not in COPIES}
+    layouts = {name: [table_of(layout, own) for layout in kernel_layouts(group)] for name, own in rows.items()}
     fits = max(page.first_fit(*tables) for tables in layouts.values())  # one layout for all phases
     for phase in training.phases:
         if phase.phase in COPIES:

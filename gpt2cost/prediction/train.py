@@ -20,7 +20,7 @@ from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.search import largest_where
 from gpt2cost.prediction.settings import Number
-from gpt2cost.prediction.train_communication import Communication, communicate
+from gpt2cost.prediction.train_communication import SILENT, Communication, communicate
 from gpt2cost.prediction.train_memory import TrainMemory, memory_of
 from gpt2cost.prediction.train_settings import (
     Batch,
@@ -224,8 +224,16 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
 def step_seconds(model: Model, hw: Hardware, how: TrainHow, batch: Batch) -> Number:
     """Seconds of a step alone, for settings that have been checked and that the device can run."""
     work = step_work(model, hw, how, batch)
-    sent = communicate(model, hw, how, batch, work, step_times(work, batch))
-    return step_times(work, batch, sent.exposed_s).step_s
+    return _with_communication(model, hw, how, batch, work)[1].step_s
+
+
+def _with_communication(
+    model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work
+) -> tuple[Communication, StepTimes]:
+    """What a step sends, and its times with what it waits for."""
+    alone = step_times(work, batch)
+    sent = communicate(model, hw, how, batch, work, alone)
+    return sent, alone if sent is SILENT else step_times(work, batch, sent.exposed_s)
 
 
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
@@ -237,9 +245,8 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     how = how.on(model)
     check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
-    sent = communicate(model, hw, how, batch, work, step_times(work, batch))
+    sent, times = _with_communication(model, hw, how, batch, work)
     host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
-    times = step_times(work, batch, sent.exposed_s)
 
     def latency_at(device: float, slower: float) -> Number:
         """A step's seconds by factors on device and host; communication takes the device's."""
