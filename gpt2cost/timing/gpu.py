@@ -22,6 +22,11 @@ class GpuMachine:
 
     hw: Hardware
 
+    @property
+    def lost_bytes(self) -> float:
+        """Once so many bytes were touched, L2 has lost a tensor; more make no difference."""
+        return 2.0 * max(1.0, self.hw.gpu_model.memory.resident_to) * self.hw.memory.l2_bytes
+
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
     ) -> Terms:
