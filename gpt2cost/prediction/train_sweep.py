@@ -65,7 +65,7 @@ STEP_COLUMNS = (
 )  # fmt: skip
 TRAIN_COLUMNS = (*TRAIN_INPUTS, "phase", *STEP_COLUMNS, "trust", "trust_from", "total_bytes", "fits", "valid")
 
-POINTS, MICRO_STEPS = 1 << 17, 1 << 13
+POINTS, MICRO_STEPS = 1 << 17, 1 << 14
 """What is evaluated together at most: rows, and different micro-steps, each of which holds some 1,500 numbers."""
 
 

@@ -135,6 +135,17 @@ class Kernel:
         """Elements written, of whatever size each tensor's are."""
         return sum((elements(tensor) for tensor in self.outputs), formula(0))
 
+    @cached_property
+    def is_by_tokens(self) -> bool:
+        """Whether its sizes depend on how many tokens there are, not on how long each sequence is: on B*T alone."""
+        sizes = [tensor.bytes for tensor in (*self.inputs, *self.outputs)]
+        others = (self.columns, *(vars(self.shape).values() if self.shape else ()))
+        sizes += [size for size in others if isinstance(size, Formula)]
+        return all(
+            size.has_only_product_of("batch_size", "seq_len") and size.symbols.isdisjoint(("cache_len", "kv_len"))
+            for size in sizes
+        )
+
 
 @dataclass(frozen=True)
 class Free:
