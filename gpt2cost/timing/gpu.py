@@ -12,7 +12,7 @@ from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
-from gpt2cost.timing.gpu_training import is_gradient, odd_rows, training_terms
+from gpt2cost.timing.gpu_training import is_gradient, training_terms, with_odd_rows
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 
@@ -44,7 +44,7 @@ class GpuMachine:
                     transposed=layout == "TN",
                 )  # fmt: skip
                 if is_gradient(kernel) and not padded:
-                    terms = terms.scaled(odd_rows(self.hw, own_dtype, rows, columns, depth, layout))
+                    terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))

@@ -281,3 +281,15 @@ def test_gradients_of_odd_rows_are_slow_unless_a_compiler_pads_them() -> None:
         assert product_s(name, layout, padded=True) < 1.3 * product_s(name, layout, vocabulary=50304)
         assert product_s(name, layout, "tf32") < 1.3 * product_s(name, layout, "tf32", 50304)
     assert product_s("", "NT") < 1.3 * product_s("", "NT", vocabulary=50304)
+
+
+def test_odd_rows_slow_down_arithmetic_and_not_what_moves_bytes() -> None:
+    """Products of attention at an odd length move their operands as before, and take no longer than odd arithmetic."""
+    hw, operands = load_hardware("a100"), tuple(Tensor(name, formula(1) * f32) for name in "ab")
+
+    def gradient_s(tokens: int) -> float:
+        shape = Gemm(*map(formula, (768, tokens, 64, tokens)), "TN")  # type: ignore[arg-type]
+        kernel = Kernel("grad_value", "bmm", "bmm", operands, operands[:1], formula(0), NOWHERE, shape=shape)
+        return float(kernel_terms(kernel, {"stat_bytes": 4.0}, hw, "bf16", False, [math.inf] * 2).device_s)
+
+    assert gradient_s(1024) < gradient_s(1023) < 6 * gradient_s(1024)
