@@ -258,10 +258,11 @@ def _run(training: Training) -> str:
     assert run.steps is not None
     assert run.time_s is not None
     assert run.gpu_hours is not None
-    validated = f", validated {length.evaluations} times" if length.evaluations else ""
+    validated = f", validated {_times(length.evaluations)}" if length.evaluations else ""
+    steps = "1 step" if run.steps == 1 else f"{run.steps:,} steps"
     cost = "" if run.cost is None else f", cost {run.cost:,.2f} at {length.price_per_hour:g} per GPU-hour"
     return (
-        f"run: {run.steps:,} steps of {run.tokens_per_step:,} tokens, {run.tokens:,} in all:"
+        f"run: {steps} of {run.tokens_per_step:,} tokens, {run.tokens:,} in all:"
         f" {_duration(run.time_s)}{validated}, {run.gpu_hours:,.1f} GPU-hours{cost}"
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2cost.checks import MAX_SIZE
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
@@ -40,8 +41,6 @@ from gpt2cost.units import format_quantity
 
 MFU_CONVENTION = "nanoGPT: 6N + 12LCT FLOPs per token, N without position embeddings, over the dense peak"
 """Of L layers, C wide, T tokens: as nanoGPT's `estimate_mfu`; recomputation is not counted."""
-MOST_MICRO_BATCH = 1 << 16
-"""Micro-batches are looked for up to this size."""
 NO_RUN = RunLength()
 
 
@@ -153,7 +152,7 @@ class Training(Result):
             batch = replace(self.batch, micro_batch=sizes.astype(float))
             return np.broadcast_to(memory_of(self.model, self.hardware, self.train, batch).fits, sizes.shape)
 
-        return largest_where(fits, 1, MOST_MICRO_BATCH)
+        return largest_where(fits, 1, MAX_SIZE)
 
 
 def train(

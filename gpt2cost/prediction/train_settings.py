@@ -156,13 +156,13 @@ def with_dropout(model: Model, dropout: float | None, impl: str | None = None) -
     """`model` with all three probabilities of dropout set; as its config says where `dropout` is None.
 
     nanoGPT's code has one probability for all, which is 0 unless someone says otherwise: those of a HuggingFace config
-    are not its own. Raises `InputError` for what is no probability, and where some of them were set already.
+    are not its own, but for what was set. Raises `InputError` for what is no probability, and where some of them were
+    set already.
     """
     own = {key: value for key, value in model.changes if key in PDROPS}
     if dropout is None:
-        if impl != "nanogpt" or model.impl == "nanogpt" or own:
-            return model
-        dropout = 0.0
+        none: dict[str, Any] = {name: 0.0 for name in PDROPS if name not in own}
+        return replace(model, **none) if impl == "nanogpt" and model.impl != "nanogpt" else model
     number = isinstance(dropout, int | float | np.number) and not isinstance(dropout, bool)
     if not number or not 0.0 <= dropout < 1.0:
         raise InputError(f"dropout: expected a probability from 0 to below 1, got {echo(dropout)}")

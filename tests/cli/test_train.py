@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,6 +143,23 @@ def test_flat_rows_have_the_run(gpt2cost: Any) -> None:
     assert run["cost"] > 0
     other = json.loads(gpt2cost(*SMALL, "--format", "jsonl").out.splitlines()[0])
     assert [other[name] for name in names] == [None] * len(names)
+
+
+def test_one_is_singular(gpt2cost: Any) -> None:
+    last = gpt2cost(*TRAIN, "--seq", "64", "--steps", "1", "--eval-every", "1").out.splitlines()[-1]
+    assert last.startswith("run: 1 step of 64 tokens, 64 in all: ")
+    assert ", validated once, " in last
+
+
+def test_the_largest_micro_batch_of_a_tiny_model(gpt2cost: Any, tmp_path: Path) -> None:
+    """It fits, and one more does not."""
+    path = tmp_path / "tiny.json"
+    keys = {"block_size": 8, "vocab_size": 64, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    path.write_text(json.dumps(keys), "utf-8")
+    flags = ["train", "--model", str(path), "--gpu", "h200"]
+    most = document_of(gpt2cost, *flags)["memory"]["max_micro_batch"]
+    fits = [document_of(gpt2cost, *flags, "--micro-batch", str(size))["memory"]["fits"] for size in (most, most + 1)]
+    assert fits == [True, False]
 
 
 def test_markdown(gpt2cost: Any) -> None:

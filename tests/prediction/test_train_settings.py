@@ -160,3 +160,12 @@ def test_dropout_sets_all_three() -> None:
     changed = change_model(gpt2, {"attn_pdrop": "0.0"})
     with pytest.raises(InputError, match=r"^dropout: 0.1 is for all three, but set gives attn_pdrop=0.0"):
         with_dropout(changed, 0.1)
+
+
+def test_dropout_of_nanogpts_code() -> None:
+    """Its own default is 0, whatever HuggingFace's config says; what someone set stays."""
+    gpt2 = load_model("gpt2")
+    silent = with_dropout(gpt2, None, "nanogpt")
+    assert (silent.embd_pdrop, silent.attn_pdrop, silent.resid_pdrop) == (0, 0, 0)
+    changed = with_dropout(change_model(gpt2, {"resid_pdrop": 0.05}), None, "nanogpt")
+    assert (changed.embd_pdrop, changed.attn_pdrop, changed.resid_pdrop) == (0, 0, 0.05)
