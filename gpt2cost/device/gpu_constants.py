@@ -122,9 +122,9 @@ class AttentionConstants:
     )  # of a cache write in the same call, over its bytes; 0 where there is none
     write_token_s: float = 0.0
     write_launch_s: float = 0.0
-    # of the gradients, both as FlashAttention-2 on an RTX A5000 at 512 to 8192 keys (gpu-mode/ring-attention#10)
-    backward_rate: float = field(default=0.98, metadata=POSITIVE)  # of the forward's rate, over many keys
-    backward_keys: float = field(default=282.0, metadata=NATURAL)  # keys over which it reaches half of that
+    # the gradients take each query as long as so many more keys; fitted: FlashAttention-2's on an RTX A5000 at 512 to
+    # 8192 keys (gpu-mode/ring-attention#10)
+    backward_keys: float = field(default=380.0, metadata=NATURAL)
 
 
 @dataclass(frozen=True, kw_only=True)

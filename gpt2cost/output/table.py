@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of
@@ -32,15 +33,15 @@ class CostTable:
 
 def formulas(row: Row) -> dict[str, Formula]:
     """FLOPs and bytes of a kernel over all its launches."""
-    assert isinstance(row.step, Kernel)
-    figures = {"flops": row.step.flops, "read_bytes": row.step.reads, "write_bytes": row.step.writes}
-    return {name: formula * row.count for name, formula in figures.items()}
+    return {name: get(row.step) * row.count for name, get in FIGURES.items()}
 
 
 def _formula(name: str) -> Field[Row]:
-    return Field(f"{name.removesuffix('_bytes')}_formula", "", "", lambda row: str(formulas(row)[name]))
+    get = FIGURES[name]
+    return Field(f"{name.removesuffix('_bytes')}_formula", "", "", lambda row: str(get(row.step) * row.count))
 
 
+FIGURES = {"flops": attrgetter("flops"), "read_bytes": attrgetter("reads"), "write_bytes": attrgetter("writes")}
 LABELS = {"flops": "FLOPs", "read_bytes": "reads", "write_bytes": "writes"}
 SOURCE: Field[Any] = Field("source", "", "", lambda row: str(row.step.source))
 FORMULAS = (*map(_formula, LABELS), SOURCE)

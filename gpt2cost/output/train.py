@@ -67,8 +67,10 @@ RESULTS: tuple[Field[Training], ...] = (
     *attributes("step_s", "step_low_s", "step_high_s", of="step"), *attributes("trust", "trust_from"),
     attribute("step_bound", path="step.bound"), *attributes("tokens_per_s", "mfu", of="step"),
     *attributes("total_bytes", "fits", of="memory"),
+    attribute("steps", of="run"), attribute("run_tokens", path="run.tokens"),
+    attribute("run_time_s", path="run.time_s"), *attributes("gpu_hours", "cost", of="run"),
 )  # fmt: skip
-"""What every flat row has of the whole step."""
+"""What every flat row has of the whole step and of the run."""
 
 COPIES = ("accumulate", "to_buckets", "from_buckets")
 """Phases of one kernel a parameter, all alike, between or within the four of a step: people see a line."""
@@ -147,11 +149,8 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     page.line(f"{_heading(training)}; {FLOPS_CONVENTION}")
     for line in _memory(training):
         page.line(line)
-    layouts = {
-        phase.phase: [table_of(layout, _kernels(phase, group)) for layout in kernel_layouts(group)]
-        for phase in training.phases
-        if phase.phase not in COPIES
-    }
+    rows = {phase.phase: _kernels(phase, group) for phase in training.phases if phase.phase not in COPIES}
+    layouts = {name: [table_of(layout, own) for layout in kernel_layouts(group)] for name, own in rows.items()}
     fits = max(page.first_fit(*tables) for tables in layouts.values())  # one layout for all phases
     for phase in training.phases:
         if phase.phase in COPIES:
@@ -215,8 +214,8 @@ def _parts(training: Training) -> str:
     if training.batch.gpus > 1:
         waited, sent = (format_quantity(each, "s") for each in (step.exposed_communication_s, step.communication_s))
         out = [phase.totals.device_s for phase in training.phases if phase.phase == "from_buckets"]
-        copied = f", {format_quantity(out[0], 's')} copied out of buckets" if out else ""
-        texts.insert(2, f"communication not hidden {waited} ({sent} is sent{copied})")
+        copied = f" (with {format_quantity(out[0], 's')} of copies out of buckets)" if out else ""
+        texts.insert(2, f"communication not hidden {waited} of {sent}{copied}")
     return f"of which {', '.join(texts)}; {step.bound}-bound"
 
 

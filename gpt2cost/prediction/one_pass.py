@@ -31,6 +31,7 @@ from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, kernel_terms
 from gpt2cost.timing.queue import PassTimes, Steps, pass_steps, pass_times, waits_inside
 from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
+from gpt2cost.timing.tokens import tokens_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,7 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         attn=how.attn,  # type: ignore[arg-type]
         activation_function=model.activation_function,
         reorder_and_upcast_attn=model.reorder_and_upcast_attn,
+        scale_attn_weights=model.scale_attn_weights or model.scale_attn_by_inverse_layer_idx,
         use_cache=how.use_cache,
         logits=how.logits,  # type: ignore[arg-type]
         variants=how.variants,
@@ -197,10 +199,11 @@ def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, d
     is_point = all(isinstance(value, int) for value in exact.values())
     launch_s: list[Number] = []
     kernels: list[KernelCost] = []
+    tokens = tokens_of(real)
     for row, reuse in zip(rows, reuse_bytes(rows, real), strict=True):
         launch_s.append(0.0)
         if isinstance(row.step, Kernel):
-            terms = kernel_terms(row.step, real, hw, dtype, runtime in GRAPHED, reuse)
+            terms = kernel_terms(row.step, real, hw, dtype, runtime in GRAPHED, reuse, tokens)
             launch_s[-1] = terms.device_s
             cost = _kernel_cost(row, row.step, exact, terms, attention_kernel(row.step, real, hw, dtype))
             if not is_point or cost.count:

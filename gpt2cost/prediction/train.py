@@ -20,7 +20,7 @@ from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.search import largest_where
 from gpt2cost.prediction.settings import Number
-from gpt2cost.prediction.train_communication import Communication, communicate
+from gpt2cost.prediction.train_communication import SILENT, Communication, communicate
 from gpt2cost.prediction.train_memory import TrainMemory, memory_of
 from gpt2cost.prediction.train_settings import (
     Batch,
@@ -51,10 +51,10 @@ class Step:
 
     `step_s` is its time by the clock; `forward_s`, `backward_s` (with the additions of gradients), `clip_s`,
     `optimizer_s` and `exposed_communication_s` (what is not hidden behind the backward pass, and the copies out of
-    buckets) are parts of it, over all micro-steps. `communication_s`: of all collectives, hidden or not. `device_s`
-    and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels of a step on one GPU.
-    `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over the peak. Rates of
-    tokens are those of all GPUs, and of one.
+    buckets) are parts of it, over all micro-steps. `communication_s`: of all collectives, hidden or not, and of those
+    copies. `device_s` and `host_s`: busy seconds of the GPU with kernels, and of the host. `flops`: of all kernels of a
+    step on one GPU. `mfu` by `mfu_convention`; `hfu`: FLOPs of the products that run, recomputed ones too, over the
+    peak. Rates of tokens are those of all GPUs, and of one.
     """
 
     step_s: Number
@@ -230,8 +230,16 @@ def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
 def step_seconds(model: Model, hw: Hardware, how: TrainHow, batch: Batch) -> Number:
     """Seconds of a step alone, for settings that have been checked and that the device can run."""
     work = step_work(model, hw, how, batch)
-    sent = communicate(model, hw, how, batch, work, step_times(work, batch))
-    return step_times(work, batch, sent.exposed_s).step_s
+    return _with_communication(model, hw, how, batch, work)[1].step_s
+
+
+def _with_communication(
+    model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work
+) -> tuple[Communication, StepTimes]:
+    """What a step sends, and its times with what it waits for."""
+    alone = step_times(work, batch)
+    sent = communicate(model, hw, how, batch, work, alone)
+    return sent, alone if sent is SILENT else step_times(work, batch, sent.exposed_s)
 
 
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
@@ -243,9 +251,8 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     how = how.on(model)
     check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
-    sent = communicate(model, hw, how, batch, work, step_times(work, batch))
+    sent, times = _with_communication(model, hw, how, batch, work)
     host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
-    times = step_times(work, batch, sent.exposed_s)
 
     def latency_at(device: float, slower: float) -> Number:
         """A step's seconds by factors on device and host; communication takes the device's."""
@@ -280,7 +287,7 @@ def _step(
         backward_s=as_python(times.backward_s),
         optimizer_s=as_python(times.optimizer_s),
         clip_s=as_python(times.clip_s),
-        communication_s=as_python(sent.total_s),
+        communication_s=as_python(sent.total_s + times.exposed_s - sent.exposed_s),
         exposed_communication_s=as_python(times.exposed_s),
         device_s=as_python(device_s),
         host_s=as_python(host_s),

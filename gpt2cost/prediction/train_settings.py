@@ -122,7 +122,7 @@ def check_train_how(
     check_choice("checkpointing", checkpointing, CHECKPOINTING)
     if impl is not None:
         check_choice("impl", impl, IMPLEMENTATIONS)
-    stage = str(zero) if isinstance(zero, int) and not isinstance(zero, bool) else zero
+    stage = stage_name(zero)
     check_choice("zero", stage, ZERO_STAGES)
     clip = None if clip_grad_norm is None else check_positive("clip_grad_norm", clip_grad_norm)
     if check_flag("compile_inside_ddp", compile_inside_ddp) and runtime != "compile":
@@ -136,6 +136,11 @@ def check_train_how(
         zero=3 if stage == "fsdp" else int(stage),
         compile_inside_ddp=compile_inside_ddp,
     )
+
+
+def stage_name(zero: Any) -> Any:
+    """A stage of ZeRO as `ZERO_STAGES` names it: a number as text, anything else as it is."""
+    return str(zero) if isinstance(zero, int | np.integer) and not isinstance(zero, bool) else zero
 
 
 def clip_norm(text: str) -> float | None:

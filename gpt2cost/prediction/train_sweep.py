@@ -20,7 +20,7 @@ from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.blocks import Block, Column, Rows, whole
-from gpt2cost.prediction.grid import Axis, name_axis, size_axis
+from gpt2cost.prediction.grid import Axis, name_axis, size_axis, split_list
 from gpt2cost.prediction.sweep import loaded_axes
 from gpt2cost.prediction.train import check_gpus, train_run
 from gpt2cost.prediction.train_settings import (
@@ -33,6 +33,7 @@ from gpt2cost.prediction.train_settings import (
     check_training,
     one_dropout,
     solve_batch,
+    stage_name,
     with_dropout,
 )
 from gpt2cost.table.config import Model
@@ -66,7 +67,7 @@ STEP_COLUMNS = (
 )  # fmt: skip
 TRAIN_COLUMNS = (*TRAIN_INPUTS, "phase", *STEP_COLUMNS, "trust", "trust_from", "total_bytes", "fits", "valid")
 
-POINTS, MICRO_STEPS = 1 << 17, 1 << 13
+POINTS, MICRO_STEPS = 1 << 17, 1 << 14
 """What is evaluated together at most: rows, and different micro-steps, each of which holds some 1,500 numbers."""
 
 
@@ -141,7 +142,7 @@ class TrainSweep(Rows):
 
 
 def make_train_grid(**axes: Any) -> TrainGrid:
-    """The grid of `axes`; what is left out or None has its default.
+    """The grid of `axes`; what is left out or None has its default, but for `clip_grad_norm`: None is no clipping.
 
     An axis is one value, a list of values, or text as in `make_grid`. Raises `InputError` for a key or a value that is
     wrong, and for an axis without values.
@@ -150,14 +151,15 @@ def make_train_grid(**axes: Any) -> TrainGrid:
         if key not in TRAIN_DEFAULTS:
             hint = nearest(key, TRAIN_DEFAULTS) or "known: " + ", ".join(TRAIN_DEFAULTS)
             raise InputError(f"{key}: unknown in a sweep of training; {hint}")
-    given = {**TRAIN_DEFAULTS, **{key: value for key, value in axes.items() if value is not None}}
+    own = {key: value for key, value in axes.items() if value is not None or key == "clip_grad_norm"}
+    given = {**TRAIN_DEFAULTS, **own}
     notes: list[str] = []
     names: dict[str, tuple[Any, ...]] = {}
     for key in ("model", "gpu", *TRAIN_CHOICES):
         if given[key] is None:
             names[key] = (None,)
             continue
-        value = str(given[key]) if key == "zero" and isinstance(given[key], int) else given[key]
+        value = tuple(map(stage_name, split_list(key, given[key]))) if key == "zero" else given[key]
         names[key] = name_axis(key, value, notes)
         for name in names[key] if key in TRAIN_CHOICES else ():
             check_choice(key, name, TRAIN_CHOICES[key])

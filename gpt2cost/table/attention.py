@@ -1,4 +1,4 @@
-"""GPT2Attention and its KV cache: one list of kernels for each attention implementation."""
+"""GPT2Attention: one list of kernels for each attention implementation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from gpt2cost.table.kernel import (
     reduction,
     tensor,
 )
+from gpt2cost.table.kv_cache import cache_update
 from gpt2cost.table.options import KERNEL_VARIANTS, TableOptions
 from gpt2cost.table.symbols import B, C, D, H, S, T, a, b8, f32, hd, i64
 
@@ -167,7 +168,7 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
         copy("upcast_key", "_to_copy", key, key32, upcast, HALF),
         Kernel(
             "scores", "baddbmm", "bmm", (query32, key32), (scores,), 2 * B * H * T * S * hd, upcast,
-            shape=Gemm(B * H, T, S, hd, "NT"),
+            shape=Gemm(B * H, T, S, hd, "NT", scaled=options.scale_attn_weights),
         ),
         Free("views", "view", 1),
         pointwise(
@@ -302,36 +303,6 @@ def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[t
         kernel,
         Free("views", "view", 2),
     ), merged
-
-
-def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], options: TableOptions) -> tuple[Kernel, ...]:
-    """`Cache.update` of one layer: a dynamic cache is concatenated anew, a static one gets the new rows written in."""
-    file = "cache_utils.py"
-    if not options.use_cache:
-        return ()
-    if options.cache_type == "dynamic":
-        past = (tensor(f"past_{name}", B, C, D) for name in ("key", "value"))
-        sources = (cite("DynamicLayer.update", f"self.{name} = torch.cat(", file=file) for name in ("keys", "values"))
-        return tuple(
-            copy(name, "cat", (old, rows), out, source)
-            for name, old, rows, out, source in zip(("cat_key", "cat_value"), past, new, full, sources, strict=True)
-        )
-    src, first = "StaticLayer.update", C.is_zero()
-    arange, position, length = Tensor("cache_arange", T * i64), Tensor("cache_position", T * i64), Tensor("length", i64)
-    index = cite(src, "cache_position = torch.arange(", file=file)
-    made = (cite("StaticLayer.lazy_initialization", f"self.{n} = torch.zeros(", file=file) for n in ("keys", "values"))
-    write = (cite(src, f"self.{name}.index_copy_(", file=file) for name in ("keys", "values"))
-    written = (tensor(f"{name}_rows", B, T, D) for name in ("key", "value"))
-    return (
-        *(fill(n, "zeros", t, c, first) for n, t, c in zip(("zeros_key", "zeros_value"), full, made, strict=True)),
-        fill("cache_arange", "arange", arange, index),
-        pointwise("cache_position", "add", (arange, length), position, index),
-        pointwise("cache_length", "add_", (length,), length, cite(src, "self.cumulative_length.add_(", file=file)),
-        *(
-            copy(name, "index_copy_", (position, rows), out, source)
-            for name, rows, out, source in zip(("write_key", "write_value"), new, written, write, strict=True)
-        ),
-    )
 
 
 def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:

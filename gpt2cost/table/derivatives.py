@@ -39,7 +39,7 @@ def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, *, input_first:
         name = f"grad_{short_name(of) if is_batch else role}"
         op = "bmm" if is_batch else "mm"
         made[role] = tape.emit(name, op, kernel.kind, operands, (tape.part(of),), kernel.flops, product)
-        if kernel.op == "baddbmm":
+        if shape.scaled:
             made[role] = tape.pointwise(f"{name}.scale", "mul", (made[role],), tape.part(of))
     by_head = ALWAYS if is_batch else NEVER
     return Grad(made["input"], by_head=by_head), Grad(made["weight"], by_head=NEVER if reads_transposed else by_head)

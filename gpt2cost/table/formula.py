@@ -15,7 +15,7 @@ algebraic identity). A `Condition` says at which sizes a kernel is launched at a
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, TypeAlias
@@ -36,10 +36,7 @@ class Formula:
         self.terms = {monomial: factor for monomial, factor in sorted(terms.items()) if factor}
 
     def __add__(self, other: Formula | int) -> Formula:
-        total = dict(self.terms)
-        for monomial, factor in formula(other).terms.items():
-            total[monomial] = total.get(monomial, 0) + factor
-        return Formula(total)
+        return sum_of((self, formula(other)))
 
     def __mul__(self, other: Formula | int) -> Formula:
         product: dict[Monomial, int] = {}
@@ -119,6 +116,11 @@ class Formula:
         """The names that the formula depends on."""
         return frozenset(name for monomial in self.terms for name, _ in monomial)
 
+    def has_only_product_of(self, *names: str) -> bool:
+        """Whether some symbols come in it as powers of their product alone."""
+        powers = (dict(monomial) for monomial in self.terms)
+        return all(len({power.get(name, 0) for name in names}) == 1 for power in powers)
+
     def __str__(self) -> str:
         return " + ".join(self._printed_terms()).replace("+ -", "- ") or "0"
 
@@ -139,6 +141,15 @@ class Formula:
 def formula(value: Formula | int) -> Formula:
     """`value` as a formula."""
     return value if isinstance(value, Formula) else Formula({(): value})
+
+
+def sum_of(formulas: Iterable[Formula]) -> Formula:
+    """The sum of many formulas, faster than one by one."""
+    total: dict[Monomial, int] = {}
+    for one in formulas:
+        for monomial, factor in one.terms.items():
+            total[monomial] = total.get(monomial, 0) + factor
+    return Formula(total)
 
 
 _order: dict[str, int] = {}

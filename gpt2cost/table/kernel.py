@@ -45,7 +45,8 @@ class Tensor:
 class Gemm:
     """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory.
 
-    `padded`: a compiler gives operands rows of a multiple of 16 bytes where they have none.
+    `padded`: a compiler gives operands rows of a multiple of 16 bytes where they have none. `scaled`: the product is
+    multiplied by a number other than 1, as its gradients then are, by kernels of their own.
     """
 
     batch: Formula
@@ -54,6 +55,7 @@ class Gemm:
     k: Formula
     layout: Literal["NN", "NT", "TN"] = "NN"
     padded: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,17 @@ class Kernel:
     def written_elements(self) -> Formula:
         """Elements written, of whatever size each tensor's are."""
         return sum((elements(tensor) for tensor in self.outputs), formula(0))
+
+    @cached_property
+    def is_by_tokens(self) -> bool:
+        """Whether its sizes depend on how many tokens there are, not on how long each sequence is: on B*T alone."""
+        sizes = [tensor.bytes for tensor in (*self.inputs, *self.outputs)]
+        others = (self.columns, *(vars(self.shape).values() if self.shape else ()))
+        sizes += [size for size in others if isinstance(size, Formula)]
+        return all(
+            size.has_only_product_of("batch_size", "seq_len") and size.symbols.isdisjoint(("cache_len", "kv_len"))
+            for size in sizes
+        )
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class TableOptions:
     tied: bool = True  # the head's weight is the token embedding's: its two gradients are added
     has_flash: bool = True  # torch has a flash attention kernel for the device; else it runs its memory-efficient one
     autocast: bool = False  # mixed precision: weights in float32 (w_bytes), products in 16 bit (a_bytes)
+    scale_attn_weights: bool = True  # or scale_attn_by_inverse_layer_idx, by 1 in the first layer: not followed
 
 
 KERNEL_VARIANTS = {"scale": ("mul", "div"), "mask": ("add", "where", "masked_fill")}

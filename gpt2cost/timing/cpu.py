@@ -170,6 +170,11 @@ class CpuMachine:
 
     hw: Hardware
 
+    @property
+    def lost_bytes(self) -> float:
+        """Once so many bytes were touched, the cache has lost a tensor; more make no difference."""
+        return 2.0 * self.hw.memory.l2_bytes
+
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
     ) -> Terms:

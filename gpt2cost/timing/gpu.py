@@ -12,7 +12,7 @@ from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
-from gpt2cost.timing.gpu_training import is_gradient, odd_rows, training_terms
+from gpt2cost.timing.gpu_training import is_gradient, training_terms, with_odd_rows
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 
@@ -21,6 +21,11 @@ class GpuMachine:
     """A GPU that times kernels. `CpuMachine` has the same methods."""
 
     hw: Hardware
+
+    @property
+    def lost_bytes(self) -> float:
+        """Once so many bytes were touched, L2 has lost a tensor; more make no difference."""
+        return 2.0 * max(1.0, self.hw.gpu_model.memory.resident_to) * self.hw.memory.l2_bytes
 
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
@@ -39,7 +44,7 @@ class GpuMachine:
                     transposed=layout == "TN",
                 )  # fmt: skip
                 if is_gradient(kernel) and not padded:
-                    terms = terms.scaled(odd_rows(self.hw, own_dtype, rows, columns, depth, layout))
+                    terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
                 count, many, width = (size.evaluate(values) for size in (batch, heads, head_dim))

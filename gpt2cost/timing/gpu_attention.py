@@ -15,10 +15,10 @@ A thread block takes `q_tile` queries of one head through the keys in steps of `
               each head reads it from L2
     T       = launch + hypot(compute, memory) + cache write
 
-The gradients take 2.5 times the forward's arithmetic, five products for two, at a share of its rate that grows with the
-keys that a query sees (half of them under the causal rule), and move twice its bytes, in three kernels:
+The gradients take 2.5 times the forward's arithmetic, five products for two, and for each query as long again as
+`backward_keys` further keys on full tiles; they move twice its bytes, in three kernels:
 
-    T       = 3 launch + 2.5 / backward_rate * (1 + backward_keys / keys seen) * compute + 2 memory
+    T       = 3 launch + hypot(2.5 * (compute + queries * backward_keys * FLOPs of a key / rate), 2 memory)
 
 `launch` has parts that come with more than one new token, with more than one block of keys and with splits. In decode
 the keys of one head are one thread block's unless the kernel splits them. The memory-efficient kernel multiplies fp32
@@ -96,8 +96,7 @@ def attention_terms(
         terms = _terms(hw, built[size], rate, *sizes, element_bytes, is_causal, masked, write_cache, kv_reuse)
         if not backward:
             return terms
-        seen = cached_tokens + (0.5 if is_causal else 1.0) * new_tokens
-        return _gradients(hw, built[size], terms, seen)
+        return _gradients(hw, built[size], terms, 4.0 * batch * heads * new_tokens * head_dim / rate)
 
     large = "256" if "256" in built else "128"
     sizes = ("64", "128", large)
@@ -182,10 +181,13 @@ def _terms(
     return Terms(total_s, arithmetic_s, traffic.dram_s, l2_s, serial_s, launch_s, dram_bytes)
 
 
-def _gradients(hw: Hardware, c: AttentionConstants, forward: Terms, keys_seen: Array) -> Terms:
-    """The terms of the backward kernels, from those of the forward one on the same operands."""
-    slower = FLOPS_OF_BACKWARD / c.backward_rate * (1.0 + c.backward_keys / keys_seen)
-    compute_s, serial_s = slower * forward.compute_s, slower * forward.serial_s
+def _gradients(hw: Hardware, c: AttentionConstants, forward: Terms, key_s: Array) -> Terms:
+    """The terms of the backward kernels, from those of the forward one on the same operands.
+
+    `key_s`: what one SM takes for a key more of each query, on full tiles.
+    """
+    compute_s = FLOPS_OF_BACKWARD * forward.compute_s
+    serial_s = FLOPS_OF_BACKWARD * (forward.serial_s + c.backward_keys * key_s / hw.compute.units)
     memory_s, l2_s, dram_bytes = 2.0 * forward.memory_s, 2.0 * forward.l2_s, 2.0 * forward.dram_bytes
     launch_s = BACKWARD_KERNELS * forward.launch_s
     total_s = launch_s + np.hypot(compute_s + serial_s, memory_s + l2_s)

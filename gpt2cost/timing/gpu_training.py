@@ -16,7 +16,7 @@ A100, IMvision12/trinix.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -93,12 +93,13 @@ def training_terms(
     return at_least(form.launches * floor_s, terms)
 
 
-ODD_ROWS = 5.5
-"""How many times longer a product takes of which an operand's rows are an odd number of 16-bit elements: they cannot be
-copied to shared memory 4 bytes at a time, as devices from sm80 on do. The gradient of the logits is such an operand
-where the vocabulary is odd, and nobody pads it. Fitted: steps of GPT-2 124M on an A100 in bf16 without a compiler, of
-build-nanogpt (300 ms a step of 16 sequences, 311, 301), of nanoGPT (250 ms of 12) and of rasbt/LLMs-from-scratch
-(89 ms of 8), which give 4.4 to 6.9. Forward products have odd rows in their result alone, and were measured."""
+ODD_ROWS = 5.0
+"""How many times its arithmetic a product takes longer of which an operand's rows are an odd number of 16-bit elements:
+they cannot be copied to shared memory 4 bytes at a time, as devices from sm80 on do. The gradient of the logits is such
+an operand where the vocabulary is odd, and nobody pads it. Fitted: steps of GPT-2 124M on an A100 in bf16 without a
+compiler, of build-nanogpt (300 ms a step of 16 sequences, 311, 301), of nanoGPT (250 ms of 12) and of
+rasbt/LLMs-from-scratch (89 ms of 8), which give 3.8 to 6.5. Forward products have odd rows in their result alone, and
+were measured."""
 
 
 def is_gradient(kernel: Kernel) -> bool:
@@ -106,9 +107,10 @@ def is_gradient(kernel: Kernel) -> bool:
     return kernel.name.rpartition(".")[2].startswith("grad_")
 
 
-def odd_rows(hw: Hardware, dtype: str, m: Array, n: Array, k: Array, layout: str) -> Array:
-    """How many times longer a product takes for odd rows of its operands in memory: `ODD_ROWS` or 1."""
+def with_odd_rows(hw: Hardware, terms: Terms, dtype: str, m: Array, n: Array, k: Array, layout: str) -> Terms:
+    """The terms of a product, longer by `ODD_ROWS` where an operand has odd rows in memory; what it moves stays."""
     if dtype not in HALF_DTYPES or (hw.compute_capability or 0) < 8:
-        return 1.0
+        return terms
     first, second = (m if layout == "TN" else k), (k if layout == "NT" else n)
-    return np.where((first % 2 > 0) | (second % 2 > 0), ODD_ROWS, 1.0)
+    more_s = np.where((first % 2 > 0) | (second % 2 > 0), ODD_ROWS * terms.compute_s, 0.0)
+    return replace(terms, device_s=terms.device_s + more_s, serial_s=terms.serial_s + more_s)

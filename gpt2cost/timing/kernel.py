@@ -18,6 +18,7 @@ from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.cpu import CpuMachine
 from gpt2cost.timing.gpu import GpuMachine
 from gpt2cost.timing.terms import Array, Terms
+from gpt2cost.timing.tokens import Tokens
 
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
 """What a kernel's time goes to: arithmetic; the traffic of DRAM; that of L2; incomplete waves of thread blocks, serial
@@ -34,14 +35,19 @@ def machine_of(hw: Hardware) -> Machine:
 
 
 def kernel_terms(
-    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool, reuse: Sequence[Array]
-) -> Terms:
+    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool, reuse: Sequence[Array],
+    tokens: Tokens | None = None,
+) -> Terms:  # fmt: skip
     """The terms of one launch of `kernel` in a pass, in a busy stream or (`graph`) as a node of a CUDA graph.
 
-    `reuse`: for each of the kernel's inputs, the bytes touched since it was last used.
+    `reuse`: for each of the kernel's inputs, the bytes touched since it was last used. `tokens`: those of `values`.
     """
     floor_s = hw.launch.graph_floor_s if graph else hw.launch.stream_floor_s
-    return machine_of(hw).kernel(kernel, values, dtype, floor_s, reuse)
+    machine = machine_of(hw)
+    once = tokens.once(reuse, machine.lost_bytes) if tokens and kernel.is_by_tokens else None
+    if tokens and once is not None:
+        return tokens.spread(machine.kernel(kernel, tokens.values, dtype, floor_s, once))
+    return machine.kernel(kernel, values, dtype, floor_s, reuse)
 
 
 def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:

@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, sum_of
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.table.liveness import LAYER_CACHE
 
 Touched: TypeAlias = tuple[tuple[Formula, tuple[Condition, ...]], ...]
-"""The bytes of each tensor, and where it is touched: any of some conditions."""
+"""The bytes of some tensors, and where they are touched: any of some conditions."""
 Uses: TypeAlias = tuple[tuple[Condition, Touched], ...]
 """The kernels that used a tensor, the last first: where each is launched, and what was touched since."""
 
@@ -106,12 +106,18 @@ def _operands(step: Kernel | Free) -> tuple[Tensor, ...]:
 def _touched(kernels: Sequence[Kernel]) -> Touched:
     """What some kernels touch, each tensor once; a view beside the tensor that it is of does not count."""
     made = {tensor.name for kernel in kernels for tensor in kernel.outputs}
-    seen: dict[str, tuple[Formula, dict[Condition, None]]] = {}
+    seen: dict[str, tuple[Formula, list[Condition]]] = {}
     for kernel in kernels:
         for tensor in _operands(kernel):
             if tensor.name in made or tensor.view_of not in made:
-                seen.setdefault(tensor.name, (tensor.bytes, {}))[1][kernel.when] = None
-    return tuple((size, (ALWAYS,) if ALWAYS in when else tuple(when)) for size, when in seen.values())
+                if tensor.name not in seen:
+                    seen[tensor.name] = tensor.bytes, []
+                seen[tensor.name][1].append(kernel.when)
+    together: dict[tuple[Condition, ...], list[Formula]] = {(ALWAYS,): []}
+    for size, when in seen.values():
+        key = (ALWAYS,) if ALWAYS in when else tuple(dict.fromkeys(when))
+        together.setdefault(key, []).append(size)
+    return tuple((sum_of(sizes), when) for when, sizes in together.items())
 
 
 def _whole_pass(rows: Sequence[Row]) -> Touched:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Call, refusal
+from helpers import ROOT, Call, refusal
 
 from gpt2cost.output.formats import FORMATS
 
@@ -20,6 +20,7 @@ from gpt2cost.measure import train_steps
 
 pytestmark = pytest.mark.usefixtures("few_samples", "one_of_each_part")
 
+CAMPAIGN = ROOT / "tests/data/campaign-train-cpu"
 STEP = ("--phase", "train", "--seq", "6", "--dropout", "0")
 KEYS = {
     "kind", "model", "impl", "precision", "attn", "runtime", "micro_batch", "seq", "grad_accum", "optimizer",
@@ -187,3 +188,18 @@ def test_records_of_older_campaigns(gpt2cost: Call, tmp_path: Path) -> None:
     for lacking in ("precision", "seq", "step_us"):
         path.write_text(json.dumps({key: value for key, value in step.items() if key != lacking}), "utf-8")
         assert lacking in refusal(gpt2cost(*validate, "a100"))
+
+
+def test_recorded_steps_of_a_campaign(gpt2cost: Call) -> None:
+    """Of distilgpt2 on one core of a Xeon: every line finds its prediction, and all of its parts."""
+    command = ("validate", "--phase", "train", "--from", CAMPAIGN, "--gpu", "a100", "--format", "json")
+    scored = json.loads(gpt2cost(*command).out)
+    recorded = [record for path in CAMPAIGN.iterdir() for record in lines_of(path) if record["kind"] == "train_step"]
+    assert scored["summary"]["cases"] == len(recorded) > 1
+    assert scored["skipped"] == {}
+    assert [(step["impl"], step["vocab_size"], step["dropout"], step["optimizer"]) for step in scored["steps"]] == [
+        (record["impl"], record["vocab_size"], record["dropout"], record["optimizer"]) for record in recorded
+    ]
+    assert {part["cases"] for part in scored["parts"]} == {len(recorded)}
+    one = json.loads(gpt2cost(*command, "--impl", "hf", "--optimizer", "adamw-fused").out)["steps"]
+    assert [step["dropout"] for step in one] == [0.1]

@@ -22,6 +22,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "inside": {"gpus": 4, "runtime": "compile", "micro_batch": "1,16", "compile_inside_ddp": True},
     "nanogpt": {"impl": "hf,nanogpt", "micro_batch": "1,2", "seq": 128},
     "zero": {"gpus": "2,8", "zero": "0,1,2,3", "micro_batch": 4, "grad_accum": "1,2"},
+    "stages as numbers": {"gpus": 8, "zero": [0, 1, "fsdp"]},
     "checkpointing": {"checkpointing": "none,block", "micro_batch": "1,4", "seq": 128},
     "unclipped": {"clip_grad_norm": "none", "dropout": 0.0, "micro_batch": "1,2"},
 }
@@ -53,6 +54,14 @@ def test_tokens_with_suffixes() -> None:
         axis = grid.axes["global_tokens"]
         assert axis is not None
         assert list(axis) == [65536, 1048576]
+
+
+def test_no_clipping_is_none_as_in_train() -> None:
+    """`None` says that gradients are not clipped, not that it is left open."""
+    (row,) = sweep_training(**SMALL, clip_grad_norm=None)
+    assert (row["clip_grad_norm"], row["clip_s"]) == (None, 0)
+    (clipped,) = sweep_training(**SMALL)
+    assert clipped["clip_grad_norm"] == 1.0
 
 
 def test_what_does_not_divide_is_left_out() -> None:

@@ -32,7 +32,8 @@ def table_of(config: GPT2Config, attn: str, precision: str, **options: Any) -> T
         attn,  # type: ignore[arg-type]
         config.activation_function,
         config.reorder_and_upcast_attn,
-        config.use_cache,
+        use_cache=config.use_cache,
+        scale_attn_weights=config.scale_attn_weights,
         train=True,
         dropout=tuple(place for place, name in DROPOUT.items() if getattr(config, name)),
         tied=config.tie_word_embeddings,
@@ -73,6 +74,7 @@ ODD = {
     "n_inner": {"n_inner": 100, "n_head": 4},
     "relu": {"activation_function": "relu", "tie_word_embeddings": False, "n_layer": 1},
     "upcast": {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+    "upcast, unscaled": {"reorder_and_upcast_attn": True, "scale_attn_weights": False},
     "one head": {"n_head": 1, "n_positions": 3000, "vocab_size": 50300},
     "silu": {"activation_function": "silu", "n_layer": 1, "n_embd": 40, "n_head": 5},
 }

@@ -204,6 +204,18 @@ def test_backward_of_flash_attention_on_an_rtx_4090(causal: bool, backward: floa
     assert flops / float(terms.device_s) == pytest.approx(1e12 * backward, rel=0.1)
 
 
+@pytest.mark.parametrize("gpu", ["a100", "h100", "rtx4090", "t4", "v100"])
+def test_gradients_of_attention_grow_with_the_tokens(gpu: str) -> None:
+    """Also of sequences far shorter than those that were measured, which take little more than the launches."""
+    hw, tokens = load_hardware(gpu), np.array([1, 2, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 2048.0])
+    kernel = "flash2" if hw.has_flash_attention("fp16") else "efficient"
+    forward, backward = (
+        attention_terms(hw, "fp16", kernel, 4.0, 12.0, 64.0, tokens, 0.0, 2, backward=way) for way in (False, True)
+    )
+    assert np.all(np.diff(backward.device_s) > 0)
+    assert np.all(backward.device_s < 8 * forward.device_s)
+
+
 @pytest.mark.parametrize("gpu", ["a100", "h100", "rtx4090", "t4"])
 def test_gradients_take_more_than_the_forward(gpu: str) -> None:
     """Of attention in each dtype: at least twice its time, and all of it grows with the batch."""
@@ -269,3 +281,15 @@ def test_gradients_of_odd_rows_are_slow_unless_a_compiler_pads_them() -> None:
         assert product_s(name, layout, padded=True) < 1.3 * product_s(name, layout, vocabulary=50304)
         assert product_s(name, layout, "tf32") < 1.3 * product_s(name, layout, "tf32", 50304)
     assert product_s("", "NT") < 1.3 * product_s("", "NT", vocabulary=50304)
+
+
+def test_odd_rows_slow_down_arithmetic_and_not_what_moves_bytes() -> None:
+    """Products of attention at an odd length move their operands as before, and take no longer than odd arithmetic."""
+    hw, operands = load_hardware("a100"), tuple(Tensor(name, formula(1) * f32) for name in "ab")
+
+    def gradient_s(tokens: int) -> float:
+        shape = Gemm(*map(formula, (768, tokens, 64, tokens)), "TN")  # type: ignore[arg-type]
+        kernel = Kernel("grad_value", "bmm", "bmm", operands, operands[:1], formula(0), NOWHERE, shape=shape)
+        return float(kernel_terms(kernel, {"stat_bytes": 4.0}, hw, "bf16", False, [math.inf] * 2).device_s)
+
+    assert gradient_s(1024) < gradient_s(1023) < 6 * gradient_s(1024)
