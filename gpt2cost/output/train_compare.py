@@ -113,7 +113,7 @@ def _document(comparison: TrainComparison) -> Record:
 def _text(page: Page, comparison: TrainComparison) -> None:
     """A table, where the time goes, and where the ranking changes."""
     rows = _compared(comparison)
-    page.line(f"training: {_common(rows)}\n", style="bold")
+    page.line(f"training: {', '.join(comparison.common)}\n", style="bold")
     page.fields(rows, *LAYOUTS)
     page.line(f"\nwhere the time of a step goes, and the difference from {LABEL.get(rows[0])}\n")
     _by_part(page, rows)
@@ -121,27 +121,6 @@ def _text(page: Page, comparison: TrainComparison) -> None:
     page.line(f"\nthe most tokens per second: {best.label}")
     for crossover in comparison.crossovers:
         page.line(_crossover(crossover))
-
-
-COMMON = (
-    ("{} sequences", attribute("micro_batch", path="training.batch.micro_batch")),
-    ("of {} tokens", attribute("seq_len", path="training.batch.seq_len")),
-    ("x {} micro-steps", attribute("grad_accum", path="training.batch.grad_accum")),
-    ("x {} GPUs", attribute("gpus", path="training.batch.gpus")),
-    ("in {}", attribute("precision", path="training.train.precision")),
-    ("with {} attention", attribute("attn", path="training.train.how.attn")),
-    ("in {} runtime", attribute("runtime", path="training.train.how.runtime")),
-    ("of {}'s code", attribute("impl", path="training.train.how.impl")),
-    ("and {}", attribute("optimizer", path="training.train.optimizer")),
-)
-"""What candidates may have in common, in words."""
-
-
-def _common(rows: list[Compared]) -> str:
-    """What all candidates share."""
-    values = ((text, {field.get(row) for row in rows}) for text, field in COMMON)
-    shared = ((text.removesuffix("s") if own == {1} else text, own) for text, own in values)
-    return " ".join(text.format(*own) for text, own in shared if len(own) == 1 and own != {"hf"})  # that goes unsaid
 
 
 def _crossover(crossover: Crossover) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.search import powers_of_two
 from gpt2cost.prediction.train import Training, step_seconds, train_run
 from gpt2cost.prediction.train_memory import memory_of
-from gpt2cost.prediction.train_settings import Batch
+from gpt2cost.prediction.train_settings import Batch, many
 from gpt2cost.prediction.train_sweep import TrainChoice, TrainGrid, make_train_grid, plan_training, possible_batches
 from gpt2cost.result import Result
 
@@ -21,6 +22,8 @@ MOST_MICRO_BATCH = 1 << 12
 """Crossovers are looked for up to this micro-batch."""
 LEAST_SEQ = 64
 """And from this length of a sequence on: nobody trains on shorter ones."""
+UNSAID = ("", "1 GPU", "1 node", "hf", "checkpointing none", "zero 0", "1 micro-step")
+"""What goes without saying."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +37,15 @@ class TrainCandidate:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainComparison(Result):
-    """What `compare` returns of training. The first candidate is what the others are measured against."""
+    """What `compare` returns of training. The first candidate is what the others are measured against.
+
+    `common`: names and sizes that all candidates share, but for what goes without saying.
+    """
 
     shown_by = "train_compare"
 
     candidates: tuple[TrainCandidate, ...]
+    common: tuple[str, ...]
     crossovers: tuple[Crossover, ...]
     warnings: tuple[str, ...]
 
@@ -58,9 +65,10 @@ def candidates_of(grid: TrainGrid, choices: Sequence[TrainChoice]) -> list[tuple
 
 def compare_points(points: Sequence[tuple[TrainChoice, Batch]], warnings: Sequence[str] = ()) -> TrainComparison:
     """Predict a step at each of `points`."""
+    labels, common = _labels(points)
     candidates = tuple(
         TrainCandidate(label, choice, train_run(choice.model, choice.hardware, choice.train, batch))
-        for label, (choice, batch) in zip(_labels(points), points, strict=True)
+        for label, (choice, batch) in zip(labels, points, strict=True)
     )
     crossovers = [
         crossover
@@ -73,30 +81,34 @@ def compare_points(points: Sequence[tuple[TrainChoice, Batch]], warnings: Sequen
         for warning in candidate.training.warnings
         if warning not in candidate.choice.model.notes
     )
-    return TrainComparison(candidates, tuple(crossovers), (*warnings, *own))
+    return TrainComparison(candidates, common, tuple(crossovers), (*warnings, *own))
 
 
-def _labels(points: Sequence[tuple[TrainChoice, Batch]]) -> list[str]:
-    """What tells the points apart: the names and sizes that differ, and a number where none does."""
+def _labels(points: Sequence[tuple[TrainChoice, Batch]]) -> tuple[list[str], tuple[str, ...]]:
+    """What tells the points apart: names and sizes that differ, a number where none does; and what all share."""
     names = [tuple(_names(choice, batch)) for choice, batch in points]
-    places = range(len(names[0])) if names else ()
-    varying = [place for place in places if len({name[place] for name in names}) > 1] or [1]
+    shared = [len(set(values)) == 1 for values in zip(*names, strict=True)]
+    varying = [place for place, same in enumerate(shared) if not same] or [1]
     labels = [" ".join(name[place] for place in varying) for name in names]
     numbers = [labels[:index].count(label) + 1 for index, label in enumerate(labels)]
-    return [f"{label} ({number})" if number > 1 else label for label, number in zip(labels, numbers, strict=True)]
+    labels = [f"{label} ({number})" if number > 1 else label for label, number in zip(labels, numbers, strict=True)]
+    common = itertools.compress(names[0] if names else (), shared)
+    return labels, tuple(name for name in common if name not in UNSAID)
 
 
 def _names(choice: TrainChoice, batch: Batch) -> Iterator[str]:
     how = choice.train
     yield from (choice.model.name, choice.hardware.name)
-    yield f"x{batch.gpus}"
-    yield f"{batch.nodes} nodes"
+    yield many(batch.gpus, "GPU")
+    yield many(batch.nodes, "node")
     yield from (how.precision, how.how.attn, how.how.runtime, str(how.how.impl), how.optimizer)
     yield f"checkpointing {how.checkpointing}"
     yield f"zero {how.zero}"
     yield f"micro-batch {batch.micro_batch}"
     yield f"seq {batch.seq_len}"
-    yield f"{batch.grad_accum} micro-steps"
+    yield many(batch.grad_accum, "micro-step")
+    yield "inside DDP" if how.compile_inside_ddp else ""
+    yield "no clipping" if how.clip_grad_norm is None else ""
 
 
 # ---------------------------------------------------------------------------------------------- crossovers

@@ -217,7 +217,7 @@ def solve_batch(given: Mapping[str, Any], seq: Any, gpus: Any, nodes: Any) -> tu
 
     Raises `InputError` where they leave micro-batch and accumulation open.
     """
-    checks: Checks = [(gpus % nodes == 0, lambda: f"nodes: {_many(gpus, 'GPU')} / {nodes} = {_number(gpus, nodes)} GPUs"
+    checks: Checks = [(gpus % nodes == 0, lambda: f"nodes: {many(gpus, 'GPU')} / {nodes} = {_number(gpus, nodes)} GPUs"
                        f" a node, which is no whole number")]  # fmt: skip
     micro, accum = given.get("micro_batch"), given.get("grad_accum")
     whole = next((name for name in ("global_tokens", "global_batch") if name in given), None)
@@ -226,12 +226,12 @@ def solve_batch(given: Mapping[str, Any], seq: Any, gpus: Any, nodes: Any) -> tu
     size, tokens = given[whole], seq if whole == "global_tokens" else 1
     if "global_batch" in given and whole == "global_tokens":
         batch = given["global_batch"]
-        checks.append((batch * seq == size, lambda: f"global_tokens: {size} / {_many(seq, 'token')} ="
+        checks.append((batch * seq == size, lambda: f"global_tokens: {size} / {many(seq, 'token')} ="
                        f" {_number(size, seq)} sequences, but global_batch is {batch}"))  # fmt: skip
-    each = [_many(seq, "token")] if whole == "global_tokens" else []
+    each = [many(seq, "token")] if whole == "global_tokens" else []
 
     def quotient(unit: Any, parts: list[str], what: str) -> str:
-        return f"{whole}: {size} / ({' x '.join([_many(gpus, 'GPU'), *parts, *each])}) = {_number(size, unit)} {what}"
+        return f"{whole}: {size} / ({' x '.join([many(gpus, 'GPU'), *parts, *each])}) = {_number(size, unit)} {what}"
 
     def divides(unit: Any, *texts: str) -> None:
         *parts, what = texts
@@ -241,19 +241,20 @@ def solve_batch(given: Mapping[str, Any], seq: Any, gpus: Any, nodes: Any) -> tu
 
     if micro is not None:
         unit = gpus * micro * tokens
-        divides(unit, sequences := _many(micro, "sequence"), "micro-steps")
+        divides(unit, sequences := many(micro, "sequence"), "micro-steps")
         if accum is not None:
             checks.append((unit * accum == size, lambda: f"{quotient(unit, [sequences], 'micro-steps')}, but grad_accum"
                            f" is {accum}"))  # fmt: skip
         return Batch(micro, seq, size // unit, gpus, nodes), checks
     if accum is not None:
         unit = gpus * accum * tokens
-        divides(unit, _many(accum, "micro-step"), "sequences")
+        divides(unit, many(accum, "micro-step"), "sequences")
         return Batch(size // unit, seq, accum, gpus, nodes), checks
     raise InputError(f"{whole}: leaves micro_batch and grad_accum open; give one of them")
 
 
-def _many(count: Any, what: str) -> str:
+def many(count: Any, what: str) -> str:
+    """A count in words: 1 node, 2 nodes."""
     return f"{count} {what}" if np.ndim(count) == 0 and count == 1 else f"{count} {what}s"
 
 

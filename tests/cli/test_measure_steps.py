@@ -191,7 +191,7 @@ def test_records_of_older_campaigns(gpt2cost: Call, tmp_path: Path) -> None:
 
 
 def test_recorded_steps_of_a_campaign(gpt2cost: Call) -> None:
-    """Of distilgpt2 on one core of a Xeon: every line finds its prediction, and all of its parts."""
+    """Of distilgpt2 on one core of a Xeon, in seconds of the processor: every line finds its prediction."""
     command = ("validate", "--phase", "train", "--from", CAMPAIGN, "--gpu", "a100", "--format", "json")
     scored = json.loads(gpt2cost(*command).out)
     recorded = [record for path in CAMPAIGN.iterdir() for record in lines_of(path) if record["kind"] == "train_step"]

@@ -291,7 +291,7 @@ def test_compare(gpt2cost: Any) -> None:
     flags = [*COMPARE, "--gpu", "a100,h100", "--gpus", "1,2"]
     document = json.loads(gpt2cost(*flags, "--format", "json").out)
     assert [row["label"] for row in document["candidates"]] == [
-        "a100-sxm-80gb x1", "a100-sxm-80gb x2", "h100-sxm-80gb x1", "h100-sxm-80gb x2",
+        "a100-sxm-80gb 1 GPU", "a100-sxm-80gb 2 GPUs", "h100-sxm-80gb 1 GPU", "h100-sxm-80gb 2 GPUs",
     ]  # fmt: skip
     first = document["candidates"][0]
     for row in document["candidates"]:
@@ -300,7 +300,7 @@ def test_compare(gpt2cost: Any) -> None:
                           "--micro-batch", "2", "--gpus", str(row["gpus"]))  # fmt: skip
         assert row["step_s"] == one["step"]["step_s"]
     text = gpt2cost(*flags).out
-    assert text.startswith("training: 2 sequences of 64 tokens x 1 micro-step in bf16-mixed")
+    assert text.startswith("training: distilgpt2, bf16-mixed, sdpa, eager, adamw, micro-batch 2, seq 64\n")
     fastest = max(document["candidates"], key=lambda row: row["tokens_per_s"])
     assert f"the most tokens per second: {fastest['label']}" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,14 @@ class Ops(TorchDispatchMode):  # type: ignore[misc]
 
     def mark(self, part: str) -> None:
         self.parts[part], self.now = self.now, []
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def ops_of(run: Any) -> list[str]:
