@@ -29,6 +29,8 @@ _EXPECTED = {  # unit -> what a message says
 _PLAUSIBLE = {"B": (1e-3, 1e24), "B/s": (1e-3, 1e24), "FLOP/s": (1e-3, 1e27), "s": (1e-18, 1e9)}
 """Unit -> the range beyond which a quantity is a slip."""
 _WHOLE = {"", "B", "FLOP"}  # counted units: 512 is written "512 B", not "512.0 B"
+EXPECTED_COUNT = "expected a whole number such as 524288, 10e9, 0.5M or 10B"
+_COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]\+?([0-9]{1,2}))?\s*(|[kMGTB]|[KMGT]i)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?\s*([^\s0-9.+-]+)\s*", re.ASCII)
 
 
@@ -66,6 +68,23 @@ def parse_quantity(text: object, unit: str) -> float:
         if least <= value <= most:
             return value
     raise InputError(f"expected {_EXPECTED[unit]}, got {echo(text)}")
+
+
+def parse_count(text: str) -> int:
+    """The whole number that `text` says: 524288 of `"524288"` and `"0.5Mi"`, 10**10 of `"10e9"`, `"10G"` and `"10B"`.
+
+    Raises InputError for anything else, and above 1e18.
+    """
+    if match := _COUNT.fullmatch(text):
+        digits, exponent, prefix = match[1], int(match[2] or 0), match[3].replace("B", "G")
+        value = math.nan
+        if prefix in _LARGE:
+            value = float(f"{digits}e{exponent + _LARGE[prefix]}")
+        elif prefix in _BINARY:
+            value = float(f"{digits}e{exponent}") * 1024.0 ** _BINARY[prefix]
+        if 1 <= value <= 1e18 and value == int(value):
+            return int(value)
+    raise InputError(f"{EXPECTED_COUNT}, got {echo(text)}")
 
 
 def _prefix(exponent: int, unit: str) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2cost.errors import InputError
-from gpt2cost.units import format_quantity, parse_quantity, scale_for, unit_of
+from gpt2cost.units import format_quantity, parse_count, parse_quantity, scale_for, unit_of
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,20 @@ def test_scale_for() -> None:
 )
 def test_the_unit_that_a_name_carries(name: str, stem: str, unit: str | None) -> None:
     assert unit_of(name) == (stem, unit)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("524288", 524_288), ("10e9", 10**10), ("10B", 10**10), ("10 G", 10**10), ("0.5M", 500_000),
+        ("0.5Mi", 524_288), ("512Ki", 524_288), ("1.1k", 1100), ("15T", 15 * 10**12), (" 3 ", 3), ("1.5e3k", 1_500_000),
+    ],
+)  # fmt: skip
+def test_counts(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "B", "0", "-1", "1.5", "10b", "0.5Q", "1e19", "1.0001k", "nan", "1,000", "5 M B"])
+def test_no_counts(text: str) -> None:
+    with pytest.raises(InputError, match=r"^expected a whole number such as 524288, 10e9, 0\.5M or 10B, got "):
+        parse_count(text)

@@ -45,6 +45,14 @@ COMMANDS = {
 }
 """Each command, and each group of commands -> its room and its name there, in the order of the help."""
 
+OTHER_NAMES = {
+    "--dtype": "--precision",
+    "--precision": "--dtype",
+    "--batch": "--micro-batch",
+    "--micro-batch": "--batch",
+}
+"""An option of a pass -> what a training step has in its place, and back."""
+
 
 class Commands(TyperGroup):
     """The commands of `COMMANDS`: the one that is asked for, and of the others no more than the help needs."""
@@ -153,7 +161,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             code = command(args=given, prog_name="gpt2cost", standalone_mode=False)
         return int(code or 0)
     except _click_exception() as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = _other_name(error) or error.format_message()  # type: ignore[attr-defined]
         return _fail(message, 2) if message else 0  # without arguments, help was asked for and printed
     except InputError as error:
         return _fail(str(error), 2)
@@ -167,6 +175,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # stdout is full, say
         _abandon_stdout()
         return _fail(f"cannot write: {error.strerror or error}", 1)
+
+
+def _other_name(error: Exception) -> str:
+    """What to say of an option that a command has under another name, else an empty string."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    other = OTHER_NAMES.get(option) if isinstance(option, str) and "possibilities" in vars(error) else None
+    if context is None or not any(other in param.opts for param in context.command.params):
+        return ""
+    return f"No such option: {option}; here it is {other}"
 
 
 def _fail(message: str, code: int) -> int:

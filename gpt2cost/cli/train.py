@@ -36,7 +36,9 @@ class BatchFlags:
         typer.Option("--grad-accum", help="Passes whose gradients add up to a step, on each GPU.", show_default="1"),
     ] = None
     global_batch: Annotated[int | None, typer.Option("--global-batch", help="Sequences of a step, on all GPUs.")] = None
-    global_tokens: Annotated[int | None, typer.Option("--global-tokens", help="Tokens of a step, on all GPUs.")] = None
+    global_tokens: Annotated[
+        str | None, typer.Option("--global-tokens", help="Tokens of a step, on all GPUs, such as 524288 or 0.5Mi.")
+    ] = None
 
 
 @dataclass(eq=False, repr=False)
@@ -70,7 +72,7 @@ class TrainFlags:
 class RunLengthFlags:
     """How long a model is trained."""
 
-    tokens: Annotated[float | None, typer.Option("--tokens", help="Of the whole run, such as 10e9.")] = None
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Of the whole run, such as 10e9 or 10B.")] = None
     steps: Annotated[int | None, typer.Option("--steps", help="Of the whole run.")] = None
     eval_every: Annotated[int | None, typer.Option("--eval-every", help="Validate every so many steps.")] = None
     eval_batches: Annotated[

@@ -213,7 +213,9 @@ def _parts(training: Training) -> str:
     texts = [f"{name} {format_quantity(seconds, 's')}" for name, seconds in parts.items()]
     if training.batch.gpus > 1:
         waited, sent = (format_quantity(each, "s") for each in (step.exposed_communication_s, step.communication_s))
-        texts.insert(2, f"communication not hidden {waited} of {sent}")
+        out = [phase.totals.device_s for phase in training.phases if phase.phase == "from_buckets"]
+        copied = f" (with {format_quantity(out[0], 's')} of copies out of buckets)" if out else ""
+        texts.insert(2, f"communication not hidden {waited} of {sent}{copied}")
     return f"of which {', '.join(texts)}; {step.bound}-bound"
 
 

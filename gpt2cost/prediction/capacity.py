@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.checks import check_choice, check_positive
+from gpt2cost.checks import check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.compare import context_axis, longest_context
@@ -16,7 +16,7 @@ from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Prediction, check_runs, passes_of, predict_run
 from gpt2cost.prediction.search import largest_where
-from gpt2cost.prediction.settings import PHASES, Sizes, check_how, check_single_sizes, is_decode
+from gpt2cost.prediction.settings import Sizes, check_how, check_phase, check_single_sizes, is_decode
 from gpt2cost.prediction.sweep import Choice
 from gpt2cost.result import Result
 from gpt2cost.table.config import load_model
@@ -83,7 +83,7 @@ def capacity(
     `max_latency_s` limits one pass. Raises `InputError` for what is wrong, and where no CUDA graph can be captured of
     what is asked for.
     """
-    check_choice("phase", phase, PHASES)
+    check_phase(phase)
     limit_s = np.inf if max_latency_s is None else check_positive("max_latency_s", max_latency_s)
     how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
     sizes = check_single_sizes(batch, seq, cache, use_cache)

@@ -20,7 +20,7 @@ import numpy as np
 from gpt2cost.checks import MAX_SIZE, check_choice, check_flag
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.prediction.settings import LEAST, PHASES
+from gpt2cost.prediction.settings import LEAST, check_phase
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES, Impl
 from gpt2cost.yaml_text import read_yaml
 
@@ -100,7 +100,7 @@ def make_grid(**axes: Any) -> Grid:
         values[key] = name_axis(key, given[key], notes)
     for key, least in LEAST.items():
         values[key] = size_axis(key, given[key], least, notes)
-    check_choice("phase", given["phase"], PHASES)
+    check_phase(given["phase"])
     check_choice("logits", given["logits"], LOGITS)
     check_choice("cache_type", given["cache_type"], CACHE_TYPES)
     check_flag("use_cache", given["use_cache"])

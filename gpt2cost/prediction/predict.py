@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.checks import Size, check_choice
+from gpt2cost.checks import Size
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
@@ -32,13 +32,13 @@ from gpt2cost.prediction.one_pass import (
 )
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.settings import (
-    PHASES,
     How,
     Number,
     Sizes,
     check_cached,
     check_device,
     check_how,
+    check_phase,
     check_sizes,
     is_decode,
 )
@@ -208,7 +208,7 @@ def predict_run(
 
     With `partly`, sizes may be among others at which no CUDA graph can be captured: their figures mean nothing.
     """
-    check_choice("phase", phase, PHASES)
+    check_phase(phase)
     how = how.on(model)
     check_cached(model, how, sizes)
     if partly:

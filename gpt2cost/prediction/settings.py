@@ -11,7 +11,7 @@ from gpt2cost.checks import Size, check_broadcast, check_choice, check_flag, che
 from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
-from gpt2cost.errors import InputError
+from gpt2cost.errors import InputError, echo
 from gpt2cost.table.config import Model, check_impl
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
@@ -112,6 +112,16 @@ def check_how(
         check_choice("impl", impl, IMPLEMENTATIONS)
     cached = check_flag("use_cache", use_cache)
     return How(dtype, attn, runtime, logits, cached, cache_type=cache_type, impl=impl)  # type: ignore[arg-type]
+
+
+def check_phase(phase: object) -> None:
+    """Raise `InputError` unless `phase` is one of `PHASES`."""
+    if phase == TRAIN:
+        raise InputError(
+            f"phase: training steps are gpt2cost train's, and of many points sweep's and compare's; here"
+            f" {', '.join(PHASES)}, got {echo(phase)}"
+        )
+    check_choice("phase", phase, PHASES)
 
 
 def check_sizes(batch: object, seq: object, cache: object, use_cache: bool = True) -> Sizes:

@@ -149,11 +149,7 @@ class Training(Result):
     def max_micro_batch(self) -> int:
         """The largest micro-batch of a single point that fits the memory, all else as it is; 0 if none does."""
 
-        def fits(sizes: Any) -> Any:
-            batch = replace(self.batch, micro_batch=sizes.astype(float))
-            return np.broadcast_to(memory_of(self.model, self.hardware, self.train, batch).fits, sizes.shape)
-
-        return largest_where(fits, 1, MOST_MICRO_BATCH)
+        return largest_micro_batch(self.model, self.hardware, self.train, self.batch)
 
 
 def train(
@@ -166,7 +162,7 @@ def train(
     seq: int | None = None,
     grad_accum: int | None = None,
     global_batch: int | None = None,
-    global_tokens: int | None = None,
+    global_tokens: int | str | None = None,
     precision: str = "bf16-mixed",
     attn: str = "sdpa",
     runtime: str = "eager",
@@ -177,7 +173,7 @@ def train(
     checkpointing: str = "none",
     zero: int | str = 0,
     impl: str | None = None,
-    tokens: float | None = None,
+    tokens: float | str | None = None,
     steps: int | None = None,
     eval_every: int | None = None,
     eval_batches: int | None = None,
@@ -188,9 +184,9 @@ def train(
     `model` and `gpu` as in `predict`. `gpus` are all GPUs, on `nodes` machines. Of `micro_batch` (sequences of one pass
     on one GPU), `grad_accum` (passes of a step, on each GPU), `global_batch` (sequences of a step) and `global_tokens`
     any that determine the rest; without the last two, what is left out is 1. `seq` is the model's positions unless
-    given. `dropout` sets all three probabilities of the config. `zero` 2 and 3 (`fsdp`) predict memory and volumes;
-    their time is rough. The run has whole steps of `tokens`, or `steps`; every `eval_every` of them `eval_batches`
-    (20) are validated. `price_per_hour` is that of one GPU.
+    given. Tokens may be text: "0.5Mi", "10B". `dropout` sets all three probabilities of the config. `zero` 2 and 3
+    (`fsdp`) predict memory and volumes; their time is rough. The run has whole steps of `tokens`, or `steps`; every
+    `eval_every` of them `eval_batches` (20) are validated. `price_per_hour` is that of one GPU.
 
     Raises `InputError` for anything unknown, contradictory or impossible, with what would be right.
     """
@@ -209,6 +205,16 @@ def train(
         price_per_hour=price_per_hour,
     )  # fmt: skip
     return train_run(loaded, hw, how, batch, length)
+
+
+def largest_micro_batch(model: Model, hw: Hardware, how: TrainHow, batch: Batch) -> int:
+    """See `Training.max_micro_batch`."""
+
+    def fits(sizes: Any) -> Any:
+        memory = memory_of(model, hw, how, replace(batch, micro_batch=sizes.astype(float)))
+        return np.broadcast_to(memory.fits, sizes.shape)
+
+    return largest_where(fits, 1, MOST_MICRO_BATCH)
 
 
 def check_gpus(hw: Hardware, how: TrainHow, batch: Batch) -> None:
@@ -261,7 +267,7 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     word = np.where(range_.trust == "measured", "calibrated", range_.trust)
     return Training(
         model, hw, how, batch, length, work, step, memory, _run(length, step, batch, validated_s), sent.buckets,
-        as_python(word), as_python(range_.trust_from), tuple(_warnings(model, how, batch, memory)),
+        as_python(word), as_python(range_.trust_from), tuple(_warnings(model, hw, how, batch, memory)),
     )  # fmt: skip
 
 
@@ -311,7 +317,7 @@ def _run(length: RunLength, step: Step, batch: Batch, validated_s: float) -> Run
     return Run(tokens, steps, steps * tokens, time_s, gpu_hours, cost)
 
 
-def _warnings(model: Model, how: TrainHow, batch: Batch, memory: TrainMemory) -> Iterator[str]:
+def _warnings(model: Model, hw: Hardware, how: TrainHow, batch: Batch, memory: TrainMemory) -> Iterator[str]:
     yield from model.notes
     longest = int(np.max(batch.seq_len))
     if longest > model.n_positions:
@@ -320,4 +326,10 @@ def _warnings(model: Model, how: TrainHow, batch: Batch, memory: TrainMemory) ->
         yield f"zero {how.zero}: memory and volumes follow the stage; its time is not scored against measurements"
     if not np.all(memory.fits):
         most = format_quantity(float(np.max(memory.total_bytes)), "B")
-        yield f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"
+        text = f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"
+        if not batch.shape:
+            largest = largest_micro_batch(model, hw, how, batch)
+            text += (
+                f"; the largest micro-batch that fits is {largest}" if largest else "; not even a micro-batch of 1 fits"
+            )
+        yield text

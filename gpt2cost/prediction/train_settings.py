@@ -16,6 +16,7 @@ from gpt2cost.prediction.settings import How, Sizes, check_device
 from gpt2cost.table.config import Model
 from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS, Checkpointing
+from gpt2cost.units import EXPECTED_COUNT, parse_count
 
 TRAIN_RUNTIMES = ("eager", "compile")
 ZERO_STAGES = ("0", "1", "2", "3", "fsdp")
@@ -199,7 +200,10 @@ def check_batch(given: Mapping[str, object], seq: object, gpus: object, nodes: o
     Raises `InputError` for what is no size, what contradicts, what does not divide and what stays open: one line that
     shows the arithmetic.
     """
-    sizes = {name: check_point(name, size, 1) for name, size in given.items() if size is not None}
+    given = {name: size for name, size in given.items() if size is not None}
+    if isinstance(tokens := given.get("global_tokens"), str | float):
+        given["global_tokens"] = check_tokens("global_tokens", tokens)
+    sizes = {name: check_point(name, size, 1) for name, size in given.items()}
     fixed = (check_point("seq", seq, 1), check_point("gpus", gpus, 1), check_point("nodes", nodes, 1))
     batch, checks = solve_batch(sizes, *fixed)
     for holds, say in checks:
@@ -271,7 +275,7 @@ def check_run(
     """
     own_steps = None if steps is None else check_point("steps", steps, 1)
     if tokens is not None:
-        whole = _check_tokens(tokens)
+        whole = check_tokens("tokens", tokens)
         fitting = whole // tokens_per_step
         if not fitting:
             raise InputError(f"tokens: {whole} are less than the {tokens_per_step} of one step")
@@ -291,9 +295,14 @@ def check_run(
     return RunLength(own_steps, every, batches, price)
 
 
-def _check_tokens(tokens: object) -> int:
-    """A whole number of tokens, which may be written as a float: 10e9."""
+def check_tokens(name: str, tokens: object) -> int:
+    """A whole number of tokens, which may be a float or text: 10e9, "10B". Raises `InputError` for anything else."""
+    if isinstance(tokens, str):
+        try:
+            return parse_count(tokens)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
     number = tokens if isinstance(tokens, int | float | np.number) and not isinstance(tokens, bool) else 0
     if 1 <= number <= 1e18 and int(number) == number:
         return int(number)
-    raise InputError(f"tokens: expected a whole number of tokens, such as 10e9, got {echo(tokens)}")
+    raise InputError(f"{name}: {EXPECTED_COUNT}, got {echo(tokens)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,6 +39,7 @@ from gpt2cost.prediction.train_settings import (
 from gpt2cost.table.config import Model
 from gpt2cost.table.optimizer import OPTIMIZERS
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS
+from gpt2cost.units import parse_count
 
 TRAIN_CHOICES: dict[str, tuple[str, ...]] = {
     "precision": tuple(PRECISIONS), "attn": ATTENTION_IMPLEMENTATIONS, "runtime": TRAIN_RUNTIMES,
@@ -161,11 +163,23 @@ def make_train_grid(**axes: Any) -> TrainGrid:
         names[key] = name_axis(key, value, notes)
         for name in names[key] if key in TRAIN_CHOICES else ():
             check_choice(key, name, TRAIN_CHOICES[key])
+    given["global_tokens"] = _whole(given["global_tokens"])
     sizes = {key: None if given[key] is None else size_axis(key, given[key], 1, notes) for key in SIZE_AXES}
     clip = given["clip_grad_norm"]
     return TrainGrid(
         names, sizes, given["compile_inside_ddp"], None if clip == "none" else clip, given["dropout"], tuple(notes)
     )
+
+
+def _whole(tokens: object) -> object:
+    """Counts of tokens such as 0.5Mi as whole numbers; what is none stays as it is."""
+    if isinstance(tokens, str) and "," in tokens:
+        return ",".join(map(str, map(_whole, tokens.split(","))))
+    if isinstance(tokens, list | tuple):
+        return list(map(_whole, tokens))
+    with suppress(InputError):
+        return parse_count(tokens) if isinstance(tokens, str) else tokens
+    return tokens
 
 
 def sweep_training(

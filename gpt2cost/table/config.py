@@ -24,6 +24,7 @@ from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.options import Impl
+from gpt2cost.units import parse_count
 
 _DIMENSION = {"range": (1, 10**7)}
 """Rule of a model's dimensions: a larger number is more likely a slip than a size."""
@@ -279,11 +280,20 @@ def _load_named(name: str) -> Model:
                 return _load_path(path, path.stem if path.stem != "config" else path.absolute().parent.name)
         if name.count("/") == 1 and all(part and not part.startswith(".") for part in name.split("/")):
             return _load_from_hub(name)
-    hint = nearest(name, preset_names())
+    hint = _of_size(name) or nearest(name, preset_names())
     raise InputError(
         f"unknown model {echo(name)}: {hint and hint + ' '}presets are {', '.join(preset_names())};"
         " or give a folder, a config.json, nanoGPT's model_args or a hub id such as openai-community/gpt2"
     )
+
+
+def _of_size(name: str) -> str:
+    """Which preset is meant by a number of parameters, such as 124M; papers' own counts are up to 6 % lower."""
+    with contextlib.suppress(InputError):
+        size = parse_count(name.upper().removeprefix("GPT2-"))
+        close = [model for model in list_models() if abs(size / model.parameters - 1) < 0.07]
+        return f"that is {close[0].name};" if close and size >= 1e6 else ""
+    return ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@
     other      core = min(elements * one thread's, fork + elements * all threads')
     T          = launch + max(core, FLOPs / peak, spilled bytes / DRAM bandwidth) + fresh
     fresh      = output bytes / rate at which the system hands out memory; 0 for attention, and for what is written in
-               place
+               place, whose DRAM bytes count for 2/3
     foreach    the sum of its tensors, one op after the other; nothing of one op's list is in the cache for the next
     backward   products and memory-bound kernels by the same curves; attention its forward, as its FLOPs are more
 
@@ -36,6 +36,10 @@ from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype, residen
 
 _RESIDENT_FROM = 0.5
 """Footprint over the last-level cache where residency starts to fade: the cache is shared with what came before."""
+
+_IN_PLACE = 2 / 3
+"""Of the time that DRAM takes for its bytes where they are written in place. The bandwidth is that of copies: a store
+reads its cache line first, so that three bytes move for two that are counted. In place that line is there already."""
 
 _SLOW_FUNCTIONS = ("tanh", "gelu", "silu", "sigmoid", "erf", "mish", "elu", "selu", "celu", "softplus", "sqrt")
 """Element-wise ops that evaluate a function; they cost what `tanh` does unless they have a rate of their own."""
@@ -106,7 +110,10 @@ def memory_terms(
     work_s = np.minimum(elements * rate.element_s, rate.fork_s + elements * rate.parallel_element_s)
     nothing = 0.0 * elements
     fresh_s = nothing if in_place else fresh_seconds(c, write_bytes)
-    terms = _terms(hw, rate.launch_s, work_s, nothing, read_bytes + write_bytes, fresh_s, reuse_bytes)
+    moved = read_bytes + write_bytes
+    since = np.maximum(moved, reuse_bytes)
+    dram = moved * _IN_PLACE if in_place else moved
+    terms = _terms(hw, rate.launch_s, work_s, nothing, dram, fresh_s, since)
     return replace(terms, memory_s=terms.device_s - rate.launch_s, serial_s=nothing)
 
 

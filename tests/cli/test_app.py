@@ -212,7 +212,12 @@ BAD = {
     "attn": ([*PREDICT, "--attn", "flash"], "sdpa"),
     "runtime": ([*PREDICT, "--runtime", "graph"], "cuda-graph"),
     "format": ([*PREDICT, "--format", "xml"], "json"),
-    "phase": ([*PREDICT, "--phase", "train"], "prefill"),
+    "phase": ([*PREDICT, "--phase", "both,decode"], "prefill"),
+    "phase train": ([*PREDICT, "--phase", "train"], "phase: training steps are gpt2cost train's"),
+    "phase train of fit": (["fit", *PREDICT[1:], "--phase", "train"], "phase: training steps are gpt2cost train's"),
+    "precision": ([*PREDICT, "--precision", "bf16"], "No such option: --precision; here it is --dtype"),
+    "a size": (["predict", "--model", "124M", "--gpu", "a100"], "'124M': that is gpt2; presets"),
+    "a size of none": (["predict", "--model", "7B", "--gpu", "a100"], "'7B': presets"),
     "logits": ([*PREDICT, "--logits", "some"], "last"),
     "group": ([*PREDICT, "--group", "op"], "module"),
     "batch 0": ([*PREDICT, "--batch", "0"], "batch"),
@@ -354,3 +359,15 @@ def test_host_factor_multiplies_what_the_host_takes(gpt2cost: Any) -> None:
     by_path = [*command, "--hw-set", "host_factor=2"]
     assert json.loads(gpt2cost(*by_path, "--format", "json").out) == slow
     assert_refused(gpt2cost(*by_path, "--host-factor", "3"), "is set by --hw-set too")
+
+
+@pytest.mark.parametrize(
+    ("size", "preset"),
+    [
+        ("82M", "distilgpt2"), ("117M", "gpt2"), ("124m", "gpt2"), ("345M", "gpt2-medium"), ("350M", "gpt2-medium"),
+        ("355M", "gpt2-medium"), ("774M", "gpt2-large"), ("1558M", "gpt2-xl"), ("1.5B", "gpt2-xl"),
+        ("gpt2-124M", "gpt2"),
+    ],
+)  # fmt: skip
+def test_models_by_their_size(size: str, preset: str, gpt2cost: Any) -> None:
+    assert_refused(gpt2cost("predict", "--model", size, "--gpu", "a100"), f"'{size}': that is {preset}; presets are")

@@ -166,7 +166,9 @@ def test_text(gpt2cost: Any) -> None:
 
 
 def test_where_nothing_fits_the_text_says_so(gpt2cost: Any) -> None:
-    memory = gpt2cost("train", "--model", "gpt2-xl", "--gpu", "rtx4090").out.splitlines()[1]
+    result = gpt2cost("train", "--model", "gpt2-xl", "--gpu", "rtx4090")
+    assert result.err.endswith("; not even a micro-batch of 1 fits\n")
+    memory = result.out.splitlines()[1]
     assert "does NOT fit" in memory
     assert memory.endswith("not even a micro-batch of 1 does")
 
@@ -194,6 +196,9 @@ def test_tables_fit_the_width(width: int) -> None:
         (["--zero", "1"], "zero: stage 1 shards over several GPUs, and gpus is 1"),
         (["--compile-inside-ddp", "--gpus", "2"], "compile_inside_ddp: needs runtime compile, got eager"),
         (["--tokens", "10e9", "--steps", "5"], "tokens: 10000000000 / 1024 a step = 9765625 steps, but steps is 5"),
+        (["--tokens", "10Q"], "tokens: expected a whole number such as 524288, 10e9, 0.5M or 10B, got '10Q'"),
+        (["--dtype", "bf16"], "No such option: --dtype; here it is --precision"),
+        (["--batch", "8"], "No such option: --batch; here it is --micro-batch"),
         (["--eval-every", "5"], "eval_every: needs the length of the run, steps or tokens"),
         (["--steps", "5", "--eval-batches", "5"], "eval_batches: needs eval_every"),
         (["--clip-grad-norm", "much"], "clip_grad_norm: expected a number or none, got 'much'"),
@@ -218,6 +223,7 @@ def test_what_does_not_fit(gpt2cost: Any) -> None:
     assert result.code == 3
     assert result.err.startswith("warning: memory: ")
     memory = json.loads(result.out)["memory"]
+    assert result.err.endswith(f"; the largest micro-batch that fits is {memory['max_micro_batch']}\n")
     assert not memory["fits"]
     largest = memory["max_micro_batch"]
     assert 1 < largest < 4096
@@ -369,6 +375,14 @@ def test_communication(gpt2cost: Any) -> None:
             assert before["ready_s"] <= after["ready_s"]
         assert all(bucket["ready_s"] <= bucket["start_s"] < bucket["end_s"] for bucket in buckets)
     assert len({bucket["ready_s"] for bucket in inside["buckets"]}) == 1
+
+
+def test_the_text_says_what_waiting_is_made_of(gpt2cost: Any) -> None:
+    flags = [*TRAIN, "--gpus", "8", "--runtime", "compile", "--compile-inside-ddp"]
+    text = gpt2cost(*flags).out
+    copies = next(line for line in text.splitlines() if line.startswith("from_buckets: ")).rpartition(", ")[2]
+    assert re.search(rf"communication not hidden [^,]+ of [^,]+ \(with {copies} of copies out of buckets\)", text)
+    assert "out of buckets" not in gpt2cost(*TRAIN, "--gpus", "8", "--zero", "1").out
 
 
 def test_zero(gpt2cost: Any) -> None:

@@ -41,6 +41,12 @@ def test_any_two_determine_the_rest(given: dict[str, int]) -> None:
     assert batch_of(gpus=8, **given) == Batch(16, 1024, 4, 8, 1)
 
 
+def test_tokens_in_thousands_millions_and_billions() -> None:
+    for tokens in ("0.5Mi", "512Ki", "524288", 524288.0):
+        assert batch_of(gpus=8, micro_batch=16, global_tokens=tokens) == Batch(16, 1024, 4, 8, 1)
+    assert check_run(PIPELINE_TOKENS, tokens="10B") == check_run(PIPELINE_TOKENS, tokens=10e9)
+
+
 def test_what_is_left_out_is_one() -> None:
     assert batch_of() == Batch(1, 1024, 1, 1, 1)
     assert batch_of(grad_accum=3) == Batch(1, 1024, 3, 1, 1)
@@ -111,8 +117,9 @@ def test_evaluations(steps: int, every: int, evaluations: int) -> None:
             "tokens: 10000000000 / 524288 a step = 19073.5 steps, but steps is 5; give one of the two",
         ),
         ({"tokens": 1000}, "tokens: 1000 are less than the 524288 of one step"),
-        ({"tokens": 1e6 + 0.5}, "tokens: expected a whole number of tokens, such as 10e9, got 1000000.5"),
+        ({"tokens": 1e6 + 0.5}, "tokens: expected a whole number such as 524288, 10e9, 0.5M or 10B, got 1000000.5"),
         ({"tokens": float("nan")}, "tokens: expected a whole number"),
+        ({"tokens": "10Q"}, "tokens: expected a whole number such as 524288, 10e9, 0.5M or 10B, got '10Q'"),
         ({"tokens": True}, "tokens: expected a whole number"),
         ({"steps": 0}, "steps: expected an integer from 1"),
         ({"steps": 5, "eval_batches": 20}, "eval_batches: needs eval_every"),

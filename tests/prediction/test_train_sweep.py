@@ -8,7 +8,7 @@ import pytest
 
 from gpt2cost import InputError, compare_training, sweep_training, train
 from gpt2cost.prediction import train_sweep
-from gpt2cost.prediction.train_sweep import TRAIN_COLUMNS
+from gpt2cost.prediction.train_sweep import TRAIN_COLUMNS, make_train_grid
 
 SMALL: dict[str, Any] = {"model": "distilgpt2", "gpu": "a100"}
 GRIDS: dict[str, dict[str, Any]] = {
@@ -46,6 +46,14 @@ def test_a_sweep_is_the_loop_of_single_points(axes: dict[str, Any]) -> None:
                 assert row[name] == value, name
         batch = row["micro_batch"] * row["grad_accum"] * row["gpus"]
         assert (row["global_batch"], row["global_tokens"]) == (batch, batch * row["seq_len"])
+
+
+def test_tokens_with_suffixes() -> None:
+    for tokens in ("64Ki,1Mi", ["64Ki", 1048576]):
+        grid = make_train_grid(model="gpt2", gpu="a100", micro_batch=16, global_tokens=tokens)
+        axis = grid.axes["global_tokens"]
+        assert axis is not None
+        assert list(axis) == [65536, 1048576]
 
 
 def test_no_clipping_is_none_as_in_train() -> None:
