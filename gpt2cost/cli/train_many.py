@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import choices
+from gpt2cost.cli.flags import choice, choices
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.train_settings import ZERO_STAGES, clip_norm
@@ -28,6 +28,24 @@ def _names(flag: str, names: tuple[str, ...], default: str) -> Any:
     option = choices(flag, names, default)
     option.rich_help_panel = PANEL
     return option
+
+
+@dataclass(eq=False, repr=False)
+class TrainRowFlags:
+    """What decides which kernels a micro-step has, beside what decides it of a pass."""
+
+    precision: Annotated[
+        str | None, choice("--precision", tuple(PRECISIONS), show_default="bf16-mixed", rich_help_panel=PANEL)
+    ] = None
+    checkpointing: Annotated[
+        str | None, choice("--checkpointing", CHECKPOINTING, show_default="none", rich_help_panel=PANEL)
+    ] = None
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            "--dropout", help="Probability, of all three.", show_default="the config's", rich_help_panel=PANEL
+        ),
+    ] = None
 
 
 @dataclass(eq=False, repr=False)

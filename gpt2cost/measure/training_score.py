@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from gpt2cost.table.kernel import FusedAttention, Gemm
 class TrainingScore:
     """A measured step, or a part of one, beside its prediction, in seconds; or its memory, in bytes.
 
-    `fitted`: the constants that were fitted to this very row, as the provenance of the device's file says.
+    `fitted`: the constants that were fitted to this very row, by the provenance of the device's file and by `FITTED`.
     """
 
     row: TrainingRow
@@ -142,13 +143,18 @@ def roofline_s(training: Training, phases: tuple[str, ...] | None) -> float:
 
 
 def _fitted(training: Training, row: TrainingRow) -> str:
-    """The constants whose provenance names the row's source as what they were fitted to."""
+    """The constants that were fitted to the row's source: of the device, as its provenance says, and of the code."""
     source = row.source.rpartition(", ")[2].partition(":")[0]
-    hw = training.hardware
-    return ", ".join(
-        path for path, text in hw.provenance.items() if text.startswith("fitted") and source in text and path in FITTED
-    )
+    path = "compute.sustained_fp32" if training.train.how.dtype == "fp32" else "compute.sustained"
+    text = training.hardware.provenance.get(path, "")
+    names = [path] if text.startswith("fitted") and source in text else []
+    own = (row.runtime, row.precision, row.source)
+    names += [name for name, words in FITTED.items() if all(map(re.search, words, own))]
+    return ", ".join(names)
 
 
-FITTED = ("compute.sustained",)
-"""Constants that published training steps were used for."""
+FITTED = {
+    "ODD_ROWS": ("eager", "bf16|fp16", r"classcentral\.com|44747638439|26176040529|nanoGPT:README"),
+    "PARAMETER": ("compile", "bf16|fp16", r"Jjschwartz/gollem@9bdf113:experiments/gpt2/5_"),
+}
+"""A constant in the code that was fitted to published steps -> patterns of their runtime, precision and source."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -18,17 +18,18 @@ from gpt2cost.table.kernel import Kernel, Row
 
 @dataclass(frozen=True)
 class CostTable:
-    """The rows of the table for one way of running a model; `symbols` have values where a model is named."""
+    """The rows of the table for one way of running a model, by phase: a pass has one, without a name. `symbols` have
+    values where a model is named."""
 
     attn: str
     impl: str
-    rows: tuple[Row, ...]
+    rows: Mapping[str, tuple[Row, ...]]
     symbols: Mapping[str, int] | None
 
     @property
-    def kernels(self) -> list[Row]:
-        """The rows that launch a kernel."""
-        return [row for row in self.rows if isinstance(row.step, Kernel)]
+    def kernels(self) -> Iterator[tuple[str, Row]]:
+        """The rows that launch a kernel, and of which phase they are."""
+        return ((phase, row) for phase, rows in self.rows.items() for row in rows if isinstance(row.step, Kernel))
 
 
 def formulas(row: Row) -> dict[str, Formula]:
@@ -63,7 +64,10 @@ def _figures(row: Row, symbols: Mapping[str, int] | None) -> dict[str, int]:
 
 
 def _records(table: CostTable) -> list[Record]:
-    return [{**record_of(FIELDS, row), **_figures(row, table.symbols)} for row in table.kernels]
+    return [
+        {**({"phase": phase} if phase else {}), **record_of(FIELDS, row), **_figures(row, table.symbols)}
+        for phase, row in table.kernels
+    ]
 
 
 def _document(table: CostTable) -> Record:
@@ -75,7 +79,11 @@ def _text(page: Page, table: CostTable) -> None:
     """A block per kernel, with formulas that can be copied."""
     nanogpt = f"sources: {source_text(table.impl)}\n"
     page.line(nanogpt if table.impl == "nanogpt" else f"source lines: transformers {transformers_version()}\n")
-    for row in table.kernels:
+    before = ""
+    for phase, row in table.kernels:
+        if phase != before:
+            page.line(f"\n{phase}\n" if before else f"{phase}\n", style="bold")
+            before = phase
         times = "" if row.count == 1 else f" x {row.count}"
         condition = f" when {row.step.when}" if str(row.step.when) else ""
         page.line(f"{row.path}: {row.step.op}{times}{condition}  [{SOURCE.get(row)}]")

@@ -113,7 +113,7 @@ def _document(training: Training, group: str, explained: bool) -> Record:
 
 
 def _kernels(phase: TrainPhase, group: str) -> list[Record]:
-    return kernel_records(phase.kernels, phase.totals.device_s, group)
+    return kernel_records(phase.kernels, phase.pass_.device_s, group)
 
 
 def _phase_document(phase: TrainPhase, group: str) -> Record:
@@ -154,7 +154,7 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     fits = max(page.first_fit(*tables) for tables in layouts.values())  # one layout for all phases
     for phase in training.phases:
         if phase.phase in COPIES:
-            page.line(f"\n{_phase_heading(phase)}, {format_quantity(phase.totals.device_s, 's')}")
+            page.line(f"\n{_phase_heading(phase)}, {format_quantity(phase.pass_.device_s, 's')}")
             continue
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
         page.table(layouts[phase.phase][fits])
@@ -247,8 +247,8 @@ def _memory(training: Training) -> Iterator[str]:
 def _phase_heading(phase: TrainPhase) -> str:
     kernels = dict.fromkeys(cost.attention_kernel for cost in phase.kernels if cost.attention_kernel)
     attention = f", attention by {', '.join(kernels)}" if kernels else ""
-    each = " each" if phase.count > 1 else ""
-    return f"{phase.phase}: {_times(phase.count)} a step, {phase.totals.launches} launches{each}{attention}"
+    each, launches = " each" if phase.count > 1 else "", sum(cost.count for cost in phase.kernels)
+    return f"{phase.phase}: {_times(phase.count)} a step, {launches} launches{each}{attention}"
 
 
 def _times(count: int) -> str:

@@ -5,8 +5,8 @@ more than once counted as often:
 
     T = launches' floors + memory_terms(kind, reads * bytes read, bytes written) at rate * dram_efficiency of the kind
 
-A gradient of an embedding is filled with zeros; then the rows of the tokens, sorted, are added to it at a share of the
-rate at which rows are gathered.
+A gradient of an embedding is filled with zeros; then the rows of the tokens are added to it at a share of the rate at
+which rows are gathered.
 
 Sources of the shares: [1] cross-entropy, layer norm and embedding of PyTorch on an A100, linkedin/Liger-Kernel@ead96b6;
 [2] kernels of a tuned program on an RTX 5090, code index id 55561960129; [3] AdamW of torch 2.8 and in one kernel on an
@@ -25,6 +25,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Foreach, Kernel
 from gpt2cost.table.kernel import elements as elements_of
 from gpt2cost.table.optimizer import launches
+from gpt2cost.table.training_fusion import SCATTER
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least
 
@@ -57,8 +58,9 @@ FORMS = {
 }
 """An op of training -> how it is timed, where it is no plain element-wise kernel."""
 
-SCATTER = 0.2
-"""Of the rate of gathered rows, at which rows are sorted and added: 0.85 ms for 16,384 rows of 768 on an A100 [1]."""
+ADDED_ROWS = {"embedding_dense_backward": 0.2, SCATTER: 1.0}
+"""An embedding's gradient -> of the rate of gathered rows, at which rows are added to it. PyTorch sorts them first:
+0.85 ms for 16,384 rows of 768 on an A100 [1]. Compiled code adds them as they come: assumed, nothing is measured."""
 
 
 def training_terms(
@@ -70,10 +72,10 @@ def training_terms(
     """
     read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)
     elements = kernel.written_elements.evaluate(values)
-    if kernel.op == "embedding_dense_backward":
+    if kernel.op in ADDED_ROWS and kernel.kind == "gather":
         filled = memory_terms(hw, "fill", 0.0, write, elements, 1.0, floor_s, cold_write=cold[1])
         rows, count = (size.evaluate(values) for size in (kernel.inputs[0].bytes, elements_of(kernel.inputs[0])))
-        added = memory_terms(hw, "gather", rows, rows, count / SCATTER, 1.0, floor_s)
+        added = memory_terms(hw, "gather", rows, rows, count / ADDED_ROWS[kernel.op], 1.0, floor_s)
         return filled + added
     if isinstance(kernel.shape, Foreach):
         share = hw.gpu_model.memory.foreach

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from helpers import assert_refused
 
 
 @pytest.mark.parametrize("arguments", [("--seq", "1"), ("--seq", "5", "--cache", "3"), ("--attn", "eager")])
@@ -38,3 +39,55 @@ def test_the_table_command_has_numbers_with_a_model(gpt2cost: Any) -> None:
             value = eval(kernel[f"{formula}_formula"], {"__builtins__": {}}, dict(numbers["symbols"]))
             assert kernel[figure] == (value if kernel["count"] else 0)
         assert bool(kernel["count"]) == eval(kernel["when"] or "True", {"__builtins__": {}}, dict(numbers["symbols"]))
+
+
+TRAIN = ("--phase", "train", "--model", "distilgpt2", "--batch", "2", "--seq", "64")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--precision", "fp32", "--attn", "eager"), ("--dropout", "0", "--impl", "nanogpt"),
+        ("--checkpointing", "block", "--precision", "bf16"), ("--runtime", "compile"),
+    ],
+)  # fmt: skip
+def test_the_table_of_training_is_what_train_counts(more: tuple[str, ...], gpt2cost: Any) -> None:
+    document = json.loads(gpt2cost("table", *TRAIN, *more, "--format", "json").out)
+    command = ("train", "--model", "distilgpt2", "--gpu", "a100", "--micro-batch", "2", "--seq", "64", *more)
+    phases = json.loads(gpt2cost(*command, "--format", "json").out)["phases"]
+    figures = ("name", "count", "flops", "read_bytes", "write_bytes")
+    trained = [
+        (phase["phase"], *map(kernel.get, figures))
+        for phase in phases
+        if phase["phase"] in ("forward", "backward")
+        for kernel in phase["kernels"]
+    ]
+    assert trained == [
+        tuple(kernel[key] for key in ("phase", *figures)) for kernel in document["kernels"] if kernel["count"]
+    ]
+    for kernel in document["kernels"]:
+        value = eval(kernel["read_formula"], {"__builtins__": {}}, dict(document["symbols"]))
+        assert kernel["read_bytes"] == (value if kernel["count"] else 0)
+
+
+def test_the_table_of_training_as_text(gpt2cost: Any) -> None:
+    text = gpt2cost("table", "--phase", "train").out
+    assert re.findall(r"^(forward|backward)$", text, re.M) == ["forward", "backward"]
+    assert re.search(r"^transformer\.h\.mlp\.c_fc\.grad_weight: mm x num_layers  \[.+\]$", text, re.M)
+    assert not re.search(r"^(forward|backward)$", gpt2cost("table").out, re.M)
+    header = gpt2cost("table", "--phase", "train", "--format", "csv").out.partition("\n")[0]
+    assert header.startswith("phase,module,name,")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--phase", "decode"), "phase: expected one of pass, train, got 'decode'"),
+        (("--precision", "fp32"), "--precision: goes with --phase train alone"),
+        (("--phase", "train", "--dtype", "bf16"), "--dtype: not of training, which takes"),
+        (("--phase", "train", "--cache", "3"), "--cache: not of training, which takes"),
+        (("--phase", "train", "--runtime", "cuda-graph"), "runtime: expected one of eager, compile"),
+    ],
+)
+def test_a_table_that_is_refused(flags: tuple[str, ...], message: str, gpt2cost: Any) -> None:
+    assert_refused(gpt2cost("table", *flags), message)

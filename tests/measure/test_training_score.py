@@ -104,6 +104,27 @@ def test_the_ladder_of_an_a100(source: str) -> None:
     assert unclipped == sorted(unclipped, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("source", "gpu", "precision", "runtime", "fitted"),
+    [
+        (SURVEY, "a100-sxm-80gb", "bf16-mixed", "compile", "compute.sustained"),
+        (NEUSIGHT, "h100-sxm-80gb", "fp32", "eager", "compute.sustained_fp32"),
+        (NEUSIGHT, "l4", "fp32", "eager", "compute.sustained_fp32"),
+        ("nanoGPT port", "rtx3060-laptop", "fp32", "eager", "compute.sustained_fp32"),
+        (LADDER, "a100-sxm-80gb", "bf16-mixed", "eager", "ODD_ROWS"),
+        (LADDER, "a100-sxm-80gb", "tf32", "eager", ""),
+        (LADDER, "a100-sxm-80gb", "bf16-mixed", "compile", ""),
+        (GOLLEM, "h100-sxm-80gb", "bf16-mixed", "compile", "PARAMETER"),
+        (GOLLEM, "h100-sxm-80gb", "bf16-mixed", "eager", ""),
+        (GOLLEM, "rtx3090", "fp16-mixed", "compile", ""),
+    ],
+)
+def test_what_was_fitted_to_a_step_is_said(source: str, gpu: str, precision: str, runtime: str, fitted: str) -> None:
+    row = next(row for row in rows_of(source) if (row.gpu, row.precision, row.runtime) == (gpu, precision, runtime))
+    (scored,) = scores([row])
+    assert scored.fitted == fitted
+
+
 A30 = """
 name: a30-24gb
 aliases: [a30]

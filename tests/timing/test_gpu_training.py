@@ -27,14 +27,15 @@ KITTENS = "code index id 55561960129: a tuned program in bf16 on an RTX 5090, 65
 
 
 def seconds(
-    gpu: str, op: str, read: list[int], written: list[int], size: int = 4, columns: int = 1, **more: object
-) -> float:
+    gpu: str, op: str, read: list[int], written: list[int], size: int = 4, columns: int = 1,
+    kind: str = "elementwise", **more: object,
+) -> float:  # fmt: skip
     """One launch of a kernel that reads and writes tensors of so many elements of `size` bytes, all of them cold."""
     inputs, outputs = (
         tuple(Tensor(f"{side}{n}", formula(elements) * f32) for n, elements in enumerate(counts))
         for side, counts in (("in", read), ("out", written))
     )
-    kernel = Kernel("k", op, "elementwise", inputs, outputs, formula(0), NOWHERE, columns=formula(columns), **more)  # type: ignore[arg-type]
+    kernel = Kernel("k", op, kind, inputs, outputs, formula(0), NOWHERE, columns=formula(columns), **more)  # type: ignore[arg-type]
     hw = load_hardware(gpu)
     return float(kernel_terms(kernel, {"stat_bytes": size}, hw, "fp32", False, [math.inf] * len(read)).device_s)
 
@@ -128,7 +129,7 @@ def test_adamw_on_an_a100() -> None:
 
 def test_gradient_of_an_embedding() -> None:
     """16,384 tokens of 768 out of 65,536 on an A100: 1.196 ms for both passes, 0.169 for the forward one. LIGER."""
-    predicted = {"backward": seconds("a100", "embedding_dense_backward", [16384 * 768], [65536 * 768])}
+    predicted = {"backward": seconds("a100", "embedding_dense_backward", [16384 * 768], [65536 * 768], kind="gather")}
     check("embedding, in sample", predicted, {"backward": 1.027e-3}, 0.1, 0.1)
 
 
@@ -171,6 +172,21 @@ def test_an_odd_vocabulary_slows_the_gradient_of_the_head() -> None:
             gemm_terms(hw, "bf16", 1.0, m, n, k, 2, transposed=transposed).device_s for m, n, k in (shape, even)
         )
         assert odd_s > 1.03 * even_s
+
+
+def test_gradient_of_an_embedding_is_filled_and_then_grows_with_its_rows() -> None:
+    """Compiled code sorts no rows: it takes less than PyTorch does, and no less than to fill and to move them."""
+
+    def gradient_s(op: str, rows: int) -> float:
+        return seconds("a100", op, [rows * 768], [65536 * 768], kind="gather")
+
+    filled_s = seconds("a100", "zeros", [], [65536 * 768], kind="fill")
+    for rows in (1024, 4096, 16384, 65536):
+        moved_s = rows * 768 * 4 * 2 / load_hardware("a100").memory.bandwidth_bytes_per_s
+        compiled_s = gradient_s("index_put_", rows)
+        assert filled_s + moved_s < compiled_s < gradient_s("embedding_dense_backward", rows)
+    assert gradient_s("index_put_", 1024) < 1.3 * filled_s
+    assert gradient_s("index_put_", 65536) > 2.0 * filled_s
 
 
 A5000 = {512: (84.1, 52.9), 1024: (81.0, 62.5), 2048: (81.3, 70.1), 4096: (81.7, 74.8), 8192: (81.9, 77.4)}
@@ -288,7 +304,7 @@ def test_odd_rows_slow_down_arithmetic_and_not_what_moves_bytes() -> None:
     hw, operands = load_hardware("a100"), tuple(Tensor(name, formula(1) * f32) for name in "ab")
 
     def gradient_s(tokens: int) -> float:
-        shape = Gemm(*map(formula, (768, tokens, 64, tokens)), "TN")  # type: ignore[arg-type]
+        shape = Gemm(formula(768), formula(tokens), formula(64), formula(tokens), "TN")
         kernel = Kernel("grad_value", "bmm", "bmm", operands, operands[:1], formula(0), NOWHERE, shape=shape)
         return float(kernel_terms(kernel, {"stat_bytes": 4.0}, hw, "bf16", False, [math.inf] * 2).device_s)
 
