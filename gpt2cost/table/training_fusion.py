@@ -11,6 +11,7 @@ Nothing is typed in: the kernels of both passes are those of the table, merged b
   operands; what a library's call needs is saved, and so are a norm's and a softmax's figures of each row. Masks of
   dropout are drawn anew.
 * The end of a block and the beginning of the next are one kernel. Steps of the host are not run.
+* What is launched at some sizes alone, as copies of several sequences are, is merged only with what reads it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import groupby
+from operator import or_
 from typing import Literal
 
-from gpt2cost.table.formula import Formula, formula
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.fusion import common_module, fused_kind, joined_names
 from gpt2cost.table.kernel import Gemm, Kernel, Row, Tensor
 from gpt2cost.table.symbols import B, H, T, f32
@@ -101,8 +105,11 @@ def _pieces(rows: Sequence[Row]) -> list[_Piece]:
     later: list[Row] = []
 
     def flush() -> None:
-        if run:
-            pieces.append(_Piece(tuple(run)))
+        read = {name for row in run for name in _reads(row)}
+        apart = [row for row in run if _when(row) != ALWAYS and read.isdisjoint(t.name for t in _outputs(row))]
+        if joined := tuple(row for row in run if row not in apart):
+            pieces.append(_Piece(joined))
+        pieces.extend(_Piece(tuple(same)) for _, same in groupby(apart, _when))
         pieces.extend(_alone(later))
         run.clear()
         later.clear()
@@ -123,6 +130,11 @@ def _pieces(rows: Sequence[Row]) -> list[_Piece]:
             run.append(row)
     flush()
     return pieces
+
+
+def _when(row: Row) -> Condition:
+    assert isinstance(row.step, Kernel)
+    return row.step.when
 
 
 def _library(row: Row) -> Row:
@@ -367,6 +379,7 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
         inputs=tuple(inputs.values()),
         outputs=tuple(outputs.values()),
         flops=flops,
+        when=ALWAYS if any(kernel.when == ALWAYS for kernel in kernels) else reduce(or_, (k.when for k in kernels)),
         columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
         fusion_group="",
     )

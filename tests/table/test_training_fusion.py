@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -11,7 +12,7 @@ from helpers import values
 
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import Kernel, Row
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.options import Checkpointing, Impl, TableOptions
 from gpt2cost.table.training import TrainingTable, saved, training_table
 from gpt2cost.table.training_fusion import fuse_training
 
@@ -181,3 +182,25 @@ def test_the_figures_of_a_softmax_are_written_where_they_are_read(case: str) -> 
     assert written == read
     assert "log_softmax.figures" in read
     assert all(size <= 2 * 2 * 12 * 64 * 4 for size in read.values())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("checkpointing", ["none", "block"])
+@pytest.mark.parametrize("impl", ["hf", "nanogpt"])
+def test_nothing_is_left_out_with_what_only_several_sequences_need(
+    impl: Impl, checkpointing: Checkpointing, batch: int
+) -> None:
+    """Copies of attention by hand are made of several sequences alone; its softmax runs for one of them too."""
+    options = TableOptions(impl=impl, attn="eager", train=True, dropout=("attn",))
+    eager = training_table(options, checkpointing)
+    compiled = fuse_training(eager, 4)
+    sizes = values(load_model("gpt2"), "fp32", batch, 64, 0)
+    for before, after in ((eager.forward, compiled.forward), (eager.backward, compiled.backward)):
+        counts = [
+            Counter({op: sum(n * kernel.op.split("+").count(op) for kernel, n in launched(rows, sizes)) for op in OPS})
+            for rows in (before, after)
+        ]
+        assert counts[0] <= counts[1], "a compiler may compute some anew, and leaves none out"
+
+
+OPS = ("_softmax", "_softmax_backward_data", "native_layer_norm", "native_layer_norm_backward", "cat")
