@@ -55,6 +55,7 @@ class Rows(Result):
     shown_by = "sweep"
 
     inputs: ClassVar[tuple[str, ...]]
+    grid: Any
     choices: Sequence[Any]
     kernels: bool
     warnings: tuple[str, ...]
@@ -65,14 +66,14 @@ class Rows(Result):
         """The keys of the rows."""
 
     @property
-    @abstractmethod
     def points(self) -> int:
         """How many points of the grid are evaluated."""
+        return self.sizes * len(self.choices)
 
     @property
-    @abstractmethod
     def sizes(self) -> int:
         """How many points each choice has."""
+        return int(self.grid.sizes)
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:

@@ -51,26 +51,30 @@ def communicate(
     backward_s = times.last_backward_s
     rows, values = work.backward.rows, work.backward.symbols
     wanted = gradients(rows, train_options(model, train, hw), model.tie_word_embeddings, values)
+
+    def gathered_s(size_bytes: Any) -> Any:
+        return all_gather_s(interconnect, size_bytes, per_node, batch.nodes)
+
+    def scattered_s(size_bytes: Any) -> Any:
+        return reduce_scatter_s(interconnect, size_bytes, per_node, batch.nodes)
+
     if train.zero == 3:
-        sent_s = batch.grad_accum * sum(
-            2 * all_gather_s(*sent) + reduce_scatter_s(*sent)
-            for size_bytes in _units(wanted, model.n_layer, train.numbers)
-            for sent in [(interconnect, size_bytes, per_node, batch.nodes)]
-        )
+        units = _units(wanted, model.n_layer, train.numbers)
+        sent_s = batch.grad_accum * sum(2 * gathered_s(size) + scattered_s(size) for size in units)
         return Communication(sent_s, sent_s)
     ready_s = _ready(work, wanted, backward_s, train.compile_inside_ddp)
-    sums = all_reduce_s if train.zero == 0 else reduce_scatter_s
 
     def summed_s(size_bytes: Any) -> Any:
-        return sums(interconnect, size_bytes, per_node, batch.nodes)
+        return all_reduce_s(interconnect, size_bytes, per_node, batch.nodes)
 
     sizes = [gradient.size_bytes for gradient in wanted]
-    buckets = tuple(reduced(sizes, ready_s, summed_s))
-    sent_s = sum(summed_s(bucket.size_bytes) for bucket in buckets)
+    sum_s = scattered_s if train.zero else summed_s
+    buckets = tuple(reduced(sizes, ready_s, sum_s))
+    sent_s = sum(sum_s(bucket.size_bytes) for bucket in buckets)
     waited_s = exposed_s(buckets, backward_s)
     if not train.zero:
         return Communication(sent_s, waited_s, buckets)
-    gather_s = all_gather_s(interconnect, float(model.parameters * train.numbers.w_bytes), per_node, batch.nodes)
+    gather_s = gathered_s(float(model.parameters * train.numbers.w_bytes))
     total_s, accum = sent_s, batch.grad_accum
     if train.zero >= 2:  # in every micro-step
         total_s = total_s + (accum - 1) * sent_s

@@ -126,16 +126,6 @@ class TrainSweep(Rows):
                 yield _block(choice, self, part)
 
     @property
-    def points(self) -> int:
-        """How many points of the grid are evaluated."""
-        return self.grid.sizes * len(self.choices)
-
-    @property
-    def sizes(self) -> int:
-        """How many points each choice has."""
-        return self.grid.sizes
-
-    @property
     def names(self) -> tuple[str, ...]:
         """The keys of the rows."""
         return TRAIN_COLUMNS
