@@ -31,7 +31,7 @@ def test_the_wheel_works_anywhere(tmp_path: Path) -> None:
         shipped = {Path(name).name for name in names if name.startswith(f"gpt2cost/data/{folder}/")}
         assert shipped == {path.name for path in (ROOT / folder).glob(f"*.{suffix}")}
     assert "gpt2cost/py.typed" in names
-    assert not [name for name in names if "test" in name or "cache" in name]
+    assert not [name for name in names if "test" in name or "__pycache__" in name]
 
     # A new environment, which borrows only the dependencies of this one: its own packages come first.
     environment = tmp_path / "venv"

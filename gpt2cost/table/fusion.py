@@ -29,19 +29,18 @@ def fuse(rows: Sequence[Row]) -> list[Row]:
     before, block, after = rows[:first], repeated, rows[first + len(repeated) :]
     lent = _leading_group(block)
     if not lent or _group(_kernels(block)[-1]) != _group(lent[-1]) != _group(_kernels(after)[0]):
-        return _numbered([*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)])
+        return numbered([*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)])
     entry, exit_ = _boundary(lent, block)
     at_the_end = [replace(_renamed(row, entry, exit_), index=len(rows) + row.index) for row in lent]
     head = [replace(row, count=formula(1)) for row in lent]
     turned = [*(row for row in block if row not in lent), *at_the_end]
     rest = [row for row in after if row not in _leading_group(after)]
     scope = [*before, *turned, *rest, *block]
-    return _numbered(
-        [*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)]
-    )
+    return numbered([*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)])
 
 
-def _numbered(rows: Iterable[Row]) -> list[Row]:
+def numbered(rows: Iterable[Row]) -> list[Row]:
+    """The rows, with their places in this list."""
     return [replace(row, index=index) for index, row in enumerate(rows)]
 
 

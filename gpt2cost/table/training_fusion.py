@@ -16,42 +16,20 @@ Nothing is typed in: the kernels of both passes are those of the table, merged b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
-from itertools import groupby
 from operator import or_
-from typing import Literal
 
-from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
-from gpt2cost.table.fusion import common_module, fused_kind, joined_names
-from gpt2cost.table.kernel import Gemm, Kernel, Row, Tensor
+from gpt2cost.table.formula import ALWAYS, Formula, formula
+from gpt2cost.table.fusion import common_module, fused_kind, joined_names, numbered
+from gpt2cost.table.fusion_pieces import WEIGHT_GRADIENT, Piece, outputs_of, pieces_of, read_from_outside, reads_of
+from gpt2cost.table.kernel import Kernel, Row, Tensor
 from gpt2cost.table.symbols import B, H, T, f32
 from gpt2cost.table.training import TrainingTable
 
-SCATTER = "index_put_"
-"""The op of an embedding's gradient in compiled code: zeros, to whose rows those of the tokens are added."""
-_LIBRARY = ("gemm", "bmm", "attention")
-_WEIGHT_GRADIENT = re.compile(r"\.(weight|bias)\.grad(\.\d+)?")
 _FIGURES = {"_log_softmax": 2 * B * T * f32, "_softmax": 2 * B * H * T * f32}
 """A softmax -> the bytes of the figures of its rows that are saved, of which its result is computed anew."""
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Kernels that become one: a library's call, a run between two of them, or a kernel of its own."""
-
-    rows: tuple[Row, ...]
-    what: Literal["library", "run", "own"] = "run"
-
-    @property
-    def kernels(self) -> tuple[Kernel, ...]:
-        return tuple(row.step for row in self.rows if isinstance(row.step, Kernel))
-
-    @property
-    def made(self) -> set[str]:
-        return {tensor.name for kernel in self.kernels for tensor in kernel.outputs}
 
 
 def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
@@ -61,12 +39,12 @@ def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
     """
     forward, backward = (_kernels(rows, a_bytes) for rows in (table.forward, table.backward))
     ends = _ends(table.forward)
-    first = _boundaries(_pieces_of(forward), ends)
-    second = _boundaries(_pieces_of(backward), (f"{ends[1]}.grad", f"{ends[0]}.grad"))
+    first = _boundaries(pieces_of(forward), ends)
+    second = _boundaries(pieces_of(backward), (f"{ends[1]}.grad", f"{ends[0]}.grad"))
     kept = {ends[1], f"{ends[0]}.grad"}
     first, second = _recompute(first, second, kept)
     rows = _rows([*first, *second], kept)
-    return TrainingTable(_numbered(rows[: len(first)]), _numbered(rows[len(first) :]))
+    return TrainingTable(tuple(numbered(rows[: len(first)])), tuple(numbered(rows[len(first) :])))
 
 
 def _kernels(rows: Sequence[Row], a_bytes: int) -> list[Row]:
@@ -87,104 +65,10 @@ def _ends(forward: Sequence[Row]) -> tuple[str, str]:
     return block[0].inputs[0].name, block[-1].outputs[0].name
 
 
-# ---------------------------------------------------------------------------------------------- pieces
+# ---------------------------------------------------------------------------------------------- blocks
 
 
-def _pieces_of(rows: Sequence[Row]) -> tuple[list[_Piece], list[_Piece], list[_Piece]]:
-    """The pieces before the repeated block, in it, and after it."""
-    repeated = [number for number, row in enumerate(rows) if row.count != 1]
-    first, last = repeated[0], repeated[-1] + 1
-    before, block, after = (_pieces(part) for part in (rows[:first], rows[first:last], rows[last:]))
-    return before, block, after
-
-
-def _pieces(rows: Sequence[Row]) -> list[_Piece]:
-    """The pieces of some rows, in order. A kernel of its own that needs a run comes after it."""
-    pieces: list[_Piece] = []
-    run: list[Row] = []
-    later: list[Row] = []
-
-    def flush() -> None:
-        read = {name for row in run for name in _reads(row)}
-        apart = [row for row in run if _when(row) != ALWAYS and read.isdisjoint(t.name for t in _outputs(row))]
-        if joined := tuple(row for row in run if row not in apart):
-            pieces.append(_Piece(joined))
-        pieces.extend(_Piece(tuple(same)) for _, same in groupby(apart, _when))
-        pieces.extend(_alone(later))
-        run.clear()
-        later.clear()
-
-    for row in rows:
-        kernel = row.step
-        assert isinstance(kernel, Kernel)
-        if kernel.kind in _LIBRARY or kernel.op == "embedding_dense_backward":
-            flush()
-            pieces.append(_Piece((_library(row),), "library"))
-        elif kernel.op == "native_layer_norm_backward":
-            run.append(replace(row, step=_of_input(kernel)))
-            casts = [other for other in run if _is_cast(other) and _outputs(other)[0].name == kernel.inputs[0].name]
-            later.extend((*casts, replace(row, step=_of_weights(kernel))))
-        elif kernel.op == "sum" or _is_of_weights(kernel):
-            later.append(row)
-        else:
-            run.append(row)
-    flush()
-    return pieces
-
-
-def _when(row: Row) -> Condition:
-    assert isinstance(row.step, Kernel)
-    return row.step.when
-
-
-def _library(row: Row) -> Row:
-    """A library's call, which a compiler gives aligned operands; or the scatter of an embedding's gradient."""
-    kernel = row.step
-    assert isinstance(kernel, Kernel)
-    if kernel.op == "embedding_dense_backward":
-        return replace(row, step=replace(kernel, op=SCATTER))
-    if isinstance(kernel.shape, Gemm):
-        return replace(row, step=replace(kernel, shape=replace(kernel.shape, padded=True)))
-    return row
-
-
-def _alone(rows: Sequence[Row]) -> list[_Piece]:
-    """Kernels of their own; a cast of what one of them makes or needs is part of it."""
-    groups: list[list[Row]] = []
-    for row in rows:
-        reads = _reads(row)
-        home = next((group for group in groups if reads & {t.name for made in group for t in _outputs(made)}), None)
-        if home is not None and (_is_cast(row) or _is_cast(home[-1])):
-            home.append(row)
-        else:
-            groups.append([row])
-    return [_Piece(tuple(group), "own") for group in groups]
-
-
-def _is_of_weights(kernel: Kernel) -> bool:
-    """Whether it casts weights, or casts or adds their gradients."""
-    if all(tensor.is_weight for tensor in kernel.inputs) and kernel.op == "_to_copy":
-        return True
-    return any(_WEIGHT_GRADIENT.search(tensor.name) for tensor in kernel.outputs)
-
-
-def _is_cast(row: Row) -> bool:
-    return isinstance(row.step, Kernel) and row.step.op == "_to_copy"
-
-
-def _of_input(kernel: Kernel) -> Kernel:
-    """The part of a layer norm's backward that makes the gradient of its input, row by row."""
-    return replace(kernel, outputs=kernel.outputs[:1])
-
-
-def _of_weights(kernel: Kernel) -> Kernel:
-    """Its other part: sums over the tokens, from the same operands."""
-    name = ".".join(filter(None, (kernel.name, "weights")))
-    inputs = tuple(tensor for tensor in kernel.inputs if not tensor.is_weight)
-    return replace(kernel, name=name, op="sum", inputs=inputs, outputs=kernel.outputs[1:], columns=None)
-
-
-def _boundaries(parts: tuple[list[_Piece], list[_Piece], list[_Piece]], ends: tuple[str, str]) -> list[_Piece]:
+def _boundaries(parts: tuple[list[Piece], list[Piece], list[Piece]], ends: tuple[str, str]) -> list[Piece]:
     """One list of pieces, in which the runs at the end of a block and at the beginning of the next are one.
 
     Between the blocks there are as many of those as blocks, less one. `ends`: what enters a block and leaves it.
@@ -195,14 +79,14 @@ def _boundaries(parts: tuple[list[_Piece], list[_Piece], list[_Piece]], ends: tu
         return [*before, *block, *after]
     inner = [piece for piece in block if piece is not head and piece is not tail]
     count = block[0].rows[0].count
-    once = _Piece(tuple(replace(row, count=formula(1)) for row in head.rows))
-    end = _Piece(tuple(replace(row, count=formula(1)) for row in tail.rows))
+    once = Piece(tuple(replace(row, count=formula(1)) for row in head.rows))
+    end = Piece(tuple(replace(row, count=formula(1)) for row in tail.rows))
     entering = [_renamed(row, *ends) for row in head.rows]
-    between = _Piece(tuple(replace(row, count=count - 1) for row in (*tail.rows, *entering)))
+    between = Piece(tuple(replace(row, count=count - 1) for row in (*tail.rows, *entering)))
     return [*_joined(before, once), *inner, between, *_joined([end], *after[:1]), *after[1:]]
 
 
-def _leading(pieces: Sequence[_Piece]) -> _Piece | None:
+def _leading(pieces: Sequence[Piece]) -> Piece | None:
     """The first run, if no library's call comes before it."""
     for piece in pieces:
         if piece.what != "own":
@@ -210,7 +94,7 @@ def _leading(pieces: Sequence[_Piece]) -> _Piece | None:
     return None
 
 
-def _joined(pieces: Sequence[_Piece], *following: _Piece) -> list[_Piece]:
+def _joined(pieces: Sequence[Piece], *following: Piece) -> list[Piece]:
     """The pieces, the last run among them in one with the run that follows it at once."""
     if not following:
         return list(pieces)
@@ -218,7 +102,7 @@ def _joined(pieces: Sequence[_Piece], *following: _Piece) -> list[_Piece]:
     last = next((piece for piece in reversed(pieces) if piece.what != "own"), None)
     if last is None or last.what != "run" or run.what != "run":
         return [*pieces, run]
-    return [_Piece((*piece.rows, *run.rows)) if piece is last else piece for piece in pieces]
+    return [Piece((*piece.rows, *run.rows)) if piece is last else piece for piece in pieces]
 
 
 def _renamed(row: Row, entry: str, leaving: str) -> Row:
@@ -233,31 +117,29 @@ def _renamed(row: Row, entry: str, leaving: str) -> Row:
 # ---------------------------------------------------------------------------------------------- what is saved
 
 
-def _recompute(
-    forward: Sequence[_Piece], backward: Sequence[_Piece], kept: set[str]
-) -> tuple[list[_Piece], list[_Piece]]:
+def _recompute(forward: Sequence[Piece], backward: Sequence[Piece], kept: set[str]) -> tuple[list[Piece], list[Piece]]:
     """Both passes' pieces; those of the backward with what they compute anew of the forward's runs before their own
     kernels, and those of the forward with the figures that this needs.
 
     `kept`: what is there anyway.
     """
     makers = {
-        tensor.name: row for piece in forward if piece.what == "run" for row in piece.rows for tensor in _outputs(row)
+        tensor.name: row for piece in forward if piece.what == "run" for row in piece.rows for tensor in outputs_of(row)
     }
     made = {name for piece in (*forward, *backward) for name in piece.made}
     needed = [*forward, *(piece for piece in backward if piece.what == "library")]
-    saved = {*kept, *(name for piece in needed for name in _external(piece, made))}
+    saved = {*kept, *(name for piece in needed for name in read_from_outside(piece, made))}
     saved |= {
-        tensor.name for row in makers.values() for tensor in _outputs(row)[1:] if not tensor.name.endswith(".mask")
+        tensor.name for row in makers.values() for tensor in outputs_of(row)[1:] if not tensor.name.endswith(".mask")
     }
     result, figures = [], set()
     for piece in backward:
         anew: dict[int, Row] = {}
-        for name in _external(piece, made) if piece.what != "library" else ():
+        for name in read_from_outside(piece, made) if piece.what != "library" else ():
             _ancestors(name, makers, saved, anew)
         rows = [_from_figures(row) for row in sorted(anew.values(), key=lambda row: row.index)]
         figures |= {row.index for row in anew.values()}
-        masks = {tensor.name for row in makers.values() for tensor in _outputs(row) if tensor.name.endswith(".mask")}
+        masks = {tensor.name for row in makers.values() for tensor in outputs_of(row) if tensor.name.endswith(".mask")}
         own = [_without(row, masks) for row in piece.rows]
         result.append(replace(piece, rows=(*(replace(row, count=own[0].count) for row in rows), *own)))
     first = [replace(piece, rows=tuple(_with_figures(row, figures) for row in piece.rows)) for piece in forward]
@@ -270,7 +152,7 @@ def _ancestors(name: str, makers: dict[str, Row], saved: set[str], anew: dict[in
     if row is None or name in saved or row.index in anew or name.endswith(".mask"):
         return
     anew[row.index] = row
-    for read in _reads(row):
+    for read in reads_of(row):
         _ancestors(read, makers, saved, anew)
 
 
@@ -306,36 +188,15 @@ def _without(row: Row, names: set[str]) -> Row:
     return replace(row, step=replace(row.step, inputs=inputs))
 
 
-def _outputs(row: Row) -> tuple[Tensor, ...]:
-    return row.step.outputs if isinstance(row.step, Kernel) else ()
-
-
-def _reads(row: Row) -> set[str]:
-    """The names of what a row reads; of a view that no kernel makes here, the tensor that it lies in too."""
-    inputs = row.step.inputs if isinstance(row.step, Kernel) else ()
-    return {name for tensor in inputs for name in (tensor.name, tensor.view_of) if name}
-
-
-def _external(piece: _Piece, made: set[str]) -> set[str]:
-    """What a piece reads that it does not make. `made`: by any kernel; what is not is a view of what is."""
-    own: set[str] = set()
-    found: set[str] = set()
-    for kernel in piece.kernels:
-        names = {t.name if t.name in made else t.view_of or t.name for t in kernel.inputs if not t.is_weight}
-        found |= names - own
-        own |= {tensor.name for tensor in kernel.outputs}
-    return found
-
-
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def _rows(pieces: Sequence[_Piece], kept: set[str]) -> list[Row]:
+def _rows(pieces: Sequence[Piece], kept: set[str]) -> list[Row]:
     """One row for each piece of both passes. `kept`: names of what is used in another block."""
     made = {name for piece in pieces for name in piece.made}
     uses: dict[str, set[int]] = {name: {-1} for name in kept}
     for number, piece in enumerate(pieces):
-        for name in _external(piece, made):
+        for name in read_from_outside(piece, made):
             uses.setdefault(name, set()).add(number)
     rows = []
     for number, piece in enumerate(pieces):
@@ -344,11 +205,7 @@ def _rows(pieces: Sequence[_Piece], kept: set[str]) -> list[Row]:
     return rows
 
 
-def _numbered(rows: Sequence[Row]) -> tuple[Row, ...]:
-    return tuple(replace(row, index=index) for index, row in enumerate(rows))
-
-
-def _one(piece: _Piece, outside: set[str]) -> Row:
+def _one(piece: Piece, outside: set[str]) -> Row:
     """The kernel that a run becomes. `outside`: names of what is used elsewhere; gradients of weights always are."""
     kernels, last = piece.kernels, piece.rows[-1]
     inputs: dict[str, Tensor] = {}
@@ -362,7 +219,7 @@ def _one(piece: _Piece, outside: set[str]) -> Row:
         tensor.name: tensor
         for kernel in kernels
         for tensor in kernel.outputs
-        if tensor.name in outside or _WEIGHT_GRADIENT.search(tensor.name) or tensor.name == "loss"
+        if tensor.name in outside or WEIGHT_GRADIENT.search(tensor.name) or tensor.name == "loss"
     }
     flops: Formula = sum((kernel.flops for kernel in kernels), formula(0))
     if len(kernels) == 1:

@@ -16,10 +16,10 @@ import numpy as np
 
 from gpt2cost.table.formula import Condition, Formula, Monomial, formula
 from gpt2cost.table.kernel import Kernel, Parameter, Tensor
-from gpt2cost.table.lifetimes import Layout, Step, lives
 from gpt2cost.table.optimizer import Optimizer, element_count
 from gpt2cost.table.symbols import w
 from gpt2cost.table.training import TrainingTable
+from gpt2cost.table.training_lifetimes import Layout, Step, lives
 
 
 @dataclass(frozen=True)

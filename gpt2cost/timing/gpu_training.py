@@ -22,10 +22,10 @@ import numpy as np
 
 from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.table.fusion_pieces import SCATTER
 from gpt2cost.table.kernel import Foreach, Kernel
 from gpt2cost.table.kernel import elements as elements_of
 from gpt2cost.table.optimizer import launches
-from gpt2cost.table.training_fusion import SCATTER
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least
 
