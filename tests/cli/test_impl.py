@@ -120,11 +120,15 @@ def test_what_cannot_run(gpt2cost: Call, arguments: list[str], named: str) -> No
     assert_refused(gpt2cost("predict", *GPT2, *arguments), named)
 
 
+def test_passes_of_a_nanogpt_model_are_not_measured(gpt2cost: Call, nano: str) -> None:
+    pytest.importorskip("torch")
+    assert_refused(gpt2cost("measure", "--model", nano, "--case", "1,8,0"), "nanoGPT")
+
+
 def test_what_cannot_run_of_a_nanogpt_model(gpt2cost: Call, nano: str, tmp_path: Path) -> None:
     assert_refused(gpt2cost("predict", "--model", nano, *ON, "--impl", "hf"), "bias")
     assert_refused(gpt2cost("predict", "--model", nano, *ON, "--cache", "1"), "no KV cache")
     assert_refused(gpt2cost("table", "--model", nano, "--cache", "1"), "no KV cache")
-    assert_refused(gpt2cost("measure", "--model", nano, "--case", "1,8,0"), "nanoGPT")
     for wrong, named in (
         ({"n_heads": 4}, "did you mean 'n_head'"),
         ({"n_embd": 65}, "multiple of n_head"),
