@@ -244,8 +244,9 @@ def _with_communication(
 def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: RunLength = NO_RUN) -> Training:
     """`train` for settings that have been checked. Raises `InputError` where the device cannot run them.
 
-    A step's range is that of a pass on the device: it held all of 82 published steps (in part in sample: what is left
-    of the clocks under load was fitted to some of them). No training step makes a device `measured`.
+    A step's range is that of a pass on the device. It holds 106 of 107 published steps and their parts, but that is no
+    estimate for others: they were in view when it was chosen, and clocks under load are fitted to some of them. No
+    training step makes a device `measured`.
     """
     how = how.on(model)
     check_training(hw, how, model)
