@@ -238,15 +238,15 @@ def tiny(**keys: Any) -> GPT2Config:
     return GPT2Config(**{**base, **keys})
 
 
-def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
-    """The model of a config, built once: a trace leaves nothing behind in it."""
-    return _built(config.to_json_string(use_diff=False), attn, dtype)
+def build(config: GPT2Config, attn: str, dtype: torch.dtype, train: bool = False) -> GPT2LMHeadModel:
+    """The model of a config, built once: a trace leaves nothing behind in it but gradients."""
+    return _built(config.to_json_string(use_diff=False), attn, dtype, train)
 
 
 @functools.lru_cache(maxsize=16)
-def _built(config: str, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+def _built(config: str, attn: str, dtype: torch.dtype, train: bool) -> GPT2LMHeadModel:
     with default_dtype(dtype), torch.device("meta"):
-        model = GPT2LMHeadModel(GPT2Config(**json.loads(config))).eval()
+        model = GPT2LMHeadModel(GPT2Config(**json.loads(config))).train(train)
     model.config._attn_implementation = attn  # after construction, which would look for the flash-attn package
     return model
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -168,16 +166,8 @@ class Step:
 
 
 def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
-    return _built(config.to_json_string(use_diff=False), attn, dtype)
-
-
-@functools.lru_cache(maxsize=8)
-def _built(config: str, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
-    with default_dtype(dtype), torch.device("meta"):
-        model = GPT2LMHeadModel(GPT2Config(**json.loads(config))).train()
-    model.tie_weights()
-    model.config._attn_implementation = attn
-    return model
+    """The model of a config in train mode."""
+    return oracle.build(config, attn, dtype, train=True)
 
 
 def step(

@@ -11,7 +11,7 @@ from gpt2cost.prediction.one_pass import Pass, run_rows, symbol_values, table_op
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table import generate_loop
 from gpt2cost.table.config import Model, change_model, load_model
-from gpt2cost.table.kernel import Row
+from gpt2cost.table.kernel import Row, numbered
 
 PARTS = {"model": "", "trunk": "transformer", "block": "transformer.h", "attention": "transformer.h.attn"}
 """A part of the model that was timed -> the module whose rows it is."""
@@ -62,4 +62,4 @@ def _rows(row: Evidence, model: Model, how: How, hw: Hardware) -> tuple[Row, ...
     else:
         whole, module = table_rows(table_options(model, how, hw), how.runtime), PARTS[row.part]
         rows = tuple(own for own in whole if not module or f"{own.module}.".startswith(f"{module}."))
-    return tuple(replace(own, index=index) for index, own in enumerate(rows))
+    return numbered(rows)

@@ -134,8 +134,8 @@ def bound_of_times(seconds: Mapping[str, Number], host_s: Number, device_s: Numb
 @lru_cache(maxsize=128)
 def table_rows(options: TableOptions, runtime: str) -> tuple[Row, ...]:
     """The table's rows as `runtime` launches them."""
-    rows = list(walk(cost_table(options)))
-    return tuple(fuse(rows) if runtime in COMPILED else rows)
+    rows = tuple(walk(cost_table(options)))
+    return fuse(rows) if runtime in COMPILED else rows
 
 
 def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOptions:

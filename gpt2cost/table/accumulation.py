@@ -11,20 +11,19 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpt2cost.table.autograd import node_of, weight_gradients
-from gpt2cost.table.kernel import Kernel, Row, Tensor, pointwise
+from gpt2cost.table.kernel import Kernel, Row, Tensor, numbered, pointwise
 from gpt2cost.table.training import TrainingTable
 
 
 def accumulating(table: TrainingTable) -> TrainingTable:
     """The table of a micro-step after the first one."""
     rows = _accumulating(table.backward, weight_gradients(table.forward, table.backward))
-    return TrainingTable(table.forward, tuple(replace(row, index=index) for index, row in enumerate(rows)))
+    return TrainingTable(table.forward, numbered(rows))
 
 
 def accumulation_rows(table: TrainingTable) -> tuple[Row, ...]:
     """What a micro-step after the first one launches beyond its table, one kernel a weight; numbered from 0."""
-    rows = [row for row in accumulating(table).backward if row.step.name.startswith("accumulate_")]
-    return tuple(replace(row, index=index) for index, row in enumerate(rows))
+    return numbered(row for row in accumulating(table).backward if row.step.name.startswith("accumulate_"))
 
 
 def _accumulating(backward: Sequence[Row], gradients: frozenset[str]) -> Iterator[Row]:

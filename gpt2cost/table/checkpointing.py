@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gpt2cost.table.autograd import node_of
-from gpt2cost.table.kernel import Free, Kernel, Row
+from gpt2cost.table.kernel import Free, Kernel, Row, numbered
 
 AGAIN = "recompute"
 """What the kernels of the second forward are called, after their own names."""
@@ -30,8 +30,7 @@ def checkpointed(forward: Sequence[Row], backward: Sequence[Row]) -> tuple[Row, 
     block = [index for index, row in enumerate(backward) if row.count != 1]
     first = next(index for index in block if _saved(backward[index]))
     again = _again([row for row in forward if row.count != 1], [backward[index] for index in block])
-    rows = (*backward[:first], *again, *backward[first:])
-    return tuple(replace(row, index=index) for index, row in enumerate(rows))
+    return numbered([*backward[:first], *again, *backward[first:]])
 
 
 def _again(forward: Sequence[Row], backward: Sequence[Row]) -> Iterator[Row]:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpt2cost.table.formula import formula
-from gpt2cost.table.kernel import Free, Kernel, Kind, Row, Tensor
+from gpt2cost.table.kernel import Free, Kernel, Kind, Row, Tensor, numbered
 
 _KIND_OF_A_FUSION: tuple[Kind, ...] = ("reduction", "elementwise", "gather", "fill")
 
 
-def fuse(rows: Sequence[Row]) -> list[Row]:
+def fuse(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows of a table as a compiler launches them.
 
     `rows` are the rows before the repeated block, those of the block, and those after it. Rows keep their order;
@@ -37,11 +37,6 @@ def fuse(rows: Sequence[Row]) -> list[Row]:
     rest = [row for row in after if row not in _leading_group(after)]
     scope = [*before, *turned, *rest, *block]
     return numbered([*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)])
-
-
-def numbered(rows: Iterable[Row]) -> list[Row]:
-    """The rows, with their places in this list."""
-    return [replace(row, index=index) for index, row in enumerate(rows)]
 
 
 def _group(row: Row) -> str:

@@ -12,8 +12,8 @@ counts once; a gather reads the rows that it copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -194,6 +194,11 @@ def walk(module: Module) -> Iterator[Row]:
     """All steps of `module` in the order in which they run; a repeated module is walked once."""
     for index, (path, step, count) in enumerate(_steps(module, "", formula(1))):
         yield Row(path, step, count, index)
+
+
+def numbered(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows, with their places in this list."""
+    return tuple(replace(row, index=index) for index, row in enumerate(rows))
 
 
 def _steps(module: Module, prefix: str, count: Formula) -> Iterator[tuple[str, Kernel | Free, Formula]]:
