@@ -39,6 +39,7 @@ class Tensor:
     view_of: str = ""
     by_head: bool = False
     has_no_batch: bool = False
+    shape: tuple[Formula, ...] = ()
 
 
 @dataclass(frozen=True)
