@@ -76,7 +76,8 @@ def _keys(row: Row, name: str) -> Iterator[str]:
     """The keys that a step of the forward pass, of a loop or of an optimiser may have, the most special first."""
     step = row.step
     name = name.removesuffix(AGAIN).removesuffix(".")
-    path = ".".join(filter(None, (row.module, name)))
+    is_call = step.op == "call" and name == row.module.rpartition(".")[2]  # of the module itself
+    path = row.module if is_call else ".".join(filter(None, (row.module, name)))
     marks = [step.op]
     if isinstance(step, Kernel):
         if step.source.file == NANOGPT:

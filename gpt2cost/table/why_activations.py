@@ -89,7 +89,7 @@ DOES = {
 REMOVED_BY = {
     f"{function} {name}": "--runtime compile merges all of them into one kernel"
     + (
-        "; so does --set activation_function=gelu_pytorch_tanh, the same formula as one kernel of torch's"
+        "; --set activation_function=gelu_pytorch_tanh is the same formula in one kernel of torch's"
         if function in ("NewGELUActivation", "FastGELUActivation")
         else ""
     )

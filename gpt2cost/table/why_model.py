@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_HEADS = "sdpa reads the strided views as they are: --attn sdpa; so does a batch of 1"
+_HEADS = "--attn sdpa reads the strided views as they are; a batch of 1 needs no copy"
 _FUSED = "--attn sdpa computes scores, softmax and context in one kernel, which never writes the scores to memory"
 _COMPILED = (
     "--runtime compile merges it with its neighbours, so that its result is not written to memory and read again"
@@ -55,9 +55,9 @@ DOES = {
     ),
     "slice": "Takes the positions whose logits are asked for (logits_to_keep): a view, no kernel.",
     "lm_head": (
-        "Projects hidden states onto the vocabulary: a score for each token that could come next. The weight is that of"
-        " the token embedding (tied), so it is read here but is no further parameter; there is no bias. --logits last"
-        " has it at one position per sequence."
+        "Projects hidden states onto the vocabulary: a score for each token that could come next. In the presets its"
+        " weight is the token embedding's (tied): read here, and no further parameter. It has no bias. --logits last"
+        " runs it at one position per sequence."
     ),
     "last_sync": "The list [-1] becomes a tensor, copied from the host, and the host waits for the copy.",
     "last": "Copies the last position's hidden state, since a list chooses it: x[:, [-1], :]. A slice would be a view.",
@@ -79,7 +79,7 @@ DOES = {
     "mlp_residual": "The residual: adds the MLP's output to the sum after attention, not to what ln_2 made of it.",
     "hidden_states": "The variable of ln_1's output is assigned anew, so that its memory is free from here on.",
     # ------------------------------------------------------------------------------------------ GPT2Attention
-    "attn.attn": _CALL.format("the attention"),
+    "attn": _CALL.format("the attention"),
     "attn.c_attn": (
         "Makes queries, keys and values in one product: hidden_size to 3*hidden_size, a Conv1D, which is a Linear whose"
         " weight lies (in, out)."
@@ -178,7 +178,7 @@ DOES = {
     "attn.pad_mask.slice": "The view of the wider mask that the attention kernel is given: no kernel.",
     "attn.scaled_dot_product_attention": (
         "Scores, scaling by 1/sqrt(head_dim), the causal rule, softmax and context in one fused kernel, tile by tile:"
-        " the square of scores never reaches memory. FLOPs count the full square; the kernel skips its masked half."
+        " the square of scores never reaches memory. FLOPs count the full square; a causal kernel skips the rest."
     ),
     "attn.scaled_dot_product_attention_masked": (
         "The same fused kernel with an explicit mask: needed when several new tokens follow cached ones, or with"
@@ -206,12 +206,12 @@ DOES = {
     "attn.resid_dropout [call]": f"Dropout of the attention's output. {_DROPOUT}",
     "attn.resid_dropout": f"Dropout of the attention's output. {_DROPS}",
     # ------------------------------------------------------------------------------------------ GPT2MLP
-    "mlp.mlp": _CALL.format("the MLP"),
+    "mlp": _CALL.format("the MLP"),
     "mlp.c_fc": (
         "The MLP's first product: widens each token from hidden_size to intermediate_size, 4*hidden_size unless n_inner"
         " is set."
     ),
-    "mlp.act.act": _CALL.format("the activation function"),
+    "mlp.act": _CALL.format("the activation function"),
     "mlp.act.input": "The caller's variable keeps the activation's input alive until here: memory, and no time.",
     "mlp.gelu": (
         "GELU by its tanh formula, 0.5*x*(1+tanh(sqrt(2/pi)*(x+0.044715*x^3))), in one kernel: torch has it as such."
@@ -251,7 +251,7 @@ REMOVED_BY = {
         _NOT_STATIC,
     ),
     **dict.fromkeys(("attn.clone_query", "attn.clone_key", "attn.clone_value"), _HEADS),
-    "attn.clone_output": "--attn sdpa, whose kernel writes tokens as rows; so does a step of one token",
+    "attn.clone_output": "--attn sdpa, whose kernel writes tokens as rows; a step of one token needs no copy",
     **dict.fromkeys(
         ("attn.scores", "attn.scale", "attn.mask", "attn.softmax", "attn.context", "attn.causal_mask"), _FUSED
     ),
