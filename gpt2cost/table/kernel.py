@@ -146,6 +146,7 @@ class Kernel:
     columns: Formula | None = None  # the length of the rows that a softmax or a layer norm reduces
     fusion_group: str = ""  # a compiler merges neighbours of one group; "" stays alone
     in_module: bool = False  # launched by an nn.Module's own call (Conv1D, Linear, LayerNorm, Embedding)
+    parts: tuple[Row, ...] = field(default=(), compare=False, repr=False)  # the rows that a compiler has merged in it
 
     @cached_property
     def reads(self) -> Formula:
@@ -191,12 +192,17 @@ class Free:
 
 @dataclass(frozen=True)
 class Module:
-    """A module of the HuggingFace model, `count` equal copies of it one after the other."""
+    """A module of the model, of a class of that name; `count` equal copies of it one after the other.
+
+    It returns what the last of its kernels makes, or the tensor `passes` where none runs. One without children is never
+    called.
+    """
 
     name: str
     cls: str
     children: tuple[Module | Kernel | Free, ...]
     count: Formula = field(default_factory=lambda: formula(1))
+    passes: Tensor | None = None
 
 
 @dataclass(frozen=True)
