@@ -152,13 +152,12 @@ def roofline(prediction: Prediction) -> Roofline:
             name, share = cost.row.path.removeprefix("transformer."), seconds / phase.totals.device_s
             rates = (flops / moved, flops / seconds, moved / seconds)
             points.append(Point(name, cost.kernel.kind, phase.phase, *rates, seconds, share))
-    peak, dram = hw.compute.peak_flop_per_s[how.dtype], memory.bandwidth_bytes_per_s
     return Roofline(
         title=f"Roofline of {prediction.model.name} on {hw.name}: predicted kernels",
         subtitle=f"{'; '.join(map(pass_line, prediction.phases))}\n{how_line(how)}",
         peaks={f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((how.dtype, "fp32"))},
-        bandwidths={"L2 bandwidth": memory.l2_bandwidth_bytes_per_s, "DRAM bandwidth": dram},
-        ridge=peak / dram,
+        bandwidths={"L2 bandwidth": memory.l2_bandwidth_bytes_per_s, "DRAM bandwidth": memory.bandwidth_bytes_per_s},
+        ridge=hw.ridge_flop_per_byte(how.dtype),
         points=tuple(points),
         notes={
             f"{how.dtype} peak": "matrix products",
