@@ -20,7 +20,7 @@ from gpt2cost.output.svg_chart import (
     size_scale,
     size_ticks,
     tip,
-)  # fmt: skip
+)
 from gpt2cost.units import scale_for
 
 LEFT, RIGHT, TOP, BOTTOM = 52.0, WIDTH - 22, 32.0, 250.0

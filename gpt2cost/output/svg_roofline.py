@@ -21,7 +21,7 @@ from gpt2cost.output.svg_chart import (
     short_name,
     text_width,
     tip,
-)  # fmt: skip
+)
 from gpt2cost.units import format_quantity
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, WIDTH - 22, 32.0, 300.0

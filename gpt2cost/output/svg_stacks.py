@@ -1,4 +1,4 @@
-"""Parts of a whole upon one another over a size, as inline SVG: kinds of kernels in a pass, parts of a training step."""
+"""Parts of a whole over a size as inline SVG: kinds of kernels in a pass, parts of a training step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpt2cost.output.svg_chart import (
     size_scale,
     size_ticks,
     tip,
-)  # fmt: skip
+)
 from gpt2cost.units import scale_for
 
 LEFT, RIGHT = 52.0, WIDTH - 22

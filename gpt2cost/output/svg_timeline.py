@@ -21,7 +21,7 @@ from gpt2cost.output.svg_chart import (
     spread,
     text_width,
     tip,
-)  # fmt: skip
+)
 from gpt2cost.timing.queue_steps import Slice
 from gpt2cost.units import format_quantity, scale_for
 
