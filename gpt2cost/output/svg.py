@@ -67,3 +67,8 @@ def draw(data: Picture) -> str:
         Generated: generated, StepSplit: step_split,
     }  # fmt: skip
     return drawings[type(data)](data)
+
+
+def draw_curve(data: Curve, asked: float) -> str:
+    """A curve on which the size that was asked for is marked."""
+    return curve(data, asked)

@@ -239,9 +239,9 @@ def short_name(name: str) -> str:
 
 
 def size_scale(sizes: NDArray[Any], start: float, end: float) -> Scale:
-    """Swept sizes: logarithmic where they span more than a factor of 8."""
-    low, high = float(sizes[0]), float(sizes[-1])
-    return Scale(low, high, start, end, log=low > 0 and high >= 8 * low)
+    """Swept sizes: logarithmic where most of them are in the lower part of their range."""
+    low, high, middle = float(sizes[0]), float(sizes[-1]), float(sizes[len(sizes) // 2])
+    return Scale(low, high, start, end, log=low > 0 and 4 * middle < low + high)
 
 
 def quantity_text(value: float, unit: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,22 +33,25 @@ WIDE = 8
 HOLLOW = "hollow: the host sets the pace"
 
 
-def curve(data: Curve) -> str:
-    """The chart: 480 units wide."""
+def curve(data: Curve, here: float | None = None) -> str:
+    """The chart: 480 units wide. `here`: the size that the reader asked for."""
     unit = "tokens/s" if data.quantity == "throughput" else "s"
-    return _lines(data, data.lines, data.quantity, unit, size_scale(data.sizes, LEFT, RIGHT), data.limit)
+    marked = {} if data.limit is None else {"beyond n_positions": float(data.limit)}
+    if here is not None:
+        marked["asked for"] = here
+    return _lines(data, data.lines, data.quantity, unit, size_scale(data.sizes, LEFT, RIGHT), marked)
 
 
 def generated(data: Generated) -> str:
     """The chart: 480 units wide."""
     x = Scale(0.0, max(2.0, float(data.sizes[-1])), LEFT, RIGHT)
-    return _lines(data, data.lines, "time per token", "s", x)
+    return _lines(data, data.lines, "time per token", "s", x, {})
 
 
 def _lines(
-    data: Swept, lines: Sequence[Line], quantity: str, unit: str, x: Scale, limit: int | None = None
+    data: Swept, lines: Sequence[Line], quantity: str, unit: str, x: Scale, marked: Mapping[str, float]
 ) -> str:  # fmt: skip
-    """A quantity in `unit` over the sizes; each line with its range."""
+    """A quantity in `unit` over the sizes; each line with its range. `marked`: sizes that have a name."""
     lowest, highest = min(float(line.low.min()) for line in lines), max(float(line.high.max()) for line in lines)
     first, last = data.sizes[0], data.sizes[-1]
     said = "; ".join(
@@ -78,9 +81,9 @@ def _lines(
             said = f"{line.label}, {size:,}: {middle} (range {low} to {high})"
             class_ = f"{'hollow' if line.host_bound[at] else 'dot'} l-{index}"
             chart.add("circle", tip(said), class_=class_, cx=x(size), cy=y(line.values[at] / divisor), r=3.5)
-    if limit is not None:
-        chart.add("path", class_="limit", d=f"M{number(x(limit))},{number(TOP)}V{number(BOTTOM)}")
-        chart.text(x(limit), TOP - 5, "beyond n_positions", "middle" if x(limit) < 400 else "end", "tick")
+    for name, size in marked.items():
+        chart.add("path", tip(name), class_="limit", d=f"M{number(x(size))},{number(TOP)}V{number(BOTTOM)}")
+        chart.text_at([(x(size), TOP - 5, anchor) for anchor in ("middle", "end", "start")], name, "tick")
     bottom = BOTTOM + 3 * LINE + 8
     if len(lines) > 1:
         bottom = chart.legend(bottom, [(f"swatch l-{index}", line.label) for index, line in enumerate(lines)])

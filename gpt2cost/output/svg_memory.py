@@ -11,7 +11,7 @@ from gpt2cost.output.plot_memory import OTHERS, Memory, Section, Stack
 from gpt2cost.output.svg_chart import LINE, WIDTH, Chart, Scale, cut_to, number, plain, short_name, tip
 from gpt2cost.units import format_quantity, scale_for
 
-LEFT, RIGHT, TOP, HIGH = 52.0, WIDTH - 16, 68.0, 150.0
+LEFT, RIGHT, TOP, HIGH = 52.0, WIDTH - 16, 84.0, 150.0
 """The panels' sides, the first one's top, and the height of a panel."""
 FINEST = 1.0
 """Units that a position takes at least."""
@@ -25,8 +25,8 @@ def memory(data: Memory) -> str:
         f"{data.title}. The peak is {peak} of {capacity}, at {data.peak_text}"
         f"{'; ' if data.advice else ''}{data.advice}."
     )
-    chart.text(4.0, 13.0, cut_to(f"peak {peak} of {capacity}, at {data.peak_text}", WIDTH - 8))
-    chart.text(4.0, 13.0 + LINE, data.advice)
+    for index, line in enumerate((f"peak {peak} of {capacity}, at", data.peak_text, data.advice)):
+        chart.text(4.0, 13.0 + index * LINE, cut_to(line, WIDTH - 8), class_="" if line is data.advice else "strong")
     kept = _kept(data.whole)
     x, y, bottom = _panel(chart, data.whole, kept, TOP, "live bytes")
     at = x(kept.index(min(kept, key=lambda index: abs(index - data.peak))) + 0.5)
@@ -106,6 +106,7 @@ def _sections(chart: Chart, sections: Sequence[Section], kept: Sequence[int], x:
     if len(layers) > 4:
         first, last = spans.index(layers[0]), spans.index(layers[-1])
         spans[first : last + 1] = [(f"{len(layers)} layers", layers[0][1], layers[-1][2])]
+    spans.sort(key=lambda span: (span[1] - span[2], -span[1]))  # the widest have their names first, then the last
     for label, first, last in spans:
         columns = [column for column, index in enumerate(kept) if first <= index <= last]
         if columns:
