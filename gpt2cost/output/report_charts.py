@@ -102,17 +102,19 @@ def page_curves(
     devices = [prediction.hardware, *(hw for hw in others if _runs(hw, prediction))][:MOST_LINES]
     names = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl")
     settings: dict[str, Any] = {name: getattr(how, name) for name in names}
-    own = {"batch": phase.batch_size, "seq": phase.seq_len, "cache": phase.cache_len}
+    anew = phase.phase == "decode" and not is_decode(
+        phase.sizes
+    )  # without a cache: a pass over all tokens and one more
+    own = {"batch": phase.batch_size, "seq": phase.seq_len - anew, "cache": phase.cache_len}
     context = "cache" if is_decode(phase.sizes) else "seq"
-    largest = model.n_positions - (own["seq"] if context == "cache" else own["cache"])
+    largest = model.n_positions - (1 if phase.phase == "decode" else own["cache"])
     swept: dict[str, tuple[str, list[int]]] = {
         "batch": ("throughput", sorted({*BATCHES, own["batch"]})),
         context: ("latency", sorted({*_contexts(largest), own[context]})),
     }
-    name = "decode" if is_decode(phase.sizes) else "prefill"
     for axis, (quantity, values) in swept.items():
         if len(values) > 1:
-            yield axis, curve(model, devices, {**own, axis: values}, name, quantity, **settings)
+            yield axis, curve(model, devices, {**own, axis: values}, phase.phase, quantity, **settings)
 
 
 def _contexts(largest: int) -> list[int]:

@@ -31,6 +31,8 @@ UPPER, LOWER = (32.0, 170.0), (212.0, 350.0)
 """Top and bottom of the two panels."""
 BARS = 12
 """Up to so many sizes are bars, more are areas."""
+FINEST = 64
+"""The most sizes that the outline of an area goes through."""
 WAITING = "waiting for host and launches"
 
 Layers = Mapping[str, tuple[str, Floats]]
@@ -127,9 +129,12 @@ def _seconds(chart: Chart, columns: Columns, layers: Layers, whole: Floats, labe
 
 def _stacked(chart: Chart, columns: Columns, y: Scale, layers: Layers, unit: str) -> None:
     """Bars or areas upon one another."""
-    below, x, sizes = np.zeros(len(columns.sizes)), columns.places, columns.sizes.tolist()
+    kept = np.unique(np.linspace(0, len(columns.sizes) - 1, FINEST).round().astype(int))
+    x, sizes = [columns.places[index] for index in kept], columns.sizes[kept].tolist()
+    below = np.zeros(len(kept))
     width = 0.8 * (RIGHT - LEFT) / len(sizes)
-    for class_, (name, heights) in layers.items():
+    for class_, (name, all_heights) in layers.items():
+        heights = all_heights[kept]
         above = below + heights
         if columns.are_bars:
             for place, size, height, low, high in zip(x, sizes, heights, below, above, strict=True):

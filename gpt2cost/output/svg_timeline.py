@@ -157,7 +157,7 @@ def _track(chart: Chart, runs: Iterable[_Run], y: float, track: str, least: floa
     chart.text(LEFT - 6, y + 14, track, "end")
     together: dict[str, list[str]] = {}
     for run in runs:
-        width = max(run.end - run.start, 0.1)
+        width = max(sum(run.widths.values()), 0.1)  # of what runs, without the gaps between
         if run.only and width >= least:
             chart.add(
                 "rect", tip(_said(run.only)), class_=run.class_, x=run.start, y=y, width=width, height=ROW,
