@@ -1,14 +1,17 @@
-"""The charts of a page: which pictures it has of a prediction, a generation and a training step, each as inline SVG."""
+"""The pictures of a page: which there are, of what, and where each stands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
+
+from markupsafe import Markup
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_data import Curve, Picture, curve, roofline
+from gpt2cost.output.field import Record
+from gpt2cost.output.plot_data import Breakdown, Curve, Picture, breakdown, curve, roofline
 from gpt2cost.output.plot_memory import memory, memory_of_training, memory_over_tokens
 from gpt2cost.output.plot_runs import generated, step_split
 from gpt2cost.output.plot_timeline import timeline
@@ -24,97 +27,97 @@ CONTEXTS = 12
 MOST_LINES = 7
 """Devices of a curve: as many as can be told apart."""
 TRAINING_GPUS = (1, 2, 4, 8)
+HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl")
 
 
-@dataclass(frozen=True)
-class PageChart:
-    """A picture of a page: an id that is its own, what stands above it, and its SVG."""
-
-    id: str
-    title: str
-    subtitle: str
-    svg: str
-
-
-def _chart(id_: str, data: Picture) -> PageChart:
-    return PageChart(id_, data.title, data.subtitle, draw(data))
-
-
-def pass_charts(prediction: Prediction, phase: Phase) -> Iterator[PageChart]:
-    """Of one phase of a single-point prediction: its roofline, and its timeline unless that is too long."""
-    own = replace(prediction, phases=(phase,))
-    yield _chart(f"roofline-{phase.phase}", roofline(own))
+def chart(id: str, make: Callable[..., Picture], *given: Any, **settings: Any) -> Iterator[Record]:
+    """A picture, or nothing where it cannot be made: of too many slices, say."""
     try:
-        yield _chart(f"timeline-{phase.phase}", timeline(own))
-    except InputError:  # too many slices
+        data = make(*given, **settings)
+    except InputError:
         return
+    yield _record(id, data, draw(data))
 
 
-def memory_charts(prediction: Prediction) -> Iterator[PageChart]:
-    """Live bytes over the kernels of each phase."""
+def _record(id: str, data: Picture, svg: str) -> Record:
+    return {"id": id, "title": data.title, "subtitle": data.subtitle, "svg": Markup(svg)}  # names in it are escaped
+
+
+def pass_charts(prediction: Prediction) -> Iterator[tuple[str, list[Record]]]:
+    """Roofline, timeline and live memory of each phase of a single-point prediction."""
     for phase in prediction.phases:
-        yield _chart(f"memory-{phase.phase}", memory(replace(prediction, phases=(phase,))))
+        name, alone = phase.phase, replace(prediction, phases=(phase,))
+        made = {"roofline": roofline, "timeline": timeline, "memory": memory}
+        yield name, [record for kind, make in made.items() for record in chart(f"{kind}-{name}", make, alone)]
 
 
-def generate_charts(generation: Generation) -> Iterator[PageChart]:
+def generate_charts(generation: Generation | None) -> list[Record]:
     """Time per token with and without a cache, and live bytes over the tokens."""
-    own = generation.settings
+    if generation is None or generation.settings.new_tokens < 2:
+        return []
+    own, model, hw = generation.settings, generation.model, generation.hardware
     settings = {name: getattr(own.how, name) for name in ("dtype", "attn", "runtime", "cache_type", "impl")}
-    sizes = {"prompt_tokens": own.prompt_tokens, "new_tokens": own.new_tokens, "batch": own.batch_size}
-    settings |= {**sizes, "sample": own.sample, "padded": own.padded}
-    yield _chart("generate-time", generated(generation.model, generation.hardware, **settings))
-    yield _chart("generate-memory", memory_over_tokens(generation))
+    settings |= {"prompt_tokens": own.prompt_tokens, "new_tokens": own.new_tokens, "batch": own.batch_size}
+    settings |= {"sample": own.sample, "padded": own.padded}
+    return [
+        *chart("generate-time", generated, model, hw, **settings),
+        *chart("generate-memory", memory_over_tokens, generation),
+    ]
 
 
-def train_charts(training: Training) -> Iterator[PageChart]:
+def train_charts(training: Training | None) -> list[Record]:
     """Live bytes over a step, and the step's time by micro-batch and by GPUs."""
+    if training is None:
+        return []
     model, hw, how, batch = training.model, training.hardware, training.train, training.batch
-    yield _chart("train-memory", memory_of_training(training))
     given = {"micro_batch": batch.micro_batch, "seq": batch.seq_len, "grad_accum": batch.grad_accum, "gpus": batch.gpus}
-    swept: dict[str, set[int]] = {"micro_batch": {*BATCHES, batch.micro_batch}, "gpus": {*TRAINING_GPUS, batch.gpus}}
-    for axis, values in swept.items():
-        try:
-            data = step_split(model, hw, how, {**given, axis: sorted(values)})
-        except InputError:  # a device without links to others
-            continue
-        yield _chart(f"train-{axis.replace('_', '-')}", data)
+    batches, gpus = sorted({*BATCHES, batch.micro_batch}), sorted({*TRAINING_GPUS, batch.gpus})
+    return [
+        *chart("train-memory", memory_of_training, training),
+        *chart("train-micro-batch", step_split, model, hw, how, {**given, "micro_batch": batches}),
+        *chart("train-gpus", step_split, model, hw, how, {**given, "gpus": gpus}),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- curves
 
 
-def curve_charts(prediction: Prediction, others: Sequence[Hardware] = ()) -> Iterator[PageChart]:
-    """Each phase over the batch and over the context, on the prediction's device and on `others` that can run it."""
+def curves(prediction: Prediction, others: Sequence[Hardware] = ()) -> list[Record]:
+    """Each phase over the batch and over the context: on all devices that can run it, and by kind of kernel."""
+    records = []
     for phase in prediction.phases:
-        for axis, data in page_curves(prediction, phase, others):
+        for axis, lines, kinds in page_curves(prediction, phase, others):
             asked = {"batch": phase.batch_size, "seq": phase.seq_len, "cache": phase.cache_len}[axis]
-            chart = PageChart(
-                f"curve-{phase.phase}-{axis}", data.title, data.subtitle, draw_curve(data, float(asked))
-            )  # fmt: skip
-            yield chart
+            records.append(_record(f"curve-{phase.phase}-{axis}", lines, draw_curve(lines, float(asked))))
+            records.append(_record(f"kinds-{phase.phase}-{axis}", kinds, draw(kinds)))
+    return records
 
 
 def page_curves(
     prediction: Prediction, phase: Phase, others: Iterable[Hardware] = ()
-) -> Iterator[tuple[str, Curve]]:  # fmt: skip
+) -> Iterator[tuple[str, Curve, Breakdown]]:
     """Throughput over the batch, latency over the context: new tokens of a prefill, cached ones of a decode step."""
-    model, how = prediction.model, prediction.how
-    devices = [prediction.hardware, *(hw for hw in others if _runs(hw, prediction))][:MOST_LINES]
-    names = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl")
-    settings: dict[str, Any] = {name: getattr(how, name) for name in names}
+    model, own_device = prediction.model, prediction.hardware
+    devices = [own_device, *(hw for hw in others if _runs(hw, prediction))][:MOST_LINES]
+    settings: dict[str, Any] = {name: getattr(prediction.how, name) for name in HOW}
     anew = phase.phase == "decode" and not is_decode(
         phase.sizes
     )  # without a cache: a pass over all tokens and one more
     own = {"batch": phase.batch_size, "seq": phase.seq_len - anew, "cache": phase.cache_len}
     context = "cache" if is_decode(phase.sizes) else "seq"
     largest = model.n_positions - (1 if phase.phase == "decode" else own["cache"])
-    swept: dict[str, tuple[str, list[int]]] = {
+    swept = {
         "batch": ("throughput", sorted({*BATCHES, own["batch"]})),
         context: ("latency", sorted({*_contexts(largest), own[context]})),
     }
     for axis, (quantity, values) in swept.items():
         if len(values) > 1:
-            yield axis, curve(model, devices, {**own, axis: values}, phase.phase, quantity, **settings)
+            sizes: dict[str, object] = {**own, axis: values}
+            yield (
+                axis,
+                curve(model, devices, sizes, phase.phase, quantity, **settings),
+                breakdown(model, own_device, sizes, phase.phase, **settings),
+            )
 
 
 def _contexts(largest: int) -> list[int]:
