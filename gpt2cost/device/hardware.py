@@ -230,6 +230,11 @@ class Hardware(Result):
         """Whether flash attention's kernels run: in 16 bit, on NVIDIA devices from sm80 on."""
         return dtype in HALF_DTYPES and (self.compute_capability or 0) >= 8
 
+    def ridge_flop_per_byte(self, dtype: str) -> float:
+        """The ridge point: the FLOPs per byte at which arithmetic at the dtype's peak and traffic at DRAM's take equal
+        time. Work of fewer is on DRAM's side, work of more on the arithmetic's."""
+        return self.compute.peak_flop_per_s[dtype] / self.memory.bandwidth_bytes_per_s
+
     @property
     def under_load(self) -> Hardware:
         """The device after minutes of load, as training has it: at `compute.sustained` of its rates."""

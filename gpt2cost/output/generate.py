@@ -83,7 +83,7 @@ def _rows(run: Generation) -> Iterator[Record]:
 def _document(run: Generation) -> Record:
     """The whole run. The curve has a point for each token after the first."""
     first, *later = _tokens(run)
-    head = hardware_head(run.hardware)
+    head = hardware_head(run.hardware, run.settings.how.dtype)
     return {
         **envelope(run.model, run.hardware),
         "model": model_record(run.model, run.settings.how),

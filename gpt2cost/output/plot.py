@@ -1,7 +1,4 @@
-"""The pictures, drawn with matplotlib (extra `plot`): one function per kind, from plain numbers to a figure.
-
-Colours are Okabe and Ito's, which readers with any kind of colour vision can tell apart (Color Universal Design, 2008).
-"""
+"""The pictures, drawn with matplotlib (extra `plot`): one function per kind, from plain numbers to a figure."""
 
 from __future__ import annotations
 
@@ -18,14 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from gpt2cost.output.colours import KIND_COLOURS, LINE_COLOURS
 from gpt2cost.output.plot_data import AXES, Breakdown, Curve, Picture, Point, Roofline, Timeline, kind_of
 from gpt2cost.units import format_quantity, scale_for
 
-KIND_COLOURS = {
-    "gemm": "#0072B2", "bmm": "#56B4E9", "attention": "#E69F00", "reduction": "#009E73", "elementwise": "#F0E442",
-    "copy": "#D55E00", "gather": "#CC79A7", "fill": "#7F7F7F", "host": "#D9D9D9",
-}  # fmt: skip
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,

@@ -103,7 +103,7 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
     return {
         **envelope(prediction.model, prediction.hardware),
         "model": shared.model_record(prediction.model, prediction.how),
-        "hardware": shared.hardware_head(prediction.hardware),
+        "hardware": shared.hardware_head(prediction.hardware, prediction.how.dtype),
         "settings": record_of((*INPUTS[2:], shared.IMPL), prediction),
         "phases": phases,
         "memory": dataclasses.asdict(prediction.memory),

@@ -90,7 +90,8 @@ def trust_text(word: str, source: str, hardware: Hardware) -> str:
     return f"measured on {source}" if word == "measured" and source != unchanged_name(hardware) else word
 
 
-def hardware_head(hardware: Hardware) -> Record:
+def hardware_head(hardware: Hardware, dtype: str) -> Record:
     """The device of a prediction. How far each phase can be trusted stands with the phase."""
     own = record_of(attributes("name", "vendor", "architecture"), hardware)
-    return {**own, "borrowed": dict(hardware.borrowed), "host_factor": hardware.host_factor}
+    more = {"host_factor": hardware.host_factor, "ridge_flop_per_byte": hardware.ridge_flop_per_byte(dtype)}
+    return {**own, "borrowed": dict(hardware.borrowed), **more}

@@ -95,7 +95,8 @@ def _document(training: Training, group: str, explained: bool) -> Record:
     copies = [document for document in phases if document["phase"] in COPIES]
     sensitivity = list(map(dataclasses.asdict, what_would_help(training))) if explained else []
     counts = [record_of(MFU, count) for count in mfu_conventions(training)] if explained else []
-    hardware = {**shared.hardware_head(training.hardware), **record_of(attributes("trust", "trust_from"), training)}
+    head = shared.hardware_head(training.hardware, training.train.how.dtype)
+    hardware = {**head, **record_of(attributes("trust", "trust_from"), training)}
     return {
         **envelope(training.model, training.hardware),
         "model": shared.model_record(training.model, training.train.how),

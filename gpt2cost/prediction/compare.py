@@ -159,7 +159,7 @@ def seconds_by_kind(phase: Phase) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for cost in phase.kernels:
         seconds[cost.kernel.kind] = seconds.get(cost.kernel.kind, 0.0) + float(cost.device_s)
-    return {**seconds, WAITING: phase.totals.latency_s - sum(seconds.values())}
+    return {**seconds, WAITING: phase.totals.waiting_s}
 
 
 # ---------------------------------------------------------------------------------------------- crossovers

@@ -58,6 +58,7 @@ class Totals:
     `trust_from`: whose constants or measurements that rests on. `bound`: what doubling would help most: `host`,
     `compute`, `memory` (DRAM), `l2`, `latency` or `launch`. `flops_utilization`: FLOPs of products per second over the
     dtype's peak. `bandwidth_utilization`: bytes that DRAM moves per second over its peak; never above 1.
+    `arithmetic_intensity`: FLOPs per byte read or written, of which L2 may serve a part.
     """
 
     launches: Number
@@ -75,6 +76,12 @@ class Totals:
     tokens_per_s: Number
     flops_utilization: Number
     bandwidth_utilization: Number
+    arithmetic_intensity: Number
+
+    @property
+    def waiting_s(self) -> Number:
+        """Seconds in which no kernel runs: the device waits for the host, or the host for the device."""
+        return self.latency_s - self.device_s
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,7 +133,8 @@ class Phase(Result):
 class MemoryUse:
     """What the run holds at its fullest moment, in bytes; the parts sum to the total.
 
-    `capacity_bytes`: what a model may take of the device's memory (`Memory.usable_bytes`).
+    `capacity_bytes`: what a model may take of the device's memory (`Memory.usable_bytes`). `kv_bytes_per_token`: by
+    how much the KV cache grows with each token of each sequence; 0 without one.
     """
 
     weights_bytes: Number
@@ -135,6 +143,7 @@ class MemoryUse:
     total_bytes: Number
     capacity_bytes: Number
     fits: Any
+    kv_bytes_per_token: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -278,6 +287,7 @@ def totals_of(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -
         tokens_per_s=tokens / latency_s,
         flops_utilization=products / (latency_s * hw.compute.peak_flop_per_s[how.dtype]),
         bandwidth_utilization=dram_bytes / (latency_s * hw.memory.bandwidth_bytes_per_s),
+        arithmetic_intensity=flops / (reads + writes),
     )
 
 
@@ -294,7 +304,8 @@ def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> 
         fuller = own_cache + phase.activations_bytes > cache + live
         cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
     whole, capacity = weights + cache + live, round(hw.memory.usable_bytes)
-    return MemoryUse(weights, cache, live, whole, capacity, whole <= capacity)
+    per_token = kv_cache_bytes(model, how.dtype, 1, 1) * how.use_cache
+    return MemoryUse(weights, cache, live, whole, capacity, whole <= capacity, per_token)
 
 
 def _where(condition: Any, yes: Number, no: Number) -> Number:

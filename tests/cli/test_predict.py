@@ -55,13 +55,14 @@ def test_schema(gpt2cost: Any) -> None:
     assert {"model", "hardware", "settings", "phases", "memory", "warnings", "flops_convention"} <= set(document)
     model = ("name", "n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions", "activation_function")
     assert {*model, "parameters"} <= set(document["model"])
-    assert {"name", "borrowed"} <= set(document["hardware"])
+    assert {"name", "borrowed", "ridge_flop_per_byte"} <= set(document["hardware"])
     assert set(document["settings"]) == {
         "batch_size", "seq_len", "cache_len", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type",
         "impl",
     }  # fmt: skip
     assert set(document["memory"]) == {
         "weights_bytes", "kv_cache_bytes", "activations_bytes", "total_bytes", "capacity_bytes", "fits",
+        "kv_bytes_per_token",
     }  # fmt: skip
     assert [phase["phase"] for phase in document["phases"]] == ["prefill", "decode"]
     for phase in document["phases"]:
@@ -69,6 +70,7 @@ def test_schema(gpt2cost: Any) -> None:
         assert {
             "launches", "flops", "read_bytes", "write_bytes", "device_s", "host_s", "latency_s", "latency_low_s",
             "latency_high_s", "bound", "tokens_per_s", "flops_utilization", "bandwidth_utilization",
+            "arithmetic_intensity",
         } <= set(phase["totals"])  # fmt: skip
         assert phase["totals"]["bound"] in ("host", *BOUNDS)
         for kernel in phase["kernels"]:
