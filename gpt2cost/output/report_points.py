@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.checks import check_choice
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.field import Record
@@ -107,7 +106,8 @@ def _choice(model: Model, hw: Hardware, how: How, grid: Sizes) -> Choice:
         prediction = predict_run(model, hw, how, grid, "both", partly=True)
     except InputError as error:
         return Choice(how, str(error))
-    fails, why = False, ""
+    fails: Any = False
+    why = ""
     for phase in prediction.phases:
         own, reason = uncapturable(model, how, phase.sizes)
         fails, why = fails | np.asarray(own), reason
@@ -118,9 +118,9 @@ def _choice(model: Model, hw: Hardware, how: How, grid: Sizes) -> Choice:
 def _what_ifs(model: Model, hw: Hardware, how: How, phase: Phase) -> Iterator[tuple[str, Any]]:
     """What a phase would take if it were run otherwise, where it can be."""
     for change in WHAT_IFS:
-        key, value = change.split()
-        other = replace(how, **{key: value})
-        if other == how or (key == "logits" and phase.phase == "decode"):
+        name, value = change.split()
+        other = replace(how, logits=value) if name == "logits" else replace(how, runtime=value)
+        if other == how or (name == "logits" and phase.phase == "decode"):
             continue
         try:
             check_device(hw, other, model.head_dim)
@@ -205,9 +205,8 @@ def _choice_points(
     if prediction is None:
         return []
     own = [_Arrays(phase, what_ifs, shape) for phase, what_ifs in zip(prediction.phases, choice.what_ifs, strict=True)]
-    memory = [
-        _flat(getattr(prediction.memory, f"{name}_bytes"), shape) for name in ("weights", "kv_cache", "activations")
-    ]
+    parts = ("weights", "kv_cache", "activations")
+    memory = [_flat(getattr(prediction.memory, f"{name}_bytes"), shape) for name in parts]
     fails = _flat(choice.fails, shape)
     asked = points.asked[3] * len(points.axes.attn) + points.asked[4] == number
     place = int(np.ravel_multi_index(points.asked[:3], shape)) if asked else -1
