@@ -27,7 +27,7 @@ from gpt2cost.cli.many import GpusFlag, SizeListFlags
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes
-from gpt2cost.output import plot_data
+from gpt2cost.output import plot_data, plot_timeline
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.prediction.grid import split_list
 from gpt2cost.prediction.predict import Prediction, predict_run
@@ -101,7 +101,7 @@ def curve(
 def timeline(*, run: RunFlags, phase: OnePhaseFlag = "prefill", output: PictureFlag = None) -> None:
     """The host's queue above the device's stream: the whole pass, and one layer closely."""
     picture = _Picture(output)
-    picture.write(plot_data.timeline(_predicted(run, phase)))
+    picture.write(plot_timeline.timeline(_predicted(run, phase)))
 
 
 def _predicted(run: RunFlags, phase: str) -> Prediction:

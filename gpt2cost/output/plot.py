@@ -16,7 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gpt2cost.output.colours import KIND_COLOURS, LINE_COLOURS
-from gpt2cost.output.plot_data import AXES, Breakdown, Curve, Picture, Point, Roofline, Timeline, kind_of
+from gpt2cost.output.plot_data import SMALLEST, Breakdown, Curve, Picture, Point, Roofline
+from gpt2cost.output.plot_timeline import Timeline, kind_of
 from gpt2cost.units import format_quantity, scale_for
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -27,8 +28,6 @@ STYLE = {
 }  # fmt: skip
 NUMBERED = 6
 """Kernels of each phase that the roofline names."""
-SMALLEST = 0.005
-"""Share of a phase's device time below which the roofline leaves a kernel out."""
 
 
 def draw(data: Picture) -> Figure:
@@ -80,7 +79,7 @@ def _roofline(data: Roofline) -> Figure:
     axes = figure.add_subplot()
     axes.set_xscale("log")
     axes.set_yscale("log")
-    shown = [point for point in data.points if point.share >= SMALLEST]
+    shown = [point for point in data.points if point.is_shown and point.intensity]
     x = [point.intensity for point in shown]
     highest = max(data.peaks.values())
     left, right = min(0.05, min(x) / 2), max(2 * highest / min(data.bandwidths.values()), 3 * max(x))
@@ -124,14 +123,16 @@ def _numbers(figure: Figure, axes: Any, data: Roofline, phases: list[str]) -> No
     named: list[Point] = []
     lines: list[tuple[str, str]] = []
     for phase in phases:
-        own = sorted((p for p in data.points if p.phase == phase), key=lambda point: -point.share)[:NUMBERED]
+        own = sorted((p for p in data.points if p.phase == phase and p.intensity), key=lambda point: -point.share)[
+            :NUMBERED
+        ]
         lines.append((f"{phase}: share of device time", "bold"))
         for point in own:
             named.append(point)
             lines.append((f"{len(named):>2}  {point.share:>5.1%}  {_short(point.name)}", "normal"))
     figure.canvas.draw()
     marks = [axes.transData.transform((point.intensity, point.flop_per_s)) for point in named]
-    shown = [(point.intensity, point.flop_per_s) for point in data.points if point.share >= SMALLEST]
+    shown = [(point.intensity, point.flop_per_s) for point in data.points if point.is_shown and point.intensity]
     left = axes.get_xlim()[0]  # where the diagonals' names stand
     roofs = [(left * far, left * far * slope) for slope in data.bandwidths.values() for far in np.geomspace(1, 20, 24)]
     taken = [(float(x), float(y)) for x, y in axes.transData.transform([*shown, *roofs])]
@@ -191,7 +192,7 @@ def _breakdown(data: Breakdown) -> Figure:
     lower.set_ylabel("share of the pass (%)")
     upper.set_ylim(0, 1.03 * float(np.max(whole)) / divisor)
     lower.set_ylim(0, 100)
-    lower.set_xlabel(AXES[data.axis])
+    lower.set_xlabel(data.axis_text)
     handles = [Patch(label=name, **_fill_of(name)) for name in reversed(layers)]
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.80, 0.86), title="kernel kind", alignment="left")
     return figure
@@ -244,7 +245,7 @@ def _curve(data: Curve) -> Figure:
             data.sizes, line.values / divisor, color=colour, linewidth=1.8, label=line.label, markersize=4.5,
             marker=MARKERS[number % len(MARKERS)] if marked else "",
         )  # fmt: skip
-    axes.set_xlabel(AXES[data.axis])
+    axes.set_xlabel(data.axis_text)
     _size_axis(axes, data.sizes)
     lowest, highest = min(line.low.min() for line in data.lines), max(line.high.max() for line in data.lines)
     if highest > 8 * lowest:
@@ -273,16 +274,16 @@ def _timeline(data: Timeline) -> Figure:
     whole, close = figure.subplots(2, 1, height_ratios=(1, 1.9))
     divisor = _tracks(whole, data, (0.0, data.latency_s))
     whole.set_title("the whole pass; shaded: the layer below", loc="left", fontsize=10)
-    whole.axvspan(data.zoom[0] / divisor, data.zoom[1] / divisor, color="#000000", alpha=0.12)
+    whole.axvspan(data.windows["device"][0] / divisor, data.windows["device"][1] / divisor, color="#000000", alpha=0.12)
     whole.set_ylim(-0.5, 1.5)
-    divisor = _tracks(close, data, data.zoom)
-    close.set_title(f"one layer: {data.layer}", loc="left", fontsize=10)
+    divisor = _tracks(close, data, data.windows["device"])
+    close.set_title(f"one layer: transformer.{data.layer}", loc="left", fontsize=10)
     close.set_ylim(-2.1, 1.5)
-    width = data.zoom[1] - data.zoom[0]
+    width = data.windows["device"][1] - data.windows["device"][0]
     for piece in data.slices:
-        inside = piece.track == "device" and f"{piece.module}.".startswith(f"{data.layer}.")
+        inside = piece.track == "device" and f"{piece.module}.".startswith(f"transformer.{data.layer}.")
         if inside and piece.end_s - piece.start_s >= NARROWEST * width:
-            name = _short(piece.name.removeprefix(data.layer + "."))
+            name = _short(piece.name.removeprefix(f"transformer.{data.layer}."))
             middle = (piece.start_s + piece.end_s) / 2 / divisor
             close.text(middle, -0.40, name, rotation=90, fontsize=8, ha="center", va="top")
     kinds = [kind for kind in KIND_COLOURS if any(kind_of(piece) == kind for piece in data.slices)]

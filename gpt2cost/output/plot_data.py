@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, get_args
 
 import numpy as np
@@ -13,17 +12,25 @@ from numpy.typing import NDArray
 from gpt2cost.checks import check_choice
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.chrome_trace import slices_of
-from gpt2cost.output.shared import how_text, sizes_text
+from gpt2cost.output.shared import code_text, how_text, sizes_text
 from gpt2cost.prediction.grid import make_grid
+from gpt2cost.prediction.one_pass import host_sets_pace
 from gpt2cost.prediction.predict import Phase, Prediction, predict
-from gpt2cost.prediction.settings import How
+from gpt2cost.prediction.settings import How, is_decode
+from gpt2cost.prediction.train_settings import TrainHow
 from gpt2cost.table.config import Model
-from gpt2cost.table.kernel import Kernel, Kind
-from gpt2cost.timing.queue_steps import Slice
+from gpt2cost.table.kernel import Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
+KIND_TEXTS = {
+    "gemm": "product with weights", "bmm": "product per head: scores, context", "attention": "fused attention",
+    "reduction": "layer norm, softmax, sums", "elementwise": "arithmetic per element",
+    "copy": "copies, cat of the cache", "gather": "rows of embeddings", "fill": "constants",
+}  # fmt: skip
+"""What the kernels of a kind are."""
 AXES = {"batch": "batch size (sequences)", "seq": "new tokens per sequence", "cache": "cached tokens per sequence"}
+SMALLEST = 0.005
+"""Share of a phase's device time below which the roofline leaves a kernel out."""
 QUANTITIES = ("latency", "throughput")
 MOST_POINTS = 100_000
 """The most sizes of a picture."""
@@ -33,14 +40,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Point:
-    """A kernel of a pass: FLOP/B, attained FLOP/s, its share of the pass's device time."""
+    """A kernel of a pass: FLOP/B, attained FLOP/s and B/s, device seconds, its share of the pass's.
+
+    Of a copy, a gather or a fill `intensity` and `flop_per_s` are 0: it stands beside the roofs.
+    """
 
     name: str
     kind: str
     phase: str
     intensity: float
     flop_per_s: float
+    bytes_per_s: float
+    device_s: float
     share: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it takes enough of its phase to have a mark."""
+        return self.share >= SMALLEST
 
 
 @dataclass(frozen=True)
@@ -53,18 +70,25 @@ class Picture:
 
 @dataclass(frozen=True)
 class Roofline(Picture):
-    """A device's roofs and the kernels below them. `peaks`: label -> FLOP/s; `bandwidths`: label -> B/s."""
+    """A device's roofs and all kernels of the passes. `peaks`: label -> FLOP/s; `bandwidths`: label -> B/s.
+
+    `ridge`: the FLOP/B from which on the peak of the dtype, and not DRAM's bandwidth, is the roof. `notes`: what each
+    line means.
+    """
 
     peaks: dict[str, float]
     bandwidths: dict[str, float]
+    ridge: float
     points: tuple[Point, ...]
+    notes: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Swept(Picture):
-    """A picture over one size: what that is, and its values."""
+    """A picture over one size: which that is, what the pass has of it, and the values."""
 
     axis: str
+    axis_text: str
     sizes: NDArray[np.int64]
 
 
@@ -78,12 +102,13 @@ class Breakdown(Swept):
 
 @dataclass(frozen=True)
 class Line:
-    """One device: the quantity at each size, with its range."""
+    """One device: the quantity at each size, with its range, and where the host sets the pace."""
 
     label: str
     values: Floats
     low: Floats
     high: Floats
+    host_bound: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -95,40 +120,51 @@ class Curve(Swept):
     limit: int | None
 
 
-@dataclass(frozen=True)
-class Timeline(Picture):
-    """A pass on the host queue and the device stream; `zoom` is one layer's span in seconds."""
-
-    slices: tuple[Slice, ...]
-    latency_s: float
-    zoom: tuple[float, float]
-    layer: str
-
-
-def _how_text(how: How) -> str:
+def how_line(how: How) -> str:
+    """How a pass is run."""
     cached = "" if how.use_cache else ", no KV cache"
-    return f"{how_text(how)}{cached}, logits of {how.logits} positions"
+    logits = "all positions" if how.logits == "all" else "the last position"
+    return f"{how_text(how)}{cached}, logits of {logits}"
 
 
-def _pass_text(phase: Phase) -> str:
+def step_line(how: TrainHow) -> str:
+    """How a training step is run."""
+    more = (
+        f", checkpointing {how.checkpointing}" * (how.checkpointing != "none"),
+        f", ZeRO {how.zero}" * (how.zero > 0),
+    )
+    passes = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{code_text(how.how)}"
+    return f"{passes}, {how.optimizer}{''.join(more)}"
+
+
+def pass_line(phase: Phase) -> str:
+    """What a pass is, and its sizes."""
     return f"{phase.phase} of {sizes_text(phase)}"
 
 
 def roofline(prediction: Prediction) -> Roofline:
-    """Each kernel that computes, of every phase of a single-point prediction."""
+    """Each kernel of every phase of a single-point prediction, those without FLOPs too."""
     hw, how, memory = prediction.hardware, prediction.how, prediction.hardware.memory
     points = []
     for phase in prediction.phases:
-        for cost in filter(attrgetter("flops"), phase.kernels):
-            name, share = cost.row.path.removeprefix("transformer."), cost.device_s / phase.totals.device_s
-            intensity, rate = cost.flops / cost.moved_bytes, cost.flops / cost.device_s
-            points.append(Point(name, cost.kernel.kind, phase.phase, intensity, rate, share))
+        for cost in phase.kernels:
+            seconds, moved, flops = cost.device_s, cost.moved_bytes, cost.flops
+            name, share = cost.row.path.removeprefix("transformer."), seconds / phase.totals.device_s
+            rates = (flops / moved, flops / seconds, moved / seconds)
+            points.append(Point(name, cost.kernel.kind, phase.phase, *rates, seconds, share))
     return Roofline(
         title=f"Roofline of {prediction.model.name} on {hw.name}: predicted kernels",
-        subtitle=f"{'; '.join(map(_pass_text, prediction.phases))}\n{_how_text(how)}",
+        subtitle=f"{'; '.join(map(pass_line, prediction.phases))}\n{how_line(how)}",
         peaks={f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((how.dtype, "fp32"))},
         bandwidths={"L2 bandwidth": memory.l2_bandwidth_bytes_per_s, "DRAM bandwidth": memory.bandwidth_bytes_per_s},
+        ridge=hw.ridge_flop_per_byte(how.dtype),
         points=tuple(points),
+        notes={
+            f"{how.dtype} peak": "matrix products",
+            **({"fp32 peak": "arithmetic outside of products"} if how.dtype != "fp32" else {}),
+            "DRAM bandwidth": "data from memory",
+            "L2 bandwidth": "data that the kernel before left in L2",
+        },
     )
 
 
@@ -168,9 +204,10 @@ def breakdown(
             kinds[kind] = total
     return Breakdown(
         title=f"Where the time of {model.name} goes on {hw.name}: predicted {pass_.phase}",
-        subtitle=f"{_fixed(axis, given, pass_)}\n{_how_text(how)}",
+        subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}",
         axis=axis,
-        sizes=values,
+        axis_text=_axis_text(axis, pass_),
+        sizes=_own_sizes(axis, pass_, values),
         kinds=kinds,
         waiting=_broadcast(pass_.totals.latency_s, values) - sum(kinds.values()),
     )
@@ -197,14 +234,18 @@ def curve(
         if quantity == "throughput":
             tokens = totals.tokens_per_s * middle
             middle, low, high = totals.tokens_per_s, tokens / high, tokens / low
-        lines.append(Line(hw.name, *(_broadcast(numbers, values) for numbers in (middle, low, high))))
-    beyond = values[np.broadcast_to(np.asarray(pass_.kv_len) > model.n_positions, values.shape)]
+        waits = np.broadcast_to(host_sets_pace(totals.host_s, totals.device_s), values.shape)
+        middle, low, high = (_broadcast(numbers, values) for numbers in (middle, low, high))
+        lines.append(Line(hw.name, middle, low, high, waits))
+    own = _own_sizes(axis, pass_, values)
+    beyond = own[np.broadcast_to(np.asarray(pass_.kv_len) > model.n_positions, values.shape)]
     return Curve(
         title=f"Predicted {pass_.phase} {quantity} of {model.name}",
-        subtitle=f"{_fixed(axis, given, pass_)}\n{_how_text(how)}; bands: range of the prediction",
+        subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}; bands: range of the prediction",
         axis=axis,
+        axis_text=_axis_text(axis, pass_),
         quantity=quantity,
-        sizes=values,
+        sizes=own,
         lines=tuple(lines),
         limit=int(beyond[0]) if len(beyond) else None,
     )
@@ -223,40 +264,39 @@ def _phase(
     return prediction.how, prediction.phases[0]
 
 
-def _fixed(axis: str, given: dict[str, Any], phase: Phase) -> str:
-    """The sizes that are not swept."""
-    batch, seq, cache = ("the swept" if name == axis else str(given[name]) for name in AXES)
-    sequences = "" if axis == "batch" else f"batch {batch}; "
-    if phase.phase == "prefill":
-        parts = {"seq": f"{seq} new tokens", "cache": f"{cache} cached tokens"}
-        return sequences + ", ".join(text for name, text in parts.items() if name != axis)
-    if axis == "batch":
-        return f"one new token per sequence after {int(np.max(phase.kv_len)) - 1} tokens"
-    if axis == "cache" and given["seq"] == 1:
-        return f"{sequences}one new token per sequence"
-    return f"{sequences}one new token per sequence, after {seq} new on {cache} cached tokens"
+def _is_step(pass_: Phase) -> bool:
+    """Whether the pass has one new token per sequence on a cache."""
+    return bool(np.any(is_decode(pass_.sizes)))
 
 
-def timeline(prediction: Prediction) -> Timeline:
-    """The first phase of a single-point prediction, and the middle one of its layers to look at closely.
-
-    Raises `InputError` where it has too many slices.
-    """
-    phase = prediction.phases[0]
-    (slices,) = slices_of(phase)
-    layer = f"transformer.h.{prediction.model.n_layer // 2}"
-    inside = [piece for piece in slices if f"{piece.module}.".startswith(f"{layer}.")]
-    zoom = (min(piece.start_s for piece in inside), max(piece.end_s for piece in inside))
-    return Timeline(
-        title=f"Timeline of {prediction.model.name} on {prediction.hardware.name}: predicted {phase.phase}",
-        subtitle=f"{_pass_text(phase)}\n{_how_text(prediction.how)}",
-        slices=tuple(slices),
-        latency_s=slices[-1].end_s,
-        zoom=zoom,
-        layer=layer,
-    )
+def _own_sizes(axis: str, pass_: Phase, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What the pass itself has along the axis: a decode step after more new tokens has more cached ones."""
+    own = {"batch": pass_.batch_size, "seq": pass_.seq_len, "cache": pass_.cache_len}[_own_axis(axis, pass_)]
+    return np.broadcast_to(own, values.shape).astype(np.int64)
 
 
-def kind_of(piece: Slice) -> str:
-    """The kernel kind of a slice; `host` for what launches none."""
-    return piece.row.step.kind if piece.row is not None and isinstance(piece.row.step, Kernel) else "host"
+def _own_axis(axis: str, pass_: Phase) -> str:
+    return "cache" if axis == "seq" and _is_step(pass_) else axis
+
+
+def _axis_text(axis: str, pass_: Phase) -> str:
+    own = _own_axis(axis, pass_)
+    if own == "seq" and pass_.phase == "decode":
+        return "tokens per sequence, all of which the step runs anew"
+    return f"{AXES[own]} before the step" if own == "cache" and _is_step(pass_) else AXES[own]
+
+
+def _fixed(axis: str, given: dict[str, Any], pass_: Phase) -> str:
+    """The sizes that are not swept, as the pass has them."""
+    parts = [] if axis == "batch" else [f"batch {given['batch']}"]
+    own = _own_axis(axis, pass_)
+    if _is_step(pass_):
+        parts.append(
+            "one new token per sequence" + (f" after {int(np.max(pass_.cache_len))} tokens" if own == "batch" else "")
+        )
+        return ", ".join(parts)
+    if own != "seq":
+        parts.append(f"{int(np.max(pass_.seq_len))} {'' if pass_.phase == 'decode' else 'new '}tokens per sequence")
+    if own != "cache" and np.max(pass_.cache_len):
+        parts.append(f"{int(np.max(pass_.cache_len))} cached tokens")
+    return ", ".join(parts)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cost.output.plot_data import AXES, Breakdown, Curve, Floats, Swept
+from gpt2cost.output.plot_data import Breakdown, Curve, Floats, Swept
 from gpt2cost.output.svg_chart import LINE, WIDTH, Chart, Scale, number, path, plain, size_ticks, tip
 from gpt2cost.units import format_quantity, scale_for
 
@@ -24,7 +24,7 @@ def curve(data: Curve) -> str:
     """The chart: 480 units wide."""
     unit = "tokens/s" if data.quantity == "throughput" else "s"
     return lines_chart(data, {line.label: (line.values, line.low, line.high) for line in data.lines}, data.quantity,
-                       unit, AXES[data.axis], data.limit)  # fmt: skip
+                       unit, data.axis_text, data.limit)  # fmt: skip
 
 
 def lines_chart(
@@ -71,7 +71,7 @@ def breakdown(data: Breakdown) -> str:
     largest = {name: 100 * float(layers[name][-1] / whole[-1]) for name in layers}
     first = max(largest, key=largest.__getitem__)
     chart = Chart(
-        f"{data.title}, over {AXES[data.axis]}. At {data.sizes[-1]:,} {names[first]} takes the most:"
+        f"{data.title}, over {data.axis_text}. At {data.sizes[-1]:,} {names[first]} takes the most:"
         f" {largest[first]:.0f} % of {_amount(whole[-1], 's')}."
     )
     divisor, unit = scale_for(whole.tolist(), "s")
@@ -80,7 +80,7 @@ def breakdown(data: Breakdown) -> str:
     x = x_scale(data.sizes)
     chart.y_axis(upper, LEFT, RIGHT, [(at, plain(at)) for at in upper.ticks(5)], f"time of the pass ({unit})")
     chart.y_axis(lower, LEFT, RIGHT, [(at, plain(at)) for at in lower.ticks(5)], "share of the pass (%)")
-    chart.x_axis(x, lower.start, lower.end, size_ticks(data.sizes.tolist()), AXES[data.axis])
+    chart.x_axis(x, lower.start, lower.end, size_ticks(data.sizes.tolist()), data.axis_text)
     stacked(chart, x, upper, data.sizes, {name: (names[name], value / divisor) for name, value in layers.items()}, unit)
     shares = {name: (names[name], 100 * value / whole) for name, value in layers.items()}
     stacked(chart, x, lower, data.sizes, shares, "%")

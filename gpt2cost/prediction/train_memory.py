@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +15,9 @@ from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import train_options, train_rows
 from gpt2cost.table.config import Model
 from gpt2cost.table.optimizer import parameters
-from gpt2cost.table.training_memory import StepMemory, step_memory
+from gpt2cost.table.training import TrainingTable
+from gpt2cost.table.training_lifetimes import Step
+from gpt2cost.table.training_memory import StepMemory, memory_by_step, step_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,25 +62,43 @@ def workspaces_bytes(hw: Hardware) -> int:
 def memory_of(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> TrainMemory:
     """The memory of a step."""
     accumulates = np.asarray(batch.grad_accum) > 1
+    table, known, how = _asked(model, hw, train, batch)
     if accumulates.all() or not accumulates.any():
-        held = _held(model, hw, train, batch, bool(accumulates.all()))
+        held = vars(step_memory(table, *known, **how, accumulates=bool(accumulates.all())))
     else:
-        once, more = (_held(model, hw, train, batch, several) for several in (False, True))
+        once, more = (vars(step_memory(table, *known, **how, accumulates=several)) for several in (False, True))
         held = {name: np.where(accumulates, more[name], once[name]) for name in once}
-    peak_at = held.pop("peak_at")
+    return _whole(held, model, hw, train, batch)
+
+
+def memory_by_kernel(
+    model: Model, hw: Hardware, train: TrainHow, batch: Batch
+) -> list[tuple[Step | None, TrainMemory]]:
+    """The memory of a single point at each kernel of a micro-step, and in the optimiser (None): see `memory_by_step`.
+    The fullest of them is `memory_of`.
+    """
+    table, known, how = _asked(model, hw, train, batch)
+    moments = memory_by_step(table, *known, **how, accumulates=batch.grad_accum > 1)
+    return [(step, _whole(vars(held), model, hw, train, batch)) for step, held in moments]
+
+
+def _whole(held: Mapping[str, Any], model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> TrainMemory:
+    """What a step holds at a moment, and what is there all the time beside it."""
+    parts = {name: held[name] for name in PARTS}
     buffers = buffers_bytes(model, train.how, symbol_values(model, train.precision, batch.sizes))
-    held["activations_bytes"] = held["activations_bytes"] + buffers + workspaces_bytes(hw)
-    whole, capacity = total(held.values()), round(hw.memory.usable_bytes)
-    return TrainMemory(**held, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at=peak_at)
+    parts["activations_bytes"] = parts["activations_bytes"] + buffers + workspaces_bytes(hw)
+    whole, capacity = total(parts.values()), round(hw.memory.usable_bytes)
+    return TrainMemory(
+        **parts, total_bytes=whole, capacity_bytes=capacity, fits=whole <= capacity, peak_at=held["peak_at"]
+    )
 
 
-def _held(model: Model, hw: Hardware, train: TrainHow, batch: Batch, accumulates: bool) -> dict[str, Any]:
-    """The parts of a step's memory, and where its peak stands."""
+def _asked(
+    model: Model, hw: Hardware, train: TrainHow, batch: Batch
+) -> tuple[TrainingTable, tuple[Any, ...], dict[str, Any]]:
+    """What `step_memory` asks for: the table, what is known by place, and by name."""
     options = train_options(model, train, hw)
     table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
     values = symbol_values(model, train.precision, batch.sizes)
-    memory = step_memory(
-        table, parameters(options, model.tie_word_embeddings), values, train.optimizer, accumulates=accumulates,
-        gpus=batch.gpus, zero=train.zero,
-    )  # fmt: skip
-    return {name: getattr(memory, name) for name in (*PARTS, "peak_at")}
+    known = (parameters(options, model.tie_word_embeddings), values, train.optimizer)
+    return table, known, {"gpus": batch.gpus, "zero": train.zero}

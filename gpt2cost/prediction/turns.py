@@ -184,14 +184,16 @@ class Turns:
 
     def peak(self) -> int:
         """Weights, KV cache and live activations of the run at their fullest, in bytes."""
-        return max(self._peak(self.sizes(token)) for token in (0, self.settings.new_tokens - 1))
+        return int(max(sum(self.memory(token)) for token in (0, self.settings.new_tokens - 1)))
 
-    def _peak(self, sizes: Sizes) -> int:
-        how, values = self.settings.how, self.values(sizes)
+    def memory(self, token: Size) -> tuple[Number, Number, Number]:
+        """Weights, KV cache and live activations of the turn that gives a new token, at its fullest, in bytes."""
+        how, sizes = self.settings.how, self.sizes(token)
+        values = self.values(sizes)
         cached = kv_cache_bytes(self.model, how.dtype, sizes.batch_size, values["kv_len"]) if how.use_cache else 0
         rows = [row for rows, _ in self.parts(first=False) for row in rows]
         live = peak_bytes(rows, values, how.use_cache) + buffers_bytes(self.model, how, values)
-        return int(self.model.parameters * ELEMENT_BYTES[how.dtype] + cached + live)
+        return self.model.parameters * ELEMENT_BYTES[how.dtype], cached, live
 
     def loop(self) -> Iterator[LoopStep]:
         """The steps around the last pass, in order."""

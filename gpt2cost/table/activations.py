@@ -56,6 +56,18 @@ _ACTIVATION_SOURCE = {
 }
 
 
+_CLASSES = {
+    "hardswish": "Hardswish", "leaky_relu": "LeakyReLU", "linear": "LinearActivation", "relu": "ReLU", "relu6": "ReLU6",
+    "sigmoid": "Sigmoid", "silu": "SiLUActivation", "swish": "SiLU", "tanh": "Tanh",
+}  # fmt: skip
+"""The class of an activation whose own lines are not cited: they are torch's, or trivial."""
+
+
+def activation_class(name: str) -> str:
+    """The class that ACT2FN has for an activation function."""
+    return _CLASSES.get(name) or _ACTIVATION_SOURCE[name][0].partition(".")[0]
+
+
 def check_activation(name: str) -> None:
     """Raise `InputError` for an activation function that is not modelled."""
     if name not in ACTIVATIONS:
@@ -80,4 +92,4 @@ def act(name: str, x: Tensor) -> tuple[Module, Tensor]:
         kernels.append(pointwise(label, op, inputs, out, source, fusion_group="act"))
         values.append(out)
     caller = Free("input", "view", 0, keeps=(x,))
-    return Module("act", "Activation", (Free("act", "call"), *kernels, caller)), values[-1]
+    return Module("act", activation_class(name), (Free("act", "call"), *kernels, caller), passes=x), values[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpt2cost.table.citations import Citation, cite
-from gpt2cost.table.dropout import dropout, drops, native_dropout
+from gpt2cost.table.dropout import NOT_CALLED, dropout, drops, native_dropout
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.kernel import (
     Free,
@@ -333,5 +333,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     drop, y = dropout(
         "resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps=(output(c_attn),)
     )
-    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, c_proj, drop)
+    is_called = options.attn == "eager" and options.reorder_and_upcast_attn
+    uncalled = () if is_called else (NOT_CALLED,)
+    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, *uncalled, c_proj, drop)
     return Module("attn", "GPT2Attention", children), y

@@ -13,6 +13,10 @@ def drops(options: TableOptions, place: str) -> bool:
     return options.train and place in options.dropout
 
 
+NOT_CALLED = Module("attn_dropout", "Dropout", ())
+"""GPT2Attention's own: its probability is given to other functions, but for the one that it is called in."""
+
+
 def native_dropout(name: str, x: Tensor, out: Tensor, source: Citation, group: str = "norm") -> Kernel:
     """`x` with some elements set to 0 and the rest scaled, and a boolean mask of those that were kept."""
     mask = Tensor(f"{out.name}.mask", elements(x) * b8)
@@ -24,9 +28,9 @@ def native_dropout(name: str, x: Tensor, out: Tensor, source: Citation, group: s
 
 def dropout(
     name: str, place: str, x: Tensor, out: str, options: TableOptions, source: Citation, keeps: tuple[Tensor, ...] = ()
-) -> tuple[Module | Free, Tensor]:
+) -> tuple[Module, Tensor]:
     """The nn.Dropout `name` of `x`: nothing but a call in inference, or where the probability is 0."""
     if not drops(options, place):
-        return Free(name, "call", keeps=keeps), x
+        return Module(name, "Dropout", (Free(name, "call", keeps=keeps),), passes=x), x
     dropped = Tensor(out, x.bytes)
     return Module(name, "Dropout", (native_dropout("", x, dropped, source),)), dropped

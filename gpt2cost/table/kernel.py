@@ -165,12 +165,17 @@ class Free:
 
 @dataclass(frozen=True)
 class Module:
-    """A module of the HuggingFace model, `count` equal copies of it one after the other."""
+    """A module of the model, of a class of that name; `count` equal copies of it one after the other.
+
+    It returns what the last of its kernels makes, or the tensor `passes` where none runs. One without children is never
+    called.
+    """
 
     name: str
     cls: str
     children: tuple[Module | Kernel | Free, ...]
     count: Formula = field(default_factory=lambda: formula(1))
+    passes: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -59,20 +59,38 @@ def _lives(steps: tuple[Kernel | Free, ...], has_cache: bool) -> tuple[_Life, ..
 
 def peak_bytes(rows: Sequence[Row], values: Mapping[str, Any], use_cache: bool) -> Any:
     """The peak of live activations in bytes, at the sizes in `values` (integers, or arrays that broadcast)."""
-    steps = tuple(row.step for row in rows)
-    alive = [
-        (life, life.sign * life.tensor.bytes.evaluate(values) * _as_number(life.when.evaluate(values)))
-        for life in _lives(steps, use_cache)
-    ]
-    moments = {life.first if life.sign > 0 else life.last + 1 for life, _ in alive}
+    sized = _sized(rows, values, use_cache)
     peak: Any = 0
-    for moment in moments:
-        total: Any = 0
-        for life, size in alive:
-            if life.first <= moment <= life.last:
-                total = total + size
+    for moment in {life.first if life.sign > 0 else life.last + 1 for life, _ in sized}:
+        total = sum(_alive(sized, moment).values())
         peak = max(peak, total) if isinstance(peak, int) and isinstance(total, int) else np.maximum(peak, total)
     return peak
+
+
+def live_tensors(rows: Sequence[Row], values: Mapping[str, Any], use_cache: bool) -> list[dict[str, Any]]:
+    """For each row, the bytes of each tensor that is alive there, in the last layer's copy of the block.
+
+    The peak of their sums over the steps that run is `peak_bytes`. The final cache is not among them; what of it is not
+    there yet counts below zero.
+    """
+    sized = _sized(rows, values, use_cache)
+    return [_alive(sized, moment) for moment in range(len(rows))]
+
+
+_Sized: TypeAlias = list[tuple[_Life, Any]]
+
+
+def _sized(rows: Sequence[Row], values: Mapping[str, Any], use_cache: bool) -> _Sized:
+    """Each tensor's life, with its bytes."""
+    return [
+        (life, life.sign * life.tensor.bytes.evaluate(values) * _as_number(life.when.evaluate(values)))
+        for life in _lives(tuple(row.step for row in rows), use_cache)
+    ]
+
+
+def _alive(sized: _Sized, moment: int) -> dict[str, Any]:
+    """The bytes of what is alive at a step, by name."""
+    return {life.tensor.name: size for life, size in sized if life.first <= moment <= life.last}
 
 
 def _as_number(truth: Any) -> Any:

@@ -23,7 +23,7 @@ from gpt2cost.table.attention import (
     trained_sdpa,
 )
 from gpt2cost.table.citations import NANOGPT, Citation
-from gpt2cost.table.dropout import dropout, drops
+from gpt2cost.table.dropout import NOT_CALLED, dropout, drops
 from gpt2cost.table.formula import ALWAYS, formula, symbol
 from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
 from gpt2cost.table.kernel import (
@@ -71,12 +71,14 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     else:
         kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
         attended = (kernel,)
+    uncalled = () if options.attn == "eager" else (NOT_CALLED,)
     c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
     dropped = _cite(src, "self.resid_dropout(self.c_proj(y))")
     keeps = (x, output(c_attn), merged)
     drop, y = dropout("resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps)
     children = (
-        Free("attn", "call"), c_attn, Free("split", "view", 7), *attended, Free("views", "view", 2), c_proj, drop,
+        Free("attn", "call"), c_attn, Free("split", "view", 7), *attended, *uncalled, Free("views", "view", 2), c_proj,
+        drop,
     )  # fmt: skip
     return Module("attn", "CausalSelfAttention", children), y
 

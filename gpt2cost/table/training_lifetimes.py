@@ -30,13 +30,14 @@ class Step:
     """A step of the passes with some layers laid out.
 
     `where` is the same for the same moment of any number of layers. `used` and `made`: its tensors, called by their
-    names with the layer's number.
+    names with the layer's number. `layer`: that number, 0 beside the blocks.
     """
 
     where: tuple[str, int]
     row: Row
     used: tuple[Tensor, ...]
     made: tuple[Tensor, ...]
+    layer: int
 
 
 def _made(rows: Iterable[Row]) -> set[str]:
@@ -94,7 +95,7 @@ class Layout:
             return Tensor(own if tensor.name in self.made else f"{own} of {view_of}", tensor.bytes, view_of=view_of)
 
         made = row.step.outputs if isinstance(row.step, Kernel) else ()
-        return Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)))
+        return Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)), layer * inside)
 
     def in_first_pass(self, name: str, layer: int, inside: bool) -> str:
         """The name of a tensor as a step of the forward pass reads or makes it, in a layer or beside it."""

@@ -6,6 +6,7 @@ give the rest; and since they grow from layer to layer or fall, the peak is in t
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -67,6 +68,78 @@ def step_memory(
     from which on they share the optimiser (1), the gradients too, which leave as soon as they are made (2), and the
     parameters (3), of which a GPU then holds its share and what it has gathered.
     """
+    held = _held(parameters, values, optimizer, accumulates, gpus, zero)
+    name, parts = _highest(_moments(table, accumulates or zero >= 2), values)
+    step, left = held.optimizer_step
+    passes, after = (sum(own.values()) for own in (parts, left))
+    if isinstance(passes, np.ndarray) or isinstance(after, np.ndarray):
+        name = np.where(after > passes, step, name)
+        parts = {part: np.where(after > passes, left[part], own) for part, own in parts.items()}
+    elif after > passes:
+        name, parts = step, left
+    return held.beside(name, parts)
+
+
+def memory_by_step(
+    table: TrainingTable,
+    parameters: Sequence[Parameter],
+    values: Mapping[str, int],
+    optimizer: Optimizer = "adamw",
+    *,
+    accumulates: bool = False,
+    gpus: int = 1,
+    zero: int = 0,
+) -> list[tuple[Step | None, StepMemory]]:
+    """The memory at each kernel of a step's passes, all layers laid out, and last that of the optimiser (None).
+
+    At a single point; the largest of them is `step_memory`.
+    """
+    held = _held(parameters, values, optimizer, accumulates, gpus, zero)
+    terms: dict[Term, int] = {}
+    steps, changes = _changes(table, values["num_layers"], accumulates or zero >= 2, terms)
+    sizes = np.array([_size(monomial, when, values) for monomial, when in terms], dtype=np.int64)
+    moments: list[tuple[Step | None, StepMemory]] = []
+    kernels = (step for step in steps if isinstance(step.row.step, Kernel))
+    for step, ((*_, name), alive) in zip(kernels, _alive(steps, changes, len(terms)), strict=True):
+        if step.row.step.when.evaluate(values):
+            parts = dict(zip(PASS_PARTS, (alive @ sizes).tolist(), strict=True))
+            moments.append((step, held.beside(name, parts)))
+    return [*moments, (None, held.beside(*held.optimizer_step))]
+
+
+def _size(monomial: Monomial, when: Condition, values: Mapping[str, int]) -> int:
+    return math.prod(values[name] ** power for name, power in monomial) if when.evaluate(values) else 0
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a GPU holds during a whole step, in bytes, and what it has in the optimiser's: the step, and the parts."""
+
+    parameters: Any
+    gradients: Any
+    optimizer: Any
+    buckets: Any
+    gathered: Any
+    optimizer_step: tuple[str, dict[str, Any]]
+
+    def beside(self, name: Any, parts: Mapping[str, Any]) -> StepMemory:
+        """All memory at a moment of which `parts` are the passes' own."""
+        return StepMemory(
+            parameters_bytes=self.parameters,
+            gradients_bytes=parts["gradients"] + self.gradients,
+            optimizer_bytes=self.optimizer,
+            bucket_bytes=self.buckets,
+            casts_bytes=parts["casts"],
+            activations_bytes=parts["activations"] + self.gathered,
+            logits_bytes=parts["logits"],
+            peak_at=name,
+        )
+
+
+def _held(
+    parameters: Sequence[Parameter], values: Mapping[str, Any], optimizer: Optimizer, accumulates: bool, gpus: Any,
+    zero: int,
+) -> _Held:  # fmt: skip
     weights = (element_count(parameters) * w).evaluate(values)
 
     def share(size: Any, stage: int) -> Any:
@@ -77,26 +150,10 @@ def step_memory(
     matrices = [p for p in parameters if p.is_matrix]
     temporary = share((element_count(matrices) * w).evaluate(values), 1) if optimizer == "adamw" else 0
     step = "optimizer.update (exp_avg_sq)" if optimizer == "adamw-fused" else "optimizer.sqrt (denominator)"
-    name, parts = _highest(_moments(table, accumulates or zero >= 2), values)
     left = {"gradients": share(weights, 2) - kept, "activations": temporary, "casts": 0, "logits": 0}
-    passes, after = (sum(own.values()) for own in (parts, left))
-    if isinstance(passes, np.ndarray) or isinstance(after, np.ndarray):
-        name = np.where(after > passes, step, name)
-        parts = {part: np.where(after > passes, left[part], own) for part, own in parts.items()}
-    elif after > passes:
-        name, parts = step, left
-    buckets = weights * (gpus > 1) if zero < 2 else 0
     gathered = (gathered_elements(parameters) * w).evaluate(values) if zero >= 3 else 0
-    return StepMemory(
-        parameters_bytes=share(weights, 3),
-        gradients_bytes=parts["gradients"] + kept,
-        optimizer_bytes=share(2 * weights, 1),
-        bucket_bytes=buckets,
-        casts_bytes=parts["casts"],
-        activations_bytes=parts["activations"] + gathered,
-        logits_bytes=parts["logits"],
-        peak_at=name,
-    )
+    buckets = weights * (gpus > 1) if zero < 2 else 0
+    return _Held(share(weights, 3), kept, share(2 * weights, 1), buckets, gathered, (step, left))
 
 
 def gathered_elements(parameters: Iterable[Parameter]) -> Formula:

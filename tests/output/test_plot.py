@@ -9,7 +9,8 @@ import pytest
 
 import gpt2cost
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_data import breakdown, curve, roofline, swept, timeline
+from gpt2cost.output.plot_data import breakdown, curve, roofline, swept
+from gpt2cost.output.plot_timeline import timeline
 
 pytest.importorskip("matplotlib")
 

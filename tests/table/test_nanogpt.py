@@ -108,7 +108,7 @@ def test_the_counts_of_the_pipeline() -> None:
 
 
 def test_module_classes() -> None:
-    """All that launch kernels are in the table; the others do nothing in inference."""
+    """All are in the table; a ModuleList is its modules."""
 
     def classes(module: Any) -> Iterator[str]:
         yield module.cls
@@ -117,7 +117,7 @@ def test_module_classes() -> None:
                 yield from classes(child)
 
     real = {type(module).__name__ for module in oracle.build(tiny(), torch.float32).modules()}
-    assert real - {"Dropout", "ModuleList"} == set(classes(cost_table(options(True, "all"))))
+    assert real - {"ModuleList"} == set(classes(cost_table(options(True, "all"))))
 
 
 def test_paths_are_unique() -> None:

@@ -1,0 +1,283 @@
+"""A model as a tree of its modules, in the order in which they run: what each holds, returns and costs.
+
+The modules are those of the cost table, whatever runtime launches the kernels. A merged kernel that spans modules
+belongs to the innermost that all are in; one that spans two blocks, to the ModuleList.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, prod
+from typing import TypeAlias
+
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.prediction.one_pass import run_pass, symbol_values, table_options, table_rows
+from gpt2cost.prediction.settings import How, Number, Sizes
+from gpt2cost.prediction.train_settings import Batch, TrainHow
+from gpt2cost.prediction.train_step import step_work, train_options, train_rows
+from gpt2cost.table.config import Model
+from gpt2cost.table.derivatives import EMBEDDINGS
+from gpt2cost.table.formula import Formula, formula
+from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.kernel import Gemm, Kernel, Module, Row, Tensor
+from gpt2cost.table.symbols import D
+
+HEAD, EMBEDDING = "lm_head", "transformer.wte"
+"""The paths of the two modules whose weight may be one."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of a module, under its name there. `tied_to`: the module whose parameter it is; "" of its own."""
+
+    name: str
+    shape: tuple[int, ...]
+    symbols: tuple[Formula, ...]
+    tied_to: str = ""
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A module and all that is in it. The figures are sums over its `count` equal copies in the model.
+
+    `path`: as `named_modules()` has it, of the first copy. `output`: what it returns; None where it is never called.
+    `parameters`: without weights that are another module's. `device_s`: None without a device. `children`: the modules
+    and the steps that it runs, in order; free steps are among them, and what is not launched at these sizes is not.
+    """
+
+    path: str
+    cls: str
+    count: int
+    weights: tuple[Weight, ...]
+    output: Tensor | None
+    parameters: int
+    launches: int
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    device_s: float | None
+    children: tuple[Child, ...]
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def modules(self) -> tuple[Node, ...]:
+        """The modules directly in it."""
+        return tuple(child for child in self.children if isinstance(child, Node))
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The steps that are its own."""
+        return tuple(child for child in self.children if isinstance(child, Row))
+
+    def walk(self) -> Iterator[Node]:
+        """It and all modules in it."""
+        yield self
+        for module in self.modules:
+            yield from module.walk()
+
+
+Child: TypeAlias = Node | Row
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What steps cost together. `device_s`: None without a device."""
+
+    launches: int
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    device_s: float | None
+
+
+def figures_of(row: Row, values: Mapping[str, Number], launch_s: Number | None = None) -> Figures:
+    """All launches of a row at the values of the symbols. `launch_s`: device seconds of one launch."""
+    count, kernel = times(row, values), row.step
+    device_s = None if launch_s is None else float(count * launch_s)
+    if not isinstance(kernel, Kernel):
+        return Figures(0, 0, 0, 0, device_s)
+    flops, reads, writes = (count * int(c.evaluate(values)) for c in (kernel.flops, kernel.reads, kernel.writes))
+    return Figures(count, flops, reads, writes, device_s)
+
+
+def times(row: Row, values: Mapping[str, Number]) -> int:
+    """How often a step runs."""
+    return int(row.count.evaluate(values) * row.step.when.evaluate(values))
+
+
+# ---------------------------------------------------------------------------------------------- trees
+
+
+def tree_of(model: Model, how: How, sizes: Sizes, hardware: Hardware | None = None) -> Node:
+    """The tree of one forward pass at a single point, with latency where there is a device."""
+    options = table_options(model, how, hardware)
+    values = symbol_values(model, how.dtype, sizes)
+    if hardware is None:
+        return build(model, cost_table(options), table_rows(options, how.runtime), values)
+    pass_ = run_pass(model, hardware, how, sizes)
+    return build(model, cost_table(options), pass_.rows, values, pass_.launch_s)
+
+
+def training_trees(model: Model, train: TrainHow, sizes: Sizes, hardware: Hardware | None = None) -> tuple[Node, Node]:
+    """The trees of a micro-step's forward and of its backward pass. `sizes`: of one micro-step."""
+    options = train_options(model, train, hardware)
+    skeleton, values = cost_table(options), symbol_values(model, train.precision, sizes)
+    if hardware is None:
+        table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
+        return build(model, skeleton, table.forward, values), build(model, skeleton, table.backward, values)
+    work = step_work(model, hardware, train, Batch(sizes.batch_size, sizes.seq_len))
+    forward, backward = (
+        build(model, skeleton, own.rows, values, own.launch_s) for own in (work.forward, work.backward)
+    )
+    return forward, backward
+
+
+def build(
+    model: Model,
+    skeleton: Module,
+    rows: Sequence[Row],
+    values: Mapping[str, Number],
+    launch_s: Sequence[Number] | None = None,
+) -> Node:
+    """The tree of a model's modules with rows that belong to them. `launch_s`: device seconds of a launch of each."""
+    return _Builder(skeleton, rows, values, launch_s, model.tie_word_embeddings).node(skeleton, "", 1)
+
+
+class _Builder:
+    """Puts rows into the modules that they belong to.
+
+    A table's path is a real one but for the copies of a block: `transformer.h.attn` is `transformer.h.0.attn`.
+    """
+
+    def __init__(
+        self, skeleton: Module, rows: Sequence[Row], values: Mapping[str, Number], launch_s: Sequence[Number] | None,
+        tied: bool,
+    ) -> None:  # fmt: skip
+        self.values, self.launch_s, self.tied = values, launch_s, tied
+        self.repeated = dict(_repeated(skeleton, ""))
+        self.own: dict[str, list[Row]] = {}
+        self.first: dict[str, int] = {}  # a module -> the index of the first step in it
+        for row in rows:
+            path = self.place(row)
+            self.own.setdefault(path, []).append(row)
+            for number in range(path.count(".") + 1):
+                self.first.setdefault(path.rsplit(".", number)[0], row.index)
+
+    def place(self, row: Row) -> str:
+        """The path of the module that a row belongs to. What does not come once in each block is the ModuleList's."""
+        for block, count in self.repeated.items():
+            if f"{row.module}.".startswith(f"{block}."):
+                return f"{block}.0{row.module.removeprefix(block)}" if row.count == count else block
+        return row.module
+
+    def node(self, module: Module, path: str, copies: int) -> Node:
+        """A module's, of which there are `copies`; of a repeated one, that of the ModuleList which it is in."""
+        parts: list[tuple[float, Node]] = []
+        if module.count != 1:
+            block, count = replace(module, count=formula(1)), int(module.count.evaluate(self.values))
+            parts = [(-1, self.node(block, f"{path}.0", copies * count))]
+            return self.summed(Module(path, "ModuleList", ()), path, copies, parts)
+        place = inf
+        for child in reversed(_joined(module)):
+            own = ".".join(filter(None, (path, child.name)))
+            place = self.first.get(own, place)  # what does not run comes before what runs next
+            parts.append((place, self.node(child, own, copies)))
+        return self.summed(module, path, copies, parts[::-1])
+
+    def summed(self, module: Module, path: str, copies: int, parts: Sequence[tuple[float, Node]]) -> Node:
+        """A module with those in it, each with the index of the step that it comes before."""
+        rows = [row for row in self.own.get(path, ()) if _is_step(row) and times(row, self.values)]
+        children: list[tuple[float, Child]] = [*parts, *((row.index, row) for row in rows)]
+        children.sort(key=lambda placed: placed[0])
+        costs: list[Figures | Node] = [self.figures(row) for row in rows]
+        costs += [node for _, node in parts]
+        weights = _weights(module, path, self.values, self.tied)
+        own = sum(weight.elements for weight in weights if not weight.tied_to)
+        return Node(
+            path,
+            module.cls,
+            copies,
+            weights,
+            returned(module),
+            parameters=copies * own + sum(node.parameters for _, node in parts),
+            launches=sum(cost.launches for cost in costs),
+            flops=sum(cost.flops for cost in costs),
+            read_bytes=sum(cost.read_bytes for cost in costs),
+            write_bytes=sum(cost.write_bytes for cost in costs),
+            device_s=None if self.launch_s is None else sum(cost.device_s or 0.0 for cost in costs),
+            children=tuple(child for _, child in children),
+        )
+
+    def figures(self, row: Row) -> Figures:
+        return figures_of(row, self.values, None if self.launch_s is None else self.launch_s[row.index])
+
+
+def _is_step(row: Row) -> bool:
+    """Whether anything is done in a row: some only say what a variable keeps alive."""
+    return isinstance(row.step, Kernel) or row.step.count > 0
+
+
+def _repeated(module: Module, path: str) -> Iterator[tuple[str, Formula]]:
+    """The paths of the modules that come several times, and how often."""
+    for child in _joined(module):
+        own = ".".join(filter(None, (path, child.name)))
+        if child.count != 1:
+            yield own, child.count
+        yield from _repeated(child, own)
+
+
+def _joined(module: Module) -> list[Module]:
+    """The modules in a module; one whose parts run at different places is in the table several times."""
+    found: dict[str, Module] = {}
+    for child in module.children:
+        if isinstance(child, Module):
+            there = found.get(child.name)
+            found[child.name] = replace(child, children=(*there.children, *child.children)) if there else child
+    return list(found.values())
+
+
+def returned(module: Module) -> Tensor | None:
+    """What a module returns: what the last kernel in it makes. None where it is never called."""
+    for child in reversed(module.children):
+        made = child.outputs[0] if isinstance(child, Kernel) else None
+        if isinstance(child, Module):
+            made = returned(child)
+        if made is not None:
+            return made
+    return module.passes
+
+
+def _weights(module: Module, path: str, values: Mapping[str, Number], tied: bool) -> tuple[Weight, ...]:
+    """The parameters of a module itself."""
+    found = []
+    for kernel in (child for child in module.children if isinstance(child, Kernel)):
+        for tensor in kernel.inputs:
+            if tensor.is_weight:
+                name = tensor.name.rpartition(".")[2].removesuffix("[rows]")
+                symbols = _weight_shape(module, kernel, name)
+                shape = tuple(int(size.evaluate(values)) for size in symbols)
+                found.append(Weight(name, shape, symbols, EMBEDDING if tied and path == HEAD else ""))
+    return tuple(found)
+
+
+def _weight_shape(module: Module, kernel: Kernel, name: str) -> tuple[Formula, ...]:
+    """The shape of a weight, or of a bias. Of an embedding the kernel reads some rows alone."""
+    if module.name in EMBEDDINGS:
+        return EMBEDDINGS[module.name], D
+    if not isinstance(kernel.shape, Gemm):
+        assert kernel.columns is not None
+        return (kernel.columns,)
+    n, k = kernel.shape.n, kernel.shape.k
+    if name == "bias":
+        return (n,)
+    return (k, n) if kernel.shape.layout == "NN" else (n, k)
