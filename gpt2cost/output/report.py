@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,25 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.output import report_text
-from gpt2cost.output.accuracy import scored_rows
+from gpt2cost.output import report_text, svg
+from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.field import Record
 from gpt2cost.output.glossary import SUBJECTS
 from gpt2cost.output.plot_data import KINDS
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.output.record import FLOPS_CONVENTION
-from gpt2cost.output.report_model import Figures, Shown, number, quantity
-from gpt2cost.output.report_parts import device_rows, evidence_part, generate_part, memory_part, train_part
+from gpt2cost.output.report_model import Figures, Shown, figures_of, number, percent, quantity
+from gpt2cost.output.report_parts import (
+    device_rows,
+    evidence_part,
+    generate_part,
+    memory_part,
+    range_text,
+    stacked,
+    train_part,
+)
 from gpt2cost.output.report_points import Points, points_around, points_record, table_of_all
-from gpt2cost.output.shared import run_text, sizes_text, source_text
+from gpt2cost.output.shared import run_text, source_text
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.train import Training
@@ -60,6 +68,7 @@ class Report:
 def page(report: Report) -> str:
     """The page. Raises `InputError` for a prediction of more than one point."""
     css, js = ((FILES / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    css += svg.STYLE + "".join(f".k-{kind}{{--dot:{colour}}}" for kind, colour in KIND_COLOURS.items())
     environment = Environment(
         loader=FileSystemLoader(FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
@@ -103,7 +112,7 @@ def context(report: Report) -> Record:
         "sections": _sections(report), "cards": _cards(report), "axes": _axes(points), "shown": _shown(prediction),
         "first": _first(prediction, record), "fits": report_text.fits(prediction.memory),
         "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(tree), "columns": shown.columns(COLUMNS),
-        "total": shown.total(), "sides": _sides(prediction, rows), "ridge": number(_ridge(prediction)) + " FLOP/B",
+        "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
         "charts": {"passes": [(phase.phase, []) for phase in phases], "memory": [], "curves": []},
         "generate": generate_part(report.generation), "train": train_part(report.training), "memory": memory,
         "devices": device_rows(prediction, report.others), "evidence": evidence_part(hw, how),
@@ -143,7 +152,7 @@ def _cards(report: Report) -> list[Record]:
         totals, (word, _) = phase.totals, report_text.trust(prediction, phase)
         cards.append({
             "id": phase.phase, "panel": "panel-pass", "label": phase.phase, "value": quantity(totals.latency_s, "s"),
-            "range": report_text.range_of(totals), "bound": f"{totals.bound}-bound",
+            "range": range_text(totals.latency_low_s, totals.latency_high_s), "bound": f"{totals.bound}-bound",
             "rate": f"{quantity(totals.tokens_per_s, '')} tokens/s", "trust": word,
         })  # fmt: skip
     if run := generate_part(report.generation):
@@ -163,8 +172,8 @@ def _cards(report: Report) -> list[Record]:
 
 def _axes(points: Points) -> list[Record]:
     return [
-        {"name": name, "label": label, "values": getattr(points.axes, name), "asked": points.asked[number]}
-        for number, (name, label) in enumerate(AXES.items())
+        {"name": name, "label": label, "values": getattr(points.axes, name), "asked": points.asked[place]}
+        for place, (name, label) in enumerate(AXES.items())
     ]
 
 
@@ -189,16 +198,16 @@ def _kinds(phase: Phase) -> list[Record]:
     ]  # fmt: skip
 
 
-def _sides(prediction: Prediction, rows: Sequence[Row]) -> Record | None:
+def _sides(prediction: Prediction) -> Record | None:
     """Modules with the figures of each phase; None where there is one phase."""
     if len(prediction.phases) < 2:
         return None
     groups: dict[str, list[Figures]] = {}
-    for number, phase in enumerate(prediction.phases):
+    for place, phase in enumerate(prediction.phases):
         for cost in phase.kernels:
             name = _group_of(cost.row.module)
             own = groups.setdefault(name, [Figures() for _ in prediction.phases])
-            own[number] += figures_of([cost])
+            own[place] += figures_of([cost])
     sums = [sum(column, Figures()) for column in zip(*groups.values(), strict=True)]
     lines = [*groups.items(), ("the whole pass", sums)]
     seconds = [phase.totals.device_s for phase in prediction.phases]

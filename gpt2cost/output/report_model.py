@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gpt2cost.output.field import Record
 from gpt2cost.output.page import short_number
@@ -104,7 +103,8 @@ class Shown:
             name = f"{name} (x {node.count})"
         return {
             "name": name, "path": branch.path.removeprefix("transformer."), "first": branch.first, "last": branch.last,
-            "cls": node.cls if node and branch.name else "", "out": self._shape(node.output) if node and node.output else None,
+            "cls": node.cls if node and branch.name else "",
+            "out": self._shape(node.output) if node and node.output else None,
             "weights": _weights(node), "parameters": _parameters(node),
             "f": self._figures(branch.first, branch.last).text(self.phase.totals.device_s),
             "children": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
@@ -11,11 +10,11 @@ from gpt2cost.measure.score import Scored, score_evidence
 from gpt2cost.output.accuracy import run_of_case
 from gpt2cost.output.field import Record
 from gpt2cost.output.prediction import kernel_records
-from gpt2cost.output.report_model import percent, quantity, tidy
+from gpt2cost.output.report_model import percent, quantity
 from gpt2cost.output.shared import trust_text
 from gpt2cost.output.train import MEMORY_PARTS
 from gpt2cost.prediction.generate import Generation
-from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction, predict_run
+from gpt2cost.prediction.predict import MemoryUse, Prediction, predict_run
 from gpt2cost.prediction.settings import How
 from gpt2cost.prediction.train import Training, TrainPhase
 
@@ -76,7 +75,8 @@ def _rows_of(prediction: Prediction, first: Prediction) -> list[Record]:
         totals = phase.totals
         rows.append({
             "name": prediction.hardware.name, "refused": "", "phase": phase.phase,
-            "latency": quantity(totals.latency_s, "s"), "range": range_text(totals.latency_low_s, totals.latency_high_s),
+            "latency": quantity(totals.latency_s, "s"),
+            "range": range_text(totals.latency_low_s, totals.latency_high_s),
             "ratio": f"{totals.latency_s / own.totals.latency_s:.2f}x", "rate": quantity(totals.tokens_per_s, ""),
             "bound": totals.bound, "fits": "yes" if prediction.memory.fits else "NO",
             "trust": trust_text(totals.trust, totals.trust_from, prediction.hardware),
@@ -123,10 +123,11 @@ def generate_part(run: Generation | None) -> Record | None:
     """A generation: its figures, and where its bound changes."""
     if run is None:
         return None
-    settings = run.settings
+    settings, first = run.settings, run.first
+    whole = range_text(run.summed("latency_low_s"), run.summed("latency_high_s"))
     facts = [
-        ("time to first token", quantity(run.ttft_s, "s"), range_text(run.first.latency_low_s, run.first.latency_high_s)),
-        ("all tokens", quantity(run.total_s, "s"), range_text(run.summed("latency_low_s"), run.summed("latency_high_s"))),
+        ("time to first token", quantity(run.ttft_s, "s"), range_text(first.latency_low_s, first.latency_high_s)),
+        ("all tokens", quantity(run.total_s, "s"), whole),
         ("throughput", f"{quantity(run.tokens_per_s, '')} tokens/s", f"of {settings.batch_size} sequences"),
         ("in generate, around the passes", percent(run.summed("generate_s") / run.total_s), "of the time"),
         ("memory", quantity(run.peak_bytes, "B"), "fits" if run.fits else "does not fit"),
@@ -140,7 +141,7 @@ def generate_part(run: Generation | None) -> Record | None:
     )
     return {
         "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches, "charts": [],
-        "total": quantity(run.total_s, "s"), "range": facts[-4][2],
+        "total": quantity(run.total_s, "s"), "range": whole,
     }  # fmt: skip
 
 
@@ -170,8 +171,9 @@ def train_part(training: Training | None) -> Record | None:
         ("largest micro-batch", str(training.max_micro_batch), "that fits"),
     ]
     gpus = f"{batch.gpus} GPUs" if batch.gpus > 1 else "1 GPU"
+    how = training.train.how
     run = (
-        f"{training.train.precision}, {training.train.how.attn} attention, {training.train.how.runtime} runtime, {gpus},"
+        f"{training.train.precision}, {how.attn} attention, {how.runtime} runtime, {gpus},"
         f" micro-batch {batch.micro_batch} x {batch.seq_len} tokens, {batch.grad_accum} in a step,"
         f" {training.train.optimizer}"
     )
@@ -197,5 +199,7 @@ def _train_phase(phase: TrainPhase) -> Record:
         for row in slowest
     ]  # fmt: skip
     hidden = len(records) - len(rows)
-    title = f"{phase.phase.replace('_', ' ')}: {times} a step, {tidy(quantity(phase.pass_.device_s, 's'))} of the device"
+    title = (
+        f"{phase.phase.replace('_', ' ')}: {times} a step, {tidy(quantity(phase.pass_.device_s, 's'))} of the device"
+    )
     return {"title": title, "rows": rows, "more": f"and {hidden} more kernels" if hidden > 0 else ""}

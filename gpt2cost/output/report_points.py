@@ -16,6 +16,7 @@ import numpy as np
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.field import Record
+from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.one_pass import run_pass, symbol_values, uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.settings import How, Sizes, check_device, check_sizes, is_decode
@@ -69,6 +70,7 @@ class Points:
     """A grid around a point: a `Choice` for each dtype and attention implementation, in this order."""
 
     model: Model
+    hardware: Hardware
     axes: Axes
     asked: list[int]
     choices: tuple[Choice, ...]
@@ -87,7 +89,7 @@ def axes_around(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Axes:
     dtypes = [name for name in hw.compute.peak_flop_per_s if name in (*DTYPES_SHOWN, how.dtype)]
     attns = ("sdpa", "eager") if how.impl == "nanogpt" else ATTENTION_IMPLEMENTATIONS
     batches = {1, max(1, batch // 2), batch, 4 * batch}
-    return Axes(*(tuple(sorted(values)) for values in (batches, seqs, caches)), tuple(dtypes), tuple(attns))
+    return Axes(tuple(sorted(batches)), tuple(sorted(seqs)), tuple(sorted(caches)), tuple(dtypes), tuple(attns))
 
 
 def points_around(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Points:
@@ -98,7 +100,8 @@ def points_around(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Points:
         np.array(axes.batch)[:, None, None], np.array(axes.seq)[:, None], np.array(axes.cache), how.use_cache
     )
     hows = [replace(how, dtype=dtype, attn=attn) for dtype, attn in product(axes.dtype, axes.attn)]
-    return Points(model, axes, axes.index(how, sizes), tuple(_choice(model, hw, own, grid) for own in hows))
+    choices = tuple(_choice(model, hw, own, grid) for own in hows)
+    return Points(model, hw, axes, axes.index(how, sizes), choices)
 
 
 def _choice(model: Model, hw: Hardware, how: How, grid: Sizes) -> Choice:
@@ -174,7 +177,7 @@ def points_record(points: Points, rows: Sequence[Row]) -> Record:
         "symbols": {name: _symbols(points.model, name) for name in points.axes.dtype},
         "n_positions": points.model.n_positions,
         "bounds": list(BOUNDS),
-        "trusts": [list(trust) for trust in trusts],
+        "trusts": [[word, trust_text(word, source, points.hardware)] for word, source in trusts],
         "kernels": [_kernel(row) for row in kernels],
         "tables": tables,
         "what_ifs": list(WHAT_IFS),

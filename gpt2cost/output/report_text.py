@@ -12,7 +12,6 @@ from typing import Any
 from gpt2cost.output.field import Record
 from gpt2cost.output.prediction import cost_records
 from gpt2cost.output.shared import trust_text
-from gpt2cost.output.report_points import Points
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING
 from gpt2cost.units import format_quantity

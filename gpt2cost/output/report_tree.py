@@ -5,11 +5,10 @@ The rows of other attention implementations and dtypes stand where they would ru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from gpt2cost.table.kernel import Kernel, Module, Row
+from gpt2cost.table.kernel import Kernel, Row
 
 
 @dataclass
@@ -78,13 +77,3 @@ def leaves(branch: Branch) -> Iterator[Leaf]:
             yield from leaves(child)
         else:
             yield child
-
-
-def classes(module: Module, prefix: str = "") -> Mapping[str, str]:
-    """The path of each module -> its class."""
-    path = ".".join(filter(None, (prefix, module.name)))
-    found: dict[str, Any] = {path: module.cls}
-    for child in module.children:
-        if isinstance(child, Module):
-            found |= classes(child, path)
-    return found
