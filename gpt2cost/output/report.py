@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def context(report: Report) -> Record:
         "run": run_text(model, hw, how), "lead": _lead(prediction), "warning": "; ".join(prediction.warnings),
         "sections": _sections(report), "cards": _cards(report), "axes": _axes(points), "shown": _shown(prediction),
         "first": _first(prediction, record), "fits": report_text.fits(prediction.memory),
-        "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(tree), "columns": shown.columns(COLUMNS),
+        "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(), "columns": shown.columns(COLUMNS),
         "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
         "charts": {"passes": [(phase.phase, []) for phase in phases], "memory": [], "curves": []},
         "generate": generate_part(report.generation), "train": train_part(report.training), "memory": memory,

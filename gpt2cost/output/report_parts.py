@@ -200,6 +200,6 @@ def _train_phase(phase: TrainPhase) -> Record:
     ]  # fmt: skip
     hidden = len(records) - len(rows)
     title = (
-        f"{phase.phase.replace('_', ' ')}: {times} a step, {tidy(quantity(phase.pass_.device_s, 's'))} of the device"
+        f"{phase.phase.replace('_', ' ')}: {times} a step, {quantity(phase.pass_.device_s, 's')} of the device"
     )
     return {"title": title, "rows": rows, "more": f"and {hidden} more kernels" if hidden > 0 else ""}
