@@ -23,6 +23,7 @@ from gpt2cost.output.glossary import SUBJECTS
 from gpt2cost.output.plot_data import KINDS
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.output.record import FLOPS_CONVENTION
+from gpt2cost.output.report_charts import curves, pass_charts
 from gpt2cost.output.report_model import Figures, Shown, figures_of, number, percent, quantity
 from gpt2cost.output.report_parts import (
     device_rows,
@@ -103,17 +104,18 @@ def context(report: Report) -> Record:
     shown = Shown(prediction, phases[0], rows)
     tree = shown.tree()
     memory = memory_part(prediction.memory)
-    record |= _for_script(report, memory)
+    record |= _for_script(report)
     return {
         "version": __version__, "convention": FLOPS_CONVENTION, "source": source_text(how.impl),
         "title": f"{model.name} on {hw.name}, predicted by gpt2cost", "model": model, "hw": hw,
-        "run": run_text(model, hw, how), "lead": _lead(prediction), "warning": "; ".join(prediction.warnings),
+        "run": run_text(model, hw, how), "lead": report_text.lead(prediction, record),
+        "warning": "; ".join(prediction.warnings),
         "sections": _sections(report), "cards": _cards(report), "axes": _axes(points), "shown": _shown(prediction),
         "first": _first(prediction, record), "fits": report_text.fits(prediction.memory),
         "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(), "columns": shown.columns(COLUMNS),
         "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
-        "charts": {"passes": [(phase.phase, []) for phase in phases], "memory": [], "curves": []},
-        "generate": generate_part(report.generation), "train": train_part(report.training), "memory": memory,
+        "charts": list(pass_charts(prediction)), "curves": curves(prediction, report.others), "memory": memory,
+        "generate": generate_part(report.generation), "train": train_part(report.training),
         "devices": device_rows(prediction, report.others), "evidence": evidence_part(hw, how),
         "words": MEANING, "own_words": _own_words(prediction), "glossary": SUBJECTS, "command": report.command,
         "data_note": "The prediction as gpt2cost predict --format json writes it is in this file.",
@@ -123,15 +125,10 @@ def context(report: Report) -> Record:
 
 def _sections(report: Report) -> list[tuple[str, str]]:
     names = {
-        "verdict": "Verdict", "model": "Model", "kernels": "Kernels", "memory": "Memory",
+        "verdict": "Verdict", "model": "Model", "kernels": "Kernels", "pictures": "Pictures", "memory": "Memory",
         "curves": "Curves", "devices": "Devices", "evidence": "Evidence", "glossary": "Glossary", "data": "Data",
     }  # fmt: skip
     return [(name, label) for name, label in names.items() if name != "devices" or report.others]
-
-
-def _lead(prediction: Prediction) -> str:
-    """The verdict in a sentence."""
-    return f"{'; '.join(map(report_text.takes, prediction.phases))}. {report_text.fits(prediction.memory)}"
 
 
 def _first(prediction: Prediction, record: Record) -> Record:
@@ -159,7 +156,7 @@ def _cards(report: Report) -> list[Record]:
         cards.append({
             "id": "generate", "panel": "panel-generate", "label": f"generate {run['tokens']} tokens",
             "value": run["total"], "range": run["range"], "bound": f"{report.generation.stretches[-1].bound}-bound",
-            "rate": f"{quantity(report.generation.tokens_per_s, '')} tokens/s", "trust": "",
+            "rate": f"{quantity(report.generation.tokens_per_s, '')} tokens/s", "trust": run["trust"],
         })  # fmt: skip
     if step := train_part(report.training):
         cards.append({
@@ -223,8 +220,8 @@ def _group_of(module: str) -> str:
     """The module of a row of that table: a part of a block, or what is beside the blocks."""
     parts = module.removeprefix("transformer").strip(".").split(".")
     if parts[0] == "h":
-        return ".".join(parts[:2]) if len(parts) > 1 else "h: residuals"
-    return parts[0] or "model"
+        return ".".join(parts[:2]) if len(parts) > 1 else "h: residual adds"
+    return parts[0] if parts[0] in ("causal_mask", "ln_f", "lm_head") else "embeddings"
 
 
 def _ridge(prediction: Prediction) -> float:
@@ -241,11 +238,11 @@ def _own_words(prediction: Prediction) -> dict[str, str]:
     return {word: "; ".join(texts) for word, texts in words.items()}
 
 
-def _for_script(report: Report, memory: Record) -> Record:
+def _for_script(report: Report) -> Record:
     """What else the page's script needs to write another point as this one is written."""
     prediction = report.prediction
     return {
         "phrases": report_text.PHRASES, "phases": [phase.phase for phase in prediction.phases],
         "labels": {"axes": AXES, "shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
-        "capacity": prediction.memory.capacity_bytes, "memory": memory["note"], "least_gain": report_text.LEAST_GAIN,
+        "capacity": prediction.memory.capacity_bytes, "least_gain": report_text.LEAST_GAIN,
     }  # fmt: skip

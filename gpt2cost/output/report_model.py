@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ NOTHING = "-"
 
 def quantity(value: float, unit: str) -> str:
     """A number with its unit, as the page's script writes it too."""
-    return tidy(format_quantity(value, unit))
+    return tidy(format_quantity(value, unit)) if value else "0"
 
 
 def tidy(text: str) -> str:
@@ -94,13 +95,20 @@ class Shown:
 
     def tree(self) -> Record:
         """The whole model."""
-        return self._branch(self.branch)
+        return self._branch(self.branch, 1)
 
-    def _branch(self, branch: Branch) -> Record:
+    def _branch(self, branch: Branch, above: int) -> Record:
+        """A module, of which there are `above` times as many as of what it is in. One step alone stands for it."""
         node = self.nodes.get(branch.path)
+        count = node.count if node else above
         name = branch.name or (node.cls if node else "model")
-        if node and node.count > 1:
-            name = f"{name} (x {node.count})"
+        if count != above:
+            name = f"{name} (x {count})"
+        alone = branch.children[0]
+        if len(branch.children) == 1 and isinstance(alone, Leaf):
+            own = self.step(alone)
+            module = {"name": name, "module": branch.path, "weights": _weights(node), "parameters": _parameters(node)}
+            return own | module | {"op": " ".join(filter(None, (node.cls if node else "", own["op"])))}
         return {
             "name": name, "path": branch.path.removeprefix("transformer."), "first": branch.first, "last": branch.last,
             "cls": node.cls if node and branch.name else "",
@@ -108,7 +116,8 @@ class Shown:
             "weights": _weights(node), "parameters": _parameters(node),
             "f": self._figures(branch.first, branch.last).text(self.phase.totals.device_s),
             "children": [
-                self._branch(child) if isinstance(child, Branch) else self.step(child) for child in branch.children
+                self._branch(child, count) if isinstance(child, Branch) else self.step(child)
+                for child in branch.children
             ],
         }  # fmt: skip
 
@@ -119,6 +128,7 @@ class Shown:
         shown: Record = {
             "name": step.name or "forward", "op": step.op, "link": leaf.link, "number": leaf.number, "kind": "",
             "hidden": row_key(row) not in self.runs, "why": reason, "when": str(step.when), "out": None,
+            "module": "", "weights": "", "parameters": "",
         }  # fmt: skip
         if not isinstance(step, Kernel):
             return shown
@@ -148,7 +158,9 @@ class Shown:
 
     def kernels(self) -> list[Record]:
         """Every kernel as a row of the table."""
-        return [self.step(leaf) for leaf in leaves(self.branch) if leaf.number is not None]
+        rows = [self.step(leaf) for leaf in leaves(self.branch) if leaf.number is not None]
+        ranks = itertools.count(1)
+        return [row | {"rank": "" if row["hidden"] else next(ranks)} for row in rows]
 
     def columns(self, columns: Iterable[tuple[str, str, str | None]]) -> list[tuple[str, str, str | None]]:
         """The table's columns with the units that this phase has."""
@@ -171,9 +183,15 @@ UNITS = {"flops": "FLOP", "read": "B", "write": "B", "s": "s"}
 def _weights(node: Node | None) -> str:
     if node is None:
         return ""
-    parts = (f"{own.name} {'x'.join(map(str, own.shape))}" for own in node.weights)
-    return ", ".join(parts)
+    parts = (
+        f"{own.name} {symbols_text(own.symbols)} = {'x'.join(map(str, own.shape))}"
+        + (f", the weight of {own.tied_to}" if own.tied_to else "")
+        for own in node.weights
+    )
+    return "; ".join(parts)
 
 
 def _parameters(node: Node | None) -> str:
+    if node and any(own.tied_to for own in node.weights):
+        return "0 (tied)"
     return f"{node.parameters:,}" if node and node.parameters else ""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.measure.score import Scored, score_evidence
 from gpt2cost.output.accuracy import run_of_case
 from gpt2cost.output.field import Record
 from gpt2cost.output.prediction import kernel_records
+from gpt2cost.output.report_charts import generate_charts, train_charts
 from gpt2cost.output.report_model import percent, quantity
 from gpt2cost.output.shared import trust_text
 from gpt2cost.output.train import MEMORY_PARTS
@@ -18,7 +21,7 @@ from gpt2cost.prediction.predict import MemoryUse, Prediction, predict_run
 from gpt2cost.prediction.settings import How
 from gpt2cost.prediction.train import Training, TrainPhase
 
-MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations", "free": "free"}
+MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
 MOST_EVIDENCE = 40
 """The most measured passes that the page lists."""
 MOST_KERNELS = 12
@@ -39,14 +42,11 @@ def stacked(parts: Iterable[tuple[str, float]]) -> list[Record]:
 
 def memory_part(memory: MemoryUse) -> Record:
     """What the run holds, beside what the device could give."""
-    used = {key: float(getattr(memory, f"{key}_bytes")) for key in ("weights", "kv_cache", "activations")}
-    free = max(0.0, memory.capacity_bytes - memory.total_bytes)
-    sizes = {**used, "free": free}
+    sizes = {key: float(getattr(memory, f"{key}_bytes")) for key in MEMORY}
     parts = [
         {**bar, "label": MEMORY[bar["key"]], "size": quantity(sizes[bar["key"]], "B")} for bar in stacked(sizes.items())
     ]
-    capacity = quantity(memory.capacity_bytes, "B")
-    return {"parts": parts, "note": f"At the run's fullest moment, of the {capacity} that a process can use."}
+    return {"parts": parts, "of": percent(memory.total_bytes / memory.capacity_bytes)}
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -140,9 +140,17 @@ def generate_part(run: Generation | None) -> Record | None:
         f" sequence{'s' if settings.batch_size > 1 else ''}, {settings.how.cache_text}."
     )
     return {
-        "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches, "charts": [],
+        "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches,
+        "charts": generate_charts(run), "trust": _generation_trust(run),
         "total": quantity(run.total_s, "s"), "range": whole,
     }  # fmt: skip
+
+
+def _generation_trust(run: Generation) -> str:
+    """How far to trust it: of the last token, of which there are most."""
+    turn = run.rest if len(run.positions) else run.first
+    word, source = (str(np.ravel(values)[-1]) for values in (turn.trust, turn.trust_from))
+    return trust_text(word, source, run.hardware)
 
 
 # ---------------------------------------------------------------------------------------------- train
@@ -180,7 +188,7 @@ def train_part(training: Training | None) -> Record | None:
     sizes = [(name, quantity(getattr(memory, key), "B")) for key, name in MEMORY_PARTS.items() if getattr(memory, key)]
     return {
         "run": run, "facts": facts, "parts": bars, "memory": [*sizes, ("total", quantity(memory.total_bytes, "B"))],
-        "peak_at": memory.peak_at, "charts": [], "phases": list(map(_train_phase, training.phases)),
+        "peak_at": memory.peak_at, "charts": train_charts(training), "phases": list(map(_train_phase, training.phases)),
         "step": facts[0][1], "range": facts[0][2], "bound": step.bound, "rate": facts[1][1],
         "trust": trust_text(training.trust, training.trust_from, training.hardware),
     }  # fmt: skip
@@ -199,7 +207,5 @@ def _train_phase(phase: TrainPhase) -> Record:
         for row in slowest
     ]  # fmt: skip
     hidden = len(records) - len(rows)
-    title = (
-        f"{phase.phase.replace('_', ' ')}: {times} a step, {quantity(phase.pass_.device_s, 's')} of the device"
-    )
+    title = f"{phase.phase.replace('_', ' ')}: {times} a step, {quantity(phase.pass_.device_s, 's')} of the device"
     return {"title": title, "rows": rows, "more": f"and {hidden} more kernels" if hidden > 0 else ""}

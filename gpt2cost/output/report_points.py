@@ -6,6 +6,7 @@ with the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -29,6 +30,11 @@ DIGITS = 4
 """Significant digits of the figures of a point; those of the one that was asked for have all."""
 DTYPES_SHOWN = ("fp32", "fp16", "bf16")
 """The dtypes of the grid, where the device has them, beside the one that was asked for."""
+LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
+"""Digits of base 64."""
+LEVELS = len(LETTERS) ** 3 // len(BOUNDS)
+"""Seconds that three of them tell apart, beside a bound: by 1 part in 2000, from a nanosecond to `LONGEST_NS`."""
+LONGEST_NS = 1e12
 WHAT_IFS = ("runtime compile", "runtime reduce-overhead", "logits last")
 """What a point could be run with instead: of each the latency alone."""
 
@@ -177,6 +183,9 @@ def points_record(points: Points, rows: Sequence[Row]) -> Record:
         "symbols": {name: _symbols(points.model, name) for name in points.axes.dtype},
         "n_positions": points.model.n_positions,
         "bounds": list(BOUNDS),
+        "letters": LETTERS,
+        "levels": LEVELS,
+        "step": math.log(LONGEST_NS) / (LEVELS - 1),
         "trusts": [[word, trust_text(word, source, points.hardware)] for word, source in trusts],
         "kernels": [_kernel(row) for row in kernels],
         "tables": tables,
@@ -248,7 +257,7 @@ class _Arrays:
         self.kernel_bounds = [flat(index_of_largest(bound_seconds(cost.terms))) for cost in phase.kernels]
 
     def at(self, index: int, digits: int, trusts: dict[tuple[str, str], int]) -> Record:
-        """One point: `z` sizes, `t` seconds, `r` rates, `b` bound, `u` trust, `w` what-ifs, `k` kernels."""
+        """One point: `z` sizes, `t` seconds, `r` rates, `b` bound, `u` trust, `w` what-ifs, and its kernels."""
         trust = str(self.trust[index]), str(self.trust_from[index])
         return {
             "z": [int(size[index]) for size in self.sizes],
@@ -257,9 +266,25 @@ class _Arrays:
             "b": str(self.bound[index]),
             "u": trusts.setdefault(trust, len(trusts)),
             "w": [self.what_if(change, index, digits) for change in WHAT_IFS],
-            "k": [_nanoseconds(part[index], digits) for part in self.kernels],
+            **(self.exact(index) if digits > DIGITS else {"e": self.encoded(index)}),
+        }
+
+    def exact(self, index: int) -> Record:
+        """Each kernel of one point: `k` nanoseconds, `c` the index of its bound."""
+        return {
+            "k": [_nanoseconds(part[index], 17) for part in self.kernels],
             "c": "".join(str(int(bound[index])) for bound in self.kernel_bounds),
         }
+
+    def encoded(self, index: int) -> str:
+        """The same in three letters for each kernel, on a logarithmic scale; 000 is not launched."""
+        letters = []
+        for seconds, bound in zip(self.kernels, self.kernel_bounds, strict=True):
+            ns = 1e9 * float(seconds[index])
+            level = round((LEVELS - 1) * math.log(min(max(ns, 1.0), LONGEST_NS)) / math.log(LONGEST_NS))
+            code = int(bound[index]) * LEVELS + max(1, level) if ns else 0
+            letters += [LETTERS[code // 4096], LETTERS[code // 64 % 64], LETTERS[code % 64]]
+        return "".join(letters)
 
     def what_if(self, change: str, index: int, digits: int) -> float | int | None:
         """A what-if's latency; None where it cannot be."""

@@ -20,8 +20,8 @@ LEAST_GAIN = 1.03
 """The least speed-up that the page speaks of."""
 
 PHRASES: dict[str, str] = {
-    "prefill": "Prefill of {batch} x {seq} tokens",
-    "decode": "A decode step of {batch} x 1 token",
+    "prefill": "prefill of {batch} x {seq} tokens",
+    "decode": "a decode step of {batch} x 1 token",
     "takes": "{what} takes {latency} and is {bound}-bound",
     "range": "{low} to {high}",
     "host": "The host sets the pace: the device is busy for {busy} of the time and waits for launches in the rest.",
@@ -32,6 +32,9 @@ PHRASES: dict[str, str] = {
     "launch": "The fixed cost of {launches} launches sets the pace: the kernels are short.",
     "slowest": "{share} of the device's time goes to {kernel}.",
     "helps": "With {change} it would take {latency}, {speedup}x as fast.",
+    "most": "What would help most: {changes}.",
+    "change": "{change} ({phase}, {speedup}x as fast)",
+    "trusts": "Trust: {words}.",
     "helps_not": "No other dtype, attention, runtime or choice of logits would make it much faster.",
     "fits": "It fits: {total} of the {capacity} that a process can use.",
     "fits_not": "It does not fit: {total} are needed, and a process can use {capacity}.",
@@ -91,6 +94,20 @@ def slowest(phase: Phase) -> str:
     """Where most of a phase's device time goes."""
     row = max(cost_records(phase), key=lambda row: float(row["device_s"]))
     return PHRASES["slowest"].format(share=percent(row["share"]), kernel=row["name"].removeprefix("transformer."))
+
+
+def lead(prediction: Prediction, points: Record) -> str:
+    """The verdict: what each phase takes and what bounds it, whether it fits, what would help, how far to trust it."""
+    halves = "; ".join(map(takes, prediction.phases))
+    changes, words = [], []
+    for number, phase in enumerate(prediction.phases):
+        if best := best_change(points, number):
+            speedup = f"{phase.totals.latency_s / best.latency_s:.2f}"
+            changes.append(PHRASES["change"].format(change=best.change, phase=phase.phase, speedup=speedup))
+        words.append(f"{phase.phase} {trust(prediction, phase)[0]}")
+    most = PHRASES["most"].format(changes=", ".join(changes)) if changes else PHRASES["helps_not"]
+    trusts = PHRASES["trusts"].format(words=", ".join(words))
+    return f"{halves[0].upper()}{halves[1:]}. {fits(prediction.memory)} {most} {trusts}"
 
 
 def helps(points: Record, number: int, phase: Phase) -> str:

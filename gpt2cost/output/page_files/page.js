@@ -18,7 +18,8 @@
   }
 
   function quantity(value, unit) {
-    if (value === 0 || (unit !== "s" && Math.abs(value) < 1000 && Number.isInteger(value))) return `${value}\u00a0${unit}`.trim();
+    if (!value) return "0";
+    if ((unit !== "s" && Math.abs(value) < 1000 && Number.isInteger(value))) return `${value}\u00a0${unit}`.trim();
     const rounded = Number(value.toExponential(2));
     const exponent = Number(rounded.toExponential().split("e")[1]);
     const [prefix, power] = prefixOf(exponent, unit);
@@ -81,21 +82,29 @@
     return refused || pointAt(at).x || "";
   }
 
+  function kernelOf(point, place) {
+    if (point.k) return [point.k[place], Number(point.c[place])];
+    const code = [0, 1, 2].reduce((sum, letter) => 64 * sum + data.letters.indexOf(point.e[3 * place + letter]), 0);
+    const level = code % data.levels;
+    return [level ? Math.exp(level * data.step) : 0, Math.floor(code / data.levels)];
+  }
+
   function rowsOf(at, phase) {
     const point = pointAt(at).p[phase];
     const [batch_size, seq_len, cache_len] = point.z;
     const symbols = { ...data.symbols[data.axes.dtype[at[3]]], batch_size, seq_len, cache_len, kv_len: seq_len + cache_len };
     const rows = data.kernels.map(([name, kind]) => ({ name, kind, launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" }));
     data.tables[choiceOf(at)].forEach((number, place) => {
-      const ns = point.k[place];
+      const [ns, bound] = kernelOf(point, place);
       if (!ns) return;
       const [, , count, flops, read, write] = data.kernels[number];
       const row = rows[number];
       row.one = { flops: evaluate(flops, symbols), read: evaluate(read, symbols), write: evaluate(write, symbols) };
       row.launches = evaluate(count, symbols);
+      row.rank = place + 1;
       for (const key of ["flops", "read", "write"]) row[key] = row.launches * row.one[key];
       row.s = ns / 1e9;
-      row.bound = data.bounds[Number(point.c[place])];
+      row.bound = data.bounds[bound];
     });
     return { point, symbols, rows };
   }
@@ -126,6 +135,7 @@
       case "share": return share(sum.s / whole.s);
       case "launches": return grouped(sum.launches);
       case "bound": return row.bound;
+      case "rank": return String(row.rank || "");
       case "flops1": return row.one ? quantity(row.one.flops, "FLOP") : "-";
       case "read1": return row.one ? quantity(row.one.read, "B") : "-";
       case "write1": return row.one ? quantity(row.one.write, "B") : "-";
@@ -145,7 +155,6 @@
       label.title = why;
     }));
     $("#back").hidden = isAsked(at);
-    $$(".asked").forEach((note) => { note.hidden = isAsked(at); });
     const [batch, seq, cache] = [0, 1, 2].map((axis) => data.axes[axes[axis]][at[axis]]);
     const size = `${batch}x${seq}${cache ? `+${cache}` : ""}`;
     write($("#shown"), isAsked(at) ? data.labels.shown : `Shown: batch ${size}, ${data.axes.dtype[at[3]]}, ${data.axes.attn[at[4]]} attention${refused ? "" : "; pictures, devices and curves stay with the point that was asked for"}.`);
@@ -159,12 +168,13 @@
 
   function beyond(at) {
     if (data.refused[choiceOf(at)]) return "";
-    const longest = Math.max(...pointAt(at).p.map((phase) => phase.z[1] + phase.z[2]));
+    const { z } = pointAt(at).p[data.phases.indexOf(state.phase)];
+    const longest = z[1] + z[2];
     return longest > data.n_positions ? filled("beyond", { kv_len: longest, n_positions: data.n_positions }) : "";
   }
 
   function showNothing() {
-    cells.forEach(({ element, key }) => { if (key === "bar") element.setAttribute("width", 0); else write(element, "-"); });
+    cells.forEach(({ element, key }) => { if (key === "bar") element.value = 0; else write(element, "-"); });
     data.phases.forEach((name) => $$(`#tab-${name} [data-v]`).forEach((element) => write(element, element.dataset.v === "latency" ? "does not run" : "")));
     for (const id of ["#lead", "#say-pace", "#say-slowest", "#say-helps", "#say-fits", "#say-trust"]) write($(id), "");
     drawStack("#kinds", "#kinds-legend", "kind", {}, share);
@@ -184,7 +194,7 @@
     for (const key in units) write($(`[data-unit="${key}"]`), units[key][1]);
     for (const { element, key, first, last } of cells) {
       const sum = last - first === 1 ? rows[first] : sumOf(rows.slice(first, last));
-      if (key === "bar") element.setAttribute("width", Number((100 * sum.s / whole.s).toPrecision(3)));
+      if (key === "bar") element.value = sum.s / whole.s;
       else write(element, textOf(key, sum, rows[first], whole, units));
     }
     for (const element of shapes) write(element, element.dataset.dims.split("|").map((size) => evaluate(size, symbols)).join("x"));
@@ -192,8 +202,8 @@
     sortTable(rows);
     showVerdict(passes, number, whole, launched);
     const memory = pointAt(at).m;
-    const used = memory.reduce((sum, part) => sum + part, 0);
-    drawStack("#memory-bar", "#memory-legend", "part", { weights: memory[0], kv_cache: memory[1], activations: memory[2], free: Math.max(0, data.capacity - used) }, (_, size) => quantity(size, "B"));
+    drawStack("#memory-bar", "#memory-legend", "part", { weights: memory[0], kv_cache: memory[1], activations: memory[2] }, (_, size) => quantity(size, "B"));
+    write($("#memory-of"), share(memory.reduce((sum, part) => sum + part, 0) / data.capacity));
     const kinds = {};
     for (const row of rows) kinds[row.kind] = (kinds[row.kind] || 0) + row.s;
     kinds.host = Math.max(0, point.t[0] / 1e9 - whole.s);
@@ -211,7 +221,11 @@
     const halves = passes.map(({ point }, index) => filled("takes", { what: filled(data.phases[index], { batch: point.z[0], seq: point.z[1] }), latency: plain(quantity(point.t[0] / 1e9, "s")), bound: point.b }));
     const total = pointAt(at).m.reduce((sum, part) => sum + part, 0);
     const fits = filled(total <= data.capacity ? "fits" : "fits_not", { total: plain(quantity(total, "B")), capacity: plain(quantity(data.capacity, "B")) });
-    write($("#lead"), `${halves.join("; ")}. ${fits}`);
+    const bests = passes.map((pass, index) => [data.phases[index], pass.point, best(index, pass.point)]);
+    const changes = bests.filter(([, , change]) => change).map(([phase, own, [change, ns]]) => filled("change", { change, phase, speedup: (own.t[0] / ns).toFixed(2) }));
+    const words = bests.map(([phase, own]) => `${phase} ${data.trusts[own.u][1]}`).join(", ");
+    const said = halves.join("; ");
+    write($("#lead"), `${said[0].toUpperCase()}${said.slice(1)}. ${fits} ${changes.length ? filled("most", { changes: changes.join(", ") }) : data.phrases.helps_not} ${filled("trusts", { words })}`);
     write($("#say-fits"), fits);
     const { point } = passes[number];
     const [latency, , , device] = point.t;
@@ -224,6 +238,12 @@
   }
 
   function helps(number, point) {
+    const found = best(number, point);
+    if (!found) return data.phrases.helps_not;
+    return filled("helps", { change: found[0], latency: plain(quantity(found[1] / 1e9, "s")), speedup: (point.t[0] / found[1]).toFixed(2) });
+  }
+
+  function best(number, point) {
     const { at } = state;
     const found = point.w.flatMap((ns, index) => (ns === null ? [] : [[data.what_ifs[index], ns]]));
     data.axes.dtype.forEach((dtype, d) => data.axes.attn.forEach((attn, a) => {
@@ -231,9 +251,8 @@
       if ((d === at[3]) === (a === at[4]) || refusal(other)) return;
       found.push([d === at[3] ? `attn ${attn}` : `dtype ${dtype}`, pointAt(other).p[number].t[0]]);
     }));
-    const best = found.reduce((least, own) => (least && least[1] <= own[1] ? least : own), null);
-    if (!best || point.t[0] / best[1] < data.least_gain) return data.phrases.helps_not;
-    return filled("helps", { change: best[0], latency: plain(quantity(best[1] / 1e9, "s")), speedup: (point.t[0] / best[1]).toFixed(2) });
+    const least = found.reduce((first, own) => (first && first[1] <= own[1] ? first : own), null);
+    return least && point.t[0] / least[1] >= data.least_gain ? least : null;
   }
 
   function drawStack(bar, legend, name, sizes, text) {
@@ -393,6 +412,7 @@
 
   const folds = $$(".tree details");
   $("#unfold").addEventListener("click", () => folds.forEach((details) => { details.open = true; }));
+  $("#free").addEventListener("click", (event) => event.currentTarget.setAttribute("aria-pressed", $(".tree").classList.toggle("all")));
   $("#fold").addEventListener("click", () => folds.forEach((details) => { details.open = details.matches(".module") && !details.closest(".in .in .in .in"); }));
 
   let before = [];
