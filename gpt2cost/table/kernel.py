@@ -120,6 +120,7 @@ class Kernel:
     columns: Formula | None = None  # the length of the rows that a softmax or a layer norm reduces
     fusion_group: str = ""  # a compiler merges neighbours of one group; "" stays alone
     in_module: bool = False  # launched by an nn.Module's own call (Conv1D, Linear, LayerNorm, Embedding)
+    parts: tuple[Row, ...] = field(default=(), compare=False, repr=False)  # the rows that a compiler has merged in it
 
     @cached_property
     def reads(self) -> Formula:

@@ -239,5 +239,6 @@ def _one(piece: Piece, outside: set[str]) -> Row:
         when=ALWAYS if any(kernel.when == ALWAYS for kernel in kernels) else reduce(or_, (k.when for k in kernels)),
         columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
         fusion_group="",
+        parts=piece.rows,
     )
     return replace(last, module=module, step=kernel)
