@@ -25,7 +25,9 @@ STEP_PARTS = {
     "forward": "forward_s", "backward": "backward_s", "communication": "exposed_communication_s",
     "gradient clipping": "clip_s", "optimizer": "optimizer_s",
 }  # fmt: skip
-"""The parts of a training step, which add up to it. Of communication: what the backward pass does not hide."""
+"""The parts of a training step on the device. Of communication: what the backward pass does not hide."""
+HOST_ALONE = "host before and after"
+"""The rest of the step: what the host takes before the first kernel and after the last."""
 STEP_AXES = {
     "micro_batch": "micro-batch (sequences per pass and GPU)", "gpus": "GPUs", "seq": "tokens per sequence",
     "grad_accum": "micro-steps per step",
@@ -119,6 +121,7 @@ def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, ob
         return np.asarray(np.broadcast_to(numbers, values.shape), np.float64)
 
     parts = {label: spread(getattr(step, name)) for label, name in STEP_PARTS.items()}
+    parts[HOST_ALONE] = np.maximum(0.0, spread(step.step_s) - sum(parts.values()))
     per_gpu = spread(step.tokens_per_s_per_gpu)
     over_gpus = axis == "gpus"
     return StepSplit(
