@@ -140,15 +140,23 @@ class Shown:
             "out": self._shape(step.outputs[0]), "inputs": [self._tensor(own) for own in step.inputs],
             "outputs": [self._tensor(own) for own in step.outputs],
             "formulas": [(key, label, str(formula)) for key, label, formula in formulas if formula],
-            "count": str(row.count), "source": str(step.source),
+            "one": self._one(leaf.number), "count": str(row.count), "source": str(step.source),
         }  # fmt: skip
 
-    def _tensor(self, tensor: Tensor) -> Record:
-        return {"name": tensor.name, "bytes": str(tensor.bytes), **(self._shape(tensor) or {"symbols": ""})}
+    def _one(self, place: int) -> Record:
+        """A launch of a kernel; it has no figures where it is not launched."""
+        cost = self.costs[place]
+        if cost is None:
+            return dict.fromkeys(("flops", "read", "write", "s"), NOTHING)
+        step, values = cost.kernel, self.phase.symbols
+        one = {"flops": (step.flops, "FLOP"), "read": (step.reads, "B"), "write": (step.writes, "B")}
+        texts = {key: quantity(formula.evaluate(values), unit) for key, (formula, unit) in one.items()}
+        return {**texts, "s": quantity(cost.device_s / cost.count, "s")}
 
-    def _shape(self, tensor: Tensor) -> Record | None:
-        if not tensor.shape:
-            return None
+    def _tensor(self, tensor: Tensor) -> Record:
+        return {"name": tensor.name, "each": str(tensor.element), **self._shape(tensor)}
+
+    def _shape(self, tensor: Tensor) -> Record:
         return {
             "symbols": symbols_text(tensor.shape), "numbers": numbers_text(tensor.shape, self.phase.symbols),
             "dims": "|".join(map(str, tensor.shape)),
@@ -164,7 +172,10 @@ class Shown:
 
     def columns(self, columns: Iterable[tuple[str, str, str | None]]) -> list[tuple[str, str, str | None]]:
         """The table's columns with the units that this phase has."""
-        return [(key, label, tidy(self.units[key][1]) if key in self.units else None) for key, label, _ in columns]
+        return [
+            (key, label, tidy(f" {self.units[key][1]}").strip() if key in self.units else None)
+            for key, label, _ in columns
+        ]
 
     def total(self) -> Record:
         """The table's last row."""
