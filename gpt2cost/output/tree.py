@@ -19,7 +19,7 @@ from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_r
 from gpt2cost.prediction.model_tree import PassTree, Tree
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import one_dropout
-from gpt2cost.prediction.tree import Figures, Node, Weight
+from gpt2cost.prediction.tree import CONTAINERS, Figures, Node, Weight
 from gpt2cost.table.kernel import Kernel, Row, Tensor
 from gpt2cost.units import format_quantity
 
@@ -86,11 +86,11 @@ def _module_line(own: PassTree, node: Node, level: int) -> Line:
     note = ""
     if node.is_identity:
         note = "identity" if own.is_training else "identity in inference"
-    elif node.output is None and node.cls != "ModuleList":
+    elif node.output is None and node.cls not in CONTAINERS:
         note = "never called"
     elif not node.launches and not node.modules:
         note = "in a merged kernel"
-    is_repeated = node.cls != "ModuleList" and node.name.isdecimal()
+    is_repeated = node.name.isdecimal()
     name = (
         f"{node.path.rpartition('.')[0].rpartition('.')[2]}.{node.name} (of {node.count})" if is_repeated else node.name
     )
