@@ -5,7 +5,7 @@ A row's figures are totals over its `count` launches, so rows sum to the totals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +15,7 @@ from gpt2cost.output.table import FORMULAS
 from gpt2cost.prediction.one_pass import KernelCost
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.table.fusion import joined_names
+from gpt2cost.table.kernel import Row
 
 GROUPS = ("kernel", "module", "layer")
 """What a row of a pass may be."""
@@ -31,10 +32,20 @@ def kernel_records(kernels: Sequence[KernelCost], device_s: Any, group: str = "k
     """The same of the kernels of any pass, whose shares are of `device_s`."""
     if group == "kernel":
         return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in kernels]
+    if group == "module":
+        return _grouped(kernels, device_s, lambda row: row.module)
+    return _grouped(kernels, device_s, lambda row: ".".join(row.module.split(".")[:2]))
+
+
+def module_records(kernels: Sequence[KernelCost], device_s: Any) -> list[Record]:
+    """A row per module of a layer, and per module beside the layers, each with all that is in it."""
+    return _grouped(kernels, device_s, lambda row: ".".join(row.module.split(".")[:3]))
+
+
+def _grouped(kernels: Sequence[KernelCost], device_s: Any, name_of: Callable[[Row], str]) -> list[Record]:
     groups: dict[str, list[KernelCost]] = {}
     for cost in kernels:
-        name = cost.row.module if group == "module" else ".".join(cost.row.module.split(".")[:2])
-        groups.setdefault(name or "model", []).append(cost)
+        groups.setdefault(name_of(cost.row) or "model", []).append(cost)
     return [_record(_group_name(name, groups), costs, device_s) for name, costs in groups.items()]
 
 

@@ -23,6 +23,7 @@ COLORS = {
 """Of a bound, on a terminal."""
 BAR = 8
 """Cells of the bar of the largest share."""
+WHOLE = "the pass"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHORT_NAMES = {"scaled_dot_product_attention": "sdpa"}
 """What a narrow page writes for part of a name."""
@@ -55,23 +56,33 @@ def pass_rows(pass_: Pass, totals: Totals, group: str = "kernel", unfolded: bool
         rows = folded_records(pass_.kernels, latency_s)
     else:
         rows = kernel_records(pass_.kernels, latency_s, group)
+    below = beside_kernels(pass_, totals)
+    shown = shown_rows([*rows, *below], latency_s)
+    return PassRows(shown[: len(rows)], shown[len(rows) :])
+
+
+def beside_kernels(pass_: Pass, totals: Totals) -> list[Record]:
+    """The seconds in which no kernel runs, and the whole pass, as rows."""
     empty = dict.fromkeys(("count", "flops", "read_bytes", "write_bytes", "arithmetic_intensity"))
-    waiting = {"name": waiting_name(pass_), **empty, "device_s": totals.waiting_s, "bound": "host"}
     whole = {
-        "name": "the pass", "count": totals.launches, "flops": totals.flops, "read_bytes": totals.read_bytes,
+        "count": totals.launches, "flops": totals.flops, "read_bytes": totals.read_bytes,
         "write_bytes": totals.write_bytes, "arithmetic_intensity": totals.arithmetic_intensity,
-        "device_s": latency_s, "bound": totals.bound,
     }  # fmt: skip
-    most = max(row["device_s"] for row in (*rows, waiting))
-    return PassRows(
-        [_shown(row, latency_s, most) for row in rows],
-        [_shown(waiting, latency_s, most), _shown(whole, latency_s, 0.0)],
-    )
+    return [
+        {"name": waiting_name(pass_), **empty, "device_s": totals.waiting_s, "bound": "host"},
+        {"name": WHOLE, **whole, "device_s": totals.latency_s, "bound": totals.bound},
+    ]
+
+
+def shown_rows(rows: Sequence[Record], latency_s: Any) -> list[Record]:
+    """Rows of a pass with what only people see: bytes together, shares of its latency, bars."""
+    most_s = max(float(row["device_s"]) for row in rows if row["name"] != WHOLE)
+    return [_shown(row, float(latency_s), most_s if row["name"] != WHOLE else 0.0) for row in rows]
 
 
 def waiting_name(pass_: Pass) -> str:
     """What a pass does while no kernel runs: a CPU is its own host."""
-    return "Python and dispatch" if pass_.host.synchronous else "waiting (no kernel runs)"
+    return "Python and dispatch" if pass_.host.synchronous else "waiting (no kernel)"
 
 
 def _shown(row: Record, latency_s: float, most_s: float) -> Record:

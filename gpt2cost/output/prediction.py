@@ -97,7 +97,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool, unfol
         page.line(_phase_line(prediction, phase, own, any(each.kernels for each in found)))
         for each in found:
             page.line(f"  {_advice_text(each)}")
-    page.line(_size_line(prediction))
+    page.line(size_text(prediction))
     if prediction.hardware.vendor != "cpu" and any(phase.totals.bound == "host" for phase in prediction.phases):
         page.line("the pace of host-bound passes is that of the machine's CPU, not of the GPU: see --host-factor")
     if sourced:
@@ -151,7 +151,8 @@ def _advice_text(advice: Advice) -> str:
     return f"{advice.share:.0%} of it in {what}: {saves}"
 
 
-def _size_line(prediction: Prediction) -> str:
+def size_text(prediction: Prediction) -> str:
+    """The model's parameters, and what a token adds to the KV cache."""
     cache = f"{prediction.memory.kv_bytes_per_token:,} B of KV cache" if prediction.how.use_cache else "no KV cache"
     return f"{prediction.model.parameters:,} parameters, {cache} per token of each sequence"
 
