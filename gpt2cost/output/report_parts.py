@@ -11,7 +11,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.measure.score import Scored, score_evidence
 from gpt2cost.output.accuracy import run_of_case
 from gpt2cost.output.field import Record
-from gpt2cost.output.prediction import kernel_records
+from gpt2cost.output.kernel_rows import kernel_records
 from gpt2cost.output.report_charts import generate_charts, train_charts
 from gpt2cost.output.report_model import percent, quantity
 from gpt2cost.output.shared import trust_text

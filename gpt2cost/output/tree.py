@@ -292,6 +292,16 @@ def _name(line: Line) -> str:
     return "  " * line.level + line.name
 
 
+def _weights_or_note(line: Line) -> str:
+    """The weights' shapes; where there are none, why the line costs nothing."""
+    return _weights_text(line) or line.note
+
+
+def _weights_or_word(line: Line) -> str:
+    """The same where there is less room."""
+    return _weights_text(line) or line.note.removesuffix(" in inference")
+
+
 def _cost(header: str, unit: str, get: Callable[[Line], Any]) -> Field[Line]:
     """A column of what kernels cost: nothing where there is none."""
     return Field("", header, unit, lambda line: get(line) if line.figures.launches else None)
@@ -300,7 +310,8 @@ def _cost(header: str, unit: str, get: Callable[[Line], Any]) -> Field[Line]:
 def _layouts(has_device: bool) -> list[tuple[Field[Line], ...]]:
     """The columns, the fullest layout first."""
     name, cls = Field("", "module", "", _name), attribute("cls", "class")
-    weights, output = replace(WEIGHTS, header="weight (+bias)"), Field("", "output", "", _output_text)
+    noted, weights = (Field("", "weight (+bias)", "", get) for get in (_weights_or_note, _weights_or_word))
+    output = Field("", "output", "", _output_text)
     parameters = Field("", "parameters", "right", parameters_text)
     flops = _cost("FLOPs", "own ", lambda line: line.figures.flops)
     moved = _cost("moved", "own B", lambda line: line.moved_bytes)
@@ -309,11 +320,11 @@ def _layouts(has_device: bool) -> list[tuple[Field[Line], ...]]:
     if has_device:
         seconds = _cost("time", "own s", lambda line: line.figures.device_s)
         share = (seconds, _cost("share", "%", lambda line: line.share))
-    note = attribute("note", "note")
     return [
-        (name, cls, weights, output, parameters, flops, moved, intensity, *share, note),
+        (name, cls, noted, output, parameters, flops, moved, intensity, *share),
         (name, cls, weights, output, parameters, flops, moved, intensity, *share),
         (name, cls, weights, output, parameters, flops, moved, *share),
+        (name, cls, weights, output, parameters, flops, moved, share[-1]),
         (name, weights, output, parameters, flops, moved, share[-1]),
         (name, output, parameters, flops, moved, share[-1]),
     ]
