@@ -14,14 +14,14 @@ from gpt2cost.table.kernel import Kernel, Row
 class ModuleSum:
     """One call of a module; "" is the model. Its last row has the index `last`.
 
-    `calls`: how often it is called in the pass. `open`: the rows that are launched at some sizes alone, which the sums
-    leave out; none where the sizes are known.
+    `calls`: how often it is called in the pass; `launches`: how many kernels one call launches. `open`: the rows that
+    are launched at some sizes alone, which the sums leave out; none where the sizes are known.
     """
 
     module: str
     calls: Formula
     last: int
-    kernels: int
+    launches: Formula
     flops: Formula
     reads: Formula
     writes: Formula
@@ -53,10 +53,11 @@ def _sum(module: str, rows: Sequence[Row], values: Mapping[str, Any] | None) -> 
     calls = counts.pop() if len(counts) == 1 else formula(1)
     runs = [row for row in rows if (row.step.when == ALWAYS if values is None else row.step.when.evaluate(values))]
 
+    times = [formula(1) if row.count == calls else row.count for row in runs]
+
     def total(name: str) -> Formula:
-        return sum_of(getattr(row.step, name) * (1 if row.count == calls else row.count) for row in runs)
+        return sum_of(getattr(row.step, name) * each for row, each in zip(runs, times, strict=True))
 
     unsure = tuple(row for row in rows if row not in runs) if values is None else ()
-    return ModuleSum(
-        module, calls, rows[-1].index, len(runs), total("flops"), total("reads"), total("writes"), unsure
-    )  # fmt: skip
+    flops, reads, writes = map(total, ("flops", "reads", "writes"))
+    return ModuleSum(module, calls, rows[-1].index, sum_of(times), flops, reads, writes, unsure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from gpt2cost.table.formula import Condition, Formula
 from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, Tensor
@@ -17,7 +17,7 @@ NO_PAST: Known = {"cache_len": 0, "kv_len": T}
 """There are no tokens before a pass's own, and it attends to those."""
 
 
-def of_phase(rows: Iterable[Row], phase: Literal["prefill", "decode"], options: TableOptions) -> tuple[Row, ...]:
+def of_phase(rows: Iterable[Row], phase: str, options: TableOptions) -> tuple[Row, ...]:
     """The rows of a prefill on an empty cache, or of a step of one token on a cache whose length stays a symbol.
 
     A static cache has a length of its own, kv_len. Without a cache every step is a prefill.
