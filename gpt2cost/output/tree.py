@@ -92,7 +92,7 @@ def _is_shown(node: Node, step: Kernel | Free, shown: Shown) -> bool:
 def _module_line(own: PassTree, node: Node, level: int) -> Line:
     note = ""
     if node.is_identity:
-        note = "identity" if own.is_training else "identity in inference"
+        note = "identity in inference" if node.cls == "Dropout" and not own.is_training else "identity"
     elif node.output is None and node.cls not in CONTAINERS:
         note = "never called"
     elif not node.launches and not node.modules:

@@ -94,6 +94,8 @@ def test_what_launches_nothing_says_why(gpt2cost: Any) -> None:
     notes = {node["path"]: node["note"] for node in nodes(gpt2cost)}
     assert notes["transformer.drop"] == "identity in inference"
     assert notes["transformer.h.0.attn.attn_dropout"] == "never called"
+    linear = nodes(gpt2cost, "--set", "activation_function=linear")
+    assert {node["note"] for node in linear if node["class"] == "LinearActivation"} == {"identity"}
     merged = {node["path"]: node["note"] for node in nodes(gpt2cost, "--runtime", "compile")}
     assert merged["transformer.h.0.ln_2"] == "in a merged kernel"
 
