@@ -42,6 +42,7 @@ COMMANDS = {
     "accuracy": "gpt2cost.cli.accuracy:accuracy",
     "hardware": "gpt2cost.cli.hardware:hardware",
     "plot": "gpt2cost.cli.plot:plot",
+    "report": "gpt2cost.cli.report:report",
 }
 """Each command, and each group of commands -> its room and its name there, in the order of the help."""
 
