@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gpt2cost.prediction.capacity import Capacity, capacity
     from gpt2cost.prediction.compare import Comparison, compare
     from gpt2cost.prediction.generate import Generation, generate
+    from gpt2cost.prediction.model_tree import Tree, tree
     from gpt2cost.prediction.one_kernel import KernelLatency, kernel_latency
     from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction, Totals, predict
     from gpt2cost.prediction.sweep import Sweep, sweep
@@ -42,6 +43,7 @@ _HOMES = {
     "prediction.capacity": ("Capacity", "capacity"),
     "prediction.compare": ("Comparison", "compare"),
     "prediction.generate": ("Generation", "generate"),
+    "prediction.model_tree": ("Tree", "tree"),
     "prediction.one_kernel": ("KernelLatency", "kernel_latency"),
     "prediction.predict": ("MemoryUse", "Phase", "Prediction", "Totals", "predict"),
     "prediction.sweep": ("Sweep", "sweep"),
@@ -55,9 +57,9 @@ _HOMES = {
 __all__ = [
     "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError", "KernelLatency",
     "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "TrainComparison", "TrainSweep", "Training",
-    "Validation", "__version__", "calibrate", "capacity", "change_hardware", "change_model", "compare",
+    "Tree", "Validation", "__version__", "calibrate", "capacity", "change_hardware", "change_model", "compare",
     "compare_training", "generate", "kernel_latency", "list_hardware", "list_models", "load_hardware", "load_model",
-    "predict", "read_records", "sweep", "sweep_training", "train", "validate",
+    "predict", "read_records", "sweep", "sweep_training", "train", "tree", "validate",
 ]  # fmt: skip
 
 

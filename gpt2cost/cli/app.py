@@ -37,6 +37,7 @@ COMMANDS = {
     "measure": "gpt2cost.cli.measure:measure",
     "validate": "gpt2cost.cli.validate:validate",
     "table": "gpt2cost.cli.table:table",
+    "tree": "gpt2cost.cli.tree:tree",
     "models": "gpt2cost.cli.models:models",
     "kernel": "gpt2cost.cli.kernel:kernel",
     "accuracy": "gpt2cost.cli.accuracy:accuracy",

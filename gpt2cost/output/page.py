@@ -72,10 +72,10 @@ class Table:
         """The same as an HTML table."""
 
         def row(tag: str, cells: Sequence[str]) -> str:
-            sides = ("right" if numeric else "left" for numeric in self.numeric)
+            styles = (f"text-align: {'right' if numeric else 'left'}" for numeric in self.numeric)
             return "".join(
-                f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
-                for cell, side in zip(cells, sides, strict=True)
+                f'<{tag} style="{style}{"; white-space: pre" if cell.startswith(" ") else ""}">{escape(cell)}</{tag}>'
+                for cell, style in zip(cells, styles, strict=True)
             )
 
         body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in self.rows)

@@ -144,6 +144,14 @@ def check_single_sizes(batch: object, seq: object, cache: object, use_cache: boo
     return check_sizes(batch, seq, cache, use_cache)
 
 
+def beyond_positions(model: Model, what: str, longest: Number) -> tuple[str, ...]:
+    """A warning where a sequence is longer than the model's positions. `what`: the size that is, by name."""
+    if (tokens := int(np.max(longest))) <= model.n_positions:
+        return ()
+    why = f"exceeds n_positions {model.n_positions} of {model.name}: the real model cannot run it"
+    return (f"{what} {tokens} {why}",)
+
+
 def check_cached(model: Model, how: How, sizes: Sizes) -> None:
     """Raise `InputError` where tokens are cached and the model, as it is run, has no KV cache."""
     if how.use_cache or not np.any(np.asarray(sizes.cache_len) != 0):

@@ -34,7 +34,7 @@ from gpt2cost.table.kernel import (
 from gpt2cost.table.loss import causal_lm_loss
 from gpt2cost.table.masks import causal_mask, packed_sequence
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, i64
+from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -75,12 +75,12 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
 def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Model."""
     src = "GPT2Model.forward"
-    ids, arange = Tensor("input_ids", B * T * i64), Tensor("arange", T * i64)
+    ids, arange = tensor("input_ids", B, T, element=i64), tensor("arange", T, element=i64)
     rows = B if options.in_generate else formula(1)  # of positions
-    positions = Tensor("position_ids", rows * T * i64)
+    positions = tensor("position_ids", rows, T, element=i64)
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
-    token, position = (Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T)))
-    x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
+    token, position = tensor("wte", B, T, D), tensor("wpe", rows, T, D)
+    x = tensor("hidden_states", B, T, D, view_of="block_output")  # of the block before, but for the first
     embedded = replace(x, name="embeddings", view_of="") if drops(options, "embd") else x
     drop, _ = dropout("drop", "embd", embedded, x.name, options, cite(src, "self.drop(hidden_states)"))
     mask_steps, mask = causal_mask(options, positions, rows)
@@ -93,7 +93,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     def count_on(name: str, past: tuple[Tensor, ...], when: Condition) -> Kernel:
         return pointwise(name, "add", (arange, *past), positions, arange_source, when=when, fusion_group=group)
 
-    length = (Tensor("length", i64),)  # of a static cache, once it has been written to: a tensor, not a number
+    length = (tensor("length", element=i64),)  # of a static cache, once it has been written to: a tensor, not a number
     counted: tuple[Kernel, ...] = (count_on("position_ids", (), ALWAYS),)
     if options.cache_type == "static":
         counted = (count_on("position_ids", (), C.is_zero()), count_on("position_ids_static", length, C > 0))
@@ -103,9 +103,9 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     children: tuple[Module | Kernel | Free, ...] = (
         Free("transformer", "call"),
         Free("views", "view", 1),
-        Module("wte", "Embedding", (gather(B * T, ids, token, cite(src, "self.wte(input_ids)"), group),)),
+        Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
         *(() if options.in_generate else numbered),
-        Module("wpe", "Embedding", (gather(rows * T, positions, position, wpe, group),)),
+        Module("wpe", "Embedding", (gather(positions, position, wpe, group),)),
         pointwise(
             "add", "add", (token, position), embedded, cite(src, "hidden_states = inputs_embeds + position_embeds"),
             fusion_group=group,
@@ -117,7 +117,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         layer_norm("ln_f", y, cite(src, "self.ln_f(hidden_states)")),
         Free("views", "view", 1, keeps=(token, position, positions, mask)),
     )  # fmt: skip
-    normed = Tensor("ln_f", B * T * D * a)
+    normed = tensor("ln_f", B, T, D)
     return Module("transformer", "GPT2Model", children), normed
 
 
@@ -130,17 +130,18 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
     if options.impl == "nanogpt":
         return nanogpt.gpt(options)
     body, x = transformer(options)
-    rows = B if options.logits == "last" else B * T
-    kept = Tensor(x.name, rows * D * a, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
+    rows: tuple[Formula | int, ...] = (B, 1) if options.logits == "last" else (B, T)
+    m = B if options.logits == "last" else B * T
+    kept = tensor(x.name, *rows, D, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
     lm_head = Kernel(
         name="",
         op="mm",
         kind="gemm",
-        inputs=(kept, weight("lm_head.weight", D * V)),
-        outputs=(Tensor("logits", rows * V * a),),
-        flops=2 * rows * V * D,
+        inputs=(kept, weight("lm_head.weight", V, D)),
+        outputs=(tensor("logits", *rows, V),),
+        flops=2 * m * V * D,
         source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states"),
-        shape=Gemm(formula(1), rows, V, D, "NT"),
+        shape=Gemm(formula(1), m, V, D, "NT"),
         in_module=True,
     )
     head = Module("lm_head", "Linear", (lm_head,))

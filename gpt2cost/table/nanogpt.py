@@ -34,7 +34,6 @@ from gpt2cost.table.kernel import (
     Row,
     Tensor,
     copy,
-    elements,
     fill,
     gather,
     layer_norm,
@@ -61,7 +60,7 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     src = "CausalSelfAttention.forward"
     sdpa = _cite(src, "torch.nn.functional.scaled_dot_product_attention(")
     c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
-    query, key, value = (tensor(name, B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
+    query, key, value = (tensor(name, B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
     qkv = QKV(output(c_attn), query, key, value, cached=False)
     attended: tuple[Module | Kernel | Free, ...]
     if options.attn == "eager":
@@ -97,10 +96,10 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
         tensor(name, B, H, T, T) for name in ("scores", "scaled", "masked", "probabilities")
     )
     query, key = x.copied()
-    value = Tensor("value.copy", x.value.bytes, view_of=IN_C_ATTN)
-    lower, allowed = Tensor("attn.bias", T * T * w), Tensor("causal_mask", T * T * b8)
+    value = replace(x.value, name="value.copy")
+    lower, allowed = tensor("attn.bias", 1, 1, T, T, element=w), tensor("causal_mask", 1, 1, T, T, element=b8)
     filled = Kernel(
-        "mask", "masked_fill", "copy", (allowed, scaled), (masked,), elements(masked), mask_source, fusion_group=group
+        "mask", "masked_fill", "copy", (allowed, scaled), (masked,), masked.elements, mask_source, fusion_group=group
     )
     softmax = Kernel(
         "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * T, soft_source, columns=T,
@@ -111,9 +110,9 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
     )
     down: tuple[Kernel, ...] = ()
     if options.autocast:
-        half = Tensor("probabilities.cast", elements(soft) * a)
+        half = Tensor("probabilities.cast", soft.shape)
         down, probabilities = (copy("downcast", "_to_copy", probabilities, half, value_source),), half
-    heads, merged = Tensor("context", B * T * D * a, by_head=True), tensor("merged", B, T, D)
+    heads, merged = Tensor("context", (B, H, T, hd), by_head=True), tensor("merged", B, T, D)
     return (
         Free("views", "view", 3),
         copy("clone_query", "clone", x.query, query, product, SPLIT_HEADS_COPY),
@@ -188,9 +187,9 @@ def block(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
 def gpt(options: TableOptions) -> Module:
     """GPT: the whole table for one way of running the model."""
     src, group = "GPT.forward", "norm"
-    ids, pos = Tensor("idx", B * T * i64), Tensor("pos", T * i64)
-    token, position = Tensor("wte", B * T * D * a), Tensor("wpe", T * D * a, has_no_batch=True)
-    x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
+    ids, pos = tensor("idx", B, T, element=i64), tensor("pos", T, element=i64)
+    token, position = tensor("wte", B, T, D), tensor("wpe", T, D)
+    x = tensor("hidden_states", B, T, D, view_of="block_output")  # of the block before, but for the first
     wte, wpe = (_cite(src, f"self.transformer.{fragment}") for fragment in ("wte(idx)", "wpe(pos)"))
     summed = _cite(src, "self.transformer.drop(tok_emb + pos_emb)")
     embedded = replace(x, name="embeddings", view_of="") if drops(options, "embd") else x
@@ -198,8 +197,8 @@ def gpt(options: TableOptions) -> Module:
     h, y = block(x, options)
     ln_f = layer_norm("ln_f", y, _cite("LayerNorm.forward", "F.layer_norm("), options.bias)
     embedding = (
-        Module("wte", "Embedding", (gather(B * T, ids, token, wte, group),)),
-        Module("wpe", "Embedding", (gather(T, pos, position, wpe, group),)),
+        Module("wte", "Embedding", (gather(ids, token, wte, group),)),
+        Module("wpe", "Embedding", (gather(pos, position, wpe, group),)),
     )
     children = (
         Free("model", "call"),
@@ -221,14 +220,14 @@ def head(x: Tensor, options: TableOptions) -> tuple[Module | Kernel | Free, ...]
         lm_head = linear(kept, V, D, "lm_head", _cite(src, "self.lm_head(x)"), bias=False, out="logits")
         if not options.train:
             return (lm_head,)
-        targets, loss = Tensor("targets", B * T * i64), _cite(src, "F.cross_entropy(")
+        targets, loss = tensor("targets", B, T, element=i64), _cite(src, "F.cross_entropy(")
         return (lm_head, Free("views", "view", 2), *cross_entropy(output(lm_head), targets, loss, options.autocast))
-    last, source = Tensor("last", B * D * a), _cite(src, "self.lm_head(x[:, [-1], :])")
-    place, row = Tensor("minus_1", i64), Tensor(x.name, B * D * a, view_of="ln_1")
+    last, source = tensor("last", B, 1, D), _cite(src, "self.lm_head(x[:, [-1], :])")
+    place, row = tensor("minus_1", element=i64), replace(last, name=x.name, view_of="ln_1")
     return (
         *(() if options.traced else (Free("last_sync", "sync"),)),
         Kernel("last", "index", "gather", (place, row), (last,), formula(0), source),
-        linear(last, V, D, "lm_head", source, bias=False, rows=B, out="logits"),
+        linear(last, V, D, "lm_head", source, bias=False, rows=(B, 1), out="logits"),
     )
 
 
@@ -248,16 +247,17 @@ def after(sample: bool) -> tuple[Row, ...]:
     (`top_k=1`) where it is greedy.
     """
     src, top = "GPT.generate", K if sample else formula(1)
-    logits, scaled, chances = (Tensor(name, B * V * a) for name in ("logits", "scaled", "probs"))
-    largest, kth, below = Tensor("top_k", B * top * (a + i64)), Tensor("kth", B * a), Tensor("below_top_k", B * V * b8)
+    logits, scaled, chances = (tensor(name, B, V) for name in ("logits", "scaled", "probs"))
+    largest = tensor("top_k", B, top), tensor("top_k.indices", B, top, element=i64)
+    kth, below = tensor("kth", B, 1), tensor("below_top_k", B, V, element=b8)
     drop = _cite(src, "logits[logits < v[:, [-1]]] =")
     softmax, draw = _cite(src, "F.softmax(logits, dim=-1)"), _cite(src, "torch.multinomial(probs")
-    longer, cat = Tensor("longer_ids", B * (P + 1) * i64), _cite(src, "torch.cat((idx, idx_next)")
-    place, filtered = Tensor("minus_1", i64), replace(scaled, view_of="")
+    longer, cat = tensor("longer_ids", B, P + 1, element=i64), _cite(src, "torch.cat((idx, idx_next)")
+    place, filtered = tensor("minus_1", element=i64), replace(scaled, view_of="")
     return _rows(
         Free("select", "view", 1),
         pointwise("temperature", "div", (logits,), scaled, _cite(src, "logits[:, -1, :] / temperature")),
-        Kernel("topk", "topk", "reduction", (scaled,), (largest,), B * V, _cite(src, "torch.topk(logits")),
+        Kernel("topk", "topk", "reduction", (scaled,), largest, B * V, _cite(src, "torch.topk(logits")),
         Free("kth_sync", "sync"),
         Kernel("kth", "index", "gather", (place, replace(kth, name="top_k")), (kth,), formula(0), drop),
         pointwise("below_top_k", "lt", (scaled, kth), below, drop),

@@ -67,7 +67,7 @@ def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
 
 def _tensors(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Those of them that are not empty."""
-    sized = (replace(tensor, bytes=_at(tensor.bytes)) for tensor in tensors)
+    sized = (replace(tensor, shape=tuple(map(_at, tensor.shape))) for tensor in tensors)
     return tuple(tensor for tensor in sized if tensor.bytes)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from gpt2cost.table import why_activations, why_generate, why_masks, why_model, why_training
 from gpt2cost.table.checkpointing import AGAIN
 from gpt2cost.table.citations import NANOGPT
-from gpt2cost.table.kernel import Kernel, Row, element
+from gpt2cost.table.kernel import Kernel, Row
 
 RULES = {f"backward {key}": text for key, text in why_training.RULES.items()}
 DOES = {
@@ -88,7 +88,7 @@ def _keys(row: Row, name: str) -> Iterator[str]:
             function = step.source.qualname.removesuffix(".forward")
             path = f"{why_activations.SAME.get(function, function)} {name}"
         if step.outputs:
-            marks.append(element(step.outputs[0]))
+            marks.append(str(step.outputs[0].element))
     path = path.removeprefix("transformer.").removeprefix("h.")
     path = re.sub(r"^generate\.(?=(causal_mask|padding)\.)|(?<=^optimizer\.)(matrices|vectors)\.", "", path)
     last = name.rpartition(".")[2]

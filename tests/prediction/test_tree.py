@@ -197,3 +197,23 @@ def test_the_sums_are_those_of_train(runtime: str, how: Mapping[str, Any]) -> No
         assert_sums(root)
     unpriced = training_trees(training.model, train, Sizes(2, 64))
     assert all(root.device_s is None for root in unpriced)
+
+
+def test_the_order_is_that_in_which_modules_run() -> None:
+    """Forward hooks of the real model fire in the tree's order, and of the backward pass it is the other way round."""
+    config = tiny()
+    model = oracle.build(config, "eager", torch.float16)
+    called: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if "h.1" not in name
+    ]
+    oracle.trace(config, "eager", torch.float16, 2, 5, 0)
+    for handle in handles:
+        handle.remove()
+    root = tree(config, attn="eager")
+    assert [node.path for node in root.walk() if node.output is not None] == called
+    _, backward = training_trees(load_model(config), check_train_how(precision="fp32"), Sizes(2, 5))
+    inner = next(node for node in backward.walk() if node.cls == "GPT2Block")
+    assert [module.name for module in inner.modules] == ["mlp", "ln_2", "attn", "ln_1"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import POINTS, unrolled, values
 from oracle import DTYPES, tiny
+from shapes import assert_shapes
 from transformers import GPT2Config
 
 from gpt2cost.table.activations import ACTIVATIONS
@@ -64,6 +65,7 @@ def assert_table_equals_trace(
         where = f"{module} {kernel.name} {kernel.op}"
         assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
         assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        assert_shapes(kernel, launch, sizes, where)
         if isinstance(kernel.shape, Gemm | FusedAttention):
             assert kernel.flops.evaluate(sizes) == launch.flops, where
         if isinstance(kernel.shape, Gemm):
