@@ -43,7 +43,7 @@ STYLE = f"""
 .chart .tick{{fill:var(--muted)}}
 .chart .grid,.chart .axis,.chart .lead{{fill:none;stroke:var(--line)}}
 .chart .axis,.chart .lead{{stroke:var(--muted)}}
-.chart .lead{{stroke-width:.6}}
+.chart .lead{{stroke-width:.6;pointer-events:none}}
 .chart .frame{{fill:none;stroke:var(--ink);stroke-width:1.2}}
 .chart .limit{{stroke:var(--muted);stroke-dasharray:4 3}}
 .chart .other{{--own:var(--line);fill:var(--own)}}
