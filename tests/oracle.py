@@ -110,7 +110,7 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.launches: list[Launch] = []
         self.syncs = 0
-        self.views: list[tuple[int, str, str]] = []  # (launches before it, module, op)
+        self.views: list[tuple[int, tuple[int, ...]]] = []  # launches before it, and the shape of what it returns
         self.stack: list[str] = [""]
         self.live: dict[int, list[int]] = {}  # storage -> [bytes, tensors that hold it]
         self.peak_bytes = 0
@@ -134,7 +134,7 @@ class Trace(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.hold(tensors(out)[:1] if "attention" in op else tensors(out), is_view=op in VIEWS)
         if op in VIEWS:
-            self.views.append((len(self.launches), self.stack[-1], op))
+            self.views += [(len(self.launches), tuple(view.shape)) for view in tensors(out)]
         else:
             self.launches.append(self.launch(func, op, args, kwargs, out))
         return out

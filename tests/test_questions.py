@@ -2,7 +2,7 @@
 
 107 questions, tables and formulas of five texts that this tool grew from. Each is asked of the tool as a user would do:
 by a command, or by a page of docs/. What must be in the answer comes from somewhere else: from the real model on the
-meta device (`parameters`, `shape`, `traced`, `config`), from a formula short enough to check in the head, or from
+meta device (`parameters`, `shape`, `launches`, `config`), from a formula short enough to check in the head, or from
 what others have published.
 
 A question has `answers`, or a reason why it is `outside`; `partly` says what is missing. Of an answer,
@@ -71,7 +71,7 @@ def traced(attn: str, batch: int, seq: int, cache: int = 0, **how: Any) -> oracl
 
 def launches(attn: str, batch: int, seq: int, cache: int = 0, module: str = "", **how: Any) -> list[oracle.Launch]:
     """Those in a module, of all layers: `h.attn`."""
-    own = f"transformer.{module}" if module else ""
+    own = module if module in ("", "lm_head") else f"transformer.{module}"
     found = (
         (re.sub(r"\.h\.\d+", ".h", launch.module), launch) for launch in traced(attn, batch, seq, cache, **how).launches
     )
@@ -83,17 +83,33 @@ def moved(attn: str, batch: int, seq: int, cache: int = 0, module: str = "") -> 
     return sum(launch.read_bytes + launch.write_bytes for launch in launches(attn, batch, seq, cache, module))
 
 
+def names(name: str) -> list[str]:
+    """The modules of a model, of its blocks the first."""
+    return [module for module, _ in real(name).named_modules() if not re.search(r"\.h\.[1-9]", module)]
+
+
 @functools.cache
-def shape(module: str, batch: int, seq: int) -> list[int]:
-    """What a module of gpt2 returns, by a forward hook."""
-    model, made = real("gpt2"), []
-    handle = model.get_submodule(module).register_forward_hook(
-        lambda module, inputs, output: made.append(output[0] if isinstance(output, tuple) else output)
-    )
+def shapes(batch: int, seq: int) -> dict[str, list[int]]:
+    """What each module of gpt2 returns first, by forward hooks."""
+    model, made = real("gpt2"), {}
+
+    def hook(name: str) -> Any:
+        def record(module: Any, inputs: Any, output: Any) -> None:
+            made[name] = list(oracle.tensors(output)[0].shape)
+
+        return record
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names("gpt2")]
     with torch.no_grad():
         model(torch.empty((batch, seq), dtype=torch.long, device="meta"))
-    handle.remove()
-    return list(made[0].shape)
+    for handle in handles:
+        handle.remove()
+    return made
+
+
+def shape(module: str, batch: int, seq: int) -> list[int] | None:
+    """What a module of gpt2 returns; None where it is never called."""
+    return shapes(batch, seq).get(module)
 
 
 def extra(attn: str = "eager", **flags: Any) -> Counter[tuple[str, int]]:
@@ -155,10 +171,13 @@ def rows(found: Any, phase: str, prefix: str = "") -> list[Any]:
 
 def value(expression: str, found: Any = None) -> Any:
     """What an expression of questions.yaml is."""
-    names = {**SIZES, "config": config, "parameters": parameters, "launches": launches, "moved": moved, "shape": shape}
-    names |= {"traced": traced, "extra": extra, "round": round, "sum": sum, "len": len, "set": set, "sorted": sorted}
-    names |= {"at": functools.partial(at, found), "rows": functools.partial(rows, found), "real": real}
-    return eval(expression, {"__builtins__": {}, **names})
+    known = {**SIZES, "config": config, "parameters": parameters, "launches": launches, "moved": moved, "shape": shape}
+    known |= {"names": names, "extra": extra, "real": real, "at": functools.partial(at, found)}
+    known |= {
+        "rows": functools.partial(rows, found),
+        **{one.__name__: one for one in (len, list, round, set, sum, type)},
+    }
+    return eval(expression, {"__builtins__": {}, **known})
 
 
 def filled(text: str) -> str:
@@ -215,4 +234,4 @@ def test_how_many_are_answered() -> None:
     """Of the 107 a release before had answered 39, 39 partly, and 29 not at all."""
     outside = [question["n"] for question in QUESTIONS if "outside" in question]
     partly = [question["n"] for question in QUESTIONS if "partly" in question]
-    assert (len(QUESTIONS) - len(outside) - len(partly), len(partly), len(outside)) == (101, 4, 2)
+    assert (len(QUESTIONS) - len(outside) - len(partly), len(partly), len(outside)) == (103, 2, 2)

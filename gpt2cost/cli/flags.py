@@ -160,6 +160,9 @@ IMPL_OPTION = choice(
 )  # fmt: skip
 ImplFlag = Annotated[str | None, IMPL_OPTION]
 NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
+AllFlag = Annotated[
+    bool, typer.Option("--all", help="Name every kernel in the text, those of one source line and short ones too.")
+]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
 FormatFlag = Annotated[str, choice("--format", FORMATS)]
 OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]

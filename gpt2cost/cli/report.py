@@ -29,6 +29,7 @@ from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text
+from gpt2cost.output.messages import print_warnings
 from gpt2cost.prediction.generate import Generation, generate
 from gpt2cost.prediction.grid import split_list
 from gpt2cost.prediction.predict import predict_run
@@ -36,6 +37,8 @@ from gpt2cost.prediction.train import Training, train
 from gpt2cost.table.config import Model
 from gpt2cost.table.options import CHECKPOINTING
 
+NEW_TOKENS = 128
+"""That generate adds unless --new-tokens says otherwise."""
 PANEL = "With --train"
 """These flags have a part of the help to themselves."""
 
@@ -77,8 +80,11 @@ def report(
     devices: DevicesFlags,
     work: WorkFlags,
     new_tokens: Annotated[
-        int, typer.Option("--new-tokens", help="Tokens that generate adds to prompts of --seq; 0: without generate.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            "--new-tokens", help="Tokens that generate adds to prompts of --seq; 0: none.", show_default="128"
+        ),
+    ] = None,
     training: TrainPageFlags,
     strict: StrictFlag = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file: .html.")] = None,
@@ -101,15 +107,22 @@ def report(
     write_text(room.page(made), output)
 
 
-def _generation(model: Model, hw: Hardware, work: WorkFlags, new_tokens: int) -> Generation | None:
-    """The text that is generated after the prompt."""
-    if not new_tokens:
+def _generation(model: Model, hw: Hardware, work: WorkFlags, new_tokens: int | None) -> Generation | None:
+    """The text that is generated after the prompt. Where none can be, a warning unless it was asked for."""
+    if new_tokens == 0:
         return None
     how = work.how()
-    return generate(
-        model, hw, prompt_tokens=work.cache + work.seq, new_tokens=new_tokens, batch=work.batch, dtype=how.dtype,
-        attn=how.attn, runtime=how.runtime, use_cache=how.use_cache, cache_type=how.cache_type, impl=how.impl,
-    )  # fmt: skip
+    try:
+        return generate(
+            model, hw, prompt_tokens=work.cache + work.seq, new_tokens=NEW_TOKENS if new_tokens is None else new_tokens,
+            batch=work.batch, dtype=how.dtype, attn=how.attn, runtime=how.runtime, use_cache=how.use_cache,
+            cache_type=how.cache_type, impl=how.impl,
+        )  # fmt: skip
+    except InputError as error:
+        if new_tokens is not None:
+            raise
+        print_warnings([f"the page is without generate: {error}"])
+        return None
 
 
 def _training(model: Model, hw: Hardware, work: WorkFlags, flags: TrainPageFlags) -> Training | None:

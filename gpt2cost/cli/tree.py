@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_point
-from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
+from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
 from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.parameters import PARAMETERS
 from gpt2cost.output.tree import Shown, tree_view
@@ -18,7 +18,7 @@ from gpt2cost.prediction import model_tree
 def tree(
     *,
     model: ModelFlags,
-    device: DeviceFlags,
+    device: ChipFlags,
     work: WorkFlags,
     phase: Annotated[
         str,
@@ -47,7 +47,7 @@ def tree(
     sink = out.sink()
     if depth is not None:
         check_point("depth", depth, 0)
-    hardware = None if device.gpu is None else device.load_device()
+    hardware = None if device.gpu is None and not device.hw_set else device.load_device()
     found = model_tree.tree(model.load_model(), hardware, phase=phase, **work.work(), **vars(training))
     heed(found.warnings, strict)
     sink.show(PARAMETERS if parameters else tree_view(Shown(depth, kernels, free)), found)

@@ -31,6 +31,7 @@ from gpt2cost.output.report_parts import (
     generate_part,
     memory_part,
     range_text,
+    rate_text,
     stacked,
     train_part,
 )
@@ -44,12 +45,11 @@ from gpt2cost.version import __version__
 
 FILES = Path(__file__).with_name("page_files")
 AXES = {"batch": "batch", "seq": "new tokens", "cache": "cached tokens", "dtype": "dtype", "attn": "attention"}
-COLUMNS = (
-    ("order", "#", None), ("name", "kernel", None), ("kind", "kind", None), ("launches", "launches", None),
-    ("flops", "FLOPs", ""), ("read", "read", ""), ("write", "written", ""), ("fpb", "FLOP/B", None), ("s", "time", ""),
-    ("share", "share", None), ("bound", "bound", None),
-)  # fmt: skip
-"""The table of kernels: what it sorts by, its head, and whether the head names a unit."""
+COLUMNS = {
+    "order": "#", "name": "kernel", "kind": "kind", "launches": "launches", "flops": "FLOPs", "read": "read",
+    "write": "written", "fpb": "FLOP/B", "s": "time", "share": "share", "bound": "bound",
+}  # fmt: skip
+"""The table of kernels: what it sorts by -> its head."""
 TERMS = {"gemm": "GEMM", "attention": "fused attention", "host": "host-bound"}
 """Kind of kernel -> its term in the glossary, where that is another word."""
 
@@ -149,14 +149,14 @@ def _cards(report: Report) -> list[Record]:
         cards.append({
             "id": phase.phase, "panel": "panel-pass", "label": phase.phase, "value": quantity(totals.latency_s, "s"),
             "range": range_text(totals.latency_low_s, totals.latency_high_s), "bound": f"{totals.bound}-bound",
-            "rate": f"{quantity(totals.tokens_per_s, '')} tokens/s", "trust": word,
+            "rate": rate_text(totals.tokens_per_s), "trust": word,
         })  # fmt: skip
     if run := generate_part(report.generation):
         assert report.generation is not None
         cards.append({
             "id": "generate", "panel": "panel-generate", "label": f"generate {run['tokens']} tokens",
             "value": run["total"], "range": run["range"], "bound": f"{report.generation.stretches[-1].bound}-bound",
-            "rate": f"{quantity(report.generation.tokens_per_s, '')} tokens/s", "trust": run["trust"],
+            "rate": rate_text(report.generation.tokens_per_s), "trust": run["trust"],
         })  # fmt: skip
     if step := train_part(report.training):
         cards.append({

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2cost.output.field import Record
@@ -140,15 +140,23 @@ class Shown:
             "out": self._shape(step.outputs[0]), "inputs": [self._tensor(own) for own in step.inputs],
             "outputs": [self._tensor(own) for own in step.outputs],
             "formulas": [(key, label, str(formula)) for key, label, formula in formulas if formula],
-            "count": str(row.count), "source": str(step.source),
+            "one": self._one(leaf.number), "count": str(row.count), "source": str(step.source),
         }  # fmt: skip
 
-    def _tensor(self, tensor: Tensor) -> Record:
-        return {"name": tensor.name, "bytes": str(tensor.bytes), **(self._shape(tensor) or {"symbols": ""})}
+    def _one(self, place: int) -> Record:
+        """A launch of a kernel; it has no figures where it is not launched."""
+        cost = self.costs[place]
+        if cost is None:
+            return dict.fromkeys(("flops", "read", "write", "s"), NOTHING)
+        step, values = cost.kernel, self.phase.symbols
+        one = {"flops": (step.flops, "FLOP"), "read": (step.reads, "B"), "write": (step.writes, "B")}
+        texts = {key: quantity(formula.evaluate(values), unit) for key, (formula, unit) in one.items()}
+        return {**texts, "s": quantity(cost.device_s / cost.count, "s")}
 
-    def _shape(self, tensor: Tensor) -> Record | None:
-        if not tensor.shape:
-            return None
+    def _tensor(self, tensor: Tensor) -> Record:
+        return {"name": tensor.name, "each": str(tensor.element), **self._shape(tensor)}
+
+    def _shape(self, tensor: Tensor) -> Record:
         return {
             "symbols": symbols_text(tensor.shape), "numbers": numbers_text(tensor.shape, self.phase.symbols),
             "dims": "|".join(map(str, tensor.shape)),
@@ -162,9 +170,10 @@ class Shown:
         ranks = itertools.count(1)
         return [row | {"rank": "" if row["hidden"] else next(ranks)} for row in rows]
 
-    def columns(self, columns: Iterable[tuple[str, str, str | None]]) -> list[tuple[str, str, str | None]]:
+    def columns(self, columns: Mapping[str, str]) -> list[tuple[str, str, str | None]]:
         """The table's columns with the units that this phase has."""
-        return [(key, label, tidy(self.units[key][1]) if key in self.units else None) for key, label, _ in columns]
+        units = {key: tidy(f" {unit}").strip() for key, (_, unit) in self.units.items()}
+        return [(key, label, units.get(key)) for key, label in columns.items()]
 
     def total(self) -> Record:
         """The table's last row."""

@@ -11,7 +11,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.measure.score import Scored, score_evidence
 from gpt2cost.output.accuracy import run_of_case
 from gpt2cost.output.field import Record
-from gpt2cost.output.prediction import kernel_records
+from gpt2cost.output.kernel_rows import kernel_records
 from gpt2cost.output.report_charts import generate_charts, train_charts
 from gpt2cost.output.report_model import percent, quantity
 from gpt2cost.output.shared import trust_text
@@ -84,6 +84,11 @@ def _rows_of(prediction: Prediction, first: Prediction) -> list[Record]:
     return rows
 
 
+def rate_text(tokens_per_s: float) -> str:
+    """A throughput."""
+    return f"{quantity(tokens_per_s, '')}\u00a0tokens/s"
+
+
 def range_text(low_s: float, high_s: float) -> str:
     """A range of seconds."""
     return f"{quantity(low_s, 's')} to {quantity(high_s, 's')}"
@@ -128,7 +133,7 @@ def generate_part(run: Generation | None) -> Record | None:
     facts = [
         ("time to first token", quantity(run.ttft_s, "s"), range_text(first.latency_low_s, first.latency_high_s)),
         ("all tokens", quantity(run.total_s, "s"), whole),
-        ("throughput", f"{quantity(run.tokens_per_s, '')} tokens/s", f"of {settings.batch_size} sequences"),
+        ("throughput", rate_text(run.tokens_per_s), f"of {settings.batch_size} sequences"),
         ("in generate, around the passes", percent(run.summed("generate_s") / run.total_s), "of the time"),
         ("memory", quantity(run.peak_bytes, "B"), "fits" if run.fits else "does not fit"),
     ]  # fmt: skip
@@ -172,7 +177,7 @@ def train_part(training: Training | None) -> Record | None:
     capacity = f"{'fits' if memory.fits else 'does not fit'}, of {quantity(memory.capacity_bytes, 'B')}"
     facts = [
         ("step", quantity(step.step_s, "s"), range_text(step.step_low_s, step.step_high_s)),
-        ("throughput", f"{quantity(step.tokens_per_s, '')} tokens/s", f"{batch.global_tokens:,} tokens in a step"),
+        ("throughput", rate_text(step.tokens_per_s), f"{batch.global_tokens:,} tokens in a step"),
         ("MFU", percent(step.mfu), "as nanoGPT counts"),
         ("HFU", percent(step.hfu), "of the products that run"),
         ("memory", quantity(memory.total_bytes, "B"), capacity),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
+from gpt2cost.output.messages import one_line
+from gpt2cost.output.page import Page
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.prediction.trust import unchanged_name
@@ -88,6 +91,12 @@ def trust_text(word: str, source: str, hardware: Hardware) -> str:
     if word == "borrowed":
         return f"borrowed from {source}"
     return f"measured on {source}" if word == "measured" and source != unchanged_name(hardware) else word
+
+
+def repeat_warnings(page: Page, warnings: Iterable[str]) -> None:
+    """What a long text has made scroll away, once more at its end."""
+    for warning in warnings:
+        page.line(f"warning: {one_line(warning)}", style="yellow")
 
 
 def hardware_head(hardware: Hardware, dtype: str) -> Record:

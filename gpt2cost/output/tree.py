@@ -14,13 +14,13 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, record_o
 from gpt2cost.output.formats import sections
 from gpt2cost.output.page import NOTHING, Page, short_number
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
-from gpt2cost.output.shapes import numbers_text
+from gpt2cost.output.shapes import numbers_text, symbols_text
 from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
 from gpt2cost.prediction.model_tree import PassTree, Tree
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import one_dropout
-from gpt2cost.prediction.tree import Figures, Node, Weight
-from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.prediction.tree import CONTAINERS, Figures, Node, Weight
+from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.units import format_quantity
 
 
@@ -75,22 +75,29 @@ def _lines(own: PassTree, node: Node, level: int, shown: Shown, summed: bool) ->
     for child in node.children:
         if isinstance(child, Node):
             yield from _lines(own, child, level + 1, shown, summed)
-        elif shown.kernels if isinstance(child.step, Kernel) else shown.free and child.step.op != "call":
+        elif _is_shown(node, child.step, shown):
             yield _step_line(own, node, child, level + 1)
     launches = sum(isinstance(row.step, Kernel) for row in node.rows)
     if summed and node.modules and launches and not shown.kernels:
         yield _rest_line(own, node, level + 1, launches)
 
 
+def _is_shown(node: Node, step: Kernel | Free, shown: Shown) -> bool:
+    """Whether a step has a line of its own: the one kernel of a leaf has that of its module, and so has a call."""
+    if isinstance(step, Kernel):
+        return shown.kernels and (bool(step.name) or bool(node.modules))
+    return shown.free and step.op != "call"
+
+
 def _module_line(own: PassTree, node: Node, level: int) -> Line:
     note = ""
     if node.is_identity:
         note = "identity" if own.is_training else "identity in inference"
-    elif node.output is None and node.cls != "ModuleList":
+    elif node.output is None and node.cls not in CONTAINERS:
         note = "never called"
     elif not node.launches and not node.modules:
         note = "in a merged kernel"
-    is_repeated = node.cls != "ModuleList" and node.name.isdecimal()
+    is_repeated = node.name.isdecimal()
     name = (
         f"{node.path.rpartition('.')[0].rpartition('.')[2]}.{node.name} (of {node.count})" if is_repeated else node.name
     )
@@ -190,9 +197,12 @@ _FIGURES: tuple[Field[Line], ...] = (
 )  # fmt: skip
 _WEIGHT_RECORDS: Field[Line] = Field("weights", "", "", lambda line: weight_records(line.weights))
 _SYMBOLS: Field[Line] = Field("output_symbols", "", "", _output_symbols)
+_SYMBOLS_TEXT: Field[Line] = Field(
+    "output_symbols", "", "", lambda line: "" if line.output is None else symbols_text(line.output.shape)
+)
 NODE = (*_HEAD, _WEIGHT_RECORDS, Field("output_shape", "", "", _output_shape), _SYMBOLS, *_FIGURES)
 """A line in a JSON document."""
-FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS, *_FIGURES)
+FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS_TEXT, *_FIGURES)
 """The same as a flat row."""
 
 
@@ -274,12 +284,22 @@ def _totals(own: PassTree) -> str:
         f"{root.parameters:,} parameters",
     ]
     if root.device_s is not None:
-        texts.append(f"{format_quantity(root.device_s, 's')} of the device's time")
+        texts.append(f"{format_quantity(root.device_s, 's')} on the device")
     return f"{own.phase}: {', '.join(texts)}"
 
 
 def _name(line: Line) -> str:
     return "  " * line.level + line.name
+
+
+def _weights_or_note(line: Line) -> str:
+    """The weights' shapes; where there are none, why the line costs nothing."""
+    return _weights_text(line) or line.note
+
+
+def _weights_or_word(line: Line) -> str:
+    """The same where there is less room."""
+    return _weights_text(line) or line.note.removesuffix(" in inference")
 
 
 def _cost(header: str, unit: str, get: Callable[[Line], Any]) -> Field[Line]:
@@ -290,7 +310,8 @@ def _cost(header: str, unit: str, get: Callable[[Line], Any]) -> Field[Line]:
 def _layouts(has_device: bool) -> list[tuple[Field[Line], ...]]:
     """The columns, the fullest layout first."""
     name, cls = Field("", "module", "", _name), attribute("cls", "class")
-    weights, output = replace(WEIGHTS, header="weight (+bias)"), Field("", "output", "", _output_text)
+    noted, weights = (Field("", "weight (+bias)", "", get) for get in (_weights_or_note, _weights_or_word))
+    output = Field("", "output", "", _output_text)
     parameters = Field("", "parameters", "right", parameters_text)
     flops = _cost("FLOPs", "own ", lambda line: line.figures.flops)
     moved = _cost("moved", "own B", lambda line: line.moved_bytes)
@@ -299,11 +320,11 @@ def _layouts(has_device: bool) -> list[tuple[Field[Line], ...]]:
     if has_device:
         seconds = _cost("time", "own s", lambda line: line.figures.device_s)
         share = (seconds, _cost("share", "%", lambda line: line.share))
-    note = attribute("note", "note")
     return [
-        (name, cls, weights, output, parameters, flops, moved, intensity, *share, note),
+        (name, cls, noted, output, parameters, flops, moved, intensity, *share),
         (name, cls, weights, output, parameters, flops, moved, intensity, *share),
         (name, cls, weights, output, parameters, flops, moved, *share),
+        (name, cls, weights, output, parameters, flops, moved, share[-1]),
         (name, weights, output, parameters, flops, moved, share[-1]),
         (name, output, parameters, flops, moved, share[-1]),
     ]

@@ -20,9 +20,11 @@ from gpt2cost.table.config import Model
 from gpt2cost.table.derivatives import EMBEDDINGS
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Gemm, Kernel, Module, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Module, Row, Tensor
 from gpt2cost.table.symbols import D
 
+CONTAINERS = ("ModuleList", "ModuleDict")
+"""Classes of modules that are not called: what is in them is."""
 HEAD, EMBEDDING = "lm_head", "transformer.wte"
 """The paths of the two modules whose weight may be one."""
 
@@ -283,7 +285,9 @@ def _joined(module: Module) -> list[Module]:
 
 
 def returned(module: Module) -> Tensor | None:
-    """What a module returns: what the last kernel in it makes. None where it is never called."""
+    """What a module returns: what the last kernel in it makes. None of a container, and where it is never called."""
+    if module.cls in CONTAINERS:
+        return None
     for child in reversed(module.children):
         made = child.outputs[0] if isinstance(child, Kernel) else None
         if isinstance(child, Module):
@@ -294,26 +298,13 @@ def returned(module: Module) -> Tensor | None:
 
 
 def _weights(module: Module, path: str, values: Mapping[str, Number], tied: bool) -> tuple[Weight, ...]:
-    """The parameters of a module itself."""
+    """The parameters of a module itself. Of an embedding the kernel reads some rows alone."""
     found = []
     for kernel in (child for child in module.children if isinstance(child, Kernel)):
         for tensor in kernel.inputs:
             if tensor.is_weight:
                 name = tensor.name.rpartition(".")[2].removesuffix("[rows]")
-                symbols = _weight_shape(module, kernel, name)
+                symbols = (EMBEDDINGS[module.name], D) if module.name in EMBEDDINGS else tensor.shape
                 shape = tuple(int(size.evaluate(values)) for size in symbols)
                 found.append(Weight(name, shape, symbols, EMBEDDING if tied and path == HEAD else ""))
     return tuple(found)
-
-
-def _weight_shape(module: Module, kernel: Kernel, name: str) -> tuple[Formula, ...]:
-    """The shape of a weight, or of a bias. Of an embedding the kernel reads some rows alone."""
-    if module.name in EMBEDDINGS:
-        return EMBEDDINGS[module.name], D
-    if not isinstance(kernel.shape, Gemm):
-        assert kernel.columns is not None
-        return (kernel.columns,)
-    n, k = kernel.shape.n, kernel.shape.k
-    if name == "bias":
-        return (n,)
-    return (k, n) if kernel.shape.layout == "NN" else (n, k)

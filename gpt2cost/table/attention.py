@@ -69,7 +69,7 @@ def context(
     `variables` are what the function's local variables keep alive until it returns.
     """
     heads = Tensor("context", (B, H, T, hd), by_head=True)
-    merged = tensor("merged", B, T, D)
+    by_token, merged = tensor("merged", B, T, H, hd), tensor("merged", B, T, D)
     merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
     value = x.value if x.cached else replace(x.value, name="value.copy")
     value_copy = () if x.cached else (copy("clone_value", "clone", x.value, value, source, SPLIT_HEADS_COPY),)
@@ -81,8 +81,8 @@ def context(
             shape=Gemm(B * H, T, hd, S),
         ),
         Free("views", "view", 2, keeps=variables),
-        copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
-        Free("views", "view", 1),
+        copy("clone_output", "clone", heads, by_token, merge, MERGE_HEADS_COPY),
+        Free("views", "view", 1, inputs=(by_token,), outputs=(merged,)),
     )  # fmt: skip
     return kernels, merged
 
@@ -189,12 +189,21 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
 def fused_attention(
     op: str, x: QKV, source: Citation, mask: Tensor | None, when: Condition, keys: Formula = S
 ) -> tuple[Kernel, Tensor]:
-    """One kernel for scores, softmax and context over `keys` keys; its output needs no copy to merge the heads."""
-    merged = tensor("merged", B, T, D)
+    """One kernel for scores, softmax and context over `keys` keys; its output needs no copy to merge the heads.
+
+    The output lies in memory by tokens, (B, T, H, hd), whatever its shape is: that of the query.
+    """
+    attended = tensor("merged", *x.query.shape)
     inputs = (x.query, x.key, x.value) + ((mask,) if mask else ())
     shape = FusedAttention(B, H, hd, T, keys, masked=mask is not None)
     name = op + ("_masked" if mask else "")
-    return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
+    kernel = Kernel(name, op, "attention", inputs, (attended,), 4 * B * H * T * keys * hd, source, when, shape)
+    return kernel, tensor("merged", B, T, D)
+
+
+def heads_merged(attention: Kernel, merged: Tensor, count: int) -> Free:
+    """The views of what fused attention makes: transposed where it is called by heads, then without them."""
+    return Free("views", "view", count, inputs=attention.outputs[:1], outputs=(merged,))
 
 
 def trained_attention(
@@ -259,12 +268,12 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     if options.train and when == ALWAYS:
         op = "_scaled_dot_product_efficient_attention"
         kernel, merged = trained_attention(op, x, source, ALWAYS, bias)
-        return (*made, kernel, Free("views", "view", 3)), merged
+        return (*made, kernel, heads_merged(kernel, merged, 3)), merged
     if options.train:
         kernels, merged = trained_sdpa(x, source, options)
-        return (*kernels, Free("views", "view", 3)), merged
+        return (*kernels, heads_merged(kernels[0], merged, 3)), merged
     padded, ragged = replace(bias, name="padded_mask"), when & S.is_ragged(8)
-    slices = Free("pad_mask.slice", "view", 1, ragged)
+    slices = Free("pad_mask.slice", "view", 1, ragged, inputs=(padded,), outputs=(bias,))
     written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
     key, value = (
         tensor(name, B, H, written, hd, view_of=whole.view_of) for name, whole in (("key", x.key), ("value", x.value))
@@ -277,7 +286,7 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
         *((copy("pad_mask", "constant_pad_nd", bias, padded, source, ragged), slices) if options.pads_mask else ()),
         plain,
         masked,
-        Free("views", "view", 3),
+        heads_merged(plain, merged, 3),
     ), merged
 
 
@@ -295,12 +304,16 @@ def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[t
     def step(name: str, inputs: tuple[Tensor, ...], citation: Citation) -> Kernel:
         return pointwise(f"packed_{name}", name, inputs, ids[name], citation, when=when)
 
+    by_head = (x.query, x.key, x.value)
+    by_token = tuple(replace(each, shape=(B, each.shape[2], H, hd)) for each in by_head)
+    query, key, value = by_token
+    given = QKV(x.qkv, query, key, value, cached=x.cached)
     if options.train:
-        kernel, merged = trained_attention("flash_attn_func", x, source, ALWAYS)
+        kernel, merged = trained_attention("flash_attn_func", given, source, ALWAYS)
     else:
-        kernel, merged = fused_attention("flash_attn_func", x, source, None, ALWAYS)
+        kernel, merged = fused_attention("flash_attn_func", given, source, None, ALWAYS)
     return (
-        Free("views", "view", 3),
+        Free("views", "view", 3, inputs=by_head, outputs=by_token),
         fill("packed_arange", "arange", ids["arange"], arange, when),
         reduction("packed_min", "min", positions, first, T, arange, when),
         step("add", (ids["arange"], first), arange),
@@ -310,7 +323,7 @@ def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[t
         copy("packed_bool", "_to_copy", total, packed, test, when),
         Free("packed_sync", "sync", 1, when),
         kernel,
-        Free("views", "view", 2),
+        heads_merged(kernel, merged, 2),
     ), merged
 
 
@@ -344,5 +357,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     )
     is_called = options.attn == "eager" and options.reorder_and_upcast_attn
     uncalled = () if is_called else (NOT_CALLED,)
-    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, *uncalled, c_proj, drop)
+    call = Free("attn", "call", inputs=(x,), outputs=(y,))
+    split = Free("split", "view", 7, inputs=(output(c_attn),), outputs=(query, new_key, new_value))
+    children = (call, c_attn, split, *cache, *kernels, *uncalled, c_proj, drop)
     return Module("attn", "GPT2Attention", children), y

@@ -45,7 +45,10 @@ class _Autocast:
             elif isinstance(child, Kernel):
                 children.extend(self.kernel(child, conv1d=module.cls == "Conv1D"))
             else:
-                children.append(replace(child, keeps=tuple(map(self.retyped, child.keeps))))
+                keeps, inputs, outputs = (
+                    tuple(map(self.retyped, group)) for group in (child.keeps, child.inputs, child.outputs)
+                )
+                children.append(replace(child, keeps=keeps, inputs=inputs, outputs=outputs))
         return replace(module, children=tuple(children))
 
     def retyped(self, tensor: Tensor, size: Formula | None = None) -> Tensor:

@@ -31,6 +31,6 @@ def dropout(
 ) -> tuple[Module, Tensor]:
     """The nn.Dropout `name` of `x`: nothing but a call in inference, or where the probability is 0."""
     if not drops(options, place):
-        return Module(name, "Dropout", (Free(name, "call", keeps=keeps),), passes=x), x
+        return Module(name, "Dropout", (Free(name, "call", keeps=keeps, inputs=(x,), outputs=(x,)),), passes=x), x
     dropped = Tensor(out, x.shape, x.element)
     return Module(name, "Dropout", (native_dropout("", x, dropped, source),)), dropped

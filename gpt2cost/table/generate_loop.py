@@ -89,12 +89,12 @@ def before(options: TableOptions) -> tuple[Row, ...]:
     steps: list[Kernel | Free] = [Free("prepare_inputs", "call", 2)]
     ids, positions = tensor("input_ids", B, T, element=i64), tensor("position_ids", B, T, element=i64)
     if options.use_cache:
-        steps.append(Free("slice_ids", "view", 1))
+        steps.append(Free("slice_ids", "view", 1, inputs=(INPUT_IDS,), outputs=(ids,)))
     steps.append(copy("input_ids", "clone", ids, ids, _utils(src, "model_inputs[input_ids_key] = input_ids.clone(")))
     if options.use_cache:
         source = _utils(src, "model_input = model_input[..., -sequence_length:].clone(")
         steps += [
-            Free("slice_positions", "view", 1, C > 0),
+            Free("slice_positions", "view", 1, C > 0, inputs=(POSITIONS,), outputs=(positions,)),
             copy("position_ids", "clone", positions, positions, source, C > 0),
         ]
     if options.cache_type == "static":
@@ -137,7 +137,7 @@ def _chosen(sample: bool) -> list[Kernel | Free]:
     """The last logits in float32, and the token: the largest, or one drawn from the 50 largest (the default top_k)."""
     logits, scores = tensor("logits", B, V), tensor("next_token_logits", B, V, element=f32)
     steps: list[Kernel | Free] = [
-        Free("select", "view", 1),
+        Free("select", "view", 1, inputs=(tensor("logits", B, 1, V),), outputs=(logits,)),
         copy(
             "logits_float32", "_to_copy", logits, scores, _utils("_sample", "next_token_logits = outputs.logits[:, -1")
         ),
@@ -158,7 +158,7 @@ def _chosen(sample: bool) -> list[Kernel | Free]:
     return [
         *steps,
         Kernel("topk", "topk", "reduction", (scores,), largest, B * V, top),
-        Free("top_k", "view", 2),
+        Free("top_k", "view", 2, inputs=largest[:1], outputs=(threshold,)),
         pointwise("below_top_k", "lt", (scores, threshold), dropped, top),
         pointwise("masked_fill", "masked_fill", (scores, dropped), kept, drop),
         Kernel(

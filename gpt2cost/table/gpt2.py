@@ -45,7 +45,7 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     c_proj = addmm(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"))
     dropped = cite(src, "self.dropout(hidden_states)")
     drop, z = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped)
-    return Module("mlp", "GPT2MLP", (Free("mlp", "call"), c_fc, activated, c_proj, drop)), z
+    return Module("mlp", "GPT2MLP", (Free("mlp", "call", inputs=(x,), outputs=(z,)), c_fc, activated, c_proj, drop)), z
 
 
 def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -59,7 +59,7 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
     feed_forward, mlp_output = mlp(output(ln_2), options)
     add_2 = cite(src, "hidden_states = residual + feed_forward_hidden_states")
     children = (
-        Free("block", "call"),
+        Free("block", "call", inputs=(x,), outputs=(y,)),
         ln_1,
         attn,
         pointwise("attn_residual", "add", (attn_output, x), middle, add_1, fusion_group="norm"),
@@ -78,6 +78,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     ids, arange = tensor("input_ids", B, T, element=i64), tensor("arange", T, element=i64)
     rows = B if options.in_generate else formula(1)  # of positions
     positions = tensor("position_ids", rows, T, element=i64)
+    counts = replace(positions, shape=(T,))
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
     token, position = tensor("wte", B, T, D), tensor("wpe", rows, T, D)
     x = tensor("hidden_states", B, T, D, view_of="block_output")  # of the block before, but for the first
@@ -88,21 +89,23 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         mask_steps = ()  # prepare_inputs_for_generation has made it: see generate_loop.py
     packed = not options.use_cache and not options.padded
     h, y = block(x, mask, positions, options)
+    normed = tensor("ln_f", B, T, D)
     group = "norm"
 
     def count_on(name: str, past: tuple[Tensor, ...], when: Condition) -> Kernel:
-        return pointwise(name, "add", (arange, *past), positions, arange_source, when=when, fusion_group=group)
+        return pointwise(name, "add", (arange, *past), counts, arange_source, when=when, fusion_group=group)
 
     length = (tensor("length", element=i64),)  # of a static cache, once it has been written to: a tensor, not a number
     counted: tuple[Kernel, ...] = (count_on("position_ids", (), ALWAYS),)
     if options.cache_type == "static":
         counted = (count_on("position_ids", (), C.is_zero()), count_on("position_ids_static", length, C > 0))
     numbered: tuple[Kernel | Free, ...] = (
-        fill("arange", "arange", arange, arange_source, fusion_group=group), *counted, Free("views", "view", 1),
+        fill("arange", "arange", arange, arange_source, fusion_group=group), *counted,
+        Free("views", "view", 1, inputs=(counts,), outputs=(positions,)),
     )  # fmt: skip
     children: tuple[Module | Kernel | Free, ...] = (
-        Free("transformer", "call"),
-        Free("views", "view", 1),
+        Free("transformer", "call", inputs=(ids,), outputs=(normed,)),
+        Free("views", "view", 1, inputs=(ids,), outputs=(ids,)),
         Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
         *(() if options.in_generate else numbered),
         Module("wpe", "Embedding", (gather(positions, position, wpe, group),)),
@@ -115,9 +118,8 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         drop,
         h,
         layer_norm("ln_f", y, cite(src, "self.ln_f(hidden_states)")),
-        Free("views", "view", 1, keeps=(token, position, positions, mask)),
+        Free("views", "view", 1, keeps=(token, position, positions, mask), inputs=(normed,), outputs=(normed,)),
     )  # fmt: skip
-    normed = tensor("ln_f", B, T, D)
     return Module("transformer", "GPT2Model", children), normed
 
 
@@ -146,7 +148,9 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
     )
     head = Module("lm_head", "Linear", (lm_head,))
     loss = causal_lm_loss(lm_head.outputs[0]) if options.train else ()
-    return Module("", "GPT2LMHeadModel", (Free("model", "call"), body, Free("slice", "view", 1), head, *loss))
+    call = Free("model", "call", inputs=(tensor("input_ids", B, T, element=i64),), outputs=lm_head.outputs)
+    cut = Free("slice", "view", 1, inputs=(x,), outputs=(kept,))
+    return Module("", "GPT2LMHeadModel", (call, body, cut, head, *loss))
 
 
 def parameter_count(tied: bool = True, bias: bool = True) -> Formula:

@@ -181,6 +181,7 @@ class Free:
 
     `view`: an op that returns a view; `call`: the call of an nn.Module that computes nothing itself (dropout in
     inference, a container); `sync`: the host waits for the device. `keeps` names tensors that stay alive until here.
+    `inputs` and `outputs`: what a view or a call takes and gives, where it is written down.
     """
 
     name: str
@@ -188,6 +189,8 @@ class Free:
     count: int = 1
     when: Condition = ALWAYS
     keeps: tuple[Tensor, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

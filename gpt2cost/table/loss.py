@@ -24,11 +24,17 @@ def causal_lm_loss(logits: Tensor) -> tuple[Kernel | Free, ...]:
     return (
         copy("float", "_to_copy", logits, wide, cite(src, "logits = logits.float()", FILE), a < f32),
         copy("labels.pad", "constant_pad_nd", labels, padded, cite(src, "nn.functional.pad(labels", FILE)),
-        Free("labels.shift", "view", 1),
+        Free("labels.shift", "view", 1, inputs=(padded,), outputs=(shifted,)),
         shift,
-        Free("views", "view", 2),
+        flattened(wide, shifted),
         *cross_entropy(wide, shifted, cite("fixed_cross_entropy", "nn.functional.cross_entropy(", FILE)),
     )
+
+
+def flattened(logits: Tensor, labels: Tensor) -> Free:
+    """The views of which the loss is taken: (B*T, V) and (B*T,)."""
+    flat = replace(logits, shape=(B * T, V)), replace(labels, shape=(B * T,))
+    return Free("views", "view", 2, inputs=(logits, labels), outputs=flat)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, source: Citation, autocast: bool = False) -> tuple[Kernel, ...]:

@@ -20,6 +20,7 @@ from gpt2cost.table.attention import (
     QKV,
     SPLIT_HEADS_COPY,
     fused_attention,
+    heads_merged,
     trained_sdpa,
 )
 from gpt2cost.table.citations import NANOGPT, Citation
@@ -42,7 +43,7 @@ from gpt2cost.table.kernel import (
     pointwise,
     tensor,
 )
-from gpt2cost.table.loss import cross_entropy
+from gpt2cost.table.loss import cross_entropy, flattened
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w
 
@@ -62,6 +63,7 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
     query, key, value = (tensor(name, B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
     qkv = QKV(output(c_attn), query, key, value, cached=False)
+    split = Free("split", "view", 7, inputs=(qkv.qkv,), outputs=(query, key, value))
     attended: tuple[Module | Kernel | Free, ...]
     if options.attn == "eager":
         attended, merged = slow_attention(qkv, options)
@@ -70,14 +72,16 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     else:
         kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
         attended = (kernel,)
+    last = attended[-1]
+    assert isinstance(last, Kernel)
+    views = heads_merged(last, merged, 2)
     uncalled = () if options.attn == "eager" else (NOT_CALLED,)
     c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
     dropped = _cite(src, "self.resid_dropout(self.c_proj(y))")
     keeps = (x, output(c_attn), merged)
     drop, y = dropout("resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps)
     children = (
-        Free("attn", "call"), c_attn, Free("split", "view", 7), *attended, *uncalled, Free("views", "view", 2), c_proj,
-        drop,
+        Free("attn", "call", inputs=(x,), outputs=(y,)), c_attn, split, *attended, *uncalled, views, c_proj, drop,
     )  # fmt: skip
     return Module("attn", "CausalSelfAttention", children), y
 
@@ -112,7 +116,8 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
     if options.autocast:
         half = Tensor("probabilities.cast", soft.shape)
         down, probabilities = (copy("downcast", "_to_copy", probabilities, half, value_source),), half
-    heads, merged = Tensor("context", (B, H, T, hd), by_head=True), tensor("merged", B, T, D)
+    heads = Tensor("context", (B, H, T, hd), by_head=True)
+    by_token, merged = tensor("merged", B, T, H, hd), tensor("merged", B, T, D)
     return (
         Free("views", "view", 3),
         copy("clone_query", "clone", x.query, query, product, SPLIT_HEADS_COPY),
@@ -137,7 +142,7 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
             shape=Gemm(B * H, T, hd, T),
         ),
         Free("views", "view", 1),
-        copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
+        copy("clone_output", "clone", heads, by_token, merge, MERGE_HEADS_COPY),
     ), merged  # fmt: skip
 
 
@@ -151,7 +156,7 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     dropped = _cite(src, "self.dropout(x)")
     drop, y = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped, keeps=(x,))
     children = (
-        Free("mlp", "call"),
+        Free("mlp", "call", inputs=(x,), outputs=(y,)),
         c_fc,
         Module("gelu", "GELU", (replace(gelu, in_module=True), Free("input", "view", 0, keeps=gelu.inputs))),
         c_proj,
@@ -171,7 +176,7 @@ def block(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     feed_forward, mlp_output = mlp(output(ln_2), options)
     add_2 = _cite(src, "x = x + self.mlp(self.ln_2(x))")
     children = (
-        Free("block", "call"),
+        Free("block", "call", inputs=(x,), outputs=(y,)),
         ln_1,
         attn,
         pointwise("attn_residual", "add", (x, attn_output), middle, add_1, fusion_group="norm"),
@@ -220,8 +225,9 @@ def head(x: Tensor, options: TableOptions) -> tuple[Module | Kernel | Free, ...]
         lm_head = linear(kept, V, D, "lm_head", _cite(src, "self.lm_head(x)"), bias=False, out="logits")
         if not options.train:
             return (lm_head,)
+        logits = output(lm_head)
         targets, loss = tensor("targets", B, T, element=i64), _cite(src, "F.cross_entropy(")
-        return (lm_head, Free("views", "view", 2), *cross_entropy(output(lm_head), targets, loss, options.autocast))
+        return (lm_head, flattened(logits, targets), *cross_entropy(logits, targets, loss, options.autocast))
     last, source = tensor("last", B, 1, D), _cite(src, "self.lm_head(x[:, [-1], :])")
     place, row = tensor("minus_1", element=i64), replace(last, name=x.name, view_of="ln_1")
     return (

@@ -53,7 +53,8 @@ def without_past(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
     if isinstance(step, Free):
-        return replace(step, when=when, keeps=_tensors(step.keeps))
+        keeps, inputs, outputs = map(_tensors, (step.keeps, step.inputs, step.outputs))
+        return replace(step, when=when, keeps=keeps, inputs=inputs, outputs=outputs)
     shape = step.shape
     if isinstance(shape, Gemm):
         shape = replace(shape, m=_at(shape.m), n=_at(shape.n), k=_at(shape.k))

@@ -28,6 +28,17 @@ def test_a_page(flags: tuple[str, ...], tmp_path: Path, gpt2cost: Call) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_where_nothing_can_be_generated(tmp_path: Path, gpt2cost: Call) -> None:
+    """A graph cannot be replayed on a cache that grows: the page is made without, unless generate was asked for."""
+    pytest.importorskip("jinja2")
+    path = tmp_path / "page.html"
+    result = gpt2cost(*REPORT, "--runtime", "cuda-graph", "-o", path)
+    assert result.code == 0
+    assert result.err.startswith("warning: the page is without generate: runtime: cuda-graph")
+    assert result.err.count("\n") == 1
+    assert_refused(gpt2cost(*REPORT, "--runtime", "cuda-graph", "--new-tokens", "8", "-o", path), "cuda-graph")
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -82,8 +82,9 @@ def test_depth_and_steps(gpt2cost: Any) -> None:
     assert all(node in every for node in top)
     with_kernels, with_free = nodes(gpt2cost, "--kernels"), nodes(gpt2cost, "--free")
     added = [node for node in with_kernels if node not in every]
-    launches = {node["path"]: node["launches"] for node in every}
-    assert sum(node["launches"] * node["count"] for node in added) == launches[""]
+    leaves = [node for node in every if node["launches"] == 1]  # whose line is that of their kernel
+    assert sum(node["launches"] * node["count"] for node in added + leaves) == every[0]["launches"]
+    assert len({node["path"] for node in with_kernels}) == len(with_kernels)
     views = [node for node in with_free if node not in every]
     assert {node["note"].split(":")[0] for node in views} >= {"view", "7 views"}
     assert not any(node["launches"] or node["flops"] for node in views)
@@ -136,6 +137,7 @@ def test_a_micro_step_has_two_trees(gpt2cost: Any) -> None:
         (("--phase", "train", "--dtype", "bf16"), "dtype: not of training"),
         (("--phase", "train", "--cache", "3"), "cache: not of training"),
         (("--depth", "-1"), "depth: expected"),
+        (("--hw-set", "memory.bandwidth=2 TB/s"), "--gpu is required"),
         (("--impl", "nanogpt", "--cache", "3"), "cache: expected 0 with impl nanogpt"),
         (("--attn", "flash_attention_2", "--cache-type", "static"), "cache_type static"),
         (("--gpu", "t4", "--dtype", "bf16"), "dtype: t4 has no bf16"),

@@ -94,6 +94,7 @@
     const [batch_size, seq_len, cache_len] = point.z;
     const symbols = { ...data.symbols[data.axes.dtype[at[3]]], batch_size, seq_len, cache_len, kv_len: seq_len + cache_len };
     const rows = data.kernels.map(([name, kind]) => ({ name, kind, launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" }));
+    let rank = 0;
     data.tables[choiceOf(at)].forEach((number, place) => {
       const [ns, bound] = kernelOf(point, place);
       if (!ns) return;
@@ -101,7 +102,7 @@
       const row = rows[number];
       row.one = { flops: evaluate(flops, symbols), read: evaluate(read, symbols), write: evaluate(write, symbols) };
       row.launches = evaluate(count, symbols);
-      row.rank = place + 1;
+      row.rank = (rank += 1);
       for (const key of ["flops", "read", "write"]) row[key] = row.launches * row.one[key];
       row.s = ns / 1e9;
       row.bound = data.bounds[bound];
@@ -120,7 +121,7 @@
     const [first, last] = owner.dataset.k ? [Number(owner.dataset.k), Number(owner.dataset.k) + 1] : owner.dataset.span.split(",").map(Number);
     return { element, key: element.dataset.f, first, last };
   });
-  const shapes = $$("[data-dims]");
+  const shapes = $$("var").map((element) => [element, "dims" in element.dataset ? element.dataset.dims.split("|").filter(Boolean) : element.previousElementSibling.textContent.slice(1, -1).split(", ").filter(Boolean)]);
   const steps = $$("[data-k]");
 
   const write = (element, text) => { if (element.textContent !== text) element.textContent = text; };
@@ -197,7 +198,7 @@
       if (key === "bar") element.value = sum.s / whole.s;
       else write(element, textOf(key, sum, rows[first], whole, units));
     }
-    for (const element of shapes) write(element, element.dataset.dims.split("|").map((size) => evaluate(size, symbols)).join("x"));
+    for (const [element, dims] of shapes) write(element, dims.map((size) => evaluate(size, symbols)).join("x") || "1");
     for (const element of steps) element.hidden = !rows[Number(element.dataset.k)].launches;
     sortTable(rows);
     showVerdict(passes, number, whole, launched);
