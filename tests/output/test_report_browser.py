@@ -354,7 +354,8 @@ def test_keys_choose_a_card(browser: Any, folder: Path) -> None:
 
 COLOURS = """() => {
   const of = (selector, what) => getComputedStyle(document.querySelector(selector))[what];
-  return [of("body", "backgroundColor"), of("body", "color"), of(".chart text:not(.tick)", "fill"), of(".chart .grid", "stroke")];
+  const text = of(".chart text:not(.tick)", "fill");
+  return [of("body", "backgroundColor"), of("body", "color"), text, of(".chart .grid", "stroke")];
 }"""
 
 
