@@ -17,8 +17,9 @@ from gpt2cost.output.plot_runs import generated, step_split
 from gpt2cost.output.plot_timeline import timeline
 from gpt2cost.output.svg import draw, draw_curve
 from gpt2cost.prediction.generate import Generation
+from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction
-from gpt2cost.prediction.settings import check_device, is_decode
+from gpt2cost.prediction.settings import LEAST, Sizes, check_device, is_decode
 from gpt2cost.prediction.train import Training
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -110,7 +111,8 @@ def page_curves(
         "batch": ("throughput", sorted({*BATCHES, own["batch"]})),
         context: ("latency", sorted({*_contexts(largest), own[context]})),
     }
-    for axis, (quantity, values) in swept.items():
+    for axis, (quantity, every) in swept.items():
+        values = [value for value in every if not _uncapturable(prediction, {**own, axis: value})]
         if len(values) > 1:
             sizes: dict[str, object] = {**own, axis: values}
             yield (
@@ -118,6 +120,12 @@ def page_curves(
                 curve(model, devices, sizes, phase.phase, quantity, **settings),
                 breakdown(model, own_device, sizes, phase.phase, **settings),
             )
+
+
+def _uncapturable(prediction: Prediction, sizes: dict[str, Any]) -> bool:
+    """Whether no CUDA graph can be captured of a pass of these sizes."""
+    how = prediction.how
+    return bool(uncapturable(prediction.model, how, Sizes(*(sizes[name] for name in LEAST)))[0])
 
 
 def _contexts(largest: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2cost.output.field import Record
@@ -170,12 +170,10 @@ class Shown:
         ranks = itertools.count(1)
         return [row | {"rank": "" if row["hidden"] else next(ranks)} for row in rows]
 
-    def columns(self, columns: Iterable[tuple[str, str, str | None]]) -> list[tuple[str, str, str | None]]:
+    def columns(self, columns: Mapping[str, str]) -> list[tuple[str, str, str | None]]:
         """The table's columns with the units that this phase has."""
-        return [
-            (key, label, tidy(f" {self.units[key][1]}").strip() if key in self.units else None)
-            for key, label, _ in columns
-        ]
+        units = {key: tidy(f" {unit}").strip() for key, (_, unit) in self.units.items()}
+        return [(key, label, units.get(key)) for key, label in columns.items()]
 
     def total(self) -> Record:
         """The table's last row."""

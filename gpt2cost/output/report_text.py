@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2cost.output.field import Record
-from gpt2cost.output.prediction import cost_records
+from gpt2cost.output.kernel_rows import cost_records
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING
