@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from gpt2cost.output.field import Field, Record, attribute, record_of
 from gpt2cost.output.launch import flops_text, product_of
 from gpt2cost.output.record import envelope
-from gpt2cost.output.shapes import tensor_records, tensors_text
+from gpt2cost.output.shapes import tensors_of
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.kernel import Kernel, Row
@@ -78,12 +78,12 @@ FIELDS: tuple[Field[Row], ...] = (
 """The first fields of every row."""
 
 
-def records(table: CostTable, tensors: Callable[..., Any] = tensors_text) -> list[Record]:
-    """A row per step that is shown."""
-    return [_record(table, phase, row, tensors) for phase, row in table.shown]
+def records(table: CostTable, flat: bool = True) -> list[Record]:
+    """A row per step that is shown. `flat`: its tensors are texts."""
+    return [_record(table, phase, row, flat) for phase, row in table.shown]
 
 
-def _record(table: CostTable, phase: str, row: Row, tensors: Callable[..., Any]) -> Record:
+def _record(table: CostTable, phase: str, row: Row, flat: bool) -> Record:
     formulas = {f"{name.removesuffix('_bytes')}_formula": str(own) for name, own in table.formulas(row).items()}
     reason = why(row)
     return {
@@ -94,7 +94,7 @@ def _record(table: CostTable, phase: str, row: Row, tensors: Callable[..., Any])
         "source": SOURCE.get(row) if isinstance(row.step, Kernel) else None,
         "transformers_version": transformers_version(),
         **table.figures(row),
-        **{name: tensors(getattr(row.step, name), table.symbols) for name in ("inputs", "outputs")},
+        **tensors_of(row.step, table.symbols, flat=flat),
         "why": reason.does,
         "removed_by": reason.removed_by,
     }
@@ -142,6 +142,6 @@ def document(table: CostTable) -> Record:
         "impl": table.impl,
         "per_launch": table.per_launch,
         "symbols": None if table.symbols is None else dict(table.symbols),
-        "kernels": records(table, tensor_records),
+        "kernels": records(table, flat=False),
         "modules": modules,
     }

@@ -8,12 +8,12 @@ from textwrap import wrap
 from gpt2cost.output.launch import evaluated, flops_text, product_of
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
-from gpt2cost.output.shapes import tensors_text
+from gpt2cost.output.shapes import tensors_of
 from gpt2cost.output.shared import source_text
 from gpt2cost.output.table import LABELS, SOURCE, CostTable, document, of_module, records
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.table.module_sums import ModuleSum
 from gpt2cost.table.why import why
 
@@ -44,6 +44,8 @@ def _step(page: Page, table: CostTable, row: Row) -> None:
         page.line(f"{row.path}: {step.op}{several}{times}{condition}  [no kernel]")
         for line in wrap(why(row).does, page.width - 4):
             page.line(f"    {line}")
+        if step.outputs:
+            _shapes(page, table, step)
         return
     page.line(f"{row.path}: {step.op}{times}{condition}  [{SOURCE.get(row)}]")
     figures = table.figures(row)
@@ -56,8 +58,13 @@ def _step(page: Page, table: CostTable, row: Row) -> None:
             _sizes(page, product_of(step), table)
         else:
             page.line(f"    {LABELS[name]:<6} {formula}{value}")
-    taken, given = (tensors_text(tensors, table.symbols) for tensors in (step.inputs, step.outputs))
-    page.line(f"    shapes {taken}{' ' * bool(taken)}-> {given}")
+    _shapes(page, table, step)
+
+
+def _shapes(page: Page, table: CostTable, step: Kernel | Free) -> None:
+    """What a step takes and gives."""
+    tensors = tensors_of(step, table.symbols, flat=True)
+    page.line(f"    shapes {tensors['inputs']} -> {tensors['outputs']}".replace("  ->", " ->"))
 
 
 def _sizes(page: Page, sizes: Mapping[str, Formula], table: CostTable) -> None:
