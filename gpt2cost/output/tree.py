@@ -147,6 +147,7 @@ def _text(page: Page, tree: Tree, shown: Shown) -> None:
     page.line()
     for own in tree.passes:
         page.line(_totals(own))
+    page.line(f"{tree.model.parameters:,} parameters")
     if tree.model.n_layer > 1:
         page.line(f"a block and what is in it: figures of one, shares of all {tree.model.n_layer}")
 
@@ -160,18 +161,12 @@ def heading(tree: Tree) -> str:
 
 
 def _totals(own: PassTree) -> str:
+    """The sums of a pass, as `predict` writes them."""
     root = own.root
     moved = root.read_bytes + root.write_bytes
-    texts = [
-        format_quantity(root.flops, "FLOP"),
-        f"{format_quantity(moved, 'B')} moved",
-        f"{short_number(root.flops / moved)} FLOP/B",
-        f"{root.launches} launches",
-        f"{root.parameters:,} parameters",
-    ]
-    if root.device_s is not None:
-        texts.append(f"{format_quantity(root.device_s, 's')} on the device")
-    return f"{own.phase}: {', '.join(texts)}"
+    sums = f"{format_quantity(root.flops, 'FLOP')}, {format_quantity(moved, 'B')} moved"
+    device = "" if root.device_s is None else f", {format_quantity(root.device_s, 's')} on the device"
+    return f"{own.phase}: {sums}: {short_number(root.flops / moved)} FLOP/B; {root.launches} launches{device}"
 
 
 def _name(line: Line) -> str:
