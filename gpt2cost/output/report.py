@@ -35,7 +35,8 @@ from gpt2cost.output.report_parts import (
     stacked,
     train_part,
 )
-from gpt2cost.output.report_points import Points, points_around, points_record, table_of_all
+from gpt2cost.output.report_points import Points, points_around, table_of_all
+from gpt2cost.output.report_record import points_record
 from gpt2cost.output.shared import run_text, source_text
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
@@ -108,10 +109,10 @@ def context(report: Report) -> Record:
     return {
         "version": __version__, "convention": FLOPS_CONVENTION, "source": source_text(how.impl),
         "title": f"{model.name} on {hw.name}, predicted by gpt2cost", "model": model, "hw": hw,
-        "run": run_text(model, hw, how), "lead": report_text.lead(prediction, record),
+        "run": run_text(model, hw, how), "lead": report_text.lead(prediction, points),
         "warning": "; ".join(prediction.warnings),
         "sections": _sections(report), "cards": _cards(report), "axes": _axes(points), "shown": _shown(prediction),
-        "first": _first(prediction, record), "fits": report_text.fits(prediction.memory),
+        "first": _first(prediction, points), "fits": report_text.fits(prediction.memory),
         "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(), "columns": shown.columns(COLUMNS),
         "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
         "charts": list(pass_charts(prediction)), "curves": curves(prediction, report.others), "memory": memory,
@@ -131,12 +132,12 @@ def _sections(report: Report) -> list[tuple[str, str]]:
     return [(name, label) for name, label in names.items() if name != "devices" or report.others]
 
 
-def _first(prediction: Prediction, record: Record) -> Record:
+def _first(prediction: Prediction, points: Points) -> Record:
     phase = prediction.phases[0]
     word, meaning = report_text.trust(prediction, phase)
     return {
         "pace": report_text.pace(phase), "slowest": report_text.slowest(phase),
-        "helps": report_text.helps(record, 0, phase), "trust": f"{word}: {meaning}",
+        "helps": report_text.helps(points, 0, phase), "trust": f"{word}: {meaning}",
     }  # fmt: skip
 
 

@@ -5,12 +5,10 @@ Each is written once, with names in braces; the page's script fills in those of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from gpt2cost.output.field import Record
 from gpt2cost.output.kernel_rows import cost_records
+from gpt2cost.output.report_points import Points
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING
@@ -51,25 +49,20 @@ class Change:
     latency_s: float
 
 
-def best_change(points: Record, phase: int) -> Change | None:
-    """The dtype, attention, runtime or choice of logits that would help the asked point most; None if none does."""
-    axes, asked = points["axes"], points["asked"]
-    place = _place(axes, asked)
-    own, attns = asked[3] * len(axes["attn"]) + asked[4], axes["attn"]
-    now = points["points"][own][place]["p"][phase]
-    found = [Change(name, 1e-9 * ns) for name, ns in zip(points["what_ifs"], now["w"], strict=True) if ns is not None]
-    for number, choice in enumerate(points["points"]):
-        dtype, attn = axes["dtype"][number // len(attns)], attns[number % len(attns)]
-        same_dtype, same_attn = number // len(attns) == asked[3], number % len(attns) == asked[4]
-        if choice and "x" not in choice[place] and same_dtype != same_attn:
-            name = f"attn {attn}" if same_dtype else f"dtype {dtype}"
-            found.append(Change(name, 1e-9 * choice[place]["p"][phase]["t"][0]))
+def best_change(points: Points, number: int) -> Change | None:
+    """The dtype, attention, runtime or choice of logits that would help a phase of the asked point most."""
+    own, attns = points.choices[points.own], len(points.axes.attn)
+    assert own.prediction is not None
+    now_s = float(points.at_asked(own.prediction.phases[number].totals.latency_s))
+    found = [Change(name, float(points.at_asked(seconds))) for name, seconds in own.what_ifs[number].items()]
+    for place, choice in enumerate(points.choices):
+        alike = place // attns == points.own // attns, place % attns == points.own % attns  # in dtype, in attention
+        if choice.prediction and sum(alike) == 1 and not points.at_asked(choice.fails):
+            name = f"attn {choice.how.attn}" if alike[0] else f"dtype {choice.how.dtype}"
+            seconds = points.at_asked(choice.prediction.phases[number].totals.latency_s)
+            found.append(Change(name, float(seconds)))
     best = min(found, key=lambda change: change.latency_s, default=None)
-    return best if best and 1e-9 * now["t"][0] / best.latency_s >= LEAST_GAIN else None
-
-
-def _place(axes: Mapping[str, Sequence[Any]], asked: Sequence[int]) -> int:
-    return (asked[0] * len(axes["seq"]) + asked[1]) * len(axes["cache"]) + asked[2]
+    return best if best and now_s / best.latency_s >= LEAST_GAIN else None
 
 
 def takes(phase: Phase) -> str:
@@ -96,7 +89,7 @@ def slowest(phase: Phase) -> str:
     return PHRASES["slowest"].format(share=percent(row["share"]), kernel=row["name"].removeprefix("transformer."))
 
 
-def lead(prediction: Prediction, points: Record) -> str:
+def lead(prediction: Prediction, points: Points) -> str:
     """The verdict: what each phase takes and what bounds it, whether it fits, what would help, how far to trust it."""
     halves = "; ".join(map(takes, prediction.phases))
     changes, words = [], []
@@ -110,7 +103,7 @@ def lead(prediction: Prediction, points: Record) -> str:
     return f"{halves[0].upper()}{halves[1:]}. {fits(prediction.memory)} {most} {trusts}"
 
 
-def helps(points: Record, number: int, phase: Phase) -> str:
+def helps(points: Points, number: int, phase: Phase) -> str:
     """What would help a phase most."""
     best = best_change(points, number)
     if best is None:
