@@ -12,7 +12,7 @@ from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.kernel_rows import module_records
 from gpt2cost.output.page import COLUMN_GAP, Page, Table, table_of
 from gpt2cost.output.pass_text import MOVED, OF_PASS, beside_kernels, shown_rows, sums_text
-from gpt2cost.output.prediction import INPUTS, size_text
+from gpt2cost.output.prediction import INPUTS
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.output.shared import DEVICE_S, FLOPS, INTENSITY
 from gpt2cost.prediction.predict import Phase, Prediction
@@ -93,7 +93,7 @@ def _text(page: Page, prediction: Prediction) -> None:
     page.line()
     for phase in prediction.phases:
         page.line(f"{phase.phase}: {sums_text(phase.totals, prediction.hardware, prediction.how.dtype)}")
-    page.line(size_text(prediction))
+    page.line(shared.size_text(prediction.model, prediction.how))
     shared.repeat_warnings(page, prediction.warnings)
 
 

@@ -97,7 +97,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool, unfol
         page.line(_phase_line(prediction, phase, own, any(each.kernels for each in found)))
         for each in found:
             page.line(f"  {_advice_text(each)}")
-    page.line(size_text(prediction))
+    page.line(shared.size_text(prediction.model, prediction.how))
     if prediction.hardware.vendor != "cpu" and any(phase.totals.bound == "host" for phase in prediction.phases):
         page.line("the pace of host-bound passes is that of the machine's CPU, not of the GPU: see --host-factor")
     if sourced:
@@ -108,7 +108,7 @@ def _text(page: Page, prediction: Prediction, group: str, explained: bool, unfol
 def _heading(prediction: Prediction) -> str:
     how = prediction.how
     cached = "" if how.use_cache and how.cache_type == "dynamic" else f", {how.cache_text}"
-    return f"{shared.run_text(prediction.model, prediction.hardware, how)}{cached}; logits of {how.logits} positions"
+    return f"{shared.run_text(prediction.model, prediction.hardware, how)}{cached}; logits of {how.logits_text}"
 
 
 def _phase_heading(phase: Phase) -> str:
@@ -149,12 +149,6 @@ def _advice_text(advice: Advice) -> str:
     module = advice.module.removeprefix("transformer.")
     what = f"{len(names)} kernels of {module}" if len(names) > 2 else " and ".join(names)
     return f"{advice.share:.0%} of it in {what}: {saves}"
-
-
-def size_text(prediction: Prediction) -> str:
-    """The model's parameters, and what a token adds to the KV cache."""
-    cache = f"{prediction.memory.kv_bytes_per_token:,} B of KV cache" if prediction.how.use_cache else "no KV cache"
-    return f"{prediction.model.parameters:,} parameters, {cache} per token of each sequence"
 
 
 def _busy(prediction: Prediction, phase: Phase) -> str:
@@ -198,7 +192,8 @@ def slowest_kernels(page: Page, kernels: Sequence[KernelExplanation]) -> None:
         scaled("latency", "serial_s"),
     )
     compute, memory, l2, *rest = (scaled(name, f"{name}_s") for name in ("compute", "memory", "l2", "launch", "host"))
-    page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
+    terms = "parts overlap; least: at the speed of light; gap: total / least"
+    page.line(f"\nwhere the time goes, in {unit}; {terms}\n")
     name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer."))
     gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
     page.fields(kernels, (name, total, least, gap, compute, memory, l2, serial, *rest))

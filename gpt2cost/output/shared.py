@@ -9,6 +9,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
 from gpt2cost.output.messages import one_line
 from gpt2cost.output.page import Page
+from gpt2cost.prediction.one_pass import kv_cache_bytes
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.prediction.trust import unchanged_name
@@ -84,6 +85,12 @@ def code_text(how: How) -> str:
 def run_text(model: Model, hardware: Hardware, how: How) -> str:
     """What is run on which device, and how."""
     return f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}"
+
+
+def size_text(model: Model, how: How) -> str:
+    """The model's parameters, and what a token adds to the KV cache."""
+    cache = f"{kv_cache_bytes(model, how.dtype, 1, 1):,} B of KV cache" if how.use_cache else "no KV cache"
+    return f"{model.parameters:,} parameters, {cache} per token of each sequence"
 
 
 def trust_text(word: str, source: str, hardware: Hardware) -> str:

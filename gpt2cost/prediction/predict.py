@@ -42,6 +42,7 @@ from gpt2cost.prediction.settings import (
     check_phase,
     check_sizes,
     is_decode,
+    unused_changes,
 )
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
@@ -316,6 +317,7 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
 
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
+    yield from unused_changes(model)
     for phase in phases:
         yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)
     if not np.all(memory.fits):

@@ -292,11 +292,11 @@
     const value = (tr) => {
       const number = Number(tr.dataset.k), row = rows[number];
       const moved = row.read + row.write;
-      return { order: number, name: row.name, kind: row.kind, bound: row.bound, share: row.s, fpb: moved ? row.flops / moved : 0 }[sorted.key] ?? row[sorted.key];
+      return { order: number, name: row.name.replace("transformer.", ""), kind: row.kind, bound: row.bound, share: row.s, fpb: moved ? row.flops / moved : 0 }[sorted.key] ?? row[sorted.key];
     };
     const order = (left, right) => {
       const [a, b] = [value(left), value(right)];
-      const difference = typeof a === "string" ? a.localeCompare(b) : a - b;
+      const difference = typeof a === "string" ? (a > b) - (a < b) : a - b;
       return (sorted.down ? -difference : difference) || left.dataset.k - right.dataset.k;
     };
     const all = $$("tr", body), wanted = [...all].sort(order);
@@ -327,7 +327,8 @@
   function go(change) {
     const next = { ...state, ...change };
     const hash = hashOf(next);
-    if (hash !== location.hash) location.hash = hash; else follow();
+    if (hash !== location.hash) history.pushState(null, "", hash); // which, unlike location.hash, moves no focus
+    follow();
   }
 
   function follow() {
