@@ -51,6 +51,14 @@ COLUMNS = {
     "write": "written", "fpb": "FLOP/B", "s": "time", "share": "share", "bound": "bound",
 }  # fmt: skip
 """The table of kernels: what it sorts by -> its head."""
+CAPTIONS = {
+    "roofline": "Roofline of {phase}", "timeline": "{phase} on host and device", "memory": "live memory of {phase}",
+    "curve": "{phase}: {quantity} over {over}", "kinds": "{phase}: kinds of kernels over {over}",
+    "generate-time": "Time per token", "generate-memory": "Memory over the tokens",
+    "train-memory": "Live memory of a step", "train-micro-batch": "A step over the micro-batch",
+    "train-gpus": "A step over GPUs",
+}  # fmt: skip
+"""A picture, or all whose address begins so -> what stands above it."""
 TERMS = {"gemm": "GEMM", "attention": "fused attention", "host": "host-bound"}
 """Kind of kernel -> its term in the glossary, where that is another word."""
 
@@ -73,7 +81,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    environment.globals |= {"q": quantity, "term_id": term_id}
+    environment.globals |= {"q": quantity, "term_id": term_id, "caption": caption}
     inline = {"css": Markup(css), "js": Markup(js), "css_hash": _hash(css), "js_hash": _hash(js)}
     return environment.get_template("page.html").render(**inline, **context(report))
 
@@ -86,6 +94,20 @@ def _hash(text: str) -> str:
 def term_id(word: str) -> str:
     """The address of a term in the glossary."""
     return "term-" + "".join(letter if letter.isalnum() else "-" for letter in word.lower())
+
+
+def caption(chart: Record) -> Record:
+    """What stands above a picture here, where model, device and settings are known: its address says what it is."""
+    kind, _, rest = chart["id"].partition("-")
+    phase, _, axis = rest.partition("-")
+    over = "batch" if axis == "batch" else "context"
+    title = CAPTIONS.get(chart["id"]) or CAPTIONS[kind].format(
+        phase=phase, over=over, quantity="throughput" if over == "batch" else "latency"
+    )
+    return {
+        "title": f"{title[0].upper()}{title[1:]}",
+        "subtitle": chart["subtitle"].partition("\n")[0].partition(";")[0],
+    }
 
 
 def in_script(document: Any) -> Markup:
@@ -189,7 +211,7 @@ def _kinds(phase: Phase) -> list[Record]:
         {
             **bar, "name": bar["key"], "share": percent(bar["width"] / 1000),
             "label": "waiting for the host" if bar["key"] == "host" else bar["key"],
-            "term": TERMS.get(bar["key"], bar["key"]),
+            "term": TERMS.get(bar["key"], bar["key"]), "hidden": bar["width"] < 1000 * report_text.LEAST_SHARE,
         }
         for bar in stacked(sums.items())
     ]  # fmt: skip
@@ -246,4 +268,5 @@ def _for_script(report: Report) -> Record:
         "phrases": report_text.PHRASES, "phases": [phase.phase for phase in prediction.phases],
         "labels": {"axes": AXES, "shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
         "capacity": prediction.memory.capacity_bytes, "least_gain": report_text.LEAST_GAIN,
+        "least_share": report_text.LEAST_SHARE,
     }  # fmt: skip

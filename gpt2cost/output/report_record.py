@@ -78,9 +78,10 @@ def _symbols(model: Model, dtype: str) -> Record:
 
 
 def _kernel(row: Row) -> list[str]:
+    """Path, kind and launches; the formulas stand in the page."""
     step = row.step
     assert isinstance(step, Kernel)
-    return [row.path, step.kind, *map(str, (row.count, step.flops, step.reads, step.writes))]
+    return [row.path, step.kind, str(row.count)]
 
 
 def _choice_points(

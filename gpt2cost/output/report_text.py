@@ -5,6 +5,7 @@ Each is written once, with names in braces; the page's script fills in those of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2cost.output.kernel_rows import cost_records
@@ -14,6 +15,8 @@ from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING
 from gpt2cost.units import format_quantity
 
+LEAST_SHARE = 0.0005
+"""The least share of a kind of kernel that the page names."""
 LEAST_GAIN = 1.03
 """The least speed-up that the page speaks of."""
 
@@ -31,7 +34,7 @@ PHRASES: dict[str, str] = {
     "slowest": "{share} of the device's time goes to {kernel}.",
     "helps": "With {change} it would take {latency}, {speedup}x as fast.",
     "most": "What would help most: {changes}.",
-    "change": "{change} ({phase}, {speedup}x as fast)",
+    "change": "{phase} {speedup}x as fast",
     "trusts": "Trust: {words}.",
     "helps_not": "No other dtype, attention, runtime or choice of logits would make it much faster.",
     "fits": "It fits: {total} of the {capacity} that a process can use.",
@@ -92,15 +95,20 @@ def slowest(phase: Phase) -> str:
 def lead(prediction: Prediction, points: Points) -> str:
     """The verdict: what each phase takes and what bounds it, whether it fits, what would help, how far to trust it."""
     halves = "; ".join(map(takes, prediction.phases))
-    changes, words = [], []
+    changes: dict[str, list[str]] = {}
+    words: dict[str, list[str]] = {}
     for number, phase in enumerate(prediction.phases):
         if best := best_change(points, number):
             speedup = f"{phase.totals.latency_s / best.latency_s:.2f}"
-            changes.append(PHRASES["change"].format(change=best.change, phase=phase.phase, speedup=speedup))
-        words.append(f"{phase.phase} {trust(prediction, phase)[0]}")
-    most = PHRASES["most"].format(changes=", ".join(changes)) if changes else PHRASES["helps_not"]
-    trusts = PHRASES["trusts"].format(words=", ".join(words))
+            changes.setdefault(best.change, []).append(PHRASES["change"].format(phase=phase.phase, speedup=speedup))
+        words.setdefault(trust(prediction, phase)[0], []).append(phase.phase)
+    most = PHRASES["most"].format(changes=_listed(changes)) if changes else PHRASES["helps_not"]
+    trusts = PHRASES["trusts"].format(words=_listed(words) if len(words) > 1 else next(iter(words)))
     return f"{halves[0].upper()}{halves[1:]}. {fits(prediction.memory)} {most} {trusts}"
+
+
+def _listed(texts: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{key} ({', '.join(own)})" for key, own in texts.items())
 
 
 def helps(points: Points, number: int, phase: Phase) -> str:

@@ -112,9 +112,10 @@
     data.tables[choiceOf(at)].forEach((number, place) => {
       const ns = point.kernels[place];
       if (!ns) return;
-      const [, , count, flops, read, write] = data.kernels[number];
+      const [, , count] = data.kernels[number];
       const row = rows[number];
-      row.one = { flops: evaluate(flops, symbols), read: evaluate(read, symbols), write: evaluate(write, symbols) };
+      row.one = {};
+      for (const key of ["flops", "read", "write"]) row.one[key] = evaluate(formulas[number][key], symbols);
       row.launches = evaluate(count, symbols);
       row.rank = (rank += 1);
       for (const key of ["flops", "read", "write"]) row[key] = row.launches * row.one[key];
@@ -123,6 +124,12 @@
     });
     return { point, symbols, rows };
   }
+
+  const formulas = data.kernels.map((_, number) => {
+    const step = $(`.step[data-k="${number}"]`);
+    const text = (key) => $(`[data-f="${key}1"]`, step)?.previousElementSibling.textContent || "0";
+    return { flops: text("flops"), read: text("read"), write: text("write") };
+  });
 
   function sumOf(rows) {
     const sum = { launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" };
@@ -236,11 +243,17 @@
     const halves = passes.map(({ point }, index) => filled("takes", { what: filled(data.phases[index], { batch: point.sizes[0], seq: point.sizes[1] }), latency: plain(quantity(point.seconds[0] / 1e9, "s")), bound: point.bound }));
     const total = pointAt(at).m.reduce((sum, part) => sum + part, 0);
     const fits = filled(total <= data.capacity ? "fits" : "fits_not", { total: plain(quantity(total, "B")), capacity: plain(quantity(data.capacity, "B")) });
-    const bests = passes.map((pass, index) => [data.phases[index], pass.point, best(index, pass.point)]);
-    const changes = bests.filter(([, , change]) => change).map(([phase, own, [change, ns]]) => filled("change", { change, phase, speedup: (own.seconds[0] / ns).toFixed(2) }));
-    const words = bests.map(([phase, own]) => `${phase} ${own.trust[1]}`).join(", ");
+    const changes = new Map(), words = new Map();
+    const add = (map, key, text) => map.set(key, [...(map.get(key) || []), text]);
+    passes.forEach((pass, index) => {
+      const found = best(index, pass.point), phase = data.phases[index];
+      if (found) add(changes, found[0], filled("change", { phase, speedup: (pass.point.seconds[0] / found[1]).toFixed(2) }));
+      add(words, pass.point.trust[1], phase);
+    });
+    const listed = (map) => [...map].map(([key, texts]) => `${key} (${texts.join(", ")})`).join(", ");
     const said = halves.join("; ");
-    write($("#lead"), `${said[0].toUpperCase()}${said.slice(1)}. ${fits} ${changes.length ? filled("most", { changes: changes.join(", ") }) : data.phrases.helps_not} ${filled("trusts", { words })}`);
+    const most = changes.size ? filled("most", { changes: listed(changes) }) : data.phrases.helps_not;
+    write($("#lead"), `${said[0].toUpperCase()}${said.slice(1)}. ${fits} ${most} ${filled("trusts", { words: words.size > 1 ? listed(words) : [...words.keys()][0] })}`);
     write($("#say-fits"), fits);
     const { point } = passes[number];
     const [latency, , , device] = point.seconds;
@@ -279,7 +292,7 @@
       rect.setAttribute("width", (1000 * size / whole).toFixed(2));
       x += size;
       const item = $(`[data-${name}="${rect.dataset[name]}"]`, $(legend));
-      if (name === "kind") item.hidden = !size;
+      if (name === "kind") item.hidden = size / whole < data.least_share;
       write($("b", item), text(size / whole, size));
     });
   }
