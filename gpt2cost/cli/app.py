@@ -38,6 +38,7 @@ COMMANDS = {
     "validate": "gpt2cost.cli.validate:validate",
     "table": "gpt2cost.cli.table:table",
     "tree": "gpt2cost.cli.tree:tree",
+    "explain": "gpt2cost.cli.explain:explain",
     "models": "gpt2cost.cli.models:models",
     "kernel": "gpt2cost.cli.kernel:kernel",
     "accuracy": "gpt2cost.cli.accuracy:accuracy",

@@ -26,7 +26,7 @@ def _rules() -> str:
     def both(colour: str) -> str:
         return f"light-dark({colour},{_DARK.get(colour, colour)})"
 
-    kinds = "".join(f".k-{kind}{{fill:{both(colour)}}}" for kind, colour in KIND_COLOURS.items())
+    kinds = "".join(f".k-{kind}{{--own:{both(colour)};fill:var(--own)}}" for kind, colour in KIND_COLOURS.items())
     lines = "".join(f".l-{index}{{--own:{both(colour)}}}" for index, colour in enumerate(LINE_COLOURS))
     return f"{kinds}\n{lines}"
 
@@ -43,16 +43,17 @@ STYLE = f"""
 .chart .tick{{fill:var(--muted)}}
 .chart .grid,.chart .axis,.chart .lead{{fill:none;stroke:var(--line)}}
 .chart .axis,.chart .lead{{stroke:var(--muted)}}
-.chart .lead{{stroke-width:.6}}
+.chart .lead{{stroke-width:.6;pointer-events:none}}
 .chart .frame{{fill:none;stroke:var(--ink);stroke-width:1.2}}
 .chart .limit{{stroke:var(--muted);stroke-dasharray:4 3}}
-.chart .other{{fill:var(--line)}}
+.chart .other{{--own:var(--line);fill:var(--own)}}
 .chart .band{{fill:var(--own);fill-opacity:.15}}
 .chart .line{{fill:none;stroke:var(--own);stroke-width:2}}
 .chart .dot,.chart .swatch,.chart .area{{fill:var(--own)}}
 .chart .hollow{{fill:var(--paper);stroke:var(--own);stroke-width:1.5}}
 .chart .hit{{fill:transparent}}
-.chart .k-waiting{{fill:none;stroke:var(--muted);stroke-width:.6}}
+.chart .k-waiting{{--own:var(--line);fill:var(--own)}}
+.chart .thick{{fill:none;stroke:var(--own)}}
 .chart [data-kernel]{{cursor:pointer}}
 .chart .on{{stroke:var(--ink);stroke-width:2}}
 {_rules()}

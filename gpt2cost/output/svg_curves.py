@@ -26,7 +26,7 @@ from gpt2cost.units import scale_for
 LEFT, RIGHT, TOP, BOTTOM = 52.0, WIDTH - 22, 32.0, 250.0
 MARKED = 24
 """Up to so many sizes each has a mark with its numbers."""
-FINEST = 160
+FINEST = 100
 """The most sizes that a line goes through."""
 WIDE = 8
 """The ratio from which on an axis is logarithmic."""

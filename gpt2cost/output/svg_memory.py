@@ -13,7 +13,7 @@ from gpt2cost.units import format_quantity, scale_for
 
 LEFT, RIGHT, TOP, HIGH = 52.0, WIDTH - 16, 84.0, 150.0
 """The panels' sides, the first one's top, and the height of a panel."""
-FINEST = 1.0
+FINEST = 1.5
 """Units that a position takes at least."""
 
 

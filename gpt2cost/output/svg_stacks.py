@@ -137,12 +137,13 @@ def _stacked(chart: Chart, columns: Columns, y: Scale, layers: Layers, unit: str
         heights = all_heights[kept]
         above = below + heights
         if columns.are_bars:
-            for place, size, height, low, high in zip(x, sizes, heights, below, above, strict=True):
-                if y(low) - y(high) >= 0.05:
-                    chart.add(
-                        "rect", tip(f"{name}, {size:,}: {height:.3g}{unit}"), class_=class_, x=place - width / 2,
-                        y=y(high), width=width, height=float(number(y(low))) - float(number(y(high))),
-                    )  # fmt: skip
+            bars = "".join(
+                f"M{number(place)},{number(y(low))}V{number(y(high))}"
+                for place, low, high in zip(x, below, above, strict=True)
+                if y(low) - y(high) >= 0.05
+            )
+            said = ", ".join(f"{height:.3g}{unit} at {size:,}" for size, height in zip(sizes, heights, strict=True))
+            chart.add("path", tip(f"{name}: {said}"), class_=f"thick {class_}", d=bars, stroke_width=width)
         else:
             up, down = ([(at, y(value)) for at, value in zip(x, values, strict=True)] for values in (above, below))
             ends = f"{name}: {heights[0]:.3g}{unit} at {sizes[0]:,}, {heights[-1]:.3g}{unit} at {sizes[-1]:,}"

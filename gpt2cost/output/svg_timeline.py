@@ -164,10 +164,10 @@ def _track(chart: Chart, runs: Iterable[_Run], y: float, track: str, least: floa
                 data_kernel=_kernel(run.only),
             )  # fmt: skip
         else:
-            box = f"M{number(run.start)},{number(y)}h{number(width)}v{number(ROW)}h{number(-width)}z"
-            together.setdefault(run.class_, []).append(box)
-    for class_, boxes in together.items():
-        chart.add("path", class_=class_, d="".join(boxes))
+            line = f"M{number(run.start)},{number(y + ROW / 2)}h{number(width)}"
+            together.setdefault(run.class_, []).append(line)
+    for class_, lines in together.items():
+        chart.add("path", class_=f"thick {class_}", d="".join(lines), stroke_width=ROW)
 
 
 def _runs(slices: Iterable[Slice], scale: Scale, class_: str = "") -> Iterator[_Run]:
