@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from gpt2cost.prediction.capacity import Capacity, capacity
     from gpt2cost.prediction.compare import Comparison, compare
     from gpt2cost.prediction.generate import Generation, generate
+    from gpt2cost.prediction.model_tree import Tree, tree
     from gpt2cost.prediction.one_kernel import KernelLatency, kernel_latency
+    from gpt2cost.prediction.one_step import StepExplanation, explain_step
     from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction, Totals, predict
     from gpt2cost.prediction.sweep import Sweep, sweep
     from gpt2cost.prediction.train import Training, train
@@ -42,7 +44,9 @@ _HOMES = {
     "prediction.capacity": ("Capacity", "capacity"),
     "prediction.compare": ("Comparison", "compare"),
     "prediction.generate": ("Generation", "generate"),
+    "prediction.model_tree": ("Tree", "tree"),
     "prediction.one_kernel": ("KernelLatency", "kernel_latency"),
+    "prediction.one_step": ("StepExplanation", "explain_step"),
     "prediction.predict": ("MemoryUse", "Phase", "Prediction", "Totals", "predict"),
     "prediction.sweep": ("Sweep", "sweep"),
     "prediction.train": ("Training", "train"),
@@ -53,11 +57,12 @@ _HOMES = {
 """A module -> the names that it offers. Each is imported when one of them is first asked for."""
 
 __all__ = [
-    "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError", "KernelLatency",
-    "MemoryUse", "Model", "Phase", "Prediction", "Sweep", "Totals", "TrainComparison", "TrainSweep", "Training",
-    "Validation", "__version__", "calibrate", "capacity", "change_hardware", "change_model", "compare",
-    "compare_training", "generate", "kernel_latency", "list_hardware", "list_models", "load_hardware", "load_model",
-    "predict", "read_records", "sweep", "sweep_training", "train", "validate",
+    "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError",
+    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "StepExplanation", "Sweep", "Totals",
+    "TrainComparison", "TrainSweep", "Training", "Tree", "Validation", "__version__", "calibrate", "capacity",
+    "change_hardware", "change_model", "compare", "compare_training", "explain_step", "generate", "kernel_latency",
+    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "sweep",
+    "sweep_training", "train", "tree", "validate",
 ]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from dataclasses import replace
 from typing import Any
 
 import oracle_train
@@ -53,13 +52,11 @@ def build(config: GPTConfig, dtype: torch.dtype, train: bool = False) -> GPT:
 class NanoTrace(Trace):
     """A trace in which a list that chooses positions gathers: it reads the rows that it copies."""
 
-    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
-        plain = super().launch(func, op, args, kwargs, out)
+    def operands(self, op: str, args: Any, kwargs: Any, out: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         if op != "index":
-            return plain
+            return super().operands(op, args, kwargs, out)
         (index,) = [indices for indices in args[1] if indices is not None]
-        reads = index.numel() * index.element_size() + out.numel() * out.element_size()
-        return replace(plain, read_bytes=reads)
+        return [index, out], [out]
 
 
 def trace(config: GPTConfig, dtype: torch.dtype, batch: int, seq: int, logits: str) -> NanoTrace:

@@ -18,7 +18,7 @@ import json
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -41,12 +41,15 @@ VIEWS = {
 SYNCS = {"_local_scalar_dense", "is_nonzero", "equal"}
 
 
+Shapes: TypeAlias = frozenset[tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel of the real model. `gemm` is (batch, m, n, k) for a matrix product, else None.
 
     `layout`: how a matrix product's operands lie in memory, each N (rows together), T (columns together) or ? (a
-    vector); "" of other kernels.
+    vector); "" of other kernels. `read`, `written`: the shapes of its operands and results.
     """
 
     module: str
@@ -56,6 +59,15 @@ class Launch:
     write_bytes: int
     gemm: tuple[int, int, int, int] | None
     layout: str = ""
+    read: tuple[Shapes, ...] = ()
+    written: tuple[Shapes, ...] = ()
+
+
+def shapes_of(tensor: torch.Tensor) -> Shapes:
+    """A tensor's shapes, a dimension of stride 0 being 1: as it is called, transposed, and as it lies in memory."""
+    sizes = tuple(size if stride else min(size, 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    by_stride = sorted(range(tensor.dim()), key=lambda dim: -tensor.stride()[dim])
+    return frozenset({sizes, (*sizes[:-2], *sizes[:-3:-1]), tuple(sizes[dim] for dim in by_stride)})
 
 
 def stored_bytes(tensor: torch.Tensor) -> int:
@@ -98,7 +110,7 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.launches: list[Launch] = []
         self.syncs = 0
-        self.views: list[tuple[int, str, str]] = []  # (launches before it, module, op)
+        self.views: list[tuple[int, tuple[int, ...]]] = []  # launches before it, and the shape of what it returns
         self.stack: list[str] = [""]
         self.live: dict[int, list[int]] = {}  # storage -> [bytes, tensors that hold it]
         self.peak_bytes = 0
@@ -122,7 +134,7 @@ class Trace(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.hold(tensors(out)[:1] if "attention" in op else tensors(out), is_view=op in VIEWS)
         if op in VIEWS:
-            self.views.append((len(self.launches), self.stack[-1], op))
+            self.views += [(len(self.launches), tuple(view.shape)) for view in tensors(out)]
         else:
             self.launches.append(self.launch(func, op, args, kwargs, out))
         return out
@@ -143,26 +155,30 @@ class Trace(TorchDispatchMode):
         if not self.live[storage][1]:
             del self.live[storage]
 
-    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
-        inputs = tensors((args, kwargs))
-        outputs = [t for t in tensors(out) if t.numel()]
+    def operands(self, op: str, args: Any, kwargs: Any, out: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What a kernel reads, and what it writes."""
+        inputs, outputs = ([t for t in tensors(tree) if t.numel()] for tree in ((args, kwargs), out))
         if op == "embedding":  # a gather reads the indices and the rows that it copies
-            table, indices = args[:2]
-            reads = stored_bytes(indices) + out.numel() * table.element_size()
-        elif op == "baddbmm" and kwargs.get("beta") == 0:  # the input is not read
-            reads = sum(map(stored_bytes, inputs[1:]))
-        elif op == "new_ones" or (op.endswith("_") and op.startswith("fill")):
-            reads = 0
-        elif op == "index_copy_":  # writes the new rows, and does not read what it is written into
-            reads, outputs = sum(map(stored_bytes, inputs[1:])), inputs[2:]
-        else:
-            reads = sum(map(stored_bytes, inputs))
-        if "attention" in op:
-            outputs = outputs[:1]  # the log-sum-exp and the random state are saved for the backward pass only
+            return [args[1], out], outputs
+        if op == "baddbmm" and kwargs.get("beta") == 0:  # the input is not read
+            return inputs[1:], outputs
+        if op == "new_ones" or (op.endswith("_") and op.startswith("fill")):
+            return [], outputs
+        if op == "index_copy_":  # writes the new rows, and does not read what it is written into
+            return inputs[1:], inputs[2:]
+        if "attention" in op:  # the log-sum-exp and the random state are saved for the backward pass only
+            return inputs, outputs[:1]
+        return inputs, outputs
+
+    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
+        read, written = self.operands(op, args, kwargs, out)
         counter = flop_registry.get(func.overloadpacket)
         flops = int(counter(*args, **kwargs, out_val=out)) if counter else 0
         shape, layout = gemm_shape(op, args), gemm_layout(op, args)
-        return Launch(self.stack[-1], op, flops, reads, sum(map(stored_bytes, outputs)), shape, layout)
+        return Launch(
+            self.stack[-1], op, flops, sum(map(stored_bytes, read)), sum(map(stored_bytes, written)), shape, layout,
+            tuple(map(shapes_of, read)), tuple(map(shapes_of, written)),
+        )  # fmt: skip
 
 
 class FusedAttention(TorchFunctionMode):

@@ -14,16 +14,15 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import oracle
 import pytest
 import torch
-from oracle import Launch, Trace, default_dtype, stored_bytes, tensors
+from oracle import Launch, Trace, default_dtype, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import flop_registry
 from transformers import GPT2Config, GPT2LMHeadModel
 
 aten = torch.ops.aten
@@ -131,20 +130,16 @@ def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: boo
 class StepTrace(Trace):
     """Records the kernels of a forward with loss, and of its backward, which no module launches."""
 
-    def launch(self, func: Any, op: str, args: Any, kwargs: Any, out: Any) -> Launch:
-        plain = super().launch(func, op, args, kwargs, out)
-        reads, outputs = plain.read_bytes, [t for t in tensors(out) if t.numel()]
+    def operands(self, op: str, args: Any, kwargs: Any, out: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        read, _ = super().operands(op, args, kwargs, out)
+        written = [t for t in tensors(out) if t.numel()]
         if op == "nll_loss_forward":  # gathers one element a token
-            reads = stored_bytes(args[1]) * (1 + args[0].element_size() / args[1].element_size())
-        elif op == "nll_loss_backward":
-            reads = sum(stored_bytes(args[index]) for index in (0, 2, 6))
-        elif op == "ones_like":
-            reads = 0
-        flops = plain.flops
-        if "attention_backward" in op:
-            flops = int(flop_registry[func.overloadpacket](*args, **kwargs, out_val=out))
-        writes = sum(map(stored_bytes, outputs))
-        return replace(plain, flops=flops, read_bytes=int(reads), write_bytes=writes)
+            return [aten.select(args[0], 1, 0), args[1]], written
+        if op == "nll_loss_backward":
+            return [args[index] for index in (0, 2, 6)], written
+        if op == "ones_like":
+            return [], written
+        return read, written
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:  # fake tensors ask it

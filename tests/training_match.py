@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from oracle import Launch
+from shapes import assert_shapes
 
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Row
 from gpt2cost.table.training import TrainingTable, saved
@@ -45,6 +46,7 @@ def assert_equal(
         where = f"{module} {kernel.name} {kernel.op}"
         assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
         assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        assert_shapes(kernel, launch, sizes, where)
         if isinstance(kernel.shape, Gemm | FusedAttention):
             assert kernel.flops.evaluate(sizes) == launch.flops, where
         if isinstance(kernel.shape, Gemm):

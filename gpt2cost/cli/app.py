@@ -37,11 +37,14 @@ COMMANDS = {
     "measure": "gpt2cost.cli.measure:measure",
     "validate": "gpt2cost.cli.validate:validate",
     "table": "gpt2cost.cli.table:table",
+    "tree": "gpt2cost.cli.tree:tree",
+    "explain": "gpt2cost.cli.explain:explain",
     "models": "gpt2cost.cli.models:models",
     "kernel": "gpt2cost.cli.kernel:kernel",
     "accuracy": "gpt2cost.cli.accuracy:accuracy",
     "hardware": "gpt2cost.cli.hardware:hardware",
     "plot": "gpt2cost.cli.plot:plot",
+    "report": "gpt2cost.cli.report:report",
 }
 """Each command, and each group of commands -> its room and its name there, in the order of the help."""
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import typer
+
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, size, takes
@@ -13,11 +15,13 @@ from gpt2cost.cli.many import ManyFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.phases import SIDE_BY_SIDE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.compare import compare_choices
 from gpt2cost.prediction.grid import make_grid
-from gpt2cost.prediction.settings import PHASES, TRAIN, check_sizes
-from gpt2cost.prediction.sweep import plan
+from gpt2cost.prediction.predict import predict_run
+from gpt2cost.prediction.settings import PHASES, TRAIN, Sizes, check_sizes
+from gpt2cost.prediction.sweep import Choice, plan
 from gpt2cost.prediction.train_compare import candidates_of, compare_points
 from gpt2cost.prediction.train_sweep import make_train_grid, plan_training
 
@@ -45,6 +49,9 @@ def compare(
     many: ManyFlags,
     sizes: CompareSizeFlags,
     phase: Annotated[str, choice("--phase", (*PHASES, TRAIN), f"{PHASE_HELP}; train: a step.")] = "both",
+    phases: Annotated[
+        bool, typer.Option("--phases", help="Of one candidate: prefill beside decode, a row per module.")
+    ] = False,
     outputs: LogitsFlags,
     training: TrainListFlags,
     exits: ExitFlags,
@@ -58,6 +65,8 @@ def compare(
     for name in ("model", "gpu"):
         required(f"--{name}", axes[name])
     check_choice("phase", phase, (*PHASES, TRAIN))
+    if phases and phase != "both":
+        raise InputError(f"--phases: shows prefill and decode, so that it takes no --phase {phase}")
     if phase == TRAIN:
         _compare_training(many, sizes, outputs, training, exits, sink)
         return
@@ -66,11 +75,31 @@ def compare(
     fixed = {"phase": phase, "logits": outputs.logits, "use_cache": use_cache, "cache_type": outputs.cache_type}
     grid = make_grid(**axes, **given, **fixed)
     choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
+    checked = check_sizes(**given, use_cache=use_cache)
+    if phases:
+        _compare_phases(choices, checked, warnings, exits, sink)
+        return
     _check_count(len(choices), warnings)
-    comparison = compare_choices(choices, check_sizes(**given, use_cache=use_cache), phase, warnings)
+    comparison = compare_choices(choices, checked, phase, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
     exits.leave(all(candidate.prediction.memory.fits for candidate in comparison.candidates))
+
+
+def _compare_phases(
+    choices: Sequence[Choice], sizes: Sizes, warnings: Sequence[str], exits: ExitFlags, sink: Sink
+) -> None:
+    """The two passes of one run side by side."""
+    if len(choices) != 1:
+        print_warnings(warnings)
+        raise InputError(f"--phases: expected one model, device and setting, got {len(choices)} candidates")
+    (choice,) = choices
+    prediction = predict_run(choice.model, choice.hardware, choice.how, sizes)
+    if len(prediction.phases) != 2:
+        raise InputError("--phases: --seq 1 on a cache is a decode step, which has no prefill beside it")
+    print_warnings((*warnings, *prediction.warnings))
+    sink.show(SIDE_BY_SIDE, prediction)
+    exits.leave(bool(prediction.memory.fits))
 
 
 def _compare_training(

@@ -160,6 +160,9 @@ IMPL_OPTION = choice(
 )  # fmt: skip
 ImplFlag = Annotated[str | None, IMPL_OPTION]
 NoCacheFlag = Annotated[bool, typer.Option("--no-use-cache", help="Run without a KV cache; --cache must be 0.")]
+AllFlag = Annotated[
+    bool, typer.Option("--all", help="Name every kernel in the text, those of one source line and short ones too.")
+]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
 FormatFlag = Annotated[str, choice("--format", FORMATS)]
 OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
@@ -212,6 +215,15 @@ class DeviceFlags(ChipFlags):
     def changes(self) -> dict[str, Any]:
         """What the flags change of the device and its machine."""
         return hardware_changes(self.hw_set, self.host_factor)
+
+    def load_any(self) -> Hardware | None:
+        """The same where --gpu is given. Raises `InputError` for changes of no device."""
+        if self.gpu is not None:
+            return self.load_device()
+        for flag, value in (("--hw-set", self.hw_set), ("--host-factor", self.host_factor)):
+            if value is not None:
+                raise InputError(f"{flag}: goes with --gpu")
+        return None
 
 
 @dataclass(eq=False, repr=False)

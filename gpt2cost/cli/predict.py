@@ -8,8 +8,9 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import OutputFlags, PhaseFlag, RunFlags, StrictFlag, choice, either, heed, takes
-from gpt2cost.output.prediction import GROUPS, prediction_view
+from gpt2cost.cli.flags import AllFlag, OutputFlags, PhaseFlag, RunFlags, StrictFlag, choice, either, heed, takes
+from gpt2cost.output.kernel_rows import GROUPS
+from gpt2cost.output.prediction import prediction_view
 from gpt2cost.prediction.predict import predict_run
 
 
@@ -22,6 +23,7 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the pass.")
     ] = False,
+    all_: AllFlag = False,
     strict: StrictFlag = False,
     exits: ExitFlags,
     out: OutputFlags,
@@ -31,5 +33,5 @@ def predict(
     sink = out.sink()
     prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
     heed(prediction.warnings, strict)
-    sink.show(prediction_view(group, explain), prediction)
+    sink.show(prediction_view(group, explain, all_), prediction)
     exits.leave(bool(prediction.memory.fits))

@@ -9,9 +9,20 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import DeviceFlags, ImplFlag, ModelFlags, OutputFlags, StrictFlag, choice, either, heed, takes
+from gpt2cost.cli.flags import (
+    AllFlag,
+    DeviceFlags,
+    ImplFlag,
+    ModelFlags,
+    OutputFlags,
+    StrictFlag,
+    choice,
+    either,
+    heed,
+    takes,
+)
 from gpt2cost.device.dtypes import PRECISIONS
-from gpt2cost.output.prediction import GROUPS
+from gpt2cost.output.kernel_rows import GROUPS
 from gpt2cost.output.train import training_view
 from gpt2cost.prediction.train import train as predict_train
 from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
@@ -95,6 +106,7 @@ def train(
     explain: Annotated[
         bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the step.")
     ] = False,
+    all_: AllFlag = False,
     strict: StrictFlag = False,
     exits: ExitFlags,
     out: OutputFlags,
@@ -106,5 +118,5 @@ def train(
     flags["clip_grad_norm"] = clip_norm(how.clip_grad_norm)
     training = predict_train(model.load_model(), device.load_device(), **flags)
     heed(training.warnings, strict)
-    sink.show(training_view(group, explain), training)
+    sink.show(training_view(group, explain, all_), training)
     exits.leave(bool(training.memory.fits))

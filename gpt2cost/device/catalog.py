@@ -54,6 +54,10 @@ def load_hardware(gpu: str | Path | Hardware) -> Hardware:
                     return candidate
     if _is_file(gpu):
         return validate_file(gpu)[0]
+    if key == "cpu":
+        raise InputError(
+            "hardware: a CPU is measured first: gpt2cost calibrate --device cpu -o my-cpu.yaml, then --gpu my-cpu.yaml"
+        )
     hint = f", {nearest(gpu, hardware_names())}".rstrip(", ")
     raise InputError(
         f"unknown hardware {echo(gpu)}{hint} (`gpt2cost hardware list` shows all; a path to a YAML file is fine too)"

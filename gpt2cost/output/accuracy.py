@@ -134,7 +134,7 @@ def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
         page.line(f"median range: a factor of {whole.median_width:.2f} from end to end")
     page.line("\nerror: predicted / measured - 1; fitted: the constants that were fitted to the pass")
     page.line("trust: of a prediction that has not seen the pass's source")
-    page.line("host: the factor on the host's constants at which they would meet")
+    page.line("host: what the host's times would have to be multiplied by for them to agree")
     for word, meaning in MEANING.items():
         page.line(f"{word}: {meaning}")
 

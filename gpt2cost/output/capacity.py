@@ -80,7 +80,7 @@ def _text(page: Page, capacity: Capacity) -> None:
     page.fields(capacity.answers, COLUMNS)
     if any(answer.limited_by == "positions" for answer in capacity.answers):
         positions = capacity.choice.model.n_positions
-        page.line(f"\npositions: the model has {positions} learned ones, and cannot run beyond them")
+        page.line(f"\npositions: the model has learned {positions} positions and cannot run beyond them")
 
 
 def _summary(capacity: Capacity) -> tuple[str, str]:

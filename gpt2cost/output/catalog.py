@@ -101,7 +101,8 @@ def kernel_record(latency: KernelLatency) -> Record:
     if latency.attention_kernel is not None:
         named["attention_kernel"] = latency.attention_kernel
     trust = {"trust": latency.trust.word, "trust_from": latency.trust.source}
-    return {**named, **latency.shape, **counts, **seconds, "bound": latency.bound, **trust}
+    intensity = {"arithmetic_intensity": counts["flops"] / (counts["read_bytes"] + counts["write_bytes"])}
+    return {**named, **latency.shape, **counts, **intensity, **seconds, "bound": latency.bound, **trust}
 
 
 def _kernel_summary(latency: KernelLatency) -> tuple[str, str]:
@@ -109,12 +110,22 @@ def _kernel_summary(latency: KernelLatency) -> tuple[str, str]:
     return f"<KernelLatency {what}", f" {latency.device_s} s, bound: {latency.bound}>"
 
 
-KERNEL = _single("kernels", kernel_record, _kernel_summary)
+def _kernel_text(page: Page, latency: KernelLatency) -> None:
+    mapping(page, kernel_record(latency))
+    if latency.kind == "gelu":
+        page.line("gelu_new in eager PyTorch is not this one kernel but eight: see gpt2cost kernel elementwise")
+
+
+KERNEL = dataclasses.replace(_single("kernels", kernel_record, _kernel_summary), text=_kernel_text)
 
 VIEWS: dict[type, View[Any]] = {Hardware: ONE_DEVICE, KernelLatency: KERNEL}
 
 
 # ---------------------------------------------------------------------------------------------- nested records
+
+
+COUNTED_UNITS = {"flops": "FLOP", "arithmetic_intensity": "FLOP/B"}
+"""Of keys whose names say no unit."""
 
 
 def mapping(page: Page, record: Mapping[str, Any], indent: int = 0, unit: str | None = None) -> None:
@@ -124,7 +135,7 @@ def mapping(page: Page, record: Mapping[str, Any], indent: int = 0, unit: str | 
     """
     for key, value in record.items():
         name, named_unit = unit_of(key)
-        own_unit = named_unit or unit
+        own_unit = named_unit or COUNTED_UNITS.get(key) or unit
         label = f"{' ' * indent}{name}:"
         match value:
             case _ if value in (None, [], (), {}):
@@ -148,5 +159,5 @@ def _pairs(item: Mapping[str, Any]) -> list[str]:
 
 
 def _value(value: Any, unit: str | None) -> str:
-    is_quantity = isinstance(value, float) or (unit == "B" and type(value) is int)
+    is_quantity = isinstance(value, float) or (unit in ("B", "FLOP") and type(value) is int)
     return format_quantity(value, unit) if unit and is_quantity else str(value)

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from gpt2cost.output.canvas import BARS, SMALL, new_figure, size_axis, stacked
 from gpt2cost.output.colours import KIND_COLOURS, LINE_COLOURS
 from gpt2cost.output.plot_data import KIND_TEXTS, Breakdown, Curve, Line
-from gpt2cost.output.plot_runs import HOST, StepSplit
+from gpt2cost.output.plot_runs import HOST_ALONE, StepSplit
 from gpt2cost.units import format_quantity, scale_for
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -165,10 +165,10 @@ def draw_split(data: StepSplit) -> Figure:
     _times(upper, data, whole, data.parts, fills, "the step", "token")
     bars = len(data.sizes) <= BARS
     spots = np.arange(len(data.sizes)) if bars else data.sizes
-    percent = 100 * data.shares
+    percent = 100 * data.efficiency
     lower.plot(spots, percent, color="#333333", linewidth=1.8, marker="o" if bars else "", markersize=5)
-    lower.set_ylabel(f"{data.efficiency} (%)")
-    lower.set_title(data.efficiency_text, loc="right", fontsize=SMALL, color="#555555")
+    lower.set_ylabel(f"{data.efficiency_text} (%)")
+    lower.set_title(data.efficiency_note, loc="right", fontsize=SMALL, color="#555555")
     lower.set_ylim(0, 1.25 * max(float(np.max(percent)), 1e-9))
     if bars:
         for spot, share in zip(spots, percent.tolist(), strict=True):
@@ -179,7 +179,7 @@ def draw_split(data: StepSplit) -> Figure:
         if not fits and bars:
             upper.axvspan(spot - 0.45, spot + 0.45, color="#D55E00", alpha=0.13, zorder=0)
     lower.set_xlabel(data.axis_text)
-    texts = {"communication": "communication,\nnot hidden", HOST: f"{HOST}: before\nand after the kernels"}
+    texts = {"communication": "communication,\nnot hidden", HOST_ALONE: "host, before and\nafter the kernels"}
     handles = [Patch(label=texts.get(name, name), **fills[name]) for name in reversed(data.parts)]
     if not np.all(data.fits):
         handles.append(Patch(facecolor="#D55E00", alpha=0.13, label="does not fit the memory"))

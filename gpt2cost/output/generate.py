@@ -10,7 +10,16 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, column, 
 from gpt2cost.output.formats import figures, sections
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.shared import CHOICE, HOW, hardware_head, model_record, run_text, trust_text
+from gpt2cost.output.shared import (
+    CHOICE,
+    HOW,
+    hardware_head,
+    model_record,
+    repeat_warnings,
+    run_text,
+    size_text,
+    trust_text,
+)
 from gpt2cost.prediction.generate import Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.units import format_quantity
@@ -144,6 +153,8 @@ def _text(page: Page, run: Generation) -> None:
     page.line()
     for line in _conclusions(run):
         page.line(line)
+    page.line(size_text(run.model, run.settings.how))
+    repeat_warnings(page, run.warnings)
 
 
 def _stretch(stretch: Stretch) -> str:

@@ -42,8 +42,8 @@ SUBJECTS: dict[str, dict[str, str]] = {
             " product; nothing is convolved."
         ),
         "elementwise": (
-            "A kernel with one result per element, such as an addition or a tanh. It moves two bytes or more per FLOP,"
-            " so memory bounds it."
+            "A kernel with one result per element, such as an addition or a tanh. It moves"
+            " several bytes per FLOP, so bandwidth limits all but the smallest."
         ),
         "reduction": "A kernel that combines the numbers of a row: softmax, layer norm, sum.",
         "copy": "A kernel that moves bytes and computes nothing: cat, clone, a cast to another dtype.",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from gpt2cost.output.field import Field
 from gpt2cost.units import format_quantity, scale_for
@@ -28,6 +28,14 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def cut_middle(text: str, width: int) -> str:
+    """A text of at most `width` characters, with its beginning and its end."""
+    if len(text) <= width:
+        return text
+    kept = width - 3
+    return f"{text[: kept // 2]}...{text[len(text) - (kept - kept // 2) :]}"
+
+
 def short_number(value: float) -> str:
     """At most four characters of digits, a thousand with a comma: 0.12, 1.23, 12.3, 123, 1,234."""
     size = abs(value)
@@ -36,13 +44,22 @@ def short_number(value: float) -> str:
     return f"{value:,.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
 
 
+Pieces: TypeAlias = list[tuple[str, str]]
+"""A line as texts with their styles, which show on a terminal alone."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """The text of a table: headers, and a line per row. Numbers stand on the right of their columns."""
+    """The text of a table: headers, and a line per row. Numbers stand on the right of their columns.
+
+    `styles`: one per row, of the cells of the columns that are `styled`.
+    """
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: Sequence[bool]
+    styles: Sequence[str] = ()
+    styled: Sequence[bool] = ()
 
     @property
     def widths(self) -> list[int]:
@@ -52,43 +69,47 @@ class Table:
     def width(self) -> int:
         return sum(self.widths) + COLUMN_GAP * (len(self.headers) - 1)
 
-    def lines(self, width: int) -> list[str]:
-        """Header, rule and rows, never wrapped. The first column is cut short where the page is too narrow."""
+    def lines(self, width: int) -> list[Pieces]:
+        """Header, rule and rows, never wrapped. The first column is cut, in its middle, where the page is too narrow:
+        what tells names apart is often their end."""
         first, *others = self.widths
         widths = [min(first, max(FIRST_COLUMN, width - (self.width - first))), *others]
         rule = "-" * (sum(widths) + COLUMN_GAP * (len(widths) - 1))
-        head, *rows = (self._line(cells, widths) for cells in (self.headers, *self.rows))
-        return [head, rule, *rows]
+        head = "".join(text for text, _ in self._line(self.headers, widths))
+        styles = self.styles or [""] * len(self.rows)
+        rows = (self._line(cells, widths, style) for cells, style in zip(self.rows, styles, strict=True))
+        return [[(head, "bold")], [(rule, "")], *rows]
 
-    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
-        texts = map(cut, cells, widths)
-        justified = (
-            text.rjust(width) if numeric else text.ljust(width)
-            for text, width, numeric in zip(texts, widths, self.numeric, strict=True)
-        )
-        return (" " * COLUMN_GAP).join(justified).rstrip(" ")
+    def _line(self, cells: Sequence[str], widths: Sequence[int], style: str = "") -> Pieces:
+        columns = zip(map(cut_middle, cells, widths), widths, self.numeric, strict=True)
+        texts = [text.rjust(width) if numeric else text.ljust(width) for text, width, numeric in columns]
+        apart = [f"{text}{' ' * COLUMN_GAP}" for text in texts]
+        styled = self.styled or [False] * len(cells)
+        return _without_trailing([(text, style * own) for text, own in zip(apart, styled, strict=True)])
 
     def html(self) -> str:
         """The same as an HTML table."""
 
         def row(tag: str, cells: Sequence[str]) -> str:
-            sides = ("right" if numeric else "left" for numeric in self.numeric)
+            styles = (f"text-align: {'right' if numeric else 'left'}" for numeric in self.numeric)
             return "".join(
-                f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>'
-                for cell, side in zip(cells, sides, strict=True)
+                f'<{tag} style="{style}{"; white-space: pre" if cell.startswith(" ") else ""}">{escape(cell)}</{tag}>'
+                for cell, style in zip(cells, styles, strict=True)
             )
 
         body = "\n".join(f"<tr>{row('td', cells)}</tr>" for cells in self.rows)
         return f"<table>\n<thead><tr>{row('th', self.headers)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def table_of(fields: Sequence[Field[T]], items: Sequence[T]) -> Table:
-    """A table with a column per field and a row per item."""
-    headers, columns, numeric = zip(*(_column(shown, items) for shown in fields), strict=True)
+def table_of(fields: Sequence[Field[T]], items: Sequence[T], largest: Sequence[T] | None = None) -> Table:
+    """A table with a column per field and a row per item. A column's prefix is that of the largest of all items, or of
+    the `largest` that are given."""
+    scaled_by = items if largest is None else largest
+    headers, columns, numeric = zip(*(_column(shown, items, scaled_by) for shown in fields), strict=True)
     return Table(headers, list(zip(*columns, strict=True)), numeric)
 
 
-def _column(shown: Field[T], items: Sequence[T]) -> tuple[str, list[str], bool]:
+def _column(shown: Field[T], items: Sequence[T], scaled_by: Sequence[T]) -> tuple[str, list[str], bool]:
     """A column's header, its cells, and whether they are numbers."""
     values = [shown.get(item) for item in items]
     header, unit = shown.header, shown.unit
@@ -98,10 +119,18 @@ def _column(shown: Field[T], items: Sequence[T]) -> tuple[str, list[str], bool]:
     if unit.startswith("own "):
         write = partial(format_quantity, unit=unit.removeprefix("own "))
     elif unit not in _FORMATS:
-        divisor, label = scale_for([float(value) for value in values if value is not None], unit)
+        sizes = map(shown.get, scaled_by)
+        divisor, label = scale_for([float(value) for value in sizes if value is not None], unit)
         header = f"{header} {label}".strip()
         write = partial(_scaled, divisor=divisor)
     return header, [NOTHING if value is None else write(value) for value in values], True
+
+
+def _without_trailing(pieces: Pieces) -> Pieces:
+    """A line without blanks at its end."""
+    while pieces and not pieces[-1][0].rstrip(" "):
+        pieces.pop()
+    return [*pieces[:-1], (pieces[-1][0].rstrip(" "), pieces[-1][1])] if pieces else [("", "")]
 
 
 def _scaled(value: float, divisor: float) -> str:
@@ -124,6 +153,7 @@ class Page:
     """Text for people, part by part. `width` is that of the terminal; a style shows on a terminal alone."""
 
     width: int
+    terminal: bool = False
     parts: list[tuple[str | Table, str]] = field(default_factory=list)  # (text or table, style)
 
     def line(self, *texts: str, style: str = "") -> None:
@@ -144,17 +174,16 @@ class Page:
         self.table(*(table_of(layout, rows) for layout in layouts))
 
     @property
-    def lines(self) -> list[tuple[str, str]]:
+    def lines(self) -> list[Pieces]:
         """The lines with their styles: headers of tables are bold."""
-        lines: list[tuple[str, str]] = []
+        lines: list[Pieces] = []
         for part, style in self.parts:
-            head, *rows = part.lines(self.width) if isinstance(part, Table) else [part]
-            lines += [(head, "bold" if isinstance(part, Table) else style), *((row, "") for row in rows)]
+            lines += part.lines(self.width) if isinstance(part, Table) else [[(part, style)]]
         return lines
 
     def plain(self) -> str:
         """The text without styles."""
-        return "".join(f"{text}\n" for text, _ in self.lines)
+        return "".join(f"{''.join(text for text, _ in line)}\n" for line in self.lines)
 
     def html(self) -> str:
         """Tables as HTML tables, lines as paragraphs."""

@@ -128,8 +128,7 @@ class Curve(Swept):
 def how_line(how: How) -> str:
     """How a pass is run."""
     cached = "" if how.use_cache else ", no KV cache"
-    logits = "all positions" if how.logits == "all" else "the last position"
-    return f"{how_text(how)}{cached}, logits of {logits}"
+    return f"{how_text(how)}{cached}, logits of {how.logits_text}"
 
 
 def step_line(how: TrainHow) -> str:

@@ -25,9 +25,9 @@ STEP_PARTS = {
     "forward": "forward_s", "backward": "backward_s", "communication": "exposed_communication_s",
     "gradient clipping": "clip_s", "optimizer": "optimizer_s",
 }  # fmt: skip
-"""The parts of a training step. Of communication: what the backward pass does not hide."""
-HOST = "host alone"
-"""The rest of a step: what the host takes before the first kernel and after the last one."""
+"""The parts of a training step on the device. Of communication: what the backward pass does not hide."""
+HOST_ALONE = "host before and after"
+"""The rest of the step: what the host takes before the first kernel and after the last."""
 STEP_AXES = {
     "micro_batch": "micro-batch (sequences per pass and GPU)", "gpus": "GPUs", "seq": "tokens per sequence",
     "grad_accum": "micro-steps per step",
@@ -49,14 +49,15 @@ class Generated(Swept):
 class StepSplit(Swept):
     """Seconds of a training step by its parts, which add up, over one size.
 
-    `shares` are those that `efficiency` names: over GPUs scaling efficiency, else MFU. `fits`: where the
+    `efficiency` is a share, and `efficiency_text` its name: over GPUs scaling efficiency, else MFU. `fits`: where the
     step fits the memory of a GPU. `tokens`: of a step, on all GPUs.
     """
 
     parts: dict[str, Floats]
-    efficiency: str
+    efficiency: Floats
     efficiency_text: str
-    shares: Floats
+    efficiency_note: str
+    tokens_per_s: Floats
     tokens: Floats
     fits: NDArray[np.bool_]
 
@@ -122,7 +123,7 @@ def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, ob
         return np.asarray(np.broadcast_to(numbers, values.shape), np.float64)
 
     parts = {label: spread(getattr(step, name)) for label, name in STEP_PARTS.items()}
-    parts[HOST] = spread(step.step_s) - sum(parts.values())
+    parts[HOST_ALONE] = np.maximum(0.0, spread(step.step_s) - sum(parts.values()))
     per_gpu = spread(step.tokens_per_s_per_gpu)
     over_gpus = axis == "gpus"
     return StepSplit(
@@ -132,9 +133,10 @@ def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, ob
         axis_text=STEP_AXES[axis],
         sizes=values,
         parts={label: seconds for label, seconds in parts.items() if np.any(seconds)},
-        efficiency="scaling efficiency" if over_gpus else "MFU",
-        efficiency_text=f"tokens/s per GPU, over those with {values[0]}" if over_gpus else "model FLOPs utilization",
-        shares=per_gpu / per_gpu[0] if over_gpus else spread(step.mfu),
+        efficiency=per_gpu / per_gpu[0] if over_gpus else spread(step.mfu),
+        efficiency_text="scaling efficiency" if over_gpus else "MFU",
+        efficiency_note=f"tokens/s per GPU, over those with {values[0]}" if over_gpus else "model FLOPs utilization",
+        tokens_per_s=spread(step.tokens_per_s),
         tokens=spread(training.batch.global_tokens),
         fits=np.broadcast_to(np.asarray(training.memory.fits), values.shape),
     )

@@ -13,68 +13,18 @@ from operator import attrgetter
 from typing import Any
 
 from gpt2cost.output import shared
-from gpt2cost.output.field import Field, Record, attributes, column, record_of
+from gpt2cost.output.field import Field, Record, attributes, record_of
 from gpt2cost.output.formats import figures, sections
-from gpt2cost.output.page import Page, table_of
+from gpt2cost.output.kernel_rows import cost_records
+from gpt2cost.output.page import Page
+from gpt2cost.output.pass_text import OF_PASS, PassRows, pass_rows, pass_tables, sums_text
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
-from gpt2cost.output.shared import BOUND, CHOICE, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE, SIZES
-from gpt2cost.output.table import FORMULAS
-from gpt2cost.prediction.explain import (
-    Explanation,
-    KernelExplanation,
-    Sensitivity,
-    explain,
-    paddings_that_help,
-    runtime_that_helps,
-)
-from gpt2cost.prediction.one_pass import KernelCost
+from gpt2cost.output.shapes import tensors_of
+from gpt2cost.output.shared import CHOICE, NAME, SIZES
+from gpt2cost.prediction.explain import Advice, Explanation, KernelExplanation, Sensitivity, advice, explain
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.units import format_quantity, scale_for
-
-GROUPS = ("kernel", "module", "layer")
-"""What a row of a pass may be."""
-SUMS = ("count", "flops", "read_bytes", "write_bytes", "device_s")
-"""The figures of a row that are those of its kernels, summed."""
-
-
-def cost_records(phase: Phase, group: str = "kernel") -> list[Record]:
-    """The rows of a pass in the order in which they run: a kernel, a module's own kernels, or a whole layer each."""
-    return kernel_records(phase.kernels, phase.totals.device_s, group)
-
-
-def kernel_records(kernels: Sequence[KernelCost], device_s: Any, group: str = "kernel") -> list[Record]:
-    """The same of the kernels of any pass, whose shares are of `device_s`."""
-    if group == "kernel":
-        return [{**_record(cost.row.path, [cost], device_s), **record_of(FORMULAS, cost.row)} for cost in kernels]
-    groups: dict[str, list[KernelCost]] = {}
-    for cost in kernels:
-        name = cost.row.module if group == "module" else ".".join(cost.row.module.split(".")[:2])
-        name = name or "model"
-        groups.setdefault(name, []).append(cost)
-    return [_record(_group_name(name, groups), costs, device_s) for name, costs in groups.items()]
-
-
-def _record(name: str, costs: Sequence[KernelCost], pass_device_s: Any) -> Record:
-    """A kernel, or several together: their sums, their kind if they are all of one, the bound of the slowest."""
-    kinds = {cost.kernel.kind for cost in costs}
-    sums = {key: sum(getattr(cost, key) for cost in costs) for key in SUMS}
-    return {
-        "name": name,
-        "op": costs[0].kernel.op if len(costs) == 1 else None,
-        "kind": kinds.pop() if len(kinds) == 1 else "mixed",
-        "attention_kernel": next((cost.attention_kernel for cost in costs if cost.attention_kernel), None),
-        **sums,
-        "share": sums["device_s"] / pass_device_s,
-        "bound": max(costs, key=lambda cost: float(cost.device_s)).bound,
-        "arithmetic_intensity": sums["flops"] / (MOVED.get(sums) or 1),
-    }
-
-
-def _group_name(name: str, names: Iterable[str]) -> str:
-    """A group's name; that of a module beside whose row there are rows of its parts says that it holds the rest."""
-    return f"{name} (own)" if any(other.startswith(f"{name}.") for other in names) else name
-
 
 # ---------------------------------------------------------------------------------------------- records
 
@@ -91,7 +41,7 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
     for phase in prediction.phases:
         own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
         results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
-        for row in cost_records(phase, group):
+        for row in _kernels(phase, group, flat=True):
             yield {**inputs, **own, **row, **results, **record_of((shared.IMPL,), prediction)}
 
 
@@ -100,6 +50,7 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
     if explained:
         for phase, document in zip(prediction.phases, phases, strict=True):
             document["explanation"] = dataclasses.asdict(explain(prediction, phase))
+            document["advice"] = list(map(dataclasses.asdict, advice(prediction, phase)))
     return {
         **envelope(prediction.model, prediction.hardware),
         "model": shared.model_record(prediction.model, prediction.how),
@@ -112,16 +63,27 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
 
 
 def _phase_document(phase: Phase, group: str = "kernel") -> Record:
-    totals, symbols = dataclasses.asdict(phase.totals), dict(phase.symbols)
-    return {**record_of(PASS, phase), "totals": totals, "symbols": symbols, "kernels": cost_records(phase, group)}
+    totals, symbols, kernels = dataclasses.asdict(phase.totals), dict(phase.symbols), _kernels(phase, group, flat=False)
+    return {**record_of(PASS, phase), "totals": totals, "symbols": symbols, "kernels": kernels}
+
+
+def _kernels(phase: Phase, group: str, flat: bool) -> list[Record]:
+    """The rows of a pass, those of kernels with what they take and give."""
+    records = cost_records(phase, group)
+    if group != "kernel":
+        return records
+    return [
+        {**record, **tensors_of(cost.kernel, phase.symbols, flat=flat)}
+        for record, cost in zip(records, phase.kernels, strict=True)
+    ]
 
 
 def _markdown(prediction: Prediction, group: str, explained: bool) -> str:
     document = _document(prediction, group, explained)
     parts: list[tuple[str, list[Record]]] = []
-    for phase in document["phases"]:
+    for own, phase in zip(prediction.phases, document["phases"], strict=True):
         name = phase["phase"]
-        parts += [(f"## {name}", phase["kernels"]), ("", figures(phase["totals"]))]
+        parts += [(f"## {name}", cost_records(own, group)), ("", figures(phase["totals"]))]
         parts += [(f"### {name}: {title}", rows) for title, rows in phase.get("explanation", {}).items()]
     return sections(*parts, ("## memory", figures(document["memory"])))
 
@@ -129,31 +91,36 @@ def _markdown(prediction: Prediction, group: str, explained: bool) -> str:
 # ---------------------------------------------------------------------------------------------- text
 
 
-def _text(page: Page, prediction: Prediction, group: str, explained: bool) -> None:
+def _text(page: Page, prediction: Prediction, group: str, explained: bool, unfolded: bool) -> None:
     """The settings, a table per phase, and a summary to act on."""
     page.line(f"{_heading(prediction)}; {FLOPS_CONVENTION}")
     page.line(_memory_line(prediction.memory))
-    rows = [cost_records(phase, group) for phase in prediction.phases]
-    layouts = [[table_of(layout, own) for layout in kernel_layouts(group)] for own in rows]
-    fits = max(page.first_fit(*tables) for tables in layouts)  # one layout for all phases
-    for phase, tables in zip(prediction.phases, layouts, strict=True):
+    rows = [pass_rows(phase.pass_, phase.totals, group, unfolded) for phase in prediction.phases]
+    tables, sourced = pass_tables(page, rows, group)
+    for phase, table in zip(prediction.phases, tables, strict=True):
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
-        page.table(tables[fits])
+        page.table(table)
+        page.line(sums_text(phase.totals, prediction.hardware, prediction.how.dtype))
         if explained:
             _explanation(page, explain(prediction, phase))
     page.line()
     for phase, own in zip(prediction.phases, rows, strict=True):
-        page.line(_phase_line(prediction, phase, own))
+        found = advice(prediction, phase)
+        page.line(_phase_line(prediction, phase, own, any(each.kernels for each in found)))
+        for each in found:
+            page.line(f"  {_advice_text(each)}")
+    page.line(shared.size_text(prediction.model, prediction.how))
     if prediction.hardware.vendor != "cpu" and any(phase.totals.bound == "host" for phase in prediction.phases):
         page.line("the pace of host-bound passes is that of the machine's CPU, not of the GPU: see --host-factor")
-    if fits < 2 and group == "kernel":
+    if sourced:
         page.line(f"source: {shared.source_text(prediction.how.impl)}")
+    shared.repeat_warnings(page, prediction.warnings)
 
 
 def _heading(prediction: Prediction) -> str:
     how = prediction.how
     cached = "" if how.use_cache and how.cache_type == "dynamic" else f", {how.cache_text}"
-    return f"{shared.run_text(prediction.model, prediction.hardware, how)}{cached}; logits of {how.logits} positions"
+    return f"{shared.run_text(prediction.model, prediction.hardware, how)}{cached}; logits of {how.logits_text}"
 
 
 def _phase_heading(phase: Phase) -> str:
@@ -162,38 +129,38 @@ def _phase_heading(phase: Phase) -> str:
     return f"{phase.phase}: {shared.sizes_text(phase)}, {phase.totals.launches} launches{attention}"
 
 
-def kernel_layouts(group: str) -> list[tuple[Field[Record], ...]]:
-    """The columns of a pass, the fullest layout first."""
-    read, written = column("read_bytes", "read", "B"), column("write_bytes", "written", "B")
-    source = column("source", "source")
-    full = (NAME, COUNT, FLOPS, read, written, INTENSITY, DEVICE_S, SHARE, BOUND)
-    short = (NAME, COUNT, FLOPS, dataclasses.replace(MOVED, header=""), DEVICE_S, SHARE, BOUND)
-    if group == "kernel":
-        return [(*full, source), (*short, source), short]
-    return [full, tuple(field for field in full if field is not INTENSITY), short]
-
-
-def _phase_line(prediction: Prediction, phase: Phase, rows: list[Record]) -> str:
+def _phase_line(prediction: Prediction, phase: Phase, rows: PassRows, named: bool) -> str:
+    """What a pass takes and what bounds it. `named`: advice below names kernels, so that the slowest need not be."""
     totals = phase.totals
     trust = shared.trust_text(totals.trust, totals.trust_from, prediction.hardware)
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
-    slowest = max(rows, key=lambda row: float(row["device_s"]))
-    slow = f"{SHARE.get(slowest):.0%} of it in {NAME.get(slowest)}"
-    runtime = runtime_that_helps(prediction, phase)
-    wider = f"a larger batch or {runtime}" if runtime else "a larger batch"
-    advice = {
-        "host": f"{_busy(prediction, phase)}; {wider} helps",
-        "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
-        "memory": f"{totals.bandwidth_utilization:.0%} of peak DRAM bandwidth; {slow}",
-        "l2": f"L2 traffic; DRAM at {totals.bandwidth_utilization:.0%} of peak; {slow}",
-        "latency": f"too little work at once, at {totals.flops_utilization:.0%} of peak FLOP/s; {slow}",
-        "launch": f"{totals.launches} short kernels; {wider} helps",
+    slowest = max(rows.kernels, key=lambda row: float(row["device_s"]))
+    slow = "" if named else f"; {OF_PASS.get(slowest):.0%} of it in {NAME.get(slowest)}"
+    why = {
+        "host": f"{_busy(prediction, phase)}; a larger batch helps",
+        "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s{slow}",
+        "memory": f"{totals.bandwidth_utilization:.0%} of peak DRAM bandwidth{slow}",
+        "l2": f"L2 traffic; DRAM at {totals.bandwidth_utilization:.0%} of peak{slow}",
+        "latency": f"too little work at once, at {totals.flops_utilization:.0%} of peak FLOP/s{slow}",
+        "launch": f"{totals.launches} short kernels; a larger batch helps",
     }[totals.bound]
-    paddings = (f"; {change.change}: {change.speedup:.2f}x as fast" for change in paddings_that_help(prediction, phase))
     return (
         f"{phase.phase}: {format_quantity(totals.latency_s, 's')} ({low} to {high}, {trust}),"
-        f" {format_quantity(totals.tokens_per_s, '')} tokens/s, {totals.bound}-bound: {advice}{''.join(paddings)}"
+        f" {format_quantity(totals.tokens_per_s, '')} tokens/s, {totals.bound}-bound: {why}"
     )
+
+
+def _advice_text(advice: Advice) -> str:
+    """What would help, and how much; before it, which kernels would gain."""
+    setting, _, value = advice.change.partition(" ")
+    change = advice.change if value.startswith("padded") else f"--{setting.replace('_', '-')} {value}"
+    saves = f"{change} saves {advice.saves:.0%}"
+    names = [path.removeprefix("transformer.") for path in advice.kernels]
+    if not names:
+        return saves
+    module = advice.module.removeprefix("transformer.")
+    what = f"{len(names)} kernels of {module}" if len(names) > 2 else " and ".join(names)
+    return f"{advice.share:.0%} of it in {what}: {saves}"
 
 
 def _busy(prediction: Prediction, phase: Phase) -> str:
@@ -237,7 +204,8 @@ def slowest_kernels(page: Page, kernels: Sequence[KernelExplanation]) -> None:
         scaled("latency", "serial_s"),
     )
     compute, memory, l2, *rest = (scaled(name, f"{name}_s") for name in ("compute", "memory", "l2", "launch", "host"))
-    page.line(f"\nwhere the time goes, in {unit}; terms overlap; least: speed of light; gap: total over least\n")
+    terms = "parts overlap; least: at the speed of light; gap: total / least"
+    page.line(f"\nwhere the time goes, in {unit}; {terms}\n")
     name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer."))
     gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
     page.fields(kernels, (name, total, least, gap, compute, memory, l2, serial, *rest))
@@ -246,13 +214,14 @@ def slowest_kernels(page: Page, kernels: Sequence[KernelExplanation]) -> None:
 # ---------------------------------------------------------------------------------------------- views
 
 
-def prediction_view(group: str = "kernel", explained: bool = False) -> View[Prediction]:
-    """A prediction with rows of one of `GROUPS`; `explained` adds what bounds each phase and what would help."""
+def prediction_view(group: str = "kernel", explained: bool = False, unfolded: bool = False) -> View[Prediction]:
+    """A prediction with rows of one of `GROUPS`; `explained` adds what bounds each phase and what would help, and
+    `unfolded` has the text name every kernel."""
     options: dict[str, Any] = {"group": group, "explained": explained}
     return View(
         partial(_rows, group=group),
         partial(_document, **options),
-        partial(_text, **options),
+        partial(_text, **options, unfolded=unfolded),
         _summary,
         partial(_markdown, **options),
     )
@@ -271,7 +240,8 @@ def _latency(phase: Phase) -> str:
 
 def _phase_text(page: Page, phase: Phase) -> None:
     page.line(f"{_phase_heading(phase)}\n", style="bold")
-    page.fields(cost_records(phase), *kernel_layouts("kernel"))
+    (table,), _ = pass_tables(page, [pass_rows(phase.pass_, phase.totals)], "kernel")
+    page.table(table)
 
 
 def _phase_summary(phase: Phase) -> tuple[str, str]:

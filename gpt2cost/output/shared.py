@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.field import Field, Record, attribute, attributes, column, record_of
+from gpt2cost.output.messages import one_line
+from gpt2cost.output.page import Page
+from gpt2cost.prediction.one_pass import kv_cache_bytes
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.prediction.trust import unchanged_name
@@ -83,11 +87,23 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
     return f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}"
 
 
+def size_text(model: Model, how: How) -> str:
+    """The model's parameters, and what a token adds to the KV cache."""
+    cache = f"{kv_cache_bytes(model, how.dtype, 1, 1):,} B of KV cache" if how.use_cache else "no KV cache"
+    return f"{model.parameters:,} parameters, {cache} per token of each sequence"
+
+
 def trust_text(word: str, source: str, hardware: Hardware) -> str:
     """The word as people read it. Whose constants are borrowed is named, and a machine where the host was measured."""
     if word == "borrowed":
         return f"borrowed from {source}"
     return f"measured on {source}" if word == "measured" and source != unchanged_name(hardware) else word
+
+
+def repeat_warnings(page: Page, warnings: Iterable[str]) -> None:
+    """What a long text has made scroll away, once more at its end."""
+    for warning in warnings:
+        page.line(f"warning: {one_line(warning)}", style="yellow")
 
 
 def hardware_head(hardware: Hardware, dtype: str) -> Record:

@@ -58,7 +58,7 @@ class Sink:
     def page(self, write: Callable[[Page], None]) -> None:
         """Write text for people."""
         terminal = self.output is None and sys.stdout.isatty()
-        page = Page(shutil.get_terminal_size((80 if terminal else PIPED_WIDTH, 24)).columns)
+        page = Page(shutil.get_terminal_size((80 if terminal else PIPED_WIDTH, 24)).columns, terminal)
         write(page)
         if terminal:
             import_module("gpt2cost.output.terminal").print_styled(page)  # brings rich, which only a terminal needs

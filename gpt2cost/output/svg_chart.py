@@ -9,6 +9,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gpt2cost.units import format_quantity
 
 WIDTH = 480.0
 """Units across a chart. Two stand side by side on a laptop's screen, one fills a phone's."""
@@ -185,11 +190,20 @@ class Chart:
 
 
 def plain(value: float) -> str:
-    """A tick's number: 0.5, 200, 1,500, 20k, 3M."""
-    for power, prefix in ((6, "M"), (3, "k")):
-        if abs(value) >= 10 ** (power + 1) or (prefix == "M" and abs(value) >= 10**power):
+    """A tick's number: 0.5, 200, 1,500, 20k, 3M, 100G, 2T."""
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= (10**power if power > 3 else 1e4):
             return f"{value / 10**power:,.10g}{prefix}"
     return f"{value:,.10g}"
+
+
+def cut_to(text: str, width: float) -> str:
+    """A text that takes at most `width` units."""
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
 
 
 def size_ticks(sizes: Sequence[int]) -> list[tuple[float, str]]:
@@ -222,3 +236,14 @@ def short_name(name: str) -> str:
     """A kernel's name where room is scarce."""
     name = name.removeprefix("transformer.")
     return name.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask")
+
+
+def size_scale(sizes: NDArray[Any], start: float, end: float) -> Scale:
+    """Swept sizes: logarithmic where most of them are in the lower part of their range."""
+    low, high, middle = float(sizes[0]), float(sizes[-1]), float(sizes[len(sizes) // 2])
+    return Scale(low, high, start, end, log=low > 0 and 4 * middle < low + high)
+
+
+def quantity_text(value: float, unit: str) -> str:
+    """A number with its unit, in a sentence."""
+    return f"{value:,.0f} tokens/s" if unit == "tokens/s" else format_quantity(float(value), unit)

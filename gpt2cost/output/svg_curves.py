@@ -1,113 +1,94 @@
-"""Quantities over a swept size as inline SVG: lines with their ranges, and stacked shares."""
+"""Quantities over a swept size as inline SVG: lines with their ranges."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpt2cost.output.plot_data import Breakdown, Curve, Floats, Swept
-from gpt2cost.output.svg_chart import LINE, WIDTH, Chart, Scale, number, path, plain, size_ticks, tip
-from gpt2cost.units import format_quantity, scale_for
+from gpt2cost.output.plot_data import Curve, Line, Swept
+from gpt2cost.output.plot_runs import Generated
+from gpt2cost.output.svg_chart import (
+    LINE,
+    WIDTH,
+    Chart,
+    Scale,
+    number,
+    path,
+    plain,
+    quantity_text,
+    size_scale,
+    size_ticks,
+    tip,
+)
+from gpt2cost.units import scale_for
 
 LEFT, RIGHT, TOP, BOTTOM = 52.0, WIDTH - 22, 32.0, 250.0
 MARKED = 24
 """Up to so many sizes each has a mark with its numbers."""
+FINEST = 100
+"""The most sizes that a line goes through."""
 WIDE = 8
 """The ratio from which on an axis is logarithmic."""
-WAITING = "waiting for host and launches"
+HOLLOW = "hollow: the host sets the pace"
 
 
-def curve(data: Curve) -> str:
-    """The chart: 480 units wide."""
+def curve(data: Curve, here: float | None = None) -> str:
+    """The chart: 480 units wide. `here`: the size that the reader asked for."""
     unit = "tokens/s" if data.quantity == "throughput" else "s"
-    return lines_chart(data, {line.label: (line.values, line.low, line.high) for line in data.lines}, data.quantity,
-                       unit, data.axis_text, data.limit)  # fmt: skip
+    marked = {} if data.limit is None else {"beyond n_positions": float(data.limit)}
+    if here is not None:
+        marked["asked for"] = here
+    return _lines(data, data.lines, data.quantity, unit, size_scale(data.sizes, LEFT, RIGHT), marked)
 
 
-def lines_chart(
-    data: Swept, lines: Mapping[str, tuple[Floats, Floats, Floats]], quantity: str, unit: str, axis: str,
-    limit: int | None = None,
+def generated(data: Generated) -> str:
+    """The chart: 480 units wide."""
+    x = Scale(0.0, max(2.0, float(data.sizes[-1])), LEFT, RIGHT)
+    return _lines(data, data.lines, "time per token", "s", x, {})
+
+
+def _lines(
+    data: Swept, lines: Sequence[Line], quantity: str, unit: str, x: Scale, marked: Mapping[str, float]
 ) -> str:  # fmt: skip
-    """Lines (values, low, high) of a quantity in `unit` over the sizes."""
-    lowest, highest = min(low.min() for _, low, _ in lines.values()), max(high.max() for _, _, high in lines.values())
+    """A quantity in `unit` over the sizes; each line with its range. `marked`: sizes that have a name."""
+    lowest, highest = min(float(line.low.min()) for line in lines), max(float(line.high.max()) for line in lines)
+    first, last = data.sizes[0], data.sizes[-1]
     said = "; ".join(
-        f"{name}: {_amount(values[0], unit)} at {data.sizes[0]:,}, {_amount(values[-1], unit)} at {data.sizes[-1]:,}"
-        for name, (values, _, _) in lines.items()
+        f"{line.label}: {quantity_text(line.values[0], unit)} at {first:,}, {quantity_text(line.values[-1], unit)} at"
+        f" {last:,}"
+        for line in lines
     )
-    chart = Chart(f"{data.title}, over {axis}. {said}.")
-    x, log = x_scale(data.sizes), highest > WIDE * lowest > 0
-    divisor, label = (1.0, unit) if unit == "tokens/s" else scale_for([highest if not log else lowest], unit)
+    chart = Chart(f"{data.title}, over {data.axis_text}. {said}.")
+    log = highest > WIDE * lowest > 0
+    divisor, label = (1.0, unit) if unit == "tokens/s" else scale_for([lowest if log else highest], unit)
     y = Scale((lowest / 1.2 if log else 0.0) / divisor, highest * (1.2 if log else 1.05) / divisor, BOTTOM, TOP, log)
     chart.y_axis(y, LEFT, RIGHT, [(at, plain(at)) for at in y.ticks(6)], f"{quantity} ({label})")
-    chart.x_axis(x, BOTTOM, TOP, size_ticks(data.sizes.tolist()), axis)
-    for index, (values, low, high) in enumerate(lines.values()):
-        up, down, along = ([(x(size), y(value / divisor)) for size, value in zip(data.sizes, numbers, strict=True)]
-                           for numbers in (high, low, values))  # fmt: skip
+    few = len(data.sizes) <= MARKED
+    ticks = size_ticks(data.sizes.tolist()) if few else [(at, plain(at)) for at in x.ticks(8)]
+    chart.x_axis(x, BOTTOM, TOP, ticks, data.axis_text)
+    kept = np.unique(np.linspace(0, len(data.sizes) - 1, FINEST).round().astype(int))
+    for index, line in enumerate(lines):
+        up, down, along = (
+            [(x(size), y(value / divisor)) for size, value in zip(data.sizes[kept], numbers[kept], strict=True)]
+            for numbers in (line.high, line.low, line.values)
+        )
         chart.add("path", class_=f"band l-{index}", d=path(up + down[::-1], closed=True))
-        chart.add("path", class_=f"line l-{index}", d=path(along))
-    for index, (name, (values, low, high)) in enumerate(lines.items()):
-        for size, *numbers in zip(data.sizes, values, low, high, strict=True) if len(data.sizes) <= MARKED else ():
-            middle, least, most = (_amount(value, unit) for value in numbers)
-            text = f"{name}, {size:,}: {middle} (range {least} to {most})"
-            chart.add("circle", tip(text), class_=f"dot l-{index}", cx=x(size), cy=y(numbers[0] / divisor), r=3.0)
-    if limit is not None:
-        chart.add("path", class_="limit", d=f"M{number(x(limit))},{number(TOP)}V{number(BOTTOM)}")
-        chart.text(x(limit), TOP - 5, "beyond n_positions", "middle" if x(limit) < 400 else "end", "tick")
-    y_end = BOTTOM + 2 * LINE + 8
+        chart.add("path", tip(line.label), class_=f"line l-{index}", d=path(along))
+    for index, line in enumerate(lines if few else ()):
+        for at, size in enumerate(data.sizes.tolist()):
+            middle, low, high = (quantity_text(values[at], unit) for values in (line.values, line.low, line.high))
+            said = f"{line.label}, {size:,}: {middle} (range {low} to {high})"
+            class_ = f"{'hollow' if line.host_bound[at] else 'dot'} l-{index}"
+            chart.add("circle", tip(said), class_=class_, cx=x(size), cy=y(line.values[at] / divisor), r=3.5)
+    for name, size in marked.items():
+        chart.add("path", tip(name), class_="limit", d=f"M{number(x(size))},{number(TOP)}V{number(BOTTOM)}")
+        chart.text_at([(x(size), TOP - 5, anchor) for anchor in ("middle", "end", "start")], name, "tick")
+    bottom = BOTTOM + 3 * LINE + 8
     if len(lines) > 1:
-        y_end = chart.legend(y_end + LINE, [(f"swatch l-{index}", name) for index, name in enumerate(lines)]) - 6
-    chart.height = y_end
+        bottom = chart.legend(bottom, [(f"swatch l-{index}", line.label) for index, line in enumerate(lines)])
+    if few and any(line.host_bound.any() for line in lines):
+        chart.text(4.0, bottom, HOLLOW, class_="tick")
+        bottom += LINE
+    chart.height = bottom - 6
     return chart.svg()
-
-
-def breakdown(data: Breakdown) -> str:
-    """The chart: 480 units wide; time above, shares below."""
-    layers = {**{f"k-{kind}": seconds for kind, seconds in data.kinds.items()}, "k-waiting": data.waiting}
-    names = {f"k-{kind}": kind for kind in data.kinds} | {"k-waiting": WAITING}
-    whole = sum(layers.values(), np.zeros(len(data.sizes)))
-    largest = {name: 100 * float(layers[name][-1] / whole[-1]) for name in layers}
-    first = max(largest, key=largest.__getitem__)
-    chart = Chart(
-        f"{data.title}, over {data.axis_text}. At {data.sizes[-1]:,} {names[first]} takes the most:"
-        f" {largest[first]:.0f} % of {_amount(whole[-1], 's')}."
-    )
-    divisor, unit = scale_for(whole.tolist(), "s")
-    upper = Scale(0.0, 1.03 * float(whole.max()) / divisor, 170.0, TOP)
-    lower = Scale(0.0, 100.0, 350.0, 212.0)
-    x = x_scale(data.sizes)
-    chart.y_axis(upper, LEFT, RIGHT, [(at, plain(at)) for at in upper.ticks(5)], f"time of the pass ({unit})")
-    chart.y_axis(lower, LEFT, RIGHT, [(at, plain(at)) for at in lower.ticks(5)], "share of the pass (%)")
-    chart.x_axis(x, lower.start, lower.end, size_ticks(data.sizes.tolist()), data.axis_text)
-    stacked(chart, x, upper, data.sizes, {name: (names[name], value / divisor) for name, value in layers.items()}, unit)
-    shares = {name: (names[name], 100 * value / whole) for name, value in layers.items()}
-    stacked(chart, x, lower, data.sizes, shares, "%")
-    chart.height = chart.legend(lower.start + 3 * LINE + 8, [(class_, names[class_]) for class_ in layers]) - 6
-    return chart.svg()
-
-
-def stacked(
-    chart: Chart, x: Scale, y: Scale, sizes: NDArray[Any], layers: Mapping[str, tuple[str, Floats]],
-    unit: str,
-) -> None:  # fmt: skip
-    """Areas upon one another: class -> (name, heights at the sizes)."""
-    below = np.zeros(len(sizes))
-    for class_, (name, heights) in layers.items():
-        above = below + heights
-        up, down = ([(x(size), y(value)) for size, value in zip(sizes, values, strict=True)]
-                    for values in (above, below))  # fmt: skip
-        ends = f"{name}: {heights[0]:.3g} {unit} at {sizes[0]:,}, {heights[-1]:.3g} {unit} at {sizes[-1]:,}"
-        chart.add("path", tip(ends), class_=class_, d=path(up + down[::-1], closed=True))
-        below = above
-
-
-def x_scale(sizes: NDArray[Any]) -> Scale:
-    """The swept sizes: logarithmic where they span more than a factor of 8."""
-    low, high = float(sizes[0]), float(sizes[-1])
-    return Scale(low, high, LEFT, RIGHT, log=low > 0 and high >= WIDE * low)
-
-
-def _amount(value: float, unit: str) -> str:
-    return f"{value:,.0f} tokens/s" if unit == "tokens/s" else format_quantity(float(value), unit)

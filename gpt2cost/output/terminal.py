@@ -17,8 +17,8 @@ from gpt2cost.output.page import Page
 def print_styled(page: Page) -> None:
     """Print on a terminal, with styles unless NO_COLOR or TERM=dumb say otherwise."""
     console = Console(highlight=False, color_system=None if "NO_COLOR" in os.environ else "auto")
-    for text, style in page.lines:
-        console.print(Text(text, style="" if console.color_system is None else style))
+    for line in page.lines:
+        console.print(Text.assemble(*((text, "" if console.color_system is None else style) for text, style in line)))
 
 
 @contextmanager

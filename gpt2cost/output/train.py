@@ -14,14 +14,17 @@ from typing import Any
 from gpt2cost.output import shared
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of
 from gpt2cost.output.formats import figures, sections
-from gpt2cost.output.page import Page, table_of
-from gpt2cost.output.prediction import changes, kernel_layouts, kernel_records, slowest_kernels
+from gpt2cost.output.kernel_rows import kernel_records
+from gpt2cost.output.page import Page
+from gpt2cost.output.pass_text import pass_rows, pass_tables, sums_text
+from gpt2cost.output.prediction import changes, slowest_kernels
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.prediction.mfu import FlopsCount, mfu_conventions
 from gpt2cost.prediction.train import Training, TrainPhase
 from gpt2cost.prediction.train_explain import slowest, what_would_help
-from gpt2cost.prediction.train_settings import PDROPS, one_dropout
+from gpt2cost.prediction.train_settings import one_dropout
 from gpt2cost.table.citations import transformers_version
+from gpt2cost.table.config import PDROPS
 from gpt2cost.timing.overlap import Bucket
 from gpt2cost.units import format_quantity
 
@@ -145,20 +148,21 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
 # ---------------------------------------------------------------------------------------------- text
 
 
-def _text(page: Page, training: Training, group: str, explained: bool) -> None:
+def _text(page: Page, training: Training, group: str, explained: bool, unfolded: bool) -> None:
     """The settings and the memory, a table per phase, then the step's figures and the run's."""
     page.line(f"{_heading(training)}; {FLOPS_CONVENTION}")
     for line in _memory(training):
         page.line(line)
-    rows = {phase.phase: _kernels(phase, group) for phase in training.phases if phase.phase not in COPIES}
-    layouts = {name: [table_of(layout, own) for layout in kernel_layouts(group)] for name, own in rows.items()}
-    fits = max(page.first_fit(*tables) for tables in layouts.values())  # one layout for all phases
+    shown = [phase for phase in training.phases if phase.phase not in COPIES]
+    rows = [pass_rows(phase.pass_, phase.totals, group, unfolded) for phase in shown]
+    tables = dict(zip((phase.phase for phase in shown), pass_tables(page, rows, group)[0], strict=True))
     for phase in training.phases:
         if phase.phase in COPIES:
             page.line(f"\n{_phase_heading(phase)}, {format_quantity(phase.pass_.device_s, 's')}")
             continue
         page.line(f"\n{_phase_heading(phase)}\n", style="bold")
-        page.table(layouts[phase.phase][fits])
+        page.table(tables[phase.phase])
+        page.line(sums_text(phase.totals, training.hardware, training.train.how.dtype))
         if explained:
             slowest_kernels(page, slowest(training, phase))
     if training.buckets:
@@ -174,6 +178,7 @@ def _text(page: Page, training: Training, group: str, explained: bool) -> None:
     page.line(_rates(training))
     if training.run.steps is not None:
         page.line(_run(training))
+    shared.repeat_warnings(page, training.warnings)
 
 
 def _heading(training: Training) -> str:
@@ -281,13 +286,13 @@ def _duration(seconds: float) -> str:
 # ---------------------------------------------------------------------------------------------- views
 
 
-def training_view(group: str = "kernel", explained: bool = False) -> View[Training]:
-    """A training step with rows of one of `GROUPS`."""
+def training_view(group: str = "kernel", explained: bool = False, unfolded: bool = False) -> View[Training]:
+    """A training step with rows of one of `GROUPS`; the text of one that is `unfolded` names every kernel."""
     options: dict[str, Any] = {"group": group, "explained": explained}
     return View(
         partial(_rows, group=group),
         partial(_document, **options),
-        partial(_text, **options),
+        partial(_text, **options, unfolded=unfolded),
         _summary,
         partial(_markdown, **options),
     )

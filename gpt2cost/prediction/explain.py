@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.one_pass import KernelCost, run_pass, uncapturable
+from gpt2cost.prediction.one_pass import KernelCost, Pass, run_pass, uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.settings import How, Number, Sizes, check_device
 from gpt2cost.table.config import Model, change_model
@@ -21,6 +21,8 @@ from gpt2cost.timing.terms import product_dtype
 
 LEAST_GAIN, WORTH_SAYING = 1.005, 1.01
 """The least speed-up of a setting that is listed, and of a padding that every prediction names."""
+WORTH_SETTING = 0.05
+"""What another setting has to save of a pass for every prediction to name it, and its kernels to take of the pass."""
 TERMS = ("compute_s", "memory_s", "l2_s", "serial_s", "launch_s")
 
 
@@ -54,6 +56,22 @@ class Sensitivity:
     change: str
     latency_s: float
     speedup: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A setting that makes a pass faster, and of which of its kernels the saved seconds are most.
+
+    `saves`: share of the pass's latency. `kernels`: paths of one module's, which take `share` of the latency today;
+    none where it is mostly the host's time that is saved, or many modules'.
+    """
+
+    change: str
+    latency_s: float
+    saves: float
+    module: str
+    kernels: tuple[str, ...]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,8 @@ def _software(prediction: Prediction, phase: Phase) -> Iterator[tuple[str, _Run]
     hows += [(f"dtype {name}", replace(how, dtype=name)) for name in narrower if name in peaks]
     if how.logits == "all" and phase.seq_len > 1:
         hows.append(("logits last", replace(how, logits="last")))
+    if how.use_cache and how.cache_type == "dynamic":
+        hows.append(("cache_type static", replace(how, cache_type="static")))
     for change, other in hows:
         if (run := replace(own, how=other)).runs:
             yield change, run
@@ -140,6 +160,80 @@ def paddings_that_help(prediction: Prediction, phase: Phase) -> list[Sensitivity
     own = _Run.of(prediction, phase)
     changes = [_changed(phase, change, run) for change, run in _padded(own)]
     return [change for change in changes if change.speedup >= WORTH_SAYING]
+
+
+def advice(prediction: Prediction, phase: Phase) -> list[Advice]:
+    """What every prediction says would help one phase, without another dtype: the most saving setting first.
+
+    Only settings are tried whose kernels take enough of the pass.
+    """
+    own = _Run.of(prediction, phase)
+    found = (
+        _advised(phase, change, run_pass(run.model, run.hw, run.how, run.sizes))
+        for change, run in _promising(own, prediction, phase)
+    )
+    worth = [found for found in found if found.saves >= WORTH_SETTING]
+    paddings = [
+        Advice(padding.change, padding.latency_s, 1.0 - 1.0 / padding.speedup, "", (), 0.0)
+        for padding in paddings_that_help(prediction, phase)
+    ]
+    return [*sorted(worth, key=lambda advice: -advice.saves), *paddings]
+
+
+def _promising(own: _Run, prediction: Prediction, phase: Phase) -> Iterator[tuple[str, _Run]]:
+    """Settings that may save enough of a pass, where the device can follow."""
+    how, latency_s = own.how, phase.totals.latency_s
+
+    def take(*names: str) -> bool:
+        """Whether kernels of such names take enough."""
+        rows = (cost for cost in phase.kernels if cost.row.path.rpartition(".")[2] in names)
+        return bool(sum(float(cost.device_s) for cost in rows) >= WORTH_SETTING * latency_s)
+
+    fewer_kernels_do = phase.totals.bound not in ("host", "launch") and how.runtime == "eager"
+    runtime = "compile" if fewer_kernels_do else runtime_that_helps(prediction, phase)
+    hows = [(f"runtime {runtime}", replace(how, runtime=runtime))] if runtime else []
+    if how.attn == "eager":
+        hows.append(("attn sdpa", replace(how, attn="sdpa")))
+    if how.logits == "all" and phase.seq_len > 1 and take("lm_head"):
+        hows.append(("logits last", replace(how, logits="last")))
+    if how.use_cache and how.cache_type == "dynamic" and take("cat_key", "cat_value"):
+        hows.append(("cache_type static", replace(how, cache_type="static")))
+    for change, other in hows:
+        if (run := replace(own, how=other)).runs:
+            yield change, run
+
+
+def _advised(phase: Phase, change: str, other: Pass) -> Advice:
+    """A change, with the kernels of the module that most of the saved seconds are of, if one has half of them."""
+    latency_s, now_s = float(other.times.latency_s), float(phase.totals.latency_s)
+    saved = _seconds_by_kind(phase.kernels)
+    for key, seconds in _seconds_by_kind(other.kernels).items():
+        saved[key] = saved.get(key, 0.0) - seconds
+    by_module: dict[str, float] = {}
+    for (module, _), seconds in saved.items():
+        by_module[module] = by_module.get(module, 0.0) + seconds
+    module = max(by_module, key=lambda name: by_module[name])
+    after = {cost.row.path: float(cost.device_s) for cost in other.kernels}
+    own = [
+        cost
+        for cost in phase.kernels
+        if cost.row.module == module
+        and saved[module, cost.kernel.kind] > 0
+        and after.get(cost.row.path, 0.0) < cost.device_s / WORTH_SAYING
+    ]
+    if by_module[module] < 0.5 * (now_s - latency_s):
+        own, module = [], ""
+    share = sum(float(cost.device_s) for cost in own) / now_s
+    return Advice(change, latency_s, 1.0 - latency_s / now_s, module, tuple(cost.row.path for cost in own), share)
+
+
+def _seconds_by_kind(kernels: Iterable[KernelCost]) -> dict[tuple[str, str], float]:
+    """Seconds by module and kind of kernel."""
+    seconds: dict[tuple[str, str], float] = {}
+    for cost in kernels:
+        key = cost.row.module, cost.kernel.kind
+        seconds[key] = seconds.get(key, 0.0) + float(cost.device_s)
+    return seconds
 
 
 def padded(size: int, step: int) -> int:

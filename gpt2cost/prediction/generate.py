@@ -19,7 +19,7 @@ from gpt2cost.checks import check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.settings import How, check_device, check_how
+from gpt2cost.prediction.settings import How, check_device, check_how, unused_changes
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
@@ -173,6 +173,7 @@ def _check_steps(how: How, padded: bool) -> None:
 
 
 def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:
+    yield from unused_changes(model)
     longest = settings.prompt_tokens + settings.new_tokens - 1
     if longest > model.n_positions and settings.how.impl == "hf":  # nanoGPT's loop forgets what is before
         yield (

@@ -82,6 +82,11 @@ def kernel_latency(
     nothing. By default it is as the public grids were measured: the kernel is repeated on its own operands, a product
     (but not `bmm`) on six weights in turn. Raises `InputError` for an unknown kind, shape, device or dtype.
     """
+    if kind == "gelu_new":
+        raise InputError(
+            "kind: gelu_new runs as eight elementwise kernels in eager PyTorch: time them as elementwise (inputs 1 or"
+            " 2), or gelu, which is one kernel"
+        )
     check_choice("kind", kind, tuple(_KINDS))
     hardware = load_hardware(gpu)
     check_choice("dtype", dtype, DTYPES)
@@ -94,7 +99,7 @@ def kernel_latency(
         check_broadcast({**sizes, "reuse_bytes": reuse})
     names = _attention_kernels(hardware, dtype, kernel, sizes) if kind == "attention" else None
     if kernel is not None and names is None:
-        raise InputError(f"kernel: only attention has kernels to choose from, {kind} has not")
+        raise InputError(f"kernel: only attention has kernels to choose from, {kind} has none")
     flops, read, write = _KINDS[kind].counts(ELEMENT_BYTES[dtype], sizes)
     machine = machine_of(hardware)
     timed = _KINDS[kind].terms

@@ -35,12 +35,14 @@ from gpt2cost.prediction.settings import (
     How,
     Number,
     Sizes,
+    beyond_positions,
     check_cached,
     check_device,
     check_how,
     check_phase,
     check_sizes,
     is_decode,
+    unused_changes,
 )
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
@@ -315,13 +317,9 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
 
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
+    yield from unused_changes(model)
     for phase in phases:
-        longest = int(np.max(phase.kv_len))
-        if longest > model.n_positions:
-            yield (
-                f"{phase.phase}: kv_len {longest} exceeds n_positions {model.n_positions} of {model.name}:"
-                " the real model cannot run it"
-            )
+        yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)
     if not np.all(memory.fits):
         most = format_quantity(float(np.max(memory.total_bytes)), "B")
         yield f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError, echo
-from gpt2cost.table.config import Model, check_impl
+from gpt2cost.table.config import PDROPS, Model, check_impl
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
@@ -89,6 +90,11 @@ class How:
         """The KV cache in words."""
         return f"{self.cache_type} KV cache" if self.use_cache else "no KV cache"
 
+    @property
+    def logits_text(self) -> str:
+        """Of which positions there are logits, in words."""
+        return "all positions" if self.logits == "all" else "the last position"
+
     def on(self, model: Model) -> How:
         """How `model` is run: by its own implementation unless another is named, and without a KV cache where that has
         none or the config says so. Raises `InputError` where the implementation cannot run the model.
@@ -96,6 +102,12 @@ class How:
         impl = self.impl or model.impl
         check_impl(impl, model)
         return replace(self, impl=impl, use_cache=self.use_cache and model.use_cache and impl == "hf")
+
+
+def unused_changes(model: Model) -> Iterator[str]:
+    """A warning of what was set of a model and has no effect in inference."""
+    if keys := [key for key, _ in model.changes if key in PDROPS]:
+        yield f"set: {', '.join(keys)}: dropout does nothing in inference, where it is the identity"
 
 
 def check_how(
@@ -142,6 +154,14 @@ def check_single_sizes(batch: object, seq: object, cache: object, use_cache: boo
     for name, value in {"batch": batch, "seq": seq, "cache": cache}.items():
         check_point(name, value, LEAST[name])
     return check_sizes(batch, seq, cache, use_cache)
+
+
+def beyond_positions(model: Model, what: str, longest: Number) -> tuple[str, ...]:
+    """A warning where a sequence is longer than the model's positions. `what`: the size that is, by name."""
+    if (tokens := int(np.max(longest))) <= model.n_positions:
+        return ()
+    why = f"exceeds n_positions {model.n_positions} of {model.name}: the real model cannot run it"
+    return (f"{what} {tokens} {why}",)
 
 
 def check_cached(model: Model, how: How, sizes: Sizes) -> None:

@@ -13,7 +13,7 @@ from gpt2cost.device.dtypes import PRECISIONS, Precision
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import How, Sizes, check_device
-from gpt2cost.table.config import Model
+from gpt2cost.table.config import PDROPS, Model
 from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS, Checkpointing
 from gpt2cost.units import EXPECTED_COUNT, parse_count
@@ -21,7 +21,6 @@ from gpt2cost.units import EXPECTED_COUNT, parse_count
 TRAIN_RUNTIMES = ("eager", "compile")
 ZERO_STAGES = ("0", "1", "2", "3", "fsdp")
 """What each GPU keeps a part of: nothing; moments; gradients too; parameters too, as FSDP does."""
-PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 BATCH_FIELDS = ("micro_batch", "grad_accum", "global_batch", "global_tokens")
 """Of these, any that determine the rest."""
 

@@ -26,9 +26,9 @@ from gpt2cost.prediction.one_pass import (
     total,
 )
 from gpt2cost.prediction.settings import Number
-from gpt2cost.prediction.train_settings import PDROPS, Batch, TrainHow
+from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.table.accumulation import accumulation_rows
-from gpt2cost.table.config import Model
+from gpt2cost.table.config import PDROPS, Model
 from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows
@@ -174,22 +174,37 @@ def step_work(model: Model, hw: Hardware, train: TrainHow, batch: Batch) -> Work
     def run(rows: tuple[Row, ...], device: Hardware, runtime: str) -> Pass:
         return run_rows(rows, values, device, how.dtype, runtime)
 
-    options, clips = train_options(model, train, hw), train.clip_grad_norm is not None
-    table = train_rows(options, train.checkpointing, how.runtime, train.numbers.a_bytes)
-    added = added_rows(options, train.checkpointing) if np.any(np.asarray(batch.grad_accum) > 1) else ()
-    tied, scaler = model.tie_word_embeddings, precision == "fp16-mixed"
-    clip = clip_rows(options, tied, scaler) if clips else ()
-    optimizer = optimizer_rows(train.optimizer, options, tied, scaler=scaler, clips=clips)
-    into, out = copy_rows(options, tied) if np.any(_several(batch)) and train.zero == 0 else ((), ())
+    options = train_options(model, train, hw)
+    accumulates, shares = np.any(np.asarray(batch.grad_accum) > 1), np.any(_several(batch)) and train.zero == 0
+    rows = rows_of_step(options, train, model.tie_word_embeddings, accumulates=accumulates, shares=shares)
     return Work(
-        forward=run(table.forward, recording, how.runtime),
-        backward=run(table.backward, recording, how.runtime),
-        accumulate=run(added, hw, "eager"),
-        to_buckets=run(into, hw, "eager"),
-        from_buckets=run(out, hw, "eager"),
-        clip=run(clip, hw, "eager"),
-        optimizer=_part(run(optimizer, hw, "eager"), batch.gpus if train.zero else 1),
+        forward=run(rows["forward"], recording, how.runtime),
+        backward=run(rows["backward"], recording, how.runtime),
+        accumulate=run(rows["accumulate"], hw, "eager"),
+        to_buckets=run(rows["to_buckets"], hw, "eager"),
+        from_buckets=run(rows["from_buckets"], hw, "eager"),
+        clip=run(rows["clip"], hw, "eager"),
+        optimizer=_part(run(rows["optimizer"], hw, "eager"), batch.gpus if train.zero else 1),
     )
+
+
+def rows_of_step(
+    options: TableOptions, train: TrainHow, tied: bool, *, accumulates: Any = True, shares: Any = True
+) -> dict[str, tuple[Row, ...]]:
+    """The rows of each pass of `Work`. `accumulates`: there are several micro-steps; `shares`: there are several GPUs,
+    which sum up their gradients in buckets."""
+    scaler, clips = train.precision == "fp16-mixed", train.clip_grad_norm is not None
+    table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
+    into, out = copy_rows(options, tied) if shares else ((), ())
+    return {
+        "forward": table.forward,
+        "backward": table.backward,
+        "accumulate": added_rows(options, train.checkpointing) if accumulates else (),
+        "to_buckets": into,
+        "from_buckets": out,
+        "clip": clip_rows(options, tied, scaler) if clips else (),
+        "optimizer": optimizer_rows(train.optimizer, options, tied, scaler=scaler, clips=clips),
+    }
 
 
 def _part(own: Pass, parts: Number) -> Pass:

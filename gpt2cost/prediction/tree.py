@@ -20,9 +20,11 @@ from gpt2cost.table.config import Model
 from gpt2cost.table.derivatives import EMBEDDINGS
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Gemm, Kernel, Module, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Module, Row, Tensor
 from gpt2cost.table.symbols import D
 
+CONTAINERS = ("ModuleList", "ModuleDict")
+"""Classes of modules that are not called: what is in them is."""
 HEAD, EMBEDDING = "lm_head", "transformer.wte"
 """The paths of the two modules whose weight may be one."""
 
@@ -42,6 +44,39 @@ class Weight:
         return prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What steps cost together. `device_s`: None without a device."""
+
+    launches: int
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    device_s: float | None
+
+    @classmethod
+    def of(cls, costs: Sequence[Figures | Node]) -> Figures:
+        """The sums of some."""
+        device_s = [cost.device_s for cost in costs if cost.device_s is not None]
+        return cls(
+            sum(cost.launches for cost in costs),
+            sum(cost.flops for cost in costs),
+            sum(cost.read_bytes for cost in costs),
+            sum(cost.write_bytes for cost in costs),
+            sum(device_s) if device_s else None,
+        )
+
+    def over(self, copies: int) -> Figures:
+        """Those of one of so many equal copies."""
+        return Figures(
+            launches=self.launches // copies,
+            flops=self.flops // copies,
+            read_bytes=self.read_bytes // copies,
+            write_bytes=self.write_bytes // copies,
+            device_s=None if self.device_s is None else self.device_s / copies,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """A module and all that is in it. The figures are sums over its `count` equal copies in the model.
@@ -49,6 +84,8 @@ class Node:
     `path`: as `named_modules()` has it, of the first copy. `output`: what it returns; None where it is never called.
     `parameters`: without weights that are another module's. `device_s`: None without a device. `children`: the modules
     and the steps that it runs, in order; free steps are among them, and what is not launched at these sizes is not.
+    `costs`: what the steps that are its own cost, by the index of their row. `is_identity`: it is called and computes
+    nothing, as dropout does in inference.
     """
 
     path: str
@@ -63,6 +100,8 @@ class Node:
     write_bytes: int
     device_s: float | None
     children: tuple[Child, ...]
+    costs: Mapping[int, Figures]
+    is_identity: bool = False
 
     @property
     def name(self) -> str:
@@ -89,17 +128,6 @@ class Node:
 Child: TypeAlias = Node | Row
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What steps cost together. `device_s`: None without a device."""
-
-    launches: int
-    flops: int
-    read_bytes: int
-    write_bytes: int
-    device_s: float | None
-
-
 def figures_of(row: Row, values: Mapping[str, Number], launch_s: Number | None = None) -> Figures:
     """All launches of a row at the values of the symbols. `launch_s`: device seconds of one launch."""
     count, kernel = times(row, values), row.step
@@ -118,39 +146,49 @@ def times(row: Row, values: Mapping[str, Number]) -> int:
 # ---------------------------------------------------------------------------------------------- trees
 
 
+@dataclass(frozen=True, eq=False)
+class _Launched:
+    """The rows of a pass at the values of their symbols. `launch_s`: device seconds of a launch of each, if known."""
+
+    rows: Sequence[Row]
+    values: Mapping[str, Number]
+    launch_s: Sequence[Number] | None = None
+    is_backward: bool = False
+
+
 def tree_of(model: Model, how: How, sizes: Sizes, hardware: Hardware | None = None) -> Node:
-    """The tree of one forward pass at a single point, with latency where there is a device."""
-    options = table_options(model, how, hardware)
-    values = symbol_values(model, how.dtype, sizes)
+    """The tree of one forward pass at a single point, with the device's time where there is one.
+
+    `how`: as it is on the model.
+    """
+    options, values = table_options(model, how, hardware), symbol_values(model, how.dtype, sizes)
     if hardware is None:
-        return build(model, cost_table(options), table_rows(options, how.runtime), values)
-    pass_ = run_pass(model, hardware, how, sizes)
-    return build(model, cost_table(options), pass_.rows, values, pass_.launch_s)
+        launched = _Launched(table_rows(options, how.runtime), values)
+    else:
+        pass_ = run_pass(model, hardware, how, sizes)
+        launched = _Launched(pass_.rows, values, pass_.launch_s)
+    return _tree(model, cost_table(options), launched)
 
 
 def training_trees(model: Model, train: TrainHow, sizes: Sizes, hardware: Hardware | None = None) -> tuple[Node, Node]:
     """The trees of a micro-step's forward and of its backward pass. `sizes`: of one micro-step."""
-    options = train_options(model, train, hardware)
-    skeleton, values = cost_table(options), symbol_values(model, train.precision, sizes)
+    options, values = train_options(model, train, hardware), symbol_values(model, train.precision, sizes)
     if hardware is None:
         table = train_rows(options, train.checkpointing, train.how.runtime, train.numbers.a_bytes)
-        return build(model, skeleton, table.forward, values), build(model, skeleton, table.backward, values)
-    work = step_work(model, hardware, train, Batch(sizes.batch_size, sizes.seq_len))
-    forward, backward = (
-        build(model, skeleton, own.rows, values, own.launch_s) for own in (work.forward, work.backward)
-    )
-    return forward, backward
+        passes = _Launched(table.forward, values), _Launched(table.backward, values, is_backward=True)
+    else:
+        work = step_work(model, hardware, train, Batch(sizes.batch_size, sizes.seq_len))
+        forward, backward = work.forward, work.backward
+        passes = (
+            _Launched(forward.rows, values, forward.launch_s),
+            _Launched(backward.rows, values, backward.launch_s, is_backward=True),
+        )
+    skeleton = cost_table(options)
+    return _tree(model, skeleton, passes[0]), _tree(model, skeleton, passes[1])
 
 
-def build(
-    model: Model,
-    skeleton: Module,
-    rows: Sequence[Row],
-    values: Mapping[str, Number],
-    launch_s: Sequence[Number] | None = None,
-) -> Node:
-    """The tree of a model's modules with rows that belong to them. `launch_s`: device seconds of a launch of each."""
-    return _Builder(skeleton, rows, values, launch_s, model.tie_word_embeddings).node(skeleton, "", 1)
+def _tree(model: Model, skeleton: Module, launched: _Launched) -> Node:
+    return _Builder(skeleton, launched, model.tie_word_embeddings).node(skeleton, "", 1)
 
 
 class _Builder:
@@ -159,15 +197,12 @@ class _Builder:
     A table's path is a real one but for the copies of a block: `transformer.h.attn` is `transformer.h.0.attn`.
     """
 
-    def __init__(
-        self, skeleton: Module, rows: Sequence[Row], values: Mapping[str, Number], launch_s: Sequence[Number] | None,
-        tied: bool,
-    ) -> None:  # fmt: skip
-        self.values, self.launch_s, self.tied = values, launch_s, tied
+    def __init__(self, skeleton: Module, launched: _Launched, tied: bool) -> None:
+        self.launched, self.values, self.tied = launched, launched.values, tied
         self.repeated = dict(_repeated(skeleton, ""))
         self.own: dict[str, list[Row]] = {}
         self.first: dict[str, int] = {}  # a module -> the index of the first step in it
-        for row in rows:
+        for row in launched.rows:
             path = self.place(row)
             self.own.setdefault(path, []).append(row)
             for number in range(path.count(".") + 1):
@@ -188,9 +223,9 @@ class _Builder:
             parts = [(-1, self.node(block, f"{path}.0", copies * count))]
             return self.summed(Module(path, "ModuleList", ()), path, copies, parts)
         place = inf
-        for child in reversed(_joined(module)):
+        for child in _joined(module)[:: 1 if self.launched.is_backward else -1]:
             own = ".".join(filter(None, (path, child.name)))
-            place = self.first.get(own, place)  # what does not run comes before what runs next
+            place = self.first.get(own, place)  # what launches nothing comes before what runs next
             parts.append((place, self.node(child, own, copies)))
         return self.summed(module, path, copies, parts[::-1])
 
@@ -199,8 +234,8 @@ class _Builder:
         rows = [row for row in self.own.get(path, ()) if _is_step(row) and times(row, self.values)]
         children: list[tuple[float, Child]] = [*parts, *((row.index, row) for row in rows)]
         children.sort(key=lambda placed: placed[0])
-        costs: list[Figures | Node] = [self.figures(row) for row in rows]
-        costs += [node for _, node in parts]
+        costs = {row.index: self.figures(row) for row in rows}
+        sums = Figures.of([*costs.values(), *(node for _, node in parts)])
         weights = _weights(module, path, self.values, self.tied)
         own = sum(weight.elements for weight in weights if not weight.tied_to)
         return Node(
@@ -210,16 +245,19 @@ class _Builder:
             weights,
             returned(module),
             parameters=copies * own + sum(node.parameters for _, node in parts),
-            launches=sum(cost.launches for cost in costs),
-            flops=sum(cost.flops for cost in costs),
-            read_bytes=sum(cost.read_bytes for cost in costs),
-            write_bytes=sum(cost.write_bytes for cost in costs),
-            device_s=None if self.launch_s is None else sum(cost.device_s or 0.0 for cost in costs),
+            launches=sums.launches,
+            flops=sums.flops,
+            read_bytes=sums.read_bytes,
+            write_bytes=sums.write_bytes,
+            device_s=None if self.launched.launch_s is None else sums.device_s or 0.0,
             children=tuple(child for _, child in children),
+            costs=costs,
+            is_identity=returned(module) is module.passes is not None,
         )
 
     def figures(self, row: Row) -> Figures:
-        return figures_of(row, self.values, None if self.launch_s is None else self.launch_s[row.index])
+        seconds = self.launched.launch_s
+        return figures_of(row, self.values, None if seconds is None else seconds[row.index])
 
 
 def _is_step(row: Row) -> bool:
@@ -247,7 +285,9 @@ def _joined(module: Module) -> list[Module]:
 
 
 def returned(module: Module) -> Tensor | None:
-    """What a module returns: what the last kernel in it makes. None where it is never called."""
+    """What a module returns: what the last kernel in it makes. None of a container, and where it is never called."""
+    if module.cls in CONTAINERS:
+        return None
     for child in reversed(module.children):
         made = child.outputs[0] if isinstance(child, Kernel) else None
         if isinstance(child, Module):
@@ -258,26 +298,13 @@ def returned(module: Module) -> Tensor | None:
 
 
 def _weights(module: Module, path: str, values: Mapping[str, Number], tied: bool) -> tuple[Weight, ...]:
-    """The parameters of a module itself."""
+    """The parameters of a module itself. Of an embedding the kernel reads some rows alone."""
     found = []
     for kernel in (child for child in module.children if isinstance(child, Kernel)):
         for tensor in kernel.inputs:
             if tensor.is_weight:
                 name = tensor.name.rpartition(".")[2].removesuffix("[rows]")
-                symbols = _weight_shape(module, kernel, name)
+                symbols = (EMBEDDINGS[module.name], D) if module.name in EMBEDDINGS else tensor.shape
                 shape = tuple(int(size.evaluate(values)) for size in symbols)
                 found.append(Weight(name, shape, symbols, EMBEDDING if tied and path == HEAD else ""))
     return tuple(found)
-
-
-def _weight_shape(module: Module, kernel: Kernel, name: str) -> tuple[Formula, ...]:
-    """The shape of a weight, or of a bias. Of an embedding the kernel reads some rows alone."""
-    if module.name in EMBEDDINGS:
-        return EMBEDDINGS[module.name], D
-    if not isinstance(kernel.shape, Gemm):
-        assert kernel.columns is not None
-        return (kernel.columns,)
-    n, k = kernel.shape.n, kernel.shape.k
-    if name == "bias":
-        return (n,)
-    return (k, n) if kernel.shape.layout == "NN" else (n, k)

@@ -57,7 +57,7 @@ def _accumulating(backward: Sequence[Row], gradients: frozenset[str]) -> Iterato
 
 def _add(row: Row, gradient: Tensor) -> Row:
     """The addition of a weight's gradient to `.grad`."""
-    total = Tensor(f"{gradient.name}.total", gradient.bytes)
+    total = Tensor(f"{gradient.name}.total", gradient.shape, gradient.element)
     leaf = gradient.name.removesuffix(".grad").rpartition(".")[2]
     assert isinstance(row.step, Kernel)
     return replace(row, step=pointwise(f"accumulate_{leaf}", "add_", (total, gradient), total, row.step.source))

@@ -80,7 +80,7 @@ def act(name: str, x: Tensor) -> tuple[Module, Tensor]:
     check_activation(name)
     qualname, fragment = _ACTIVATION_SOURCE.get(name, ("GPT2MLP.forward", "self.act(hidden_states)"))
     source = cite(qualname, fragment, file="modeling_gpt2.py" if qualname.startswith("GPT2") else "activations.py")
-    values: list[Tensor] = [x]
+    values: tuple[Tensor, ...] = (x,)
     kernels: list[Kernel] = []
     seen: dict[str, int] = {}
     for op, *operands in ACTIVATIONS[name]:
@@ -90,6 +90,11 @@ def act(name: str, x: Tensor) -> tuple[Module, Tensor]:
         out = tensor(f"act.{label}", B, T, F)
         inputs = tuple(values[int(operand)] for operand in operands)
         kernels.append(pointwise(label, op, inputs, out, source, fusion_group="act"))
-        values.append(out)
+        values += (out,)
     caller = Free("input", "view", 0, keeps=(x,))
-    return Module("act", activation_class(name), (Free("act", "call"), *kernels, caller), passes=x), values[-1]
+    return Module(
+        "act",
+        activation_class(name),
+        (Free("act", "call", inputs=(x,), outputs=values[-1:]), *kernels, caller),
+        passes=x,
+    ), values[-1]

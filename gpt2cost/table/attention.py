@@ -16,7 +16,6 @@ from gpt2cost.table.kernel import (
     Tensor,
     addmm,
     copy,
-    elements,
     fill,
     output,
     pointwise,
@@ -34,12 +33,15 @@ HALF = a < f32
 """Where activations have 16 bits."""
 
 IN_C_ATTN = "attn.c_attn"
-"""The tensor that holds new queries, keys and values side by side."""
+"""The tensor (B, T, 3D) that holds new queries, keys and values side by side."""
 
 
 @dataclass(frozen=True)
 class QKV:
-    """What GPT2Attention passes to its attention function. `cached`: keys and values come from the cache's cat."""
+    """What GPT2Attention passes to its attention function: the query (B, H, T, hd), keys and values (B, H, S, hd).
+
+    `cached`: keys and values come from the cache's cat.
+    """
 
     qkv: Tensor
     query: Tensor
@@ -49,8 +51,8 @@ class QKV:
 
     def copied(self) -> tuple[Tensor, Tensor]:
         """Query and key as the product of the scores reads them."""
-        query = Tensor("query.copy", self.query.bytes, view_of=IN_C_ATTN)
-        return query, self.key if self.cached else Tensor("key.copy", self.key.bytes, view_of=IN_C_ATTN)
+        query = replace(self.query, name="query.copy")
+        return query, self.key if self.cached else replace(self.key, name="key.copy")
 
 
 # Query, key and value are strided views of c_attn's output. A reshape to (B*H, ...) has to copy them unless one of
@@ -66,10 +68,10 @@ def context(
 
     `variables` are what the function's local variables keep alive until it returns.
     """
-    heads = Tensor("context", B * T * D * a, by_head=True)
-    merged = tensor("merged", B, T, D)
+    heads = Tensor("context", (B, H, T, hd), by_head=True)
+    by_token, merged = tensor("merged", B, T, H, hd), tensor("merged", B, T, D)
     merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
-    value = x.value if x.cached else Tensor("value.copy", x.value.bytes, view_of=IN_C_ATTN)
+    value = x.value if x.cached else replace(x.value, name="value.copy")
     value_copy = () if x.cached else (copy("clone_value", "clone", x.value, value, source, SPLIT_HEADS_COPY),)
     kernels = (
         Free("views", "view", 4),
@@ -79,8 +81,8 @@ def context(
             shape=Gemm(B * H, T, hd, S),
         ),
         Free("views", "view", 2, keeps=variables),
-        copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
-        Free("views", "view", 1),
+        copy("clone_output", "clone", heads, by_token, merge, MERGE_HEADS_COPY),
+        Free("views", "view", 1, inputs=(by_token,), outputs=(merged,)),
     )  # fmt: skip
     return kernels, merged
 
@@ -96,9 +98,9 @@ def eager_attention(
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, scores_source, SPLIT_HEADS_COPY),)
     group = "scores"
     mask_source = cite(src, "attn_weights + ")
-    scalar, boolean = Tensor("scalar", a), Tensor("causal_mask", T * S * b8)
+    scalar, boolean = tensor("scalar"), tensor("causal_mask", 1, 1, T, S, element=b8)
     scaled_from = (scores[0],) if variants["scale"] == "mul" else (scores[0], scalar)
-    unmasked, copied = scores[1], Tensor("unmasked", scores[1].bytes)
+    unmasked, copied = scores[1], replace(scores[1], name="unmasked")
     cloned: tuple[Kernel, ...] = ()
     if variants["mask"] == "masked_fill":
         cloned = (pointwise("mask_clone", "clone", (unmasked,), copied, mask_source, fusion_group=group),)
@@ -133,11 +135,11 @@ def _train_softmax(soft: Tensor, src: str, options: TableOptions) -> tuple[tuple
     """What follows the softmax in train mode: back to the values' dtype under autocast, and dropout."""
     steps: tuple[Kernel, ...] = ()
     if options.autocast:
-        half = Tensor("probabilities.cast", elements(soft) * a)
+        half = Tensor("probabilities.cast", soft.shape)
         steps, soft = (copy("downcast", "_to_copy", soft, half, cite(src, "attn_weights.type(value.dtype)")),), half
     if not drops(options, "attn"):
         return steps, soft
-    dropped = Tensor("attn_dropout", elements(soft) * a)
+    dropped = Tensor("attn_dropout", soft.shape)
     source = cite(src, "nn.functional.dropout(attn_weights")
     return (*steps, native_dropout("attn_dropout", soft, dropped, source, "scores")), dropped
 
@@ -150,7 +152,7 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
     group = "scores"
     query, key = x.copied()
     query32, key32 = (
-        tensor(f"{name}.float32", B, n, D, element=f32, view_of=half_one.name)
+        tensor(f"{name}.float32", B, H, n, hd, element=f32, view_of=half_one.name)
         for name, n, half_one in (("query", T, query), ("key", S, key))
     )
     key_copy = () if x.cached else (copy("clone_key", "clone", x.key, key, reshape, SPLIT_HEADS_COPY),)
@@ -187,24 +189,39 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
 def fused_attention(
     op: str, x: QKV, source: Citation, mask: Tensor | None, when: Condition, keys: Formula = S
 ) -> tuple[Kernel, Tensor]:
-    """One kernel for scores, softmax and context over `keys` keys; its output needs no copy to merge the heads."""
-    merged = tensor("merged", B, T, D)
+    """One kernel for scores, softmax and context over `keys` keys; its output needs no copy to merge the heads.
+
+    The output lies in memory by tokens, (B, T, H, hd), whatever its shape is: that of the query.
+    """
+    attended = tensor("merged", *x.query.shape)
     inputs = (x.query, x.key, x.value) + ((mask,) if mask else ())
     shape = FusedAttention(B, H, hd, T, keys, masked=mask is not None)
     name = op + ("_masked" if mask else "")
-    return Kernel(name, op, "attention", inputs, (merged,), 4 * B * H * T * keys * hd, source, when, shape), merged
+    kernel = Kernel(name, op, "attention", inputs, (attended,), 4 * B * H * T * keys * hd, source, when, shape)
+    return kernel, tensor("merged", B, T, D)
+
+
+def heads_merged(attention: Kernel, merged: Tensor, count: int) -> Free:
+    """The views of what fused attention makes: transposed where it is called by heads, then without them."""
+    return Free("views", "view", count, inputs=attention.outputs[:1], outputs=(merged,))
 
 
 def trained_attention(
-    op: str, x: QKV, source: Citation, when: Condition, random_bytes: int, mask: Tensor | None = None
+    op: str, x: QKV, source: Citation, when: Condition, mask: Tensor | None = None
 ) -> tuple[Kernel, Tensor]:
     """The same in train mode: a causal pass over its own keys, which keeps what its backward needs.
 
-    Beside the output that is the log-sum-exp of each query's scores, and the random numbers' seed and offset. (The
-    memory-efficient kernel rounds its rows of the former up to 32 tokens; they are charged as they are.)
+    Beside the output that is the log-sum-exp of each query's scores, and the random numbers' seed and offset, of which
+    flash attention has the former twice as long. (The memory-efficient kernel rounds its rows of the log-sum-exp up to
+    32 tokens; they are charged as they are.)
     """
     kernel, merged = fused_attention(op, x, source, mask, when)
-    saved = (Tensor("log_sum_exp", B * H * T * f32), Tensor(f"{op}.random", formula(random_bytes)))
+    seed = () if "efficient" in op else (2,)
+    saved = (
+        tensor("log_sum_exp", B, H, T, element=f32),
+        tensor(f"{op}.seed", *seed, element=formula(8)),
+        tensor(f"{op}.offset", element=formula(8)),
+    )
     return replace(kernel, outputs=(*kernel.outputs, *saved)), merged
 
 
@@ -212,8 +229,8 @@ def trained_sdpa(x: QKV, source: Citation, options: TableOptions) -> tuple[tuple
     """What `scaled_dot_product_attention` runs in train mode: flash attention in 16 bit, else its memory-efficient
     kernel."""
     when = ~HALF if options.has_flash else ALWAYS
-    flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF, 24)
-    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, when, 16)
+    flash, merged = trained_attention("_scaled_dot_product_flash_attention", x, source, HALF)
+    efficient, _ = trained_attention("_scaled_dot_product_efficient_attention", x, source, when)
     return ((flash, efficient) if options.has_flash else (efficient,)), merged
 
 
@@ -239,8 +256,8 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     source = cite(
         "sdpa_attention_forward", "torch.nn.functional.scaled_dot_product_attention(", file="sdpa_attention.py"
     )
-    zero, infinity = Tensor("zero", a), Tensor("minus_infinity", a)
-    bias = tensor("float_mask", B, T, S)
+    zero, infinity = tensor("zero"), tensor("minus_infinity")
+    bias = tensor("float_mask", B, 1, T, S)
     when = sdpa_mask(options)
     made: tuple[Kernel | Free, ...] = (
         fill("minus_infinity", "scalar_tensor", infinity, source, when, "mask"),
@@ -250,16 +267,16 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
     )
     if options.train and when == ALWAYS:
         op = "_scaled_dot_product_efficient_attention"
-        kernel, merged = trained_attention(op, x, source, ALWAYS, 16, bias)
-        return (*made, kernel, Free("views", "view", 3)), merged
+        kernel, merged = trained_attention(op, x, source, ALWAYS, bias)
+        return (*made, kernel, heads_merged(kernel, merged, 3)), merged
     if options.train:
         kernels, merged = trained_sdpa(x, source, options)
-        return (*kernels, Free("views", "view", 3)), merged
-    padded, ragged = tensor("padded_mask", B, T, S), when & S.is_ragged(8)
-    slices = Free("pad_mask.slice", "view", 1, ragged)
+        return (*kernels, heads_merged(kernels[0], merged, 3)), merged
+    padded, ragged = replace(bias, name="padded_mask"), when & S.is_ragged(8)
+    slices = Free("pad_mask.slice", "view", 1, ragged, inputs=(padded,), outputs=(bias,))
     written = T if options.cache_type == "static" else S  # of an empty static cache, the new rows alone are passed
     key, value = (
-        tensor(name, B, written, D, view_of=whole.view_of) for name, whole in (("key", x.key), ("value", x.value))
+        tensor(name, B, H, written, hd, view_of=whole.view_of) for name, whole in (("key", x.key), ("value", x.value))
     )
     cut = QKV(x.qkv, x.query, key, value, cached=x.cached)
     plain, merged = fused_attention("scaled_dot_product_attention", cut, source, None, ~when, written)
@@ -269,7 +286,7 @@ def sdpa_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple[K
         *((copy("pad_mask", "constant_pad_nd", bias, padded, source, ragged), slices) if options.pads_mask else ()),
         plain,
         masked,
-        Free("views", "view", 3),
+        heads_merged(plain, merged, 3),
     ), merged
 
 
@@ -280,18 +297,23 @@ def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[t
     arange = cite(src, "torch.arange(position_ids.shape[1]", file=file)
     test = cite(src, "(increasing_position_sequences - position_ids).abs().sum().bool()", file=file)
     when = B.at_most(1) & (T > 1)
-    ids = {name: Tensor(f"packed.{name}", T * i64) for name in ("arange", "add", "sub", "abs")}
-    first, total, packed = Tensor("packed.min", i64), Tensor("packed.sum", i64), Tensor("packed.bool", b8)
+    ids = {name: tensor(f"packed.{name}", T, element=i64) for name in ("arange", "add", "sub", "abs")}
+    first, total = (tensor(f"packed.{name}", element=i64) for name in ("min", "sum"))
+    packed = tensor("packed.bool", element=b8)
 
     def step(name: str, inputs: tuple[Tensor, ...], citation: Citation) -> Kernel:
         return pointwise(f"packed_{name}", name, inputs, ids[name], citation, when=when)
 
+    by_head = (x.query, x.key, x.value)
+    by_token = tuple(replace(each, shape=(B, each.shape[2], H, hd)) for each in by_head)
+    query, key, value = by_token
+    given = QKV(x.qkv, query, key, value, cached=x.cached)
     if options.train:
-        kernel, merged = trained_attention("flash_attn_func", x, source, ALWAYS, 24)
+        kernel, merged = trained_attention("flash_attn_func", given, source, ALWAYS)
     else:
-        kernel, merged = fused_attention("flash_attn_func", x, source, None, ALWAYS)
+        kernel, merged = fused_attention("flash_attn_func", given, source, None, ALWAYS)
     return (
-        Free("views", "view", 3),
+        Free("views", "view", 3, inputs=by_head, outputs=by_token),
         fill("packed_arange", "arange", ids["arange"], arange, when),
         reduction("packed_min", "min", positions, first, T, arange, when),
         step("add", (ids["arange"], first), arange),
@@ -301,7 +323,7 @@ def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[t
         copy("packed_bool", "_to_copy", total, packed, test, when),
         Free("packed_sync", "sync", 1, when),
         kernel,
-        Free("views", "view", 2),
+        heads_merged(kernel, merged, 2),
     ), merged
 
 
@@ -310,11 +332,11 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     src = "GPT2Attention.forward"
     c_attn = addmm(x, 3 * D, D, "attn.c_attn", cite(src, "self.c_attn(hidden_states).split"))
     query, new_key, new_value = (
-        tensor(f"new_{name}", B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value")
+        tensor(f"new_{name}", B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value")
     )
     cached = options.use_cache
     key, value = (
-        Tensor(name, B * S * D * a, view_of="" if cached else IN_C_ATTN, by_head=cached) for name in ("key", "value")
+        Tensor(name, (B, H, S, hd), view_of="" if cached else IN_C_ATTN, by_head=cached) for name in ("key", "value")
     )
     x_qkv = QKV(output(c_attn), query, key, value, cached=cached)
     cache = cache_update((new_key, new_value), (key, value), options)
@@ -335,5 +357,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     )
     is_called = options.attn == "eager" and options.reorder_and_upcast_attn
     uncalled = () if is_called else (NOT_CALLED,)
-    children = (Free("attn", "call"), c_attn, Free("split", "view", 7), *cache, *kernels, *uncalled, c_proj, drop)
+    call = Free("attn", "call", inputs=(x,), outputs=(y,))
+    split = Free("split", "view", 7, inputs=(output(c_attn),), outputs=(query, new_key, new_value))
+    children = (call, c_attn, split, *cache, *kernels, *uncalled, c_proj, drop)
     return Module("attn", "GPT2Attention", children), y

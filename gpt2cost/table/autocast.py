@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gpt2cost.table.formula import symbol
-from gpt2cost.table.kernel import Free, Kernel, Module, Tensor, copy, element, elements
+from gpt2cost.table.formula import Formula
+from gpt2cost.table.kernel import Free, Kernel, Module, Tensor, copy
+from gpt2cost.table.symbols import a, f32, w
 
 LOWER_PRECISION = {
     "addmm", "mm", "bmm", "scaled_dot_product_attention", "_scaled_dot_product_flash_attention",
@@ -23,7 +24,7 @@ FLOAT32 = {"pow", "softplus", "native_layer_norm", "_softmax", "nll_loss_forward
 """`_log_softmax` is of that list too, but `F.cross_entropy` tells it the dtype of its logits."""
 EXPLICIT = {"_to_copy", "scalar_tensor", "zeros"}
 """Ops that are told the dtype of their result."""
-FLOATING = ("a_bytes", "w_bytes", "stat_bytes")
+FLOATING = (a, w, f32)
 
 
 def autocast(module: Module) -> Module:
@@ -33,7 +34,7 @@ def autocast(module: Module) -> Module:
 
 class _Autocast:
     def __init__(self) -> None:
-        self.known: dict[str, str] = {}  # tensor -> the symbol of its elements' size
+        self.known: dict[str, Formula] = {}  # tensor -> the size of its elements
         self.casts: dict[str, int] = {}
 
     def module(self, module: Module) -> Module:
@@ -44,38 +45,39 @@ class _Autocast:
             elif isinstance(child, Kernel):
                 children.extend(self.kernel(child, conv1d=module.cls == "Conv1D"))
             else:
-                children.append(replace(child, keeps=tuple(map(self.retyped, child.keeps))))
+                keeps, inputs, outputs = (
+                    tuple(map(self.retyped, group)) for group in (child.keeps, child.inputs, child.outputs)
+                )
+                children.append(replace(child, keeps=keeps, inputs=inputs, outputs=outputs))
         return replace(module, children=tuple(children))
 
-    def retyped(self, tensor: Tensor, size: str = "") -> Tensor:
+    def retyped(self, tensor: Tensor, size: Formula | None = None) -> Tensor:
         """`tensor` with elements of the given size, or of that which it is known to have."""
-        size = size or self.known.get(tensor.name, "") or self.known.get(tensor.view_of, "")
-        if not size or element(tensor) not in FLOATING or tensor.is_weight:
+        size = size or self.known.get(tensor.name) or self.known.get(tensor.view_of)
+        if not size or tensor.element not in FLOATING or tensor.is_weight:
             return tensor
-        return replace(tensor, bytes=elements(tensor) * symbol(size))
+        return replace(tensor, element=size)
 
     def kernel(self, kernel: Kernel, conv1d: bool) -> Iterator[Kernel]:
         inputs = {index: self.retyped(tensor) for index, tensor in enumerate(kernel.inputs)}
-        wanted = "a_bytes" if kernel.op in LOWER_PRECISION else "stat_bytes" if kernel.op in FLOAT32 else ""
+        wanted = a if kernel.op in LOWER_PRECISION else f32 if kernel.op in FLOAT32 else None
         for index in _cast_order(len(inputs), conv1d) if wanted else ():
-            size = "stat_bytes" if inputs[index].is_weight else element(inputs[index])
-            if size in FLOATING and size != wanted:
+            size = f32 if inputs[index].is_weight else inputs[index].element
+            if wanted and size in FLOATING and size != wanted:
                 cast = self.cast(kernel, inputs[index], wanted)
                 yield cast
                 inputs[index] = cast.outputs[0]
-        sizes = {
-            "stat_bytes" if size == "w_bytes" else size for t in inputs.values() if (size := element(t)) in FLOATING
-        }
-        made = wanted or ("a_bytes" if sizes == {"a_bytes"} else "stat_bytes")
+        sizes = {f32 if t.element == w else t.element for t in inputs.values() if t.element in FLOATING}
+        made = wanted or (a if sizes == {a} else f32)
         first, *others = kernel.outputs
         outputs = (first if kernel.op in EXPLICIT else self.retyped(first, made), *others)
-        self.known.update((tensor.name, element(tensor)) for tensor in outputs)
+        self.known.update((tensor.name, tensor.element) for tensor in outputs)
         yield replace(kernel, inputs=tuple(inputs[index] for index in range(len(inputs))), outputs=outputs)
 
-    def cast(self, kernel: Kernel, tensor: Tensor, size: str) -> Kernel:
+    def cast(self, kernel: Kernel, tensor: Tensor, size: Formula) -> Kernel:
         name = f"{tensor.name}.cast"
         self.casts[name] = self.casts.get(name, 0) + 1
-        made = Tensor(name if self.casts[name] == 1 else f"{name}_{self.casts[name]}", elements(tensor) * symbol(size))
+        made = Tensor(name if self.casts[name] == 1 else f"{name}_{self.casts[name]}", tensor.shape, size)
         role = tensor.name.rpartition(".")[2] if tensor.is_weight else "input"
         label = ".".join(filter(None, (kernel.name, f"cast_{role}")))
         return copy(label, "_to_copy", tensor, made, kernel.source, kernel.when)

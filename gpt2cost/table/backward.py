@@ -17,9 +17,9 @@ from typing import TypeAlias
 
 from gpt2cost.errors import InputError
 from gpt2cost.table.attention import HALF, MERGE_HEADS_COPY, SPLIT_HEADS_COPY
-from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula, symbol
-from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor, element, elements
-from gpt2cost.table.symbols import T
+from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula
+from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor
+from gpt2cost.table.symbols import B, D, T, a, f32, w
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class Tape:
         assert isinstance(self.at.step, Kernel)
         return self.at.step
 
-    def part(self, of: Tensor, size: str = "") -> Tensor:
-        """A tensor for a gradient of `of`, with elements of `size` instead of its own."""
+    def part(self, of: Tensor, element: Formula | None = None) -> Tensor:
+        """A tensor for a gradient of `of`, with elements of the size `element` instead of its own."""
         count = self.arrived[of.name] = self.arrived.get(of.name, -1) + 1
-        return Tensor(f"{of.name}.grad.{count}", elements(of) * symbol(size or element(of)))
+        return Tensor(f"{of.name}.grad.{count}", of.shape, of.element if element is None else element)
 
-    def wide(self, *tensors: Tensor) -> str:
+    def wide(self, *tensors: Tensor) -> Formula:
         """The size of the elements of what is computed from `tensors`: float32 where one of them is."""
-        sizes = {element(tensor) for tensor in tensors}
-        return "stat_bytes" if "stat_bytes" in sizes or (self.autocast and "w_bytes" in sizes) else "a_bytes"
+        sizes = {tensor.element for tensor in tensors}
+        return f32 if f32 in sizes or (self.autocast and w in sizes) else a
 
     def emit(
         self,
@@ -94,7 +94,7 @@ class Tape:
         return outputs[0]
 
     def pointwise(self, name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return self.emit(name, op, "elementwise", inputs, (out,), elements(out))
+        return self.emit(name, op, "elementwise", inputs, (out,), out.elements)
 
     # ------------------------------------------------------------------------------------------ the engine
 
@@ -106,11 +106,11 @@ class Tape:
 
     def validated(self, tensor: Tensor, grad: Grad) -> Grad:
         made, label = grad.tensor, short_name(tensor)
-        if elements(made) != elements(tensor):
-            size = elements(tensor) * symbol(element(made))
-            total = replace(self.part(tensor), bytes=size, view_of=made.name)
-            shrinks = ALWAYS if tensor.has_no_batch else elements(made) > elements(tensor)
-            self.emit(f"grad_{label}", "sum", "reduction", (made,), (total,), elements(made), when=shrinks)
+        if made.elements != tensor.elements:
+            total = replace(self.part(tensor, made.element), view_of=made.name)
+            lacks_batch = len(tensor.shape) < len(made.shape)  # then it is summed over a batch of one too
+            shrinks = ALWAYS if lacks_batch else made.elements > tensor.elements
+            self.emit(f"grad_{label}", "sum", "reduction", (made,), (total,), made.elements, when=shrinks)
             made = total
         if self.wide(made) != self.wide(tensor):
             cast = replace(self.part(tensor), view_of=made.name)
@@ -125,7 +125,7 @@ class Tape:
             self.finish(name, grad)
             name = "wte.weight"
         base = self.made.get(tensor.view_of)
-        if name not in self.made and base is not None and elements(base) == elements(tensor):
+        if name not in self.made and base is not None and base.elements == tensor.elements:
             name = base.name
         there = self.grads.get(name)
         if there is None:
@@ -137,7 +137,7 @@ class Tape:
             both = self.part(tensor)
             self.emit(
                 f"grad_{short_name(tensor)}.add", "add", "elementwise", (there.tensor, grad.tensor), (both,),
-                elements(both), when=there.when & grad.when,
+                both.elements, when=there.when & grad.when,
             )  # fmt: skip
             self.grads[name] = Grad(both, there.when | grad.when)
 
@@ -162,10 +162,10 @@ class Tape:
         return grad
 
     def by_token(self, name: str, grad: Grad) -> Tensor:
-        """A slice's gradient in the order (batch, tokens, heads, head_dim), copied where it lies by heads."""
+        """A slice's gradient by tokens, (B, T, D), copied where it lies by heads."""
         if not grad.by_head.any_of:
-            return grad.tensor
-        copied = replace(grad.tensor, name=f"{name}.grad.tokens", view_of=grad.tensor.name)
+            return replace(grad.tensor, shape=(B, T, D))
+        copied = Tensor(f"{name}.grad.tokens", (B, T, D), grad.tensor.element, view_of=grad.tensor.name)
         self.emit(f"grad_{name}", "clone", "copy", (grad.tensor,), (copied,), 0, when=grad.by_head & MERGE_HEADS_COPY)
         return copied
 

@@ -32,6 +32,9 @@ _PROBABILITY = {"bound": "natural"}
 """Rule of a dropout's probability; that it is below 1, the check of the model says."""
 _DERIVED = {"derived": True}
 
+PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+"""A config's probabilities of dropout, which training alone has."""
+
 HUB_ALIASES = {
     "openai-community/gpt2": "gpt2",
     "openai-community/gpt2-medium": "gpt2-medium",
@@ -173,7 +176,7 @@ def check_impl(impl: Impl, model: Model) -> None:
     """Raise `InputError` where an implementation cannot run the model: it has not all the switches of the other."""
     if impl == "hf":
         if not model.bias:
-            raise InputError(f"impl: hf has biases, and {model.name} has bias false; --impl nanogpt can leave them out")
+            raise InputError(f"impl: hf has biases; bias false, as {model.name} has it, is nanoGPT's: --impl nanogpt")
         return
     gelu = model.activation_function in ("gelu", "gelu_new", "gelu_pytorch_tanh")  # each is one kernel there
     wanted = {
@@ -204,6 +207,11 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     keys = [key for key in fields_of(Model) if key != "model_type"]
     for given, value in changes.items():
         key = {**_OTHER_NAMES, "block_size": "n_positions"}.get(given, given)
+        if key == "dropout":
+            raise InputError(
+                "set: dropout does nothing in inference, where it is the identity; gpt2cost train has --dropout, and"
+                f" a config {', '.join(PDROPS)}"
+            )
         if key not in keys:
             raise InputError(f"set: unknown key {echo(given)}; {nearest(given, keys) or 'known: ' + ', '.join(keys)}")
         if key in set_to:

@@ -110,8 +110,7 @@ def copy_rows(options: TableOptions, tied: bool = True) -> tuple[tuple[Row, ...]
     )
 
     def row(index: int, parameter: Parameter, op: str) -> Row:
-        size = parameter.elements * w
-        gradient, view = Tensor(f"{parameter.name}.grad", size), Tensor(f"{parameter.name}.bucket", size)
+        gradient, view = (Tensor(f"{parameter.name}.{what}", parameter.shape, w) for what in ("grad", "bucket"))
         name = parameter.name.replace(".{i}", "")
         if op == "mul":
             step = Kernel(name, op, "elementwise", (gradient,), (view,), parameter.elements, source)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gpt2cost.table.backward import Gives, Grad, Rule, Tape, short_name
 from gpt2cost.table.formula import ALWAYS, NEVER, formula, symbol
-from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, element, elements, weight
+from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, weight
 from gpt2cost.table.symbols import D, V, b8
 
 EMBEDDINGS = {"wte": V, "wpe": symbol("n_positions")}
@@ -49,7 +49,7 @@ def _addmm(tape: Tape, grad: Grad) -> Gives:
     x, weight, bias = tape.kernel.inputs
     of_x, of_weight = _products(tape, grad, x, weight, input_first=True)
     total = tape.part(bias)
-    tape.emit("grad_bias", "sum", "reduction", (grad.tensor,), (total,), elements(grad.tensor))
+    tape.emit("grad_bias", "sum", "reduction", (grad.tensor,), (total,), grad.tensor.elements)
     return [(bias, Grad(total)), (x, of_x), (weight, of_weight)]
 
 
@@ -79,7 +79,7 @@ def _embedding(tape: Tape, grad: Grad) -> Gives:
     """The table's gradient, filled with zeros; then each token's is added to its row."""
     index = tape.kernel.inputs[0]
     name = tape.kernel.outputs[0].name
-    table = weight(f"{name}.weight", EMBEDDINGS[name] * D)
+    table = weight(f"{name}.weight", EMBEDDINGS[name], D)
     part = tape.part(table)
     made = tape.emit("grad_weight", "embedding_dense_backward", "gather", (grad.tensor, index), (part,), 0)
     return [(table, Grad(made))]
@@ -120,7 +120,7 @@ def _by_a_number(op: str) -> Rule:
 def _masked_fill(tape: Tape, grad: Grad) -> Gives:
     """Zero where the mask is set."""
     mask, x = tape.kernel.inputs[:2]
-    made = tape.emit("backward", "masked_fill", "copy", (grad.tensor, mask), (tape.part(x),), elements(x))
+    made = tape.emit("backward", "masked_fill", "copy", (grad.tensor, mask), (tape.part(x),), x.elements)
     return [(x, Grad(made))]
 
 
@@ -142,8 +142,8 @@ def _clamp(tape: Tape, grad: Grad) -> Gives:
     """Zero outside of the bounds."""
     (x,), g = tape.kernel.inputs, grad.tensor
     part = tape.part(x)
-    zero = Tensor(f"{part.name}.zero", symbol(element(x)))
-    above, below, inside = (Tensor(f"{part.name}.{name}", elements(x) * b8) for name in ("above", "below", "inside"))
+    zero = Tensor(f"{part.name}.zero", (), x.element)
+    above, below, inside = (Tensor(f"{part.name}.{name}", x.shape, b8) for name in ("above", "below", "inside"))
     tape.emit("backward_zero", "scalar_tensor", "fill", (), (zero,), 0)
     tape.pointwise("backward_ge", "ge", (x,), above)
     tape.pointwise("backward_le", "le", (x,), below)
@@ -156,7 +156,7 @@ def _softmax(op: str) -> Rule:
 
     def rule(tape: Tape, grad: Grad) -> Gives:
         x, y = tape.kernel.inputs[0], tape.kernel.outputs[0]
-        made = tape.emit("backward", op, "reduction", (grad.tensor, y), (tape.part(x),), 4 * elements(x))
+        made = tape.emit("backward", op, "reduction", (grad.tensor, y), (tape.part(x),), 4 * x.elements)
         return [(x, Grad(made))]
 
     return rule
@@ -166,7 +166,7 @@ def _nll_loss(tape: Tape, grad: Grad) -> Gives:
     """Zeros, and one number a token. Autograd keeps what the loss was taken of, and asks its size alone: no byte."""
     (picked, labels), (_, total) = tape.kernel.inputs, tape.kernel.outputs
     whole = tape.made[picked.view_of]
-    reads = (grad.tensor, replace(whole, bytes=formula(0)), labels, total)
+    reads = (grad.tensor, replace(whole, element=formula(0)), labels, total)
     made = tape.emit("backward", "nll_loss_backward", "fill", reads, (tape.part(whole),), 0)
     return [(whole, Grad(made))]
 
@@ -175,7 +175,7 @@ def _to_copy(tape: Tape, grad: Grad) -> Gives:
     (x,) = tape.kernel.inputs
     cast = tape.part(x)
     if tape.kernel.when != ALWAYS:
-        cast = Tensor(cast.name, cast.bytes, view_of=grad.tensor.name)
+        cast = replace(cast, view_of=grad.tensor.name)
     made = tape.emit("grad", "_to_copy", "copy", (grad.tensor,), (cast,), 0)
     return [(x, Grad(made, by_head=grad.by_head))]
 

@@ -109,6 +109,7 @@ def _fused(run: list[Row], scope: Sequence[Row], keep: set[str]) -> Row:
         flops=sum((step.flops for step in steps), formula(0)),
         columns=next((step.columns for step in steps if step.columns is not None), None),
         in_module=False,
+        parts=tuple(run),
     )
     return replace(run[-1], module=common_module(row.module for row in run), step=kernel)
 

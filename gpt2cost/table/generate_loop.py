@@ -16,15 +16,15 @@ from gpt2cost.table.formula import ALWAYS, Formula, formula
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor, copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.masks import causal_mask
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, T, V, a, b8, f32, i64
+from gpt2cost.table.symbols import B, C, T, V, b8, f32, i64
 
 FILE, CLASS = "generation/utils.py", "GenerationMixin"
 
 P = C + T  # tokens of a sequence so far
 INPUT_IDS, POSITIONS, MASK = (
-    Tensor(name, B * P * i64) for name in ("all_input_ids", "all_position_ids", "attention_mask")
+    tensor(name, B, P, element=i64) for name in ("all_input_ids", "all_position_ids", "attention_mask")
 )
-UNFINISHED, TOKENS = Tensor("unfinished", B * i64), Tensor("next_tokens", B * i64)
+UNFINISHED, TOKENS = tensor("unfinished", B, element=i64), tensor("next_tokens", B, element=i64)
 
 
 def _utils(function: str, fragment: str) -> Citation:
@@ -33,7 +33,7 @@ def _utils(function: str, fragment: str) -> Citation:
 
 def _asked(x: Tensor, elements: Formula | int, op: str, source: Citation) -> tuple[Kernel | Free, ...]:
     """`any` or `all` of booleans, and the host waits for the answer."""
-    answer = Tensor(f"{x.name}_answer", b8)
+    answer = tensor(f"{x.name}_answer", element=b8)
     return reduction(answer.name, op, x, answer, formula(elements), source), Free(f"{x.name}_sync", "sync")
 
 
@@ -42,16 +42,16 @@ def setup(batch_above_one: bool) -> tuple[Row, ...]:
     """Once a call of `generate`: special tokens checked, positions counted from the mask, a mask of ones dropped."""
     special = "_prepare_special_tokens"
     isin, negative = _utils(special, "pad_token_tensor).any()"), _utils(special, "(eos_token_tensor < 0).any()")
-    eos, pad = Tensor("eos_token_id", i64), Tensor("pad_token_id", i64)
-    eos_is_pad, eos_is_negative = Tensor("eos_is_pad", b8), Tensor("eos_below_0", b8)
-    last, padded_right = Tensor("last_column", B * i64), Tensor("right_padding", B * b8)
+    eos, pad = tensor("eos_token_id", element=i64), tensor("pad_token_id", element=i64)
+    eos_is_pad, eos_is_negative = tensor("eos_is_pad", element=b8), tensor("eos_below_0", element=b8)
+    last, padded_right = tensor("last_column", B, element=i64), tensor("right_padding", B, element=b8)
     right = _utils("generate", "has_right_padding = torch.any(attention_mask[:, -1] == 0).item()")
     count = _utils("_prepare_position_ids_for_generation", "attention_mask.long().cumsum(-1) - 1")
     fill_in = _utils("_prepare_position_ids_for_generation", "position_ids.masked_fill(attention_mask == 0, 0)")
     all_ones = _utils("generate", '(model_kwargs["attention_mask"] == 1).all()')
     ids = _utils("_get_logits_processor", "not (encoder_input_ids < 0).any()")
     summed, minus_one, zeros, ones, low = (
-        Tensor(name, B * P * element)
+        tensor(name, B, P, element=element)
         for name, element in (("cumsum", i64), ("minus_1", i64), ("is_0", b8), ("is_1", b8), ("ids_below_0", b8))
     )
     steps: list[Kernel | Free] = [
@@ -87,14 +87,14 @@ def before(options: TableOptions) -> tuple[Row, ...]:
     """`prepare_inputs_for_generation`: the new ids and positions, and the mask of a static cache."""
     src = "prepare_inputs_for_generation"
     steps: list[Kernel | Free] = [Free("prepare_inputs", "call", 2)]
-    ids, positions = Tensor("input_ids", B * T * i64), Tensor("position_ids", B * T * i64)
+    ids, positions = tensor("input_ids", B, T, element=i64), tensor("position_ids", B, T, element=i64)
     if options.use_cache:
-        steps.append(Free("slice_ids", "view", 1))
+        steps.append(Free("slice_ids", "view", 1, inputs=(INPUT_IDS,), outputs=(ids,)))
     steps.append(copy("input_ids", "clone", ids, ids, _utils(src, "model_inputs[input_ids_key] = input_ids.clone(")))
     if options.use_cache:
         source = _utils(src, "model_input = model_input[..., -sequence_length:].clone(")
         steps += [
-            Free("slice_positions", "view", 1, C > 0),
+            Free("slice_positions", "view", 1, C > 0, inputs=(POSITIONS,), outputs=(positions,)),
             copy("position_ids", "clone", positions, positions, source, C > 0),
         ]
     if options.cache_type == "static":
@@ -113,8 +113,8 @@ def _extended(padded: bool) -> list[Kernel | Free]:
     src = "_update_model_kwargs_for_generation"
     arange = _utils(src, "torch.arange(num_new_tokens")
     grow = _utils(src, "next_position_ids = torch.cat([position_ids")
-    first, longer = Tensor("next_arange", i64), Tensor("longer_positions", B * (P + 1) * i64)
-    last, plus, following = (Tensor(name, B * i64) for name in ("last_position", "plus_last", "next_position"))
+    first, longer = tensor("next_arange", element=i64), tensor("longer_positions", B, P + 1, element=i64)
+    last, plus, following = (tensor(name, B, element=i64) for name in ("last_position", "plus_last", "next_position"))
     steps: list[Kernel | Free] = [
         Free("update_kwargs", "call"),
         fill("arange", "arange", first, arange),
@@ -125,7 +125,7 @@ def _extended(padded: bool) -> list[Kernel | Free]:
     ]
     if padded:
         source = _utils(src, "[attention_mask, attention_mask.new_ones(")
-        ones, mask = Tensor("new_mask", B * i64), Tensor("longer_mask", B * (P + 1) * i64)
+        ones, mask = tensor("new_mask", B, element=i64), tensor("longer_mask", B, P + 1, element=i64)
         steps += [
             fill("new_mask", "new_ones", ones, source),
             copy("cat_mask", "cat", (MASK, ones), mask, source),
@@ -135,9 +135,9 @@ def _extended(padded: bool) -> list[Kernel | Free]:
 
 def _chosen(sample: bool) -> list[Kernel | Free]:
     """The last logits in float32, and the token: the largest, or one drawn from the 50 largest (the default top_k)."""
-    logits, scores = Tensor("logits", B * V * a), tensor("next_token_logits", B, V, element=f32)
+    logits, scores = tensor("logits", B, V), tensor("next_token_logits", B, V, element=f32)
     steps: list[Kernel | Free] = [
-        Free("select", "view", 1),
+        Free("select", "view", 1, inputs=(tensor("logits", B, 1, V),), outputs=(logits,)),
         copy(
             "logits_float32", "_to_copy", logits, scores, _utils("_sample", "next_token_logits = outputs.logits[:, -1")
         ),
@@ -152,13 +152,13 @@ def _chosen(sample: bool) -> list[Kernel | Free]:
         _utils("_sample", "nn.functional.softmax(next_token_scores"),
         _utils("_sample", "torch.multinomial("),
     )
-    largest = Tensor("top_k", B * K * (f32 + i64))
-    threshold, dropped = Tensor("threshold", B * f32), Tensor("dropped", B * V * b8)
+    largest = tensor("top_k", B, K, element=f32), tensor("top_k.indices", B, K, element=i64)
+    threshold, dropped = tensor("threshold", B, 1, element=f32), tensor("dropped", B, V, element=b8)
     kept, probabilities = (tensor(name, B, V, element=f32) for name in ("filtered", "probabilities"))
     return [
         *steps,
-        Kernel("topk", "topk", "reduction", (scores,), (largest,), B * V, top),
-        Free("top_k", "view", 2),
+        Kernel("topk", "topk", "reduction", (scores,), largest, B * V, top),
+        Free("top_k", "view", 2, inputs=largest[:1], outputs=(threshold,)),
         pointwise("below_top_k", "lt", (scores, threshold), dropped, top),
         pointwise("masked_fill", "masked_fill", (scores, dropped), kept, drop),
         Kernel(
@@ -178,12 +178,16 @@ def multinomial(p: Tensor, source: Citation, element: Formula) -> list[Kernel | 
 
     As in ATen/native/Distributions.cpp of torch 2.13; its profiler lists these ops below `aten::multinomial`.
     """
-    low, high, total = Tensor("p_min", element), Tensor("p_max", element), Tensor("p_sum", B * element)
+    low, high, total = (
+        tensor("p_min", element=element),
+        tensor("p_max", element=element),
+        tensor("p_sum", B, 1, element=element),
+    )
     at_least, finite, valid, is_zero, any_zero, none = (
-        Tensor(name, size * b8)
-        for name, size in (
-            ("ge_0", formula(1)), ("is_finite", formula(1)), ("valid", formula(1)), ("sum_is_0", B),
-            ("any_sum_0", formula(1)), ("no_sum_0", formula(1)),
+        tensor(name, *shape, element=b8)
+        for name, shape in (
+            ("ge_0", ()), ("is_finite", ()), ("valid", ()), ("sum_is_0", (B, 1)), ("any_sum_0", ()),
+            ("no_sum_0", ()),
         )
     )  # fmt: skip
     race, drawn = tensor("race", B, V, element=element), tensor("quotient", B, V, element=element)
@@ -214,16 +218,16 @@ def multinomial(p: Tensor, source: Citation, element: Formula) -> list[Kernel | 
 def _stopping() -> list[Kernel | Free]:
     """Padding for finished sequences, the ids concatenated, the criteria, and the host's wait for their answer."""
     pad = _utils("_sample", "next_tokens = next_tokens * unfinished_sequences")
-    kept, over, padding, tokens = (Tensor(name, B * i64) for name in ("kept", "over", "padding_id", "tokens"))
+    kept, over, padding, tokens = (tensor(name, B, element=i64) for name in ("kept", "over", "padding_id", "tokens"))
     start = cite("StoppingCriteriaList.__call__", "is_done = torch.full(", file="stopping_criteria.py")
     length = cite("MaxLengthCriteria.__call__", "return torch.full(", file="stopping_criteria.py")
     join = cite("StoppingCriteriaList.__call__", "is_done | criteria(", file="stopping_criteria.py")
     end = cite("EosTokenCriteria.__call__", "is_done = ", file="stopping_criteria.py")
     still = _utils("_sample", "unfinished_sequences & ~stopping_criteria(")
     stop = cite("StopCheck.__call__", "bool(unfinished_sequences.max() == 0)", file=FILE)
-    done = [Tensor(f"done_{number}", B * b8) for number in range(7)]
-    one, eos = Tensor("pad_token_id", i64), Tensor("eos_token_id", i64)
-    most, answer = Tensor("unfinished_max", i64), Tensor("stop", b8)
+    done = [tensor(f"done_{number}", B, element=b8) for number in range(7)]
+    one, eos = tensor("pad_token_id", element=i64), tensor("eos_token_id", element=i64)
+    most, answer = tensor("unfinished_max", element=i64), tensor("stop", element=b8)
 
     def numbers(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
         return pointwise(name, op, inputs, out, source)
@@ -235,7 +239,7 @@ def _stopping() -> list[Kernel | Free]:
         numbers("tokens", "add", (kept, padding), tokens, pad),
         Free("unsqueeze", "view", 1),
         copy(
-            "cat_ids", "cat", (INPUT_IDS, tokens), Tensor("longer_ids", B * (P + 1) * i64),
+            "cat_ids", "cat", (INPUT_IDS, tokens), tensor("longer_ids", B, P + 1, element=i64),
             _utils("_sample", "input_ids = torch.cat("),
         ),
         Free("stopping_criteria", "call", 3),
@@ -247,11 +251,11 @@ def _stopping() -> list[Kernel | Free]:
         reduction("any_eos", "any", done[3], done[4], B, end),
         pointwise("or_eos", "bitwise_or", (done[2], done[4]), done[5], join),
         pointwise("not_stopped", "bitwise_not", (done[5],), done[6], still),
-        numbers("unfinished", "bitwise_and", (UNFINISHED, done[6]), Tensor("now_unfinished", B * i64), still),
+        numbers("unfinished", "bitwise_and", (UNFINISHED, done[6]), tensor("now_unfinished", B, element=i64), still),
         Free("stop_check", "call"),
         reduction("max", "max", UNFINISHED, most, B, stop),
         pointwise("stop", "eq", (most,), answer, stop),
-        Free("stop_check_sync", "sync", 1, ALWAYS, keeps=(Tensor("logits", B * V * a),)),
+        Free("stop_check_sync", "sync", 1, ALWAYS, keeps=(tensor("logits", B, V),)),
     ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from gpt2cost.table.kernel import (
 from gpt2cost.table.loss import causal_lm_loss
 from gpt2cost.table.masks import causal_mask, packed_sequence
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, D, F, L, T, V, a, i64
+from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -45,7 +45,7 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     c_proj = addmm(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"))
     dropped = cite(src, "self.dropout(hidden_states)")
     drop, z = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped)
-    return Module("mlp", "GPT2MLP", (Free("mlp", "call"), c_fc, activated, c_proj, drop)), z
+    return Module("mlp", "GPT2MLP", (Free("mlp", "call", inputs=(x,), outputs=(z,)), c_fc, activated, c_proj, drop)), z
 
 
 def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
@@ -59,7 +59,7 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
     feed_forward, mlp_output = mlp(output(ln_2), options)
     add_2 = cite(src, "hidden_states = residual + feed_forward_hidden_states")
     children = (
-        Free("block", "call"),
+        Free("block", "call", inputs=(x,), outputs=(y,)),
         ln_1,
         attn,
         pointwise("attn_residual", "add", (attn_output, x), middle, add_1, fusion_group="norm"),
@@ -75,12 +75,13 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
 def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Model."""
     src = "GPT2Model.forward"
-    ids, arange = Tensor("input_ids", B * T * i64), Tensor("arange", T * i64)
+    ids, arange = tensor("input_ids", B, T, element=i64), tensor("arange", T, element=i64)
     rows = B if options.in_generate else formula(1)  # of positions
-    positions = Tensor("position_ids", rows * T * i64)
+    positions = tensor("position_ids", rows, T, element=i64)
+    counts = replace(positions, shape=(T,))
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
-    token, position = (Tensor(n, t * D * a) for n, t in (("wte", B * T), ("wpe", rows * T)))
-    x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
+    token, position = tensor("wte", B, T, D), tensor("wpe", rows, T, D)
+    x = tensor("hidden_states", B, T, D, view_of="block_output")  # of the block before, but for the first
     embedded = replace(x, name="embeddings", view_of="") if drops(options, "embd") else x
     drop, _ = dropout("drop", "embd", embedded, x.name, options, cite(src, "self.drop(hidden_states)"))
     mask_steps, mask = causal_mask(options, positions, rows)
@@ -88,24 +89,26 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         mask_steps = ()  # prepare_inputs_for_generation has made it: see generate_loop.py
     packed = not options.use_cache and not options.padded
     h, y = block(x, mask, positions, options)
+    normed = tensor("ln_f", B, T, D)
     group = "norm"
 
     def count_on(name: str, past: tuple[Tensor, ...], when: Condition) -> Kernel:
-        return pointwise(name, "add", (arange, *past), positions, arange_source, when=when, fusion_group=group)
+        return pointwise(name, "add", (arange, *past), counts, arange_source, when=when, fusion_group=group)
 
-    length = (Tensor("length", i64),)  # of a static cache, once it has been written to: a tensor, not a number
+    length = (tensor("length", element=i64),)  # of a static cache, once it has been written to: a tensor, not a number
     counted: tuple[Kernel, ...] = (count_on("position_ids", (), ALWAYS),)
     if options.cache_type == "static":
         counted = (count_on("position_ids", (), C.is_zero()), count_on("position_ids_static", length, C > 0))
     numbered: tuple[Kernel | Free, ...] = (
-        fill("arange", "arange", arange, arange_source, fusion_group=group), *counted, Free("views", "view", 1),
+        fill("arange", "arange", arange, arange_source, fusion_group=group), *counted,
+        Free("views", "view", 1, inputs=(counts,), outputs=(positions,)),
     )  # fmt: skip
     children: tuple[Module | Kernel | Free, ...] = (
-        Free("transformer", "call"),
-        Free("views", "view", 1),
-        Module("wte", "Embedding", (gather(B * T, ids, token, cite(src, "self.wte(input_ids)"), group),)),
+        Free("transformer", "call", inputs=(ids,), outputs=(normed,)),
+        Free("views", "view", 1, inputs=(ids,), outputs=(ids,)),
+        Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
         *(() if options.in_generate else numbered),
-        Module("wpe", "Embedding", (gather(rows * T, positions, position, wpe, group),)),
+        Module("wpe", "Embedding", (gather(positions, position, wpe, group),)),
         pointwise(
             "add", "add", (token, position), embedded, cite(src, "hidden_states = inputs_embeds + position_embeds"),
             fusion_group=group,
@@ -115,9 +118,8 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         drop,
         h,
         layer_norm("ln_f", y, cite(src, "self.ln_f(hidden_states)")),
-        Free("views", "view", 1, keeps=(token, position, positions, mask)),
+        Free("views", "view", 1, keeps=(token, position, positions, mask), inputs=(normed,), outputs=(normed,)),
     )  # fmt: skip
-    normed = Tensor("ln_f", B * T * D * a)
     return Module("transformer", "GPT2Model", children), normed
 
 
@@ -130,22 +132,25 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
     if options.impl == "nanogpt":
         return nanogpt.gpt(options)
     body, x = transformer(options)
-    rows = B if options.logits == "last" else B * T
-    kept = Tensor(x.name, rows * D * a, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
+    rows: tuple[Formula | int, ...] = (B, 1) if options.logits == "last" else (B, T)
+    m = B if options.logits == "last" else B * T
+    kept = tensor(x.name, *rows, D, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
     lm_head = Kernel(
         name="",
         op="mm",
         kind="gemm",
-        inputs=(kept, weight("lm_head.weight", D * V)),
-        outputs=(Tensor("logits", rows * V * a),),
-        flops=2 * rows * V * D,
+        inputs=(kept, weight("lm_head.weight", V, D)),
+        outputs=(tensor("logits", *rows, V),),
+        flops=2 * m * V * D,
         source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states"),
-        shape=Gemm(formula(1), rows, V, D, "NT"),
+        shape=Gemm(formula(1), m, V, D, "NT"),
         in_module=True,
     )
     head = Module("lm_head", "Linear", (lm_head,))
     loss = causal_lm_loss(lm_head.outputs[0]) if options.train else ()
-    return Module("", "GPT2LMHeadModel", (Free("model", "call"), body, Free("slice", "view", 1), head, *loss))
+    call = Free("model", "call", inputs=(tensor("input_ids", B, T, element=i64),), outputs=lm_head.outputs)
+    cut = Free("slice", "view", 1, inputs=(x,), outputs=(kept,))
+    return Module("", "GPT2LMHeadModel", (call, body, cut, head, *loss))
 
 
 def parameter_count(tied: bool = True, bias: bool = True) -> Formula:

@@ -14,32 +14,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from math import prod
 from typing import Literal, TypeAlias
 
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
-from gpt2cost.table.symbols import ELEMENT_SYMBOLS, B, D, T, a, f32, w
+from gpt2cost.table.symbols import B, D, H, T, a, f32, hd, w
 
 Kind: TypeAlias = Literal["gemm", "bmm", "attention", "reduction", "elementwise", "copy", "gather", "fill"]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An operand: its name and its stored bytes (a dimension of stride 0 counts once).
+    """An operand: its name, its shape, and the bytes of an element.
 
-    `view_of`: the tensor in whose memory it lies where no kernel makes it. `by_head`: its memory is in the order
-    (batch, heads, tokens, head_dim), so that the gradient of a view of it by tokens has to be copied. `has_no_batch`:
-    it lacks the dimension itself, so that its gradient is summed over a batch of one too.
+    The shape is the source's, before a product flattens it: (batch_size, num_heads, seq_len, head_dim), a scalar's ().
+    A dimension of stride 0 is 1 in it. `view_of`: the tensor in whose memory it lies where no kernel makes it.
+    `by_head`: its memory is in the order (batch, heads, tokens, head_dim), so that the gradient of a view of it by
+    tokens has to be copied.
     """
 
     name: str
-    bytes: Formula
+    shape: tuple[Formula, ...]
+    element: Formula = a
     is_weight: bool = False
     view_of: str = ""
     by_head: bool = False
-    has_no_batch: bool = False
-    shape: tuple[Formula, ...] = ()
+
+    @cached_property
+    def elements(self) -> Formula:
+        """How many elements it has."""
+        return _product(self.shape)
+
+    @cached_property
+    def bytes(self) -> Formula:
+        """Its stored bytes."""
+        return _product((*self.shape, self.element))
+
+
+@lru_cache(maxsize=4096)
+def _product(sizes: tuple[Formula, ...]) -> Formula:
+    """All sizes multiplied. The heads and their width together are hidden_size, as a view without them has it."""
+    factors = list(sizes)
+    if H in sizes and hd in sizes:
+        factors.remove(H)
+        factors[factors.index(hd)] = D
+    return prod(factors, start=formula(1))
 
 
 @dataclass(frozen=True)
@@ -79,17 +100,22 @@ class FusedAttention:
 class Parameter:
     """Weights of one shape: `name` as `named_parameters()` has it, with `{i}` for the layer.
 
-    `elements` of one tensor, and how many tensors there are.
+    The shape of one tensor, and how many tensors there are.
     """
 
     name: str
-    elements: Formula
+    shape: tuple[Formula, ...]
     count: Formula
+
+    @cached_property
+    def elements(self) -> Formula:
+        """How many elements one tensor has."""
+        return _product(self.shape)
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has two dimensions: its formula multiplies two sizes."""
-        return any(sum(power for _, power in monomial) > 1 for monomial in self.elements.terms)
+        """Whether it has two dimensions."""
+        return len(self.shape) > 1
 
 
 @dataclass(frozen=True)
@@ -120,6 +146,7 @@ class Kernel:
     columns: Formula | None = None  # the length of the rows that a softmax or a layer norm reduces
     fusion_group: str = ""  # a compiler merges neighbours of one group; "" stays alone
     in_module: bool = False  # launched by an nn.Module's own call (Conv1D, Linear, LayerNorm, Embedding)
+    parts: tuple[Row, ...] = field(default=(), compare=False, repr=False)  # the rows that a compiler has merged in it
 
     @cached_property
     def reads(self) -> Formula:
@@ -134,7 +161,7 @@ class Kernel:
     @cached_property
     def written_elements(self) -> Formula:
         """Elements written, of whatever size each tensor's are."""
-        return sum((elements(tensor) for tensor in self.outputs), formula(0))
+        return sum((tensor.elements for tensor in self.outputs), formula(0))
 
     @cached_property
     def is_by_tokens(self) -> bool:
@@ -154,6 +181,7 @@ class Free:
 
     `view`: an op that returns a view; `call`: the call of an nn.Module that computes nothing itself (dropout in
     inference, a container); `sync`: the host waits for the device. `keeps` names tensors that stay alive until here.
+    `inputs` and `outputs`: what a view or a call takes and gives, where it is written down.
     """
 
     name: str
@@ -161,6 +189,8 @@ class Free:
     count: int = 1
     when: Condition = ALWAYS
     keeps: tuple[Tensor, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,28 +246,13 @@ def _steps(module: Module, prefix: str, count: Formula) -> Iterator[tuple[str, K
             yield path, child, count
 
 
-def tensor(name: str, *dims: Formula, element: Formula = a, view_of: str = "") -> Tensor:
-    """A tensor that a kernel makes: the product of its dimensions, `element` bytes each. `view_of`: see `Tensor`."""
-    size = formula(1)
-    for dim in dims:
-        size = size * dim
-    return Tensor(name, size * element, view_of=view_of)
+def tensor(name: str, *dims: Formula | int, element: Formula = a, view_of: str = "") -> Tensor:
+    """A tensor that a kernel makes, of these dimensions, `element` bytes each. `view_of`: see `Tensor`."""
+    return Tensor(name, tuple(map(formula, dims)), element, view_of=view_of)
 
 
-def weight(name: str, elements: Formula) -> Tensor:
-    return Tensor(name, elements * w, is_weight=True)
-
-
-def elements(tensor: Tensor) -> Formula:
-    """The number of elements of a tensor: its bytes, the size of an element divided out."""
-    return Formula(
-        {tuple(f for f in monomial if f[0] not in ELEMENT_SYMBOLS): c for monomial, c in tensor.bytes.terms.items()}
-    )
-
-
-def element(tensor: Tensor) -> str:
-    """The symbol of the size of a tensor's elements; "" where its bytes are a number."""
-    return next((name for monomial in tensor.bytes.terms for name, _ in monomial if name in ELEMENT_SYMBOLS), "")
+def weight(name: str, *dims: Formula) -> Tensor:
+    return Tensor(name, dims, w, is_weight=True)
 
 
 def linear(
@@ -249,30 +264,32 @@ def linear(
     *,
     cls: str = "Linear",
     bias: bool = True,
-    rows: Formula = B * T,
+    rows: tuple[Formula | int, ...] = (B, T),
     out: str = "",
 ) -> Module:
-    """A Linear: (rows, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter.
+    """A Linear: (*rows, k) x (k, n) + bias, in one kernel. The bias adds no FLOPs, as in torch's counter.
 
-    The tensor that it makes is named `out`, or as the module. A Conv1D's weight lies the other way round.
+    The tensor that it makes is named `out`, or as the module. Its weight is (n, k), a Conv1D's (k, n).
     """
-    weights = (weight(f"{path}.weight", k * n), *((weight(f"{path}.bias", n),) if bias else ()))
+    of_weight = (k, n) if cls == "Conv1D" else (n, k)
+    weights = (weight(f"{path}.weight", *of_weight), *((weight(f"{path}.bias", n),) if bias else ()))
+    m = prod(map(formula, rows), start=formula(1))
     kernel = Kernel(
         name="",
         op="addmm" if bias else "mm",
         kind="gemm",
         inputs=(x, *weights),
-        outputs=(tensor(out or path, rows, n),),
-        flops=2 * rows * n * k,
+        outputs=(tensor(out or path, *rows, n),),
+        flops=2 * m * n * k,
         source=source,
-        shape=Gemm(formula(1), rows, n, k, "NN" if cls == "Conv1D" else "NT"),
+        shape=Gemm(formula(1), m, n, k, "NN" if cls == "Conv1D" else "NT"),
         in_module=True,
     )
     return Module(path.rpartition(".")[2], cls, (kernel,))
 
 
 def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
-    """A Conv1D: (B*T, k) x (k, n) + bias."""
+    """A Conv1D: (B, T, k) x (k, n) + bias."""
     return linear(x, n, k, path, source, cls="Conv1D")
 
 
@@ -286,13 +303,13 @@ def output(module: Module) -> Tensor:
 def layer_norm(name: str, x: Tensor, source: Citation, bias: bool = True) -> Module:
     """LayerNorm over hidden_size: also writes each row's mean and reciprocal deviation, in float32."""
     weights = (weight(f"{name}.weight", D), *((weight(f"{name}.bias", D),) if bias else ()))
-    statistics = tuple(Tensor(f"{name}.{stat}", B * T * f32) for stat in ("mean", "rstd"))
+    statistics = tuple(tensor(f"{name}.{stat}", B, T, 1, element=f32) for stat in ("mean", "rstd"))
     kernel = Kernel(
         name="",
         op="native_layer_norm",
         kind="reduction",
         inputs=(x, *weights),
-        outputs=(Tensor(name, B * T * D * a), *statistics),
+        outputs=(tensor(name, B, T, D), *statistics),
         flops=8 * B * T * D,
         source=source,
         columns=D,
@@ -313,7 +330,7 @@ def pointwise(
     fusion_group: str = "",
 ) -> Kernel:
     """Element-wise arithmetic: one FLOP per output element."""
-    return Kernel(name, op, "elementwise", inputs, (out,), elements(out), source, when, fusion_group=fusion_group)
+    return Kernel(name, op, "elementwise", inputs, (out,), out.elements, source, when, fusion_group=fusion_group)
 
 
 def copy(
@@ -335,9 +352,9 @@ def reduction(
     return Kernel(name, op, "reduction", (x,), (out,), flops, source, when)
 
 
-def gather(rows: Formula, index: Tensor, out: Tensor, source: Citation, fusion_group: str) -> Kernel:
-    """An Embedding: reads the indices and the rows that it copies."""
-    table_rows = Tensor(f"{out.name}.weight[rows]", rows * D * w, is_weight=True)
+def gather(index: Tensor, out: Tensor, source: Citation, fusion_group: str) -> Kernel:
+    """An Embedding: reads the indices and the rows that it copies, of its table (vocab_size, hidden_size)."""
+    table_rows = weight(f"{out.name}.weight[rows]", *out.shape)
     return Kernel(
         "",
         "embedding",

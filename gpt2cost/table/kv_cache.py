@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpt2cost.table.citations import cite
 from gpt2cost.table.kernel import Kernel, Tensor, copy, fill, pointwise, tensor
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, D, T, i64
+from gpt2cost.table.symbols import B, C, H, T, hd, i64
 
 
 def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], options: TableOptions) -> tuple[Kernel, ...]:
@@ -14,18 +14,22 @@ def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], option
     if not options.use_cache:
         return ()
     if options.cache_type == "dynamic":
-        past = (tensor(f"past_{name}", B, C, D) for name in ("key", "value"))
+        past = (tensor(f"past_{name}", B, H, C, hd) for name in ("key", "value"))
         sources = (cite("DynamicLayer.update", f"self.{name} = torch.cat(", file=file) for name in ("keys", "values"))
         return tuple(
             copy(name, "cat", (old, rows), out, source)
             for name, old, rows, out, source in zip(("cat_key", "cat_value"), past, new, full, sources, strict=True)
         )
     src, first = "StaticLayer.update", C.is_zero()
-    arange, position, length = Tensor("cache_arange", T * i64), Tensor("cache_position", T * i64), Tensor("length", i64)
+    arange, position, length = (
+        tensor("cache_arange", T, element=i64),
+        tensor("cache_position", T, element=i64),
+        tensor("length", element=i64),
+    )
     index = cite(src, "cache_position = torch.arange(", file=file)
     made = (cite("StaticLayer.lazy_initialization", f"self.{n} = torch.zeros(", file=file) for n in ("keys", "values"))
     write = (cite(src, f"self.{name}.index_copy_(", file=file) for name in ("keys", "values"))
-    written = (tensor(f"{name}_rows", B, T, D) for name in ("key", "value"))
+    written = (tensor(f"{name}_rows", B, H, T, hd) for name in ("key", "value"))
     return (
         *(fill(n, "zeros", t, c, first) for n, t, c in zip(("zeros_key", "zeros_value"), full, made, strict=True)),
         fill("cache_arange", "arange", arange, index),

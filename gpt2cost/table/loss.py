@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpt2cost.table.citations import Citation, cite
-from gpt2cost.table.formula import formula, symbol
-from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, element, elements
+from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, tensor
 from gpt2cost.table.symbols import B, T, V, a, f32, i64
 
 FILE = "loss_utils.py"
@@ -16,18 +17,24 @@ def causal_lm_loss(logits: Tensor) -> tuple[Kernel | Free, ...]:
     A batch of one needs no second copy to be contiguous.
     """
     src = "ForCausalLMLoss"
-    labels, padded = Tensor("labels", B * T * i64), Tensor("labels.padded", B * (T + 1) * i64)
-    shifted = Tensor("labels.shifted", B * T * i64, view_of="labels.padded")
-    wide = Tensor("logits.float", elements(logits) * f32, view_of="logits")
+    labels, padded = tensor("labels", B, T, element=i64), tensor("labels.padded", B, T + 1, element=i64)
+    shifted = tensor("labels.shifted", B, T, element=i64, view_of="labels.padded")
+    wide = replace(logits, name="logits.float", element=f32, view_of="logits")
     shift = copy("labels.contiguous", "clone", shifted, shifted, cite(src, "labels[..., 1:].contiguous()", FILE), B > 1)
     return (
         copy("float", "_to_copy", logits, wide, cite(src, "logits = logits.float()", FILE), a < f32),
         copy("labels.pad", "constant_pad_nd", labels, padded, cite(src, "nn.functional.pad(labels", FILE)),
-        Free("labels.shift", "view", 1),
+        Free("labels.shift", "view", 1, inputs=(padded,), outputs=(shifted,)),
         shift,
-        Free("views", "view", 2),
+        flattened(wide, shifted),
         *cross_entropy(wide, shifted, cite("fixed_cross_entropy", "nn.functional.cross_entropy(", FILE)),
     )
+
+
+def flattened(logits: Tensor, labels: Tensor) -> Free:
+    """The views of which the loss is taken: (B*T, V) and (B*T,)."""
+    flat = replace(logits, shape=(B * T, V)), replace(labels, shape=(B * T,))
+    return Free("views", "view", 2, inputs=(logits, labels), outputs=flat)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, source: Citation, autocast: bool = False) -> tuple[Kernel, ...]:
@@ -36,22 +43,22 @@ def cross_entropy(logits: Tensor, labels: Tensor, source: Citation, autocast: bo
     It asks for the log-softmax in the dtype of the logits, which `autocast` leaves as it is; the mean is then taken in
     float32, of a cast of all.
     """
-    size, number = elements(logits), symbol(element(logits))
-    log_probabilities = Tensor("log_softmax", logits.bytes)
+    flat, number = (B * T, V), logits.element
+    log_probabilities = Tensor("log_softmax", flat, number)
     casts: tuple[Kernel, ...] = ()
     whole = log_probabilities
     if autocast and number != f32:
-        whole, number = Tensor("log_softmax.float", size * f32), f32
+        whole, number = Tensor("log_softmax.float", flat, f32), f32
         casts = (copy("nll_loss.cast", "_to_copy", log_probabilities, whole, source),)
-    picked = Tensor(f"{whole.name}[labels]", B * T * number, view_of=whole.name)
+    picked = tensor(f"{whole.name}[labels]", B * T, element=number, view_of=whole.name)
     return (
         Kernel(
-            "log_softmax", "_log_softmax", "reduction", (logits,), (log_probabilities,), 5 * size, source,
+            "log_softmax", "_log_softmax", "reduction", (logits,), (log_probabilities,), 5 * logits.elements, source,
             columns=V, fusion_group="loss",
         ),
         *casts,
         Kernel(
             "nll_loss", "nll_loss_forward", "reduction", (picked, labels),
-            (Tensor("loss", formula(1) * number), Tensor("loss.weight", formula(1) * number)), B * T, source,
+            (tensor("loss", element=number), tensor("loss.weight", element=number)), B * T, source,
         ),
     )  # fmt: skip

@@ -15,20 +15,21 @@ FILE, GROUP = "masking_utils.py", "mask"
 
 
 def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tuple[tuple[Kernel | Free, ...], Tensor]:
-    """`create_causal_mask`: a boolean (T, S) mask; eager attention makes it a float one of each batch entry.
+    """`create_causal_mask`: a boolean (1, 1, T, S) mask; eager attention makes it a float one of each batch entry.
 
-    With padding the mask is (B, T, S), and sdpa first asks, with a host sync, whether there is any padding. A traced
-    pass asks nothing; without a cache its mask is one of packed sequences, (B, T, S) too. `positions` has `rows` rows.
+    With padding the mask is (B, 1, T, S), and sdpa first asks, with a host sync, whether there is any padding. A traced
+    pass asks nothing; without a cache its mask is one of packed sequences, (B, 1, T, S) too. `positions` has `rows`
+    rows.
     """
     when = sdpa_mask(options) if options.attn == "sdpa" else ALWAYS
-    mask = Tensor("causal_mask", T * S * b8)
+    mask = tensor("causal_mask", 1, 1, T, S, element=b8)
     if options.attn == "flash_attention_2":
         return (), mask
     src = "sdpa_mask"
     sizes = {"batch": B, "head": formula(1), "q": T, "kv": S}
     aranges = {n: cite(src, f"{n}_arange = torch.arange(", file=FILE) for n in sizes}
-    index = {name: Tensor(f"{name}_arange", size * i64) for name, size in sizes.items()}
-    offset = {name: Tensor(f"{name}_offset", sizes[name] * i64) for name in ("q", "kv")}
+    index = {name: tensor(f"{name}_arange", size, element=i64) for name, size in sizes.items()}
+    offset = {name: replace(index[name], name=f"{name}_offset") for name in ("q", "kv")}
 
     def arange(name: str) -> Kernel:
         return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when, GROUP)
@@ -39,7 +40,7 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
         return pointwise(kernel, "add", inputs, offset[name], aranges[name], when=condition, fusion_group=GROUP)
 
     # The offset of the queries is a number, but a tensor on the device once a static cache has been written to.
-    length = (Tensor("length", i64),)
+    length = (tensor("length", element=i64),)
     is_static = options.cache_type == "static"
     add_q = (add("q", length, C > 0, "_static"), add("q", (), C.is_zero())) if is_static else (add("q"),)
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
@@ -55,7 +56,7 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
     )  # fmt: skip
     if options.attn == "sdpa":
         if is_static and options.in_generate and not options.padded:
-            whole = Tensor("causal_mask.contiguous", B * T * S * b8)
+            whole = tensor("causal_mask.contiguous", B, 1, T, S, element=b8)
             source = cite(
                 "GenerationMixin.prepare_inputs_for_generation",
                 "attention_mask.contiguous()",
@@ -65,8 +66,8 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
         return steps, padded
     where = cite("eager_mask", "torch.where(mask", file=FILE)
     number = f32 if options.autocast else a  # of the embeddings
-    zero, least = Tensor("causal_mask.zero", number), Tensor("causal_mask.min_dtype", number)
-    float_mask = tensor("causal_mask.float", B, T, S)
+    zero, least = tensor("causal_mask.zero", element=number), tensor("causal_mask.min_dtype", element=number)
+    float_mask = tensor("causal_mask.float", B, 1, T, S)
     steps += (
         fill("causal_mask.zeros", "zeros", zero, where, fusion_group=GROUP),
         fill("causal_mask.min_dtype", "scalar_tensor", least, where, fusion_group=GROUP),
@@ -77,10 +78,10 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
 
 def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     """The 2-D mask as booleans, as long as a static cache; in sdpa, two questions whether all of it is ones."""
-    given, truth = Tensor("attention_mask", B * (C + T) * i64), Tensor("padding.bool", B * (C + T) * b8)
+    given, truth = tensor("attention_mask", B, C + T, element=i64), tensor("padding.bool", B, C + T, element=b8)
     to_bool = cite("_preprocess_mask_arguments", "attention_mask = attention_mask.to(", file=FILE)
     steps: tuple[Kernel | Free, ...] = (copy("padding.bool", "_to_copy", given, truth, to_bool),)
-    static, longest = options.cache_type == "static", Tensor("padding", B * S * b8)
+    static, longest = options.cache_type == "static", tensor("padding", B, S, element=b8)
     if static:
         pad = cite("prepare_padding_mask", "torch.nn.functional.pad(attention_mask", file=FILE)
         steps += (copy("padding.pad", "constant_pad_nd", truth, longest, pad, C + T < S),)
@@ -90,13 +91,13 @@ def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     no_more_keys = S.at_most(T)
     first = asked & (no_more_keys if static else T.at_most(1) | no_more_keys)
     steps += _all_ones("padding.all", longest, B * S, first, "or fast_all(padding_mask)):")
-    new, fragment = Tensor("padding", B * T * b8), "(fast_all(padding_mask[:, :q_length])"
+    new, fragment = tensor("padding", B, T, element=b8), "(fast_all(padding_mask[:, :q_length])"
     return steps + _all_ones("padding.new", new, B * T, asked & C.is_zero(), fragment)
 
 
 def _all_ones(name: str, mask: Tensor, size: Formula, when: Condition, fragment: str) -> tuple[Kernel | Free, ...]:
     """`fast_all`: a sum, a comparison, and the answer goes to the host."""
-    count, answer = Tensor(f"{name}_sum", i64), Tensor(name, b8)
+    count, answer = tensor(f"{name}_sum", element=i64), tensor(name, element=b8)
     source = cite("_ignore_causal_mask_sdpa", fragment, file=FILE)
     return (
         reduction(f"{name}_sum", "sum", mask, count, size, source, when),
@@ -108,17 +109,18 @@ def _all_ones(name: str, mask: Tensor, size: Formula, when: Condition, fragment:
 def _padding(
     options: TableOptions, batch: Tensor, keys: Tensor, mask: Tensor, le: Kernel
 ) -> tuple[tuple[Kernel | Free, ...], Tensor]:
-    """`and_masks` of the causal rule and the padding: (B, T, S) booleans."""
+    """`and_masks` of the causal rule and the padding: (B, 1, T, S) booleans."""
     join = cite("and_masks", "result = result & mask(", file=FILE)
-    one, causal = Tensor("padding.one", b8), Tensor("padding.causal", T * S * b8)
-    rows, both = Tensor("padding.rows", B * S * b8), Tensor("causal_mask.padded", B * T * S * b8)
+    one, causal = tensor("padding.one", element=b8), replace(mask, name="padding.causal")
+    rows = tensor("padding.rows", B, 1, 1, S, element=b8)
+    both = tensor("causal_mask.padded", B, 1, T, S, element=b8)
     look_up = cite("padding_mask_function", "return padding_mask[batch_idx, kv_idx]", file=FILE)
     ones = cite("and_masks", "result = q_idx.new_ones(", file=FILE)
     steps = (
         fill("padding.one", "new_ones", one, ones, fusion_group=GROUP),
         le,
         pointwise("padding.causal", "bitwise_and", (one, mask), causal, join, fusion_group=GROUP),
-        copy("padding.rows", "index", (Tensor("padding", B * S * b8), batch, keys), rows, look_up),
+        copy("padding.rows", "index", (tensor("padding", B, S, element=b8), batch, keys), rows, look_up),
         pointwise("padding.and", "bitwise_and", (causal, rows), both, join, fusion_group=GROUP),
     )
     return steps, both
@@ -129,7 +131,7 @@ def _empty_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     if options.attn != "sdpa" or options.cache_type != "static" or options.traced:
         return ()
     when, source = (T > 1) & (C > 0), cite("_ignore_causal_mask_sdpa", "if q_offset == 0 and (", file=FILE)
-    length, answer = Tensor("length", i64), Tensor("causal_mask.empty", b8)
+    length, answer = tensor("length", element=i64), tensor("causal_mask.empty", element=b8)
     return (
         pointwise("causal_mask.empty", "eq", (length,), answer, source, when=when),
         Free("causal_mask.empty_sync", "sync", 1, when),
@@ -139,7 +141,7 @@ def _empty_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
 def _packed(
     positions: Tensor, rows: Formula, batch: Tensor, offset: dict[str, Tensor], mask: Tensor
 ) -> tuple[tuple[Kernel | Free, ...], Tensor]:
-    """The causal rule by the position in each sequence, and no sequence sees another: (B, T, S) booleans."""
+    """The causal rule by the position in each sequence, and no sequence sees another: (B, 1, T, S) booleans."""
     remap = cite(
         "remap_positions_for_packed_sequence",
         "return mask_function(batch_idx, head_idx, position_ids[batch_idx, q_idx]",
@@ -149,15 +151,15 @@ def _packed(
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
     join = cite("and_masks", "result = result & mask(", file=FILE)
     ones = cite("and_masks", "result = q_idx.new_ones(", file=FILE)
-    one, sequence = Tensor("packed.one", b8), Tensor("packed.cumsum", B * T * i64)
-    position = Tensor(positions.name, rows * T * i64)
+    one, sequence = tensor("packed.one", element=b8), tensor("packed.cumsum", B, T, element=i64)
+    position = tensor(positions.name, rows, T, element=i64)
     causal, alike, both, whole = (
-        Tensor(f"causal_mask.{name}", B * T * S * b8) for name in ("causal", "alike", "both", "packed")
+        tensor(f"causal_mask.{name}", B, 1, T, S, element=b8) for name in ("causal", "alike", "both", "packed")
     )
 
     def look_up(what: Tensor, side: str, source: Citation) -> Kernel:
         name = f"packed.{what.name.rpartition('.')[2]}_{side}"
-        found = copy(name, "index", (what, batch, offset[side]), Tensor(name, B * T * i64), source)
+        found = copy(name, "index", (what, batch, offset[side]), tensor(name, B, T, element=i64), source)
         return replace(found, fusion_group=GROUP)
 
     def step(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
@@ -187,15 +189,16 @@ def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Ker
     diff_source = cite(src, "torch.diff(position_ids", file=file)
     cumsum_source = cite(src, "(position_diff != 1).cumsum(-1)", file=file)
     test_source = cite(src, "(packed_sequence_mask[:, -1] == 0).all()", file=file)
-    first, prepended = Tensor("packed.first", B * i64), Tensor("packed.cat", B * (T + 1) * i64)
-    diff, restart = Tensor("packed.diff", B * T * i64), Tensor("packed.ne", B * T * b8)
+    first, prepended = tensor("packed.first", B, 1, element=i64), tensor("packed.cat", B, T + 1, element=i64)
+    diff, restart = tensor("packed.diff", B, T, element=i64), tensor("packed.ne", B, T, element=b8)
     sequence, is_one, answer = (
-        Tensor("packed.cumsum", B * T * i64),
-        Tensor("packed.eq", B * b8),
-        Tensor("packed.all", b8),
+        tensor("packed.cumsum", B, T, element=i64),
+        tensor("packed.eq", B, element=b8),
+        tensor("packed.all", element=b8),
     )
-    first_position, last = Tensor("position_ids[:1]", rows * i64), Tensor("packed.cumsum[-1]", B * i64)
-    left, right = (Tensor(f"packed.cat[{part}]", B * T * i64) for part in ("1:", ":-1"))
+    first_position = tensor("position_ids[:1]", rows, 1, element=i64)
+    last = tensor("packed.cumsum[-1]", B, element=i64)
+    left, right = (tensor(f"packed.cat[{part}]", B, T, element=i64) for part in ("1:", ":-1"))
     name = "packed_sequence.{}".format
     numbered = (
         Free(name("views"), "view", 2),

@@ -20,6 +20,7 @@ from gpt2cost.table.attention import (
     QKV,
     SPLIT_HEADS_COPY,
     fused_attention,
+    heads_merged,
     trained_sdpa,
 )
 from gpt2cost.table.citations import NANOGPT, Citation
@@ -34,7 +35,6 @@ from gpt2cost.table.kernel import (
     Row,
     Tensor,
     copy,
-    elements,
     fill,
     gather,
     layer_norm,
@@ -43,7 +43,7 @@ from gpt2cost.table.kernel import (
     pointwise,
     tensor,
 )
-from gpt2cost.table.loss import cross_entropy
+from gpt2cost.table.loss import cross_entropy, flattened
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w
 
@@ -61,8 +61,9 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     src = "CausalSelfAttention.forward"
     sdpa = _cite(src, "torch.nn.functional.scaled_dot_product_attention(")
     c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
-    query, key, value = (tensor(name, B, T, D, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
+    query, key, value = (tensor(name, B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
     qkv = QKV(output(c_attn), query, key, value, cached=False)
+    split = Free("split", "view", 7, inputs=(qkv.qkv,), outputs=(query, key, value))
     attended: tuple[Module | Kernel | Free, ...]
     if options.attn == "eager":
         attended, merged = slow_attention(qkv, options)
@@ -71,14 +72,16 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     else:
         kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
         attended = (kernel,)
+    last = attended[-1]
+    assert isinstance(last, Kernel)
+    views = heads_merged(last, merged, 2)
     uncalled = () if options.attn == "eager" else (NOT_CALLED,)
     c_proj = linear(merged, D, D, "attn.c_proj", _cite(src, "self.c_proj(y)"), bias=options.bias)
     dropped = _cite(src, "self.resid_dropout(self.c_proj(y))")
     keeps = (x, output(c_attn), merged)
     drop, y = dropout("resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps)
     children = (
-        Free("attn", "call"), c_attn, Free("split", "view", 7), *attended, *uncalled, Free("views", "view", 2), c_proj,
-        drop,
+        Free("attn", "call", inputs=(x,), outputs=(y,)), c_attn, split, *attended, *uncalled, views, c_proj, drop,
     )  # fmt: skip
     return Module("attn", "CausalSelfAttention", children), y
 
@@ -97,10 +100,10 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
         tensor(name, B, H, T, T) for name in ("scores", "scaled", "masked", "probabilities")
     )
     query, key = x.copied()
-    value = Tensor("value.copy", x.value.bytes, view_of=IN_C_ATTN)
-    lower, allowed = Tensor("attn.bias", T * T * w), Tensor("causal_mask", T * T * b8)
+    value = replace(x.value, name="value.copy")
+    lower, allowed = tensor("attn.bias", 1, 1, T, T, element=w), tensor("causal_mask", 1, 1, T, T, element=b8)
     filled = Kernel(
-        "mask", "masked_fill", "copy", (allowed, scaled), (masked,), elements(masked), mask_source, fusion_group=group
+        "mask", "masked_fill", "copy", (allowed, scaled), (masked,), masked.elements, mask_source, fusion_group=group
     )
     softmax = Kernel(
         "softmax", "_softmax", "reduction", (masked,), (soft,), 5 * B * H * T * T, soft_source, columns=T,
@@ -111,9 +114,10 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
     )
     down: tuple[Kernel, ...] = ()
     if options.autocast:
-        half = Tensor("probabilities.cast", elements(soft) * a)
+        half = Tensor("probabilities.cast", soft.shape)
         down, probabilities = (copy("downcast", "_to_copy", probabilities, half, value_source),), half
-    heads, merged = Tensor("context", B * T * D * a, by_head=True), tensor("merged", B, T, D)
+    heads = Tensor("context", (B, H, T, hd), by_head=True)
+    by_token, merged = tensor("merged", B, T, H, hd), tensor("merged", B, T, D)
     return (
         Free("views", "view", 3),
         copy("clone_query", "clone", x.query, query, product, SPLIT_HEADS_COPY),
@@ -138,7 +142,7 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
             shape=Gemm(B * H, T, hd, T),
         ),
         Free("views", "view", 1),
-        copy("clone_output", "clone", heads, merged, merge, MERGE_HEADS_COPY),
+        copy("clone_output", "clone", heads, by_token, merge, MERGE_HEADS_COPY),
     ), merged  # fmt: skip
 
 
@@ -152,7 +156,7 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     dropped = _cite(src, "self.dropout(x)")
     drop, y = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped, keeps=(x,))
     children = (
-        Free("mlp", "call"),
+        Free("mlp", "call", inputs=(x,), outputs=(y,)),
         c_fc,
         Module("gelu", "GELU", (replace(gelu, in_module=True), Free("input", "view", 0, keeps=gelu.inputs))),
         c_proj,
@@ -172,7 +176,7 @@ def block(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     feed_forward, mlp_output = mlp(output(ln_2), options)
     add_2 = _cite(src, "x = x + self.mlp(self.ln_2(x))")
     children = (
-        Free("block", "call"),
+        Free("block", "call", inputs=(x,), outputs=(y,)),
         ln_1,
         attn,
         pointwise("attn_residual", "add", (x, attn_output), middle, add_1, fusion_group="norm"),
@@ -188,9 +192,9 @@ def block(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
 def gpt(options: TableOptions) -> Module:
     """GPT: the whole table for one way of running the model."""
     src, group = "GPT.forward", "norm"
-    ids, pos = Tensor("idx", B * T * i64), Tensor("pos", T * i64)
-    token, position = Tensor("wte", B * T * D * a), Tensor("wpe", T * D * a, has_no_batch=True)
-    x = Tensor("hidden_states", B * T * D * a, view_of="block_output")  # of the block before, but for the first
+    ids, pos = tensor("idx", B, T, element=i64), tensor("pos", T, element=i64)
+    token, position = tensor("wte", B, T, D), tensor("wpe", T, D)
+    x = tensor("hidden_states", B, T, D, view_of="block_output")  # of the block before, but for the first
     wte, wpe = (_cite(src, f"self.transformer.{fragment}") for fragment in ("wte(idx)", "wpe(pos)"))
     summed = _cite(src, "self.transformer.drop(tok_emb + pos_emb)")
     embedded = replace(x, name="embeddings", view_of="") if drops(options, "embd") else x
@@ -198,8 +202,8 @@ def gpt(options: TableOptions) -> Module:
     h, y = block(x, options)
     ln_f = layer_norm("ln_f", y, _cite("LayerNorm.forward", "F.layer_norm("), options.bias)
     embedding = (
-        Module("wte", "Embedding", (gather(B * T, ids, token, wte, group),)),
-        Module("wpe", "Embedding", (gather(T, pos, position, wpe, group),)),
+        Module("wte", "Embedding", (gather(ids, token, wte, group),)),
+        Module("wpe", "Embedding", (gather(pos, position, wpe, group),)),
     )
     children = (
         Free("model", "call"),
@@ -221,14 +225,15 @@ def head(x: Tensor, options: TableOptions) -> tuple[Module | Kernel | Free, ...]
         lm_head = linear(kept, V, D, "lm_head", _cite(src, "self.lm_head(x)"), bias=False, out="logits")
         if not options.train:
             return (lm_head,)
-        targets, loss = Tensor("targets", B * T * i64), _cite(src, "F.cross_entropy(")
-        return (lm_head, Free("views", "view", 2), *cross_entropy(output(lm_head), targets, loss, options.autocast))
-    last, source = Tensor("last", B * D * a), _cite(src, "self.lm_head(x[:, [-1], :])")
-    place, row = Tensor("minus_1", i64), Tensor(x.name, B * D * a, view_of="ln_1")
+        logits = output(lm_head)
+        targets, loss = tensor("targets", B, T, element=i64), _cite(src, "F.cross_entropy(")
+        return (lm_head, flattened(logits, targets), *cross_entropy(logits, targets, loss, options.autocast))
+    last, source = tensor("last", B, 1, D), _cite(src, "self.lm_head(x[:, [-1], :])")
+    place, row = tensor("minus_1", element=i64), replace(last, name=x.name, view_of="ln_1")
     return (
         *(() if options.traced else (Free("last_sync", "sync"),)),
         Kernel("last", "index", "gather", (place, row), (last,), formula(0), source),
-        linear(last, V, D, "lm_head", source, bias=False, rows=B, out="logits"),
+        linear(last, V, D, "lm_head", source, bias=False, rows=(B, 1), out="logits"),
     )
 
 
@@ -248,16 +253,17 @@ def after(sample: bool) -> tuple[Row, ...]:
     (`top_k=1`) where it is greedy.
     """
     src, top = "GPT.generate", K if sample else formula(1)
-    logits, scaled, chances = (Tensor(name, B * V * a) for name in ("logits", "scaled", "probs"))
-    largest, kth, below = Tensor("top_k", B * top * (a + i64)), Tensor("kth", B * a), Tensor("below_top_k", B * V * b8)
+    logits, scaled, chances = (tensor(name, B, V) for name in ("logits", "scaled", "probs"))
+    largest = tensor("top_k", B, top), tensor("top_k.indices", B, top, element=i64)
+    kth, below = tensor("kth", B, 1), tensor("below_top_k", B, V, element=b8)
     drop = _cite(src, "logits[logits < v[:, [-1]]] =")
     softmax, draw = _cite(src, "F.softmax(logits, dim=-1)"), _cite(src, "torch.multinomial(probs")
-    longer, cat = Tensor("longer_ids", B * (P + 1) * i64), _cite(src, "torch.cat((idx, idx_next)")
-    place, filtered = Tensor("minus_1", i64), replace(scaled, view_of="")
+    longer, cat = tensor("longer_ids", B, P + 1, element=i64), _cite(src, "torch.cat((idx, idx_next)")
+    place, filtered = tensor("minus_1", element=i64), replace(scaled, view_of="")
     return _rows(
         Free("select", "view", 1),
         pointwise("temperature", "div", (logits,), scaled, _cite(src, "logits[:, -1, :] / temperature")),
-        Kernel("topk", "topk", "reduction", (scaled,), (largest,), B * V, _cite(src, "torch.topk(logits")),
+        Kernel("topk", "topk", "reduction", (scaled,), largest, B * V, _cite(src, "torch.topk(logits")),
         Free("kth_sync", "sync"),
         Kernel("kth", "index", "gather", (place, replace(kth, name="top_k")), (kth,), formula(0), drop),
         pointwise("below_top_k", "lt", (scaled, kth), below, drop),

@@ -16,7 +16,7 @@ from gpt2cost.table.citations import Citation
 from gpt2cost.table.derivatives import EMBEDDINGS
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Foreach, Free, Kernel, Kind, Parameter, Row, Tensor, elements, walk
+from gpt2cost.table.kernel import Foreach, Free, Kernel, Kind, Parameter, Row, Tensor, tensor, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import D, f32, w
 
@@ -35,16 +35,16 @@ FLOAT64 = 2 * f32
 @lru_cache(maxsize=16)
 def parameters(options: TableOptions, tied: bool = True) -> tuple[Parameter, ...]:
     """The model's parameters in the order of `named_parameters()`, a tied head's only once."""
-    gathered = {name: rows * D for name, rows in EMBEDDINGS.items()}  # of whose rows the kernels read some
+    gathered = {name: (rows, D) for name, rows in EMBEDDINGS.items()}  # of whose rows the kernels read some
     found: dict[str, Parameter] = {}
     for row in walk(cost_table(TableOptions(impl=options.impl, bias=options.bias))):
         inputs = row.step.inputs if isinstance(row.step, Kernel) else ()
-        for tensor in inputs:
-            leaf = tensor.name.rpartition(".")[2].removesuffix("[rows]")
+        for read in inputs:
+            leaf = read.name.rpartition(".")[2].removesuffix("[rows]")
             name = f"{row.module}.{leaf}".replace("transformer.h.", "transformer.h.{i}.")
-            if tensor.is_weight and not (tied and name == "lm_head.weight"):
-                size = gathered.get(row.module.rpartition(".")[2], elements(tensor))
-                found.setdefault(name, Parameter(name, size, row.count))
+            if read.is_weight and not (tied and name == "lm_head.weight"):
+                shape = gathered.get(row.module.rpartition(".")[2], read.shape)
+                found.setdefault(name, Parameter(name, shape, row.count))
     return tuple(found.values())
 
 
@@ -132,15 +132,15 @@ class _Group:
 
     def tensor(self, name: str, element: Formula = w, is_weight: bool = False) -> Tensor:
         """One element for each of the group's."""
-        return Tensor(self._named(name), element_count(self.parameters) * element, is_weight)
+        return Tensor(self._named(name), (element_count(self.parameters),), element, is_weight)
 
     def numbers(self, name: str, element: Formula = f32) -> Tensor:
         """One number for each of the group's tensors."""
-        return Tensor(self._named(name), tensor_count(self.parameters) * element)
+        return Tensor(self._named(name), (tensor_count(self.parameters),), element)
 
     def counts(self, name: str) -> tuple[_Group, Tensor]:
         """One number for each tensor as tensors of their own, and the group that they make."""
-        ones = tuple(replace(parameter, elements=formula(1)) for parameter in self.parameters)
+        ones = tuple(replace(parameter, shape=()) for parameter in self.parameters)
         return _Group(self.name, ones, self.decays), self.numbers(name)
 
     def _named(self, name: str) -> str:
@@ -158,7 +158,7 @@ class _Group:
         has_scalars: bool = False,
     ) -> Kernel:
         """A foreach op; one FLOP for each element written, or of a reduction for each element read."""
-        flops = sum((elements(tensor) for tensor in (read if kind == "reduction" else written)), formula(0))
+        flops = sum((each.elements for each in (read if kind == "reduction" else written)), formula(0))
         shape = Foreach(self.parameters, lists, has_scalars)
         return Kernel(self._named(name), op, kind, tuple(read), tuple(written), flops, source, shape=shape)
 
@@ -184,11 +184,13 @@ def _small(
     name: str, op: str, read: Sequence[Tensor], out: Tensor, source: Citation, kind: Kind = "elementwise"
 ) -> Kernel:
     """A kernel on one number, or on one for each tensor."""
-    flops = {"elementwise": elements(out), "reduction": sum(map(elements, read), formula(0))}.get(kind, formula(0))
+    flops = {"elementwise": out.elements, "reduction": sum((each.elements for each in read), formula(0))}.get(
+        kind, formula(0)
+    )
     return Kernel(name, op, kind, tuple(read), (out,), flops, source)
 
 
-SCALE, FOUND_INF = Tensor("scale", formula(1) * f32), Tensor("found_inf", formula(1) * f32)
+SCALE, FOUND_INF = tensor("scale", element=f32), tensor("found_inf", element=f32)
 
 
 @lru_cache(maxsize=64)
@@ -197,14 +199,10 @@ def clip_rows(options: TableOptions, tied: bool = True, scaler: bool = False) ->
     group = _Group("", parameters(options, tied), False)
     total, clip = "_get_total_norm", "_clip_grads_with_norm_"
     gradients, norms = group.tensor("gradients"), group.numbers("norms", w)
-    one = formula(1) * w
-    stacked, norm, sums, inverse, ratio, coefficient = (
-        Tensor(name, bytes_)
-        for name, bytes_ in (
-            ("stacked", norms.bytes), ("total_norm", one), ("total_norm.add", one), ("inverse", one), ("ratio", one),
-            ("clip_coef", one),
-        )
-    )  # fmt: skip
+    stacked = replace(norms, name="stacked")
+    norm, sums, inverse, ratio, coefficient = (
+        tensor(name, element=w) for name in ("total_norm", "total_norm.add", "inverse", "ratio", "clip_coef")
+    )
 
     def source(function: str, fragment: str) -> Citation:
         return Citation("torch/clip_grad.py", function, fragment)
@@ -249,13 +247,13 @@ def optimizer_rows(
         step.append(_small("found_inf", "add", (FOUND_INF,), FOUND_INF, source))
         if not clips:
             source = Citation(scaler_source, "GradScaler.step", "else scaler * getattr")
-            step.append(_small("grad_scale", "mul", (SCALE,), Tensor("grad_scale", SCALE.bytes), source))
+            step.append(_small("grad_scale", "mul", (SCALE,), replace(SCALE, name="grad_scale"), source))
     elif scaler:
         step.append(Free("found_inf", "sync"))
     for group in _groups(options, tied, decay):
         step += _fused(group, scaler, clips) if is_fused else _foreach(group)
     if scaler:
-        growth = Tensor("growth_tracker", formula(1) * f32)
+        growth = tensor("growth_tracker", element=f32)
         source = Citation(scaler_source, "GradScaler.update", "torch._amp_update_scale_(")
         read, written = (SCALE, growth, FOUND_INF), (SCALE, growth)
         step.append(Kernel("update_scale", "_amp_update_scale_", "elementwise", read, written, formula(2), source))
@@ -300,7 +298,7 @@ def _fused(group: _Group, scaler: bool, clips: bool) -> list[Kernel | Free]:
     p, g = group.tensor("parameters", is_weight=True), group.tensor("gradients")
     m, v = group.tensor("exp_avg"), group.tensor("exp_avg_sq")
     counts, steps = group.counts("step")
-    asked = (Tensor("grad_scale", SCALE.bytes), FOUND_INF) if scaler and not clips else (FOUND_INF,) if scaler else ()
+    asked = (replace(SCALE, name="grad_scale"), FOUND_INF) if scaler and not clips else (FOUND_INF,) if scaler else ()
     written = (p, g, m, v) if scaler and not clips else (p, m, v)  # it leaves what it has unscaled
 
     def source(fragment: str) -> Citation:
@@ -319,8 +317,8 @@ def _unscale(group: _Group, by_one: bool) -> list[Kernel | Free]:
     """`GradScaler.unscale_`, or the search for infinities that it makes `by_one` where a fused step unscales."""
     unscale, check = "GradScaler.unscale_", "GradScaler._check_inf_per_device"
     file = "torch/grad_scaler.py"
-    inverse, wide = Tensor("inv_scale", SCALE.bytes), [Tensor(f"inv_scale.{n}", FLOAT64) for n in ("scale", "double")]
-    double, reciprocal = wide
+    inverse = replace(SCALE, name="inv_scale")
+    double, reciprocal = (tensor(f"inv_scale.{n}", element=FLOAT64) for n in ("scale", "double"))
     source = Citation(file, unscale, "self._scale.double().reciprocal().float()")
     one = Citation(file, check, "torch.full((), 1.0")
     found = Citation(file, check if by_one else unscale, "found_inf = torch.full(")

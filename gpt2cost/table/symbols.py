@@ -20,5 +20,3 @@ i64 = symbol("index_bytes")  # bytes of a token id or position: 8
 b8 = symbol("bool_bytes")  # bytes of a mask element: 1
 f32 = symbol("stat_bytes")  # bytes of a float32 element whatever the dtype: layer norm's statistics, upcast scores: 4
 CONSTANT_BYTES = {"index_bytes": 8, "bool_bytes": 1, "stat_bytes": 4}
-ELEMENT_SYMBOLS = frozenset({"w_bytes", "a_bytes", *CONSTANT_BYTES})
-"""The names of the sizes of an element."""

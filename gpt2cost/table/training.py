@@ -53,7 +53,8 @@ def without_past(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
     if isinstance(step, Free):
-        return replace(step, when=when, keeps=_tensors(step.keeps))
+        keeps, inputs, outputs = map(_tensors, (step.keeps, step.inputs, step.outputs))
+        return replace(step, when=when, keeps=keeps, inputs=inputs, outputs=outputs)
     shape = step.shape
     if isinstance(shape, Gemm):
         shape = replace(shape, m=_at(shape.m), n=_at(shape.n), k=_at(shape.k))
@@ -67,7 +68,7 @@ def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
 
 def _tensors(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Those of them that are not empty."""
-    sized = (replace(tensor, bytes=_at(tensor.bytes)) for tensor in tensors)
+    sized = (replace(tensor, shape=tuple(map(_at, tensor.shape))) for tensor in tensors)
     return tuple(tensor for tensor in sized if tensor.bytes)
 
 

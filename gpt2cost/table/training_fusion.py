@@ -28,8 +28,8 @@ from gpt2cost.table.kernel import Kernel, Row, Tensor, numbered
 from gpt2cost.table.symbols import B, H, T, f32
 from gpt2cost.table.training import TrainingTable
 
-_FIGURES = {"_log_softmax": 2 * B * T * f32, "_softmax": 2 * B * H * T * f32}
-"""A softmax -> the bytes of the figures of its rows that are saved, of which its result is computed anew."""
+_FIGURES = {"_log_softmax": (formula(2), B * T), "_softmax": (formula(2), B, H, T)}
+"""A softmax -> the shape of the figures of its rows that are saved, of which its result is computed anew."""
 
 
 def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
@@ -169,7 +169,7 @@ def _from_figures(row: Row) -> Row:
 
 
 def _figures(softmax: Kernel) -> Tensor:
-    return Tensor(f"{softmax.outputs[0].name}.figures", _FIGURES[softmax.op])
+    return Tensor(f"{softmax.outputs[0].name}.figures", _FIGURES[softmax.op], f32)
 
 
 def _with_figures(row: Row, computed_anew: set[int]) -> Row:
@@ -239,5 +239,6 @@ def _one(piece: Piece, outside: set[str]) -> Row:
         when=ALWAYS if any(kernel.when == ALWAYS for kernel in kernels) else reduce(or_, (k.when for k in kernels)),
         columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
         fusion_group="",
+        parts=piece.rows,
     )
     return replace(last, module=module, step=kernel)

@@ -90,9 +90,10 @@ class Layout:
         def called(tensor: Tensor) -> Tensor:
             own = name(tensor.name, layer, inside)
             if not tensor.view_of or tensor.name in self.carried:
-                return Tensor(own, tensor.bytes)
+                return Tensor(own, tensor.shape, tensor.element)
             view_of = name(tensor.view_of, layer, inside)
-            return Tensor(own if tensor.name in self.made else f"{own} of {view_of}", tensor.bytes, view_of=view_of)
+            own = own if tensor.name in self.made else f"{own} of {view_of}"
+            return Tensor(own, tensor.shape, tensor.element, view_of=view_of)
 
         made = row.step.outputs if isinstance(row.step, Kernel) else ()
         return Step(where, row, tuple(map(called, _used(row.step))), tuple(map(called, made)), layer * inside)

@@ -29,7 +29,6 @@ from gpt2cost.device.cpu_constants import CpuConstants, ProductCurve
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
-from gpt2cost.table.kernel import elements as elements_of
 from gpt2cost.table.liveness import OLD_CACHE
 from gpt2cost.timing.gpu_attention import FLOPS_OF_BACKWARD
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype, residency
@@ -212,7 +211,7 @@ class CpuMachine:
                 since = reuse[0] if grows else 0.0
                 elements = kernel.written_elements.evaluate(values)
                 if kernel.op == "sum":  # each element read is added
-                    elements = sum((size.evaluate(values) for size in map(elements_of, kernel.inputs)), elements)
+                    elements = sum((tensor.elements.evaluate(values) for tensor in kernel.inputs), elements)
                 kind, in_place = cpu_kind(hw.cpu_model, kernel), writes_in_place(kernel)
                 terms = memory_terms(hw, kind, read, write, elements, since, in_place=in_place)
         return at_least(floor_s, terms)

@@ -24,7 +24,6 @@ from gpt2cost.device.dtypes import HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.fusion_pieces import SCATTER
 from gpt2cost.table.kernel import Foreach, Kernel
-from gpt2cost.table.kernel import elements as elements_of
 from gpt2cost.table.optimizer import launches
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.terms import Array, Terms, at_least
@@ -74,7 +73,8 @@ def training_terms(
     elements = kernel.written_elements.evaluate(values)
     if kernel.op in ADDED_ROWS and kernel.kind == "gather":
         filled = memory_terms(hw, "fill", 0.0, write, elements, 1.0, floor_s, cold_write=cold[1])
-        rows, count = (size.evaluate(values) for size in (kernel.inputs[0].bytes, elements_of(kernel.inputs[0])))
+        given = kernel.inputs[0]
+        rows, count = given.bytes.evaluate(values), given.elements.evaluate(values)
         added = memory_terms(hw, "gather", rows, rows, count / ADDED_ROWS[kernel.op], 1.0, floor_s)
         return filled + added
     if isinstance(kernel.shape, Foreach):

@@ -23,7 +23,7 @@ def test_formats(gpt2cost: Any) -> None:
     ]
     assert [each["batch_size"] for each in document["answers"]] == [int(row["batch_size"]) for row in rows]
     assert document["positions"] == 1024
-    assert "1024 learned" in gpt2cost(*XL).out
+    assert "learned 1024" in gpt2cost(*XL).out
     assert gpt2cost(*XL, "--format", "markdown").out.count("\n") == 8
     assert len(gpt2cost(*XL, "--format", "jsonl").out.splitlines()) == 6
 

@@ -6,10 +6,11 @@ import csv
 import io
 import json
 import re
+from itertools import takewhile
 from typing import Any
 
 import pytest
-from helpers import SMALL, assert_refused, process
+from helpers import SMALL, assert_refused, flattened, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
 from gpt2cost.table.options import RUNTIMES
@@ -117,7 +118,8 @@ def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:
     assert len(lines) == len(rows) == len(kernels)
     for line, row, kernel in zip(lines, rows, kernels, strict=True):
         assert list(line) == list(row)
-        assert {key: line[key] for key in kernel} == kernel
+        tensors = {side: flattened(kernel, side) for side in ("inputs", "outputs")}
+        assert {key: line[key] for key in kernel} == {**kernel, **tensors}
         assert (line["model"], line["gpu"], line["batch_size"], line["dtype"]) == (
             "distilgpt2",
             "a100-sxm-80gb",
@@ -129,20 +131,31 @@ def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:
 
 
 @pytest.mark.parametrize("width", ["80", "100", "120", None])
-def test_a_kernel_is_one_line_at_any_width(width: str | None, gpt2cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_a_kernel_is_one_line_at_any_width(
+    width: str | None, attn: str, gpt2cost: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No header is cut, and of a name only the middle: no two lines of a pass begin alike."""
     if width:
         monkeypatch.setenv("COLUMNS", width)
-    document = json.loads(gpt2cost(*SMALL, "--format", "json").out)
-    text = gpt2cost(*SMALL).out
-    for phase in document["phases"]:
-        for kernel in phase["kernels"]:
-            name = kernel["name"].removeprefix("transformer.")[:17]
-            assert any(line.startswith(name) and line.split()[1].isdigit() for line in text.splitlines()), name
-    tables = [block for block in text.split("\n\n") if block.startswith("kernel ")]
+    document = json.loads(gpt2cost(*SMALL, "--attn", attn, "--format", "json").out)
+    text = gpt2cost(*SMALL, "--attn", attn, "--all").out
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("kernel ")]
     assert len(tables) == 2
-    assert all(len(line) <= int(width or PIPED_WIDTH) for block in tables for line in block.splitlines())
-    headers = [block.splitlines()[0] for block in tables]
-    assert not any("..." in header for header in headers), "only names are cut short"
+    for phase, (header, rule, *lines) in zip(document["phases"], tables, strict=True):
+        rows, waiting, whole, sums = lines[:-3], *lines[-3:]
+        assert len(rows) == len(phase["kernels"])
+        assert len({line.split()[0] for line in rows}) == len(rows)
+        for line, kernel in zip(rows, phase["kernels"], strict=True):
+            own, (shown, count) = kernel["name"].removeprefix("transformer."), line.split()[:2]
+            (head, _, tail), short = shown.partition("..."), own.replace("scaled_dot_product_attention", "sdpa")
+            assert any(name.startswith(head) and name.endswith(tail) for name in (own, short))
+            assert int(count) == kernel["count"]
+        assert waiting.startswith("waiting ")
+        assert int(whole.split()[2]) == phase["totals"]["launches"]
+        assert " FLOP/B, below the ridge of " in sums
+        assert all(len(line) <= int(width or PIPED_WIDTH) for line in (header, rule, *lines))
+        assert "..." not in header
 
 
 def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
@@ -156,20 +169,31 @@ def test_the_summary_ends_with_what_to_do(gpt2cost: Any) -> None:
 
 
 def advice(call: Any, *flags: str) -> str:
-    """The closing line of one phase."""
-    out = call("predict", "--model", "gpt2", *flags).out
-    return next(line for line in out.splitlines() if "tokens/s" in line)
+    """The closing line of one phase, and what would help it."""
+    lines = iter(call("predict", "--model", "gpt2", *flags).out.splitlines())
+    return "\n".join([next(line for line in lines if "tokens/s" in line), *takewhile(lambda x: x[0] == " ", lines)])
 
 
 def test_advice_that_the_device_can_follow(gpt2cost: Any) -> None:
     host = ("--set", "n_embd=96,n_head=2", "--phase", "prefill", "--seq", "2")
     nvidia, apple = (advice(gpt2cost, "--gpu", gpu, *host) for gpu in ("a100", "m4-max"))
     assert "host-bound: the GPU is busy" in nvidia
-    assert "or reduce-overhead helps" in nvidia
+    assert "--runtime reduce-overhead saves " in nvidia
     assert "host-bound" in apple
     assert "graph" not in apple
-    assert "or compile helps" in apple
-    assert "or reduce-overhead helps" in advice(gpt2cost, "--gpu", "a100", *host, "--runtime", "compile")
+    assert "--runtime compile saves " in apple
+    assert "--runtime reduce-overhead saves " in advice(gpt2cost, "--gpu", "a100", *host, "--runtime", "compile")
+
+
+def test_advice_of_a_pass_that_the_device_sets_the_pace_of(gpt2cost: Any) -> None:
+    """What is named is what takes the time: GELU's kernels, the concatenation of a cache, logits nobody asked for."""
+    prefill = advice(gpt2cost, "--gpu", "a100", "--batch", "8", "--seq", "512", "--phase", "prefill")
+    assert re.search(r"\n  \d\d% of it in 8 kernels of h.mlp.act: --runtime compile saves \d\d%", prefill)
+    assert re.search(r"\n  \d\d% of it in lm_head: --logits last saves \d\d%", prefill)
+    decode = ("--gpu", "h100", "--batch", "64", "--seq", "1", "--cache", "960", "--runtime", "compile")
+    cat = r"\n  \d\d% of it in h.attn.cat_key and h.attn.cat_value: --cache-type static saves \d\d%"
+    assert re.search(cat, advice(gpt2cost, *decode))
+    assert "static" not in advice(gpt2cost, *decode, "--cache-type", "static")
 
 
 def test_a_decode_step_of_one_sequence_is_not_compute_bound(gpt2cost: Any) -> None:
@@ -187,7 +211,7 @@ def test_a_host_that_was_measured_on_another_machine_is_named(gpt2cost: Any) -> 
 
 def test_the_padding_that_would_help_is_named(gpt2cost: Any) -> None:
     flags = ("--gpu", "h100", "--batch", "16", "--seq", "512", "--phase", "prefill")
-    assert "; vocab_size padded to 50304: 1." in advice(gpt2cost, *flags)
+    assert "\n  vocab_size padded to 50304 saves " in advice(gpt2cost, *flags)
     assert "padded" not in advice(gpt2cost, *flags, "--set", "vocab_size=50304")
 
 
@@ -234,3 +258,12 @@ def test_no_graph_is_captured_of_what_is_refused_but_its_decode_step_is(gpt2cost
     assert gpt2cost(*flags).code == 2
     assert gpt2cost(*flags, "--phase", "decode").code == 0
     assert gpt2cost(*flags, "--batch", "2").code == 0
+
+
+def test_kernels_name_their_tensors_as_the_table_does(gpt2cost: Any) -> None:
+    flags = ("--model", "distilgpt2", "--batch", "2", "--seq", "12", "--cache", "4", "--format", "json")
+    (phase,) = json.loads(gpt2cost("predict", *flags, "--gpu", "a100", "--phase", "prefill").out)["phases"]
+    table = {kernel["name"]: kernel for kernel in json.loads(gpt2cost("table", *flags).out)["kernels"]}
+    for kernel in phase["kernels"]:
+        same = table[kernel["name"]]
+        assert (kernel["inputs"], kernel["outputs"]) == (same["inputs"], same["outputs"])

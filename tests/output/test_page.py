@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,20 +47,43 @@ def test_units_of_a_column(unit: str, values: list[Any], header: str, cells: lis
     assert list(table.numeric) == [not isinstance(values[0], str)]
 
 
+def texts(table: Table, width: int) -> list[str]:
+    """The lines of a table without their styles."""
+    return ["".join(text for text, _ in line) for line in table.lines(width)]
+
+
 def test_a_table_as_lines() -> None:
-    """Never wrapped; only the first column is cut short, to 20 characters at least."""
+    """Never wrapped; only the first column is cut, to 20 characters at least, and keeps its end."""
     name = "transformer.h.attn.scaled_dot_product_attention"
     table = Table(["kernel", "us"], [[name, "12"], ["wte", "5"]], [False, True])
     width = len(name) + 2 + 2
     assert table.width == width
-    assert table.lines(width) == [
+    assert texts(table, width) == [
         f"{'kernel':<{len(name)}}  us",
         "-" * width,
         f"{name}  12",
         f"{'wte':<{len(name)}}   5",
     ]
-    assert table.lines(34)[2:] == ["transformer.h.attn.scaled_d...  12", "wte                              5"]
-    assert table.lines(1)[2] == "transformer.h.att...  12"
+    assert texts(table, 34)[2:] == ["transformer.h...duct_attention  12", "wte                              5"]
+    assert texts(table, 1)[2] == "transfor...attention  12"
+
+
+def test_styles_of_a_row() -> None:
+    """They are those of some of its cells; blanks at the end of a line have none."""
+    table = Table(["kernel", "bound", "source"], [["wte", "l2", "a.py:1"], ["add", "host", ""]], [False] * 3)
+    styled = replace(table, styles=["cyan", "red"], styled=[False, True, False])
+    assert texts(styled, 80) == texts(table, 80)
+    assert styled.lines(80)[2:] == [
+        [("wte     ", ""), ("l2     ", "cyan"), ("a.py:1", "")],
+        [("add     ", ""), ("host", "red")],
+    ]
+
+
+def test_prefixes_of_some_rows() -> None:
+    """A sum below the rows does not make them small."""
+    field: Field[float] = Field("x", "x", "s", float)
+    assert table_of([field], [3e-6, 2e-3], [3e-6]).rows == [("3.00",), ("2,000",)]
+    assert list(table_of([field], [3e-6, 2e-3], [3e-6]).headers) == ["x us"]
 
 
 def test_a_field_of_a_part() -> None:
@@ -75,7 +99,7 @@ def test_the_first_layout_that_fits() -> None:
         page = Page(width)
         assert page.first_fit(wide, narrow) == index
         page.table(wide, narrow)
-        assert page.lines[0] == ("ab"[index] * (30, 12)[index], "bold")
+        assert page.lines[0] == [("ab"[index] * (30, 12)[index], "bold")]
 
 
 def test_html_escapes_what_it_shows() -> None:

@@ -10,7 +10,7 @@ import pytest
 import gpt2cost
 from gpt2cost.errors import InputError
 from gpt2cost.output.plot_memory import memory, memory_of_training, memory_over_tokens
-from gpt2cost.output.plot_runs import WITH_CACHE, WITHOUT_CACHE, generated, step_split
+from gpt2cost.output.plot_runs import HOST_ALONE, WITH_CACHE, WITHOUT_CACHE, generated, step_split
 from gpt2cost.prediction.train_settings import check_train_how
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.units import format_quantity
@@ -180,15 +180,15 @@ def test_a_step_is_split_as_train_splits_it(sizes: dict[str, Any], points: list[
     for number, training in enumerate(trained):
         step = training.step
         assert sum(parts[number] for parts in data.parts.values()) == pytest.approx(step.step_s, rel=1e-12)
-        assert np.all(data.parts["host alone"] >= 0)
+        assert np.all(data.parts[HOST_ALONE] >= 0)
         assert data.parts["backward"][number] == pytest.approx(step.backward_s, rel=1e-12)
         assert data.tokens[number] == training.batch.global_tokens
         assert data.fits[number] == training.memory.fits
         if data.axis == "gpus":
             one = trained[0].step.tokens_per_s_per_gpu
-            assert data.shares[number] == pytest.approx(step.tokens_per_s_per_gpu / one, rel=1e-12)
+            assert data.efficiency[number] == pytest.approx(step.tokens_per_s_per_gpu / one, rel=1e-12)
         else:
-            assert data.shares[number] == pytest.approx(step.mfu, rel=1e-12)
+            assert data.efficiency[number] == pytest.approx(step.mfu, rel=1e-12)
 
 
 @pytest.mark.parametrize(

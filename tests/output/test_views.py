@@ -312,6 +312,8 @@ def results() -> dict[str, tuple[Result, int]]:
         "Generation": (case("generation").shown, 1),
         "Comparison": (gpt2cost.compare("gpt2", gpt2cost.list_hardware()[:5], phase="prefill"), 2),
         "Capacity": (case("capacity").shown, 1),
+        "StepExplanation": (gpt2cost.explain_step("gpt2", "h.attn.cat_key", "a100"), 1),
+        "Tree": (gpt2cost.tree("gpt2", "a100", phase="train"), 2),
         "Sweep": (gpt2cost.sweep("gpt2", "a100", batch="1-1000", seq="1-1000"), 1),
         "Validation": (validated(), 1),
         "Calibrated": (Calibrated(prediction.hardware, (FitResidual("gemm fp16", 9, 0.04, 0.2, -0.01),), ()), 1),
@@ -320,7 +322,19 @@ def results() -> dict[str, tuple[Result, int]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["Prediction", "Phase", "Hardware", "Generation", "Comparison", "Capacity", "Sweep", "Validation", "Calibrated"],
+    [
+        "Prediction",
+        "Phase",
+        "Hardware",
+        "Generation",
+        "Comparison",
+        "Capacity",
+        "StepExplanation",
+        "Tree",
+        "Sweep",
+        "Validation",
+        "Calibrated",
+    ],
 )
 def test_a_result_in_a_notebook(name: str) -> None:
     result, tables = results()[name]

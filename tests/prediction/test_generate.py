@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import unrolled
 from oracle import tiny
+from shapes import assert_shapes
 from transformers import GPT2LMHeadModel
 
 import gpt2cost
@@ -111,6 +112,7 @@ def test_the_kernels_are_those_of_the_real_loop(case: str, attn: str) -> None:
             continue
         assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
         assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        assert_shapes(kernel, launch, sizes, where)
         if isinstance(kernel.shape, Gemm):
             assert kernel.flops.evaluate(sizes) == launch.flops, where
     assert sum(step.count for _, step, _ in steps if isinstance(step, Free) and step.op == "sync") == trace.syncs

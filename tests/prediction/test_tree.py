@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,11 +14,12 @@ from oracle import DTYPES, tiny
 from transformers import GPT2Config
 
 import gpt2cost
+from gpt2cost.prediction.one_pass import symbol_values
 from gpt2cost.prediction.settings import Sizes, check_how
 from gpt2cost.prediction.train_settings import check_train_how
 from gpt2cost.prediction.tree import Node, training_trees, tree_of
 from gpt2cost.table.activations import ACTIVATIONS
-from gpt2cost.table.config import list_models, load_model
+from gpt2cost.table.config import Model, list_models, load_model, model_from_args
 
 PRESETS = sorted(model.name for model in list_models())
 POINT = Sizes(2, 5)
@@ -95,12 +97,17 @@ def test_the_class_of_an_activation(activation: str) -> None:
     assert_modules(tree(config), oracle.build(config, "sdpa", torch.float16))
 
 
+def nanogpt(flash: bool, bias: bool = True) -> tuple[nanogpt_oracle.GPTConfig, Model]:
+    """A small nanoGPT, and the model that it is."""
+    config = nanogpt_oracle.tiny(bias=bias, flash=flash)
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "bias")
+    return config, model_from_args({name: getattr(config, name) for name in names}, "tiny", "tiny")
+
+
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_module_of_nanogpt(attn: str, bias: bool) -> None:
-    config = nanogpt_oracle.tiny(bias=bias, flash=attn == "sdpa")
-    args = {name: getattr(config, name) for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "bias")}
-    loaded = gpt2cost.table.config.model_from_args(args, "tiny", "tiny")
+    config, loaded = nanogpt(attn == "sdpa", bias)
     root = tree_of(loaded, check_how(attn=attn).on(loaded), Sizes(2, 5))
     real = nanogpt_oracle.build(config, torch.float16)
     assert_modules(root, real)
@@ -123,31 +130,86 @@ def test_numbers_that_are_known() -> None:
 # ---------------------------------------------------------------------------------------------- outputs
 
 
+@contextlib.contextmanager
+def watched(model: torch.nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The shape of what every module returns that is called, the first of several."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def hook(name: str) -> Any:
+        def keep(_module: Any, _inputs: Any, made: Any) -> None:
+            seen[name] = tuple((made if isinstance(made, torch.Tensor) else made[0]).shape)
+
+        return keep
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
 def hooked(
     config: GPT2Config, attn: str, dtype: str, batch: int, seq: int, cache: int, **how: Any
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of what every module returns that is called, the first of several."""
-    model = oracle.build(config, attn, DTYPES[dtype])
-    seen: dict[str, tuple[int, ...]] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: Any, _inputs: Any, made: Any) -> None:
-            seen[name] = tuple((made if isinstance(made, torch.Tensor) else made[0]).shape)
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
-    oracle.trace(config, attn, DTYPES[dtype], batch, seq, cache, **how)
-    for handle in handles:
-        handle.remove()
+    """The same of one pass."""
+    with watched(oracle.build(config, attn, DTYPES[dtype])) as seen:
+        oracle.trace(config, attn, DTYPES[dtype], batch, seq, cache, **how)
     return seen
 
 
-def assert_outputs(root: Node, seen: Mapping[str, tuple[int, ...]], values: Mapping[str, int]) -> None:
+def assert_outputs(root: Node, values: Mapping[str, int], seen: Mapping[str, tuple[int, ...]]) -> None:
+    assert set(seen) == {path for path, node in unfolded(root) if node.output is not None}
     for path, node in unfolded(root):
-        assert (node.output is not None) == (path in seen), path
         if node.output is not None:
             assert tuple(int(size.evaluate(values)) for size in node.output.shape) == seen[path], path
+
+
+POINTS = [(8, 512, 0), (8, 1, 512), (1, 1, 3), (2, 5, 7), (1, 40, 0)]
+
+
+def run(config: GPT2Config, attn: str, point: tuple[int, int, int], **how: Any) -> tuple[Node, Mapping[str, int]]:
+    """The tree of a pass, and the values of the symbols."""
+    loaded = load_model(config)
+    asked, sizes = check_how(attn=attn, **how).on(loaded), Sizes(*point)
+    return tree_of(loaded, asked, sizes), symbol_values(loaded, asked.dtype, sizes)
+
+
+@pytest.mark.parametrize("point", POINTS[:2])
+@pytest.mark.parametrize("name", PRESETS)
+def test_outputs_of_a_preset(name: str, point: tuple[int, int, int]) -> None:
+    config = preset(name)
+    assert_outputs(*run(config, "sdpa", point), hooked(config, "sdpa", "fp16", *point))
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("keys", [{}, {"reorder_and_upcast_attn": True}, {"n_inner": 100}], ids=str)
+def test_outputs_of_every_attention(attn: str, point: tuple[int, int, int], keys: Mapping[str, Any]) -> None:
+    config = tiny(**keys)
+    assert_outputs(*run(config, attn, point), hooked(config, attn, "fp16", *point))
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compile"])
+def test_outputs_of_the_last_position_and_without_a_cache(runtime: str) -> None:
+    config = tiny()
+    for how, keys in (({"logits": "last"}, {"logits_to_keep": 1}), ({"use_cache": False}, {"use_cache": False})):
+        tree_and_values = run(config, "sdpa", (2, 5, 0), runtime=runtime, **how)
+        assert_outputs(*tree_and_values, hooked(config, "sdpa", "fp16", 2, 5, 0, **keys))
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("logits", ["all", "last"])
+def test_outputs_of_nanogpt(attn: str, logits: str) -> None:
+    config, loaded = nanogpt(attn == "sdpa")
+    model, asked = nanogpt_oracle.build(config, torch.float16), check_how(attn=attn, logits=logits).on(loaded)
+    with watched(model) as seen:
+        nanogpt_oracle.trace(config, torch.float16, 2, 5, logits)
+    assert_outputs(tree_of(loaded, asked, POINT), symbol_values(loaded, "fp16", POINT), seen)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_outputs_of_an_activation(activation: str) -> None:
+    config = tiny(activation_function=activation)
+    assert_outputs(*run(config, "sdpa", (2, 5, 0)), hooked(config, "sdpa", "fp16", 2, 5, 0))
 
 
 # ---------------------------------------------------------------------------------------------- sums
@@ -169,11 +231,14 @@ def test_the_sums_are_those_of_predict(runtime: str, attn: str, sizes: Sizes, ca
 
 
 def assert_sums(root: Node) -> None:
-    """Figures of copies are equal, and those of a module are at least those of the modules in it."""
+    """Copies are equal, and a module has what the modules in it and its own steps have."""
     for node in root.walk():
-        for name in (*FIGURES, "parameters"):
+        assert set(node.costs) == {row.index for row in node.rows}
+        for name in FIGURES:
             assert getattr(node, name) % node.count == 0
-            assert getattr(node, name) >= sum(getattr(module, name) for module in node.modules)
+            parts = [getattr(part, name) for part in (*node.modules, *node.costs.values())]
+            assert getattr(node, name) == sum(parts)
+        assert node.parameters % node.count == 0
 
 
 @pytest.mark.parametrize("runtime", ["eager", "compile"])
@@ -197,3 +262,23 @@ def test_the_sums_are_those_of_train(runtime: str, how: Mapping[str, Any]) -> No
         assert_sums(root)
     unpriced = training_trees(training.model, train, Sizes(2, 64))
     assert all(root.device_s is None for root in unpriced)
+
+
+def test_the_order_is_that_in_which_modules_run() -> None:
+    """Forward hooks of the real model fire in the tree's order, and of the backward pass it is the other way round."""
+    config = tiny()
+    model = oracle.build(config, "eager", torch.float16)
+    called: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if "h.1" not in name
+    ]
+    oracle.trace(config, "eager", torch.float16, 2, 5, 0)
+    for handle in handles:
+        handle.remove()
+    root = tree(config, attn="eager")
+    assert [node.path for node in root.walk() if node.output is not None] == called
+    _, backward = training_trees(load_model(config), check_train_how(precision="fp32"), Sizes(2, 5))
+    inner = next(node for node in backward.walk() if node.cls == "GPT2Block")
+    assert [module.name for module in inner.modules] == ["mlp", "ln_2", "attn", "ln_1"]

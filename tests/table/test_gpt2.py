@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import POINTS, unrolled, values
 from oracle import DTYPES, tiny
+from shapes import assert_shapes, shape_of
 from transformers import GPT2Config
 
 from gpt2cost.table.activations import ACTIVATIONS
@@ -64,6 +65,7 @@ def assert_table_equals_trace(
         where = f"{module} {kernel.name} {kernel.op}"
         assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
         assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+        assert_shapes(kernel, launch, sizes, where)
         if isinstance(kernel.shape, Gemm | FusedAttention):
             assert kernel.flops.evaluate(sizes) == launch.flops, where
         if isinstance(kernel.shape, Gemm):
@@ -74,6 +76,24 @@ def assert_table_equals_trace(
         else:
             assert launch.gemm is None, where
     assert sum(step.count for _, step in launched if isinstance(step, Free) and step.op == "sync") == trace.syncs
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+def test_what_views_give_has_the_shapes_of_the_real_ones(attn: str) -> None:
+    """Between the same two kernels."""
+    model, seen = load_model(tiny()), set()
+    for batch, seq, cache in POINTS:
+        trace = oracle.trace(tiny(), attn, torch.float16, batch, seq, cache, logits_to_keep=1)
+        sizes = values(model, "fp16", batch, seq, cache)
+        launched = 0
+        for _, step in unrolled(list(walk(cost_table(TableOptions(attn, logits="last")))), model.n_layer):  # type: ignore[arg-type]
+            if isinstance(step, Kernel):
+                launched += bool(step.when.evaluate(sizes))
+            elif step.op == "view" and step.when.evaluate(sizes):
+                given = {shape_of(tensor, sizes) for tensor in step.outputs}
+                assert given <= {shape for number, shape in trace.views if number == launched}, (step, launched)
+                seen |= {step.name} if given else set()
+    assert seen == {"split", "views", "slice"}
 
 
 ODD = {

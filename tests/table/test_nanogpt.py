@@ -15,6 +15,7 @@ from helpers import unrolled, values
 from nanogpt_model import GPTConfig
 from nanogpt_oracle import ODD, model_of, tiny
 from oracle import DTYPES, Launch
+from shapes import assert_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt2cost.table import nanogpt
@@ -25,7 +26,7 @@ from gpt2cost.table.gpt2 import cost_table, parameter_count
 from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, walk
 from gpt2cost.table.liveness import peak_bytes
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import ELEMENT_SYMBOLS
+from gpt2cost.table.symbols import CONSTANT_BYTES
 
 ATTENTION = "_scaled_dot_product_flash_attention"
 SIZES = ((1, 1), (1, 40), (4, 17), (2, 512))
@@ -39,6 +40,7 @@ def options(bias: bool, logits: Any, traced: bool = False) -> TableOptions:
 def assert_kernel_is(kernel: Kernel, launch: Launch, sizes: dict[str, int], where: str) -> None:
     assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
     assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+    assert_shapes(kernel, launch, sizes, where)
     if isinstance(kernel.shape, Gemm | FusedAttention):
         assert kernel.flops.evaluate(sizes) == launch.flops, where
     if isinstance(kernel.shape, Gemm):
@@ -208,7 +210,8 @@ def test_bytes_are_bytes_and_flops_are_flops() -> None:
     """Grading: every byte monomial has one element size in it, every FLOP monomial none."""
 
     def element_sizes_in(costs: Formula) -> set[int]:
-        return {sum(power for name, power in monomial if name in ELEMENT_SYMBOLS) for monomial in costs.terms}
+        sizes = {"w_bytes", "a_bytes", *CONSTANT_BYTES}
+        return {sum(power for name, power in monomial if name in sizes) for monomial in costs.terms}
 
     for row in all_rows():
         if isinstance(row.step, Kernel):

@@ -15,7 +15,7 @@ import pytest
 from gpt2cost import load_hardware
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import formula
-from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Parameter, Tensor
+from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Parameter, tensor
 from gpt2cost.table.symbols import f32
 from gpt2cost.timing.gpu_attention import attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms
@@ -32,7 +32,7 @@ def seconds(
 ) -> float:  # fmt: skip
     """One launch of a kernel that reads and writes tensors of so many elements of `size` bytes, all of them cold."""
     inputs, outputs = (
-        tuple(Tensor(f"{side}{n}", formula(elements) * f32) for n, elements in enumerate(counts))
+        tuple(tensor(f"{side}{n}", elements, element=f32) for n, elements in enumerate(counts))
         for side, counts in (("in", read), ("out", written))
     )
     kernel = Kernel("k", op, kind, inputs, outputs, formula(0), NOWHERE, columns=formula(columns), **more)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_bytes_of_training_on_an_rtx_5090() -> None:
         "gelu": 535e-6, "gelu_backward": 799e-6, "sum 2304": 188e-6, "sum 3072": 247e-6, "zeros": 4195e-6,
         "_fused_adamw_": 1856e-6,
     }  # fmt: skip
-    weights = Foreach((Parameter("weights", formula(124_475_904), formula(1)),), 4)
+    weights = Foreach((Parameter("weights", (formula(124_475_904),), formula(1)),), 4)
     predicted = {
         "gelu": seconds("rtx5090", "gelu", [tokens * wide], [tokens * wide], 2),
         "gelu_backward": seconds("rtx5090", "gelu_backward", [tokens * wide] * 2, [tokens * wide], 2),
@@ -117,7 +117,7 @@ def test_adamw_on_an_a100() -> None:
     measured: dict[str, float] = {}
     for millions, (foreach_s, fused_s) in ADAMW.items():
         count = millions * 1_000_000
-        weights = Foreach((Parameter("weights", formula(count), formula(1)),), 4)
+        weights = Foreach((Parameter("weights", (formula(count),), formula(1)),), 4)
         ops = ((1, 1), (2, 1), (1, 1), (2, 1), (1, 1), (1, 1), (1, 1), (3, 1))
         measured |= {f"foreach {millions}": foreach_s, f"fused {millions}": fused_s}
         predicted[f"foreach {millions}"] = sum(
@@ -237,7 +237,7 @@ def test_gradients_take_more_than_the_forward(gpu: str) -> None:
     """Of attention in each dtype: at least twice its time, and all of it grows with the batch."""
     hw = load_hardware(gpu)
     sizes = (formula(1), formula(12), formula(64), formula(1024), formula(1024))
-    operands = tuple(Tensor(name, formula(12 * 1024 * 64) * f32) for name in "qkv")
+    operands = tuple(tensor(name, 12 * 1024 * 64, element=f32) for name in "qkv")
     for dtype in hw.compute.peak_flop_per_s:
         times = []
         for backward in (False, True):
@@ -250,7 +250,7 @@ def test_gradients_take_more_than_the_forward(gpu: str) -> None:
 def test_where_an_operand_lies_transposed_its_rows_are_those_of_m() -> None:
     """Whether they are aligned, m says and not k, as of the gradient of the head's weight."""
     hw = load_hardware("a100")
-    operands = tuple(Tensor(name, formula(1) * f32) for name in "ab")
+    operands = tuple(tensor(name, element=f32) for name in "ab")
     transposed_s, other_s = (
         kernel_terms(
             Kernel("lm_head.grad_weight", "mm", "gemm", operands, operands[:1], formula(0), NOWHERE, shape=shape),
@@ -284,7 +284,7 @@ def test_load_lowers_the_rate_of_arithmetic_alone() -> None:
 
 def test_gradients_of_odd_rows_are_slow_unless_a_compiler_pads_them() -> None:
     """In 16 bit, where no 4 bytes at a time can be copied; what is read by rows that are even takes what it did."""
-    hw, operands = load_hardware("a100"), tuple(Tensor(name, formula(1) * f32) for name in "ab")
+    hw, operands = load_hardware("a100"), tuple(tensor(name, element=f32) for name in "ab")
 
     def product_s(name: str, layout: str, dtype: str = "bf16", vocabulary: int = 50257, padded: bool = False) -> float:
         sizes = {"grad_input": (16384, 768, vocabulary), "grad_weight": (vocabulary, 768, 16384)}
@@ -301,7 +301,7 @@ def test_gradients_of_odd_rows_are_slow_unless_a_compiler_pads_them() -> None:
 
 def test_odd_rows_slow_down_arithmetic_and_not_what_moves_bytes() -> None:
     """Products of attention at an odd length move their operands as before, and take no longer than odd arithmetic."""
-    hw, operands = load_hardware("a100"), tuple(Tensor(name, formula(1) * f32) for name in "ab")
+    hw, operands = load_hardware("a100"), tuple(tensor(name, element=f32) for name in "ab")
 
     def gradient_s(tokens: int) -> float:
         shape = Gemm(formula(768), formula(tokens), formula(64), formula(tokens), "TN")

@@ -1,0 +1,41 @@
+"""`gpt2cost explain`: one step of a pass on its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, WorkFlags, choice, takes
+from gpt2cost.cli.train_many import TrainRowFlags
+from gpt2cost.output.explain import EXPLAIN
+from gpt2cost.prediction.one_step import STEP_PHASES, explain_step
+
+PHASE_HELP = (
+    "prefill (the pass of --seq tokens), decode (the next token), generate (what runs around a pass too), or train: a"
+    " micro-step of --batch sequences."
+)
+
+
+@takes
+def explain(
+    step: Annotated[
+        str, typer.Argument(help="A path or the end of one: h.attn.cat_key, cat_key; of a module, all its steps: mlp.")
+    ],
+    *,
+    model: ModelFlags,
+    device: DeviceFlags,
+    work: WorkFlags,
+    phase: Annotated[str, choice("--phase", STEP_PHASES, PHASE_HELP)] = "prefill",
+    sample: Annotated[bool, typer.Option("--sample", help="With --phase generate: tokens are drawn.")] = False,
+    training: TrainRowFlags,
+    out: OutputFlags,
+) -> None:
+    """Explain one step: what it does and why, its tensors, its formulas with numbers put in, and the source line.
+
+    With --gpu, also what it takes there and what bounds it. gpt2cost table lists all steps.
+    """
+    sink = out.sink()
+    loaded, hardware = model.load_model(default="gpt2"), device.load_any()
+    options = {**work.work(), **vars(training), "phase": phase, "sample": sample}
+    sink.show(EXPLAIN, explain_step(loaded, step, hardware, **options))

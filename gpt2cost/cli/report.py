@@ -1,0 +1,141 @@
+"""`gpt2cost report`: a page to look at."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpt2cost.cli.extras import load
+from gpt2cost.cli.flags import (
+    HostFactorFlag,
+    HwSetFlag,
+    ModelFlags,
+    StrictFlag,
+    WorkFlags,
+    choice,
+    hardware_changes,
+    heed,
+    required,
+    takes,
+)
+from gpt2cost.cli.many import GpusFlag
+from gpt2cost.device.catalog import change_hardware, load_hardware
+from gpt2cost.device.dtypes import PRECISIONS
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError
+from gpt2cost.files import check_writable, write_text
+from gpt2cost.output.messages import print_warnings
+from gpt2cost.prediction.generate import Generation, generate
+from gpt2cost.prediction.grid import split_list
+from gpt2cost.prediction.predict import predict_run
+from gpt2cost.prediction.train import Training, train
+from gpt2cost.table.config import Model
+from gpt2cost.table.options import CHECKPOINTING
+
+NEW_TOKENS = 128
+"""That generate adds unless --new-tokens says otherwise."""
+PANEL = "With --train"
+"""These flags have a part of the help to themselves."""
+
+
+@dataclass(eq=False, repr=False)
+class DevicesFlags:
+    """The device of the page, and others beside it."""
+
+    gpu: GpusFlag = None
+    hw_set: HwSetFlag = None
+    host_factor: HostFactorFlag = None
+
+    def load_devices(self) -> list[Hardware]:
+        """The devices, the page's own first. Raises `InputError` where there is none."""
+        names = split_list("gpu", required("--gpu", self.gpu))
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return [change_hardware(load_hardware(name), changes) for name in dict.fromkeys(names)]
+
+
+@dataclass(eq=False, repr=False)
+class TrainPageFlags:
+    """A training step beside the passes: of --batch sequences of --seq tokens on each GPU."""
+
+    train: Annotated[
+        bool, typer.Option("--train", help="Add a training step, with --batch sequences of --seq tokens per GPU.")
+    ] = False
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs of the step.", rich_help_panel=PANEL)] = 1
+    grad_accum: Annotated[
+        int, typer.Option("--grad-accum", help="Passes of a step, on each GPU.", rich_help_panel=PANEL)
+    ] = 1
+    precision: Annotated[str, choice("--precision", tuple(PRECISIONS), rich_help_panel=PANEL)] = "bf16-mixed"
+    checkpointing: Annotated[str, choice("--checkpointing", CHECKPOINTING, rich_help_panel=PANEL)] = "none"
+
+
+@takes
+def report(
+    *,
+    model: ModelFlags,
+    devices: DevicesFlags,
+    work: WorkFlags,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--new-tokens", help="Tokens that generate adds to prompts of --seq; 0: none.", show_default="128"
+        ),
+    ] = None,
+    training: TrainPageFlags,
+    strict: StrictFlag = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The file: .html.")] = None,
+) -> None:
+    """Write a page to look at: one HTML file that needs no network, with tree, kernels, pictures and reasons.
+
+    Of several devices in --gpu the first is the page's; all stand in its curves and its comparison.
+    """
+    if output is None or output.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"-o is required, and ends in .html{'' if output is None else f', got {output}'}")
+    check_writable(output)
+    room = load("gpt2cost.output.report", "report")
+    loaded, (hw, *others) = model.load_model(), devices.load_devices()
+    prediction = predict_run(loaded, hw, work.how(), work.sizes(), "both")
+    heed(prediction.warnings, strict)
+    made = room.Report(
+        prediction, tuple(others), _generation(loaded, hw, work, new_tokens), _training(loaded, hw, work, training),
+        _command(),
+    )  # fmt: skip
+    write_text(room.page(made), output)
+
+
+def _generation(model: Model, hw: Hardware, work: WorkFlags, new_tokens: int | None) -> Generation | None:
+    """The text that is generated after the prompt. Where none can be, a warning unless it was asked for."""
+    if new_tokens == 0:
+        return None
+    how = work.how()
+    try:
+        return generate(
+            model, hw, prompt_tokens=work.cache + work.seq, new_tokens=NEW_TOKENS if new_tokens is None else new_tokens,
+            batch=work.batch, dtype=how.dtype, attn=how.attn, runtime=how.runtime, use_cache=how.use_cache,
+            cache_type=how.cache_type, impl=how.impl,
+        )  # fmt: skip
+    except InputError as error:
+        if new_tokens is not None:
+            raise
+        print_warnings([f"the page is without generate: {error}"])
+        return None
+
+
+def _training(model: Model, hw: Hardware, work: WorkFlags, flags: TrainPageFlags) -> Training | None:
+    """The training step, where it was asked for."""
+    if not flags.train:
+        return None
+    return train(
+        model, hw, micro_batch=work.batch, seq=work.seq, gpus=flags.gpus, grad_accum=flags.grad_accum,
+        precision=flags.precision, checkpointing=flags.checkpointing, attn=work.attn, runtime=work.runtime,
+        impl=work.impl,
+    )  # fmt: skip
+
+
+def _command() -> str:
+    """The command line that made the page."""
+    return shlex.join(["gpt2cost", *sys.argv[1:]])

@@ -1,0 +1,311 @@
+"""One step of a pass on its own: a kernel, or what launches none, with its numbers, its reason and its time.
+
+A step is named by its path, by the end of it (`cat_key`, `h.attn.cat_key`) or by a module's, which stands for all that
+it runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2cost.checks import check_choice, check_flag
+from gpt2cost.device.catalog import load_hardware
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError, echo, nearest
+from gpt2cost.prediction.explain import KernelExplanation, explained
+from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, table_rows
+from gpt2cost.prediction.predict import check_runs, passes_of
+from gpt2cost.prediction.settings import (
+    TRAIN,
+    How,
+    Number,
+    Sizes,
+    check_cache,
+    check_cached,
+    check_how,
+    check_implementation,
+    check_single_sizes,
+)
+from gpt2cost.prediction.train_settings import Batch, TrainHow, check_train_how, check_training, with_dropout
+from gpt2cost.prediction.train_step import rows_of_step, step_work, train_options
+from gpt2cost.result import Result
+from gpt2cost.table import generate_loop, nanogpt
+from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.kernel import Free, Kernel, Row
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table.why import Why, why
+
+GENERATE = "generate"
+STEP_PHASES = ("prefill", "decode", GENERATE, TRAIN)
+MANY = 3
+"""A name that stands for more steps than these stands for a group, as that of a module does."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What a step takes on a device. `share`: of its pass's kernel time."""
+
+    explanation: KernelExplanation
+    bound: str
+    share: float
+    attention_kernel: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of one pass. `launches`: how often it runs at these sizes; `time`: None without a device or launches."""
+
+    phase: str
+    row: Row
+    symbols: Mapping[str, Number]
+    launches: int
+    why: Why
+    time: StepTime | None
+
+    @property
+    def path(self) -> str:
+        """Its address; of a module's own call the module's."""
+        return _path(self.row)
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """None of a step that launches none."""
+        return self.row.step if isinstance(self.row.step, Kernel) else None
+
+    def figure(self, name: str) -> int:
+        """One of `flops`, `reads` and `writes` over all launches."""
+        return 0 if self.kernel is None else self.launches * int(getattr(self.kernel, name).evaluate(self.symbols))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StepExplanation(Result):
+    """What `explain_step` returns. `group`: the path of the module that was asked for; "" of single steps."""
+
+    shown_by = "explain"
+
+    model: Model
+    hardware: Hardware | None
+    how: How
+    train: TrainHow | None
+    sizes: Sizes
+    group: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One pass of what was asked for: its rows with the values of their symbols, and its times on a device."""
+
+    phase: str
+    rows: tuple[Row, ...]
+    symbols: Mapping[str, Number]
+    pass_: Pass | None = None
+
+    def step(self, row: Row, hardware: Hardware | None, how: How) -> Step:
+        launches = int(row.count.evaluate(self.symbols) * row.step.when.evaluate(self.symbols))
+        costs = () if self.pass_ is None else self.pass_.kernels
+        cost = next((cost for cost in costs if cost.row.index == row.index), None)
+        time = None if cost is None or hardware is None else _time(self, cost, hardware, how)
+        return Step(self.phase, row, self.symbols, launches, why(row), time)
+
+
+def _time(part: _Part, cost: KernelCost, hardware: Hardware, how: How) -> StepTime:
+    assert part.pass_ is not None
+    share = float(cost.device_s / part.pass_.device_s)
+    explanation = explained(hardware, how, cost, part.symbols)
+    return StepTime(explanation, str(cost.bound), share, cost.attention_kernel)
+
+
+def explain_step(
+    model: object,
+    step: str,
+    gpu: str | Hardware | None = None,
+    *,
+    batch: int = 1,
+    seq: int = 128,
+    cache: int = 0,
+    dtype: str = "fp16",
+    attn: str = "sdpa",
+    runtime: str = "eager",
+    phase: str = "prefill",
+    logits: str = "all",
+    use_cache: bool = True,
+    cache_type: str = "dynamic",
+    impl: str | None = None,
+    sample: bool = False,
+    precision: str | None = None,
+    checkpointing: str | None = None,
+    dropout: float | None = None,
+) -> StepExplanation:
+    """Explain one step of a model, such as `h.attn.cat_key`: what it does and why, its tensors, formulas and numbers.
+
+    `step` is a path, the end of one, or a module's, which stands for all its steps. Other arguments as in `predict`;
+    with a `gpu` there is also what the step takes there. `phase` may also be `generate`, with what runs around the pass
+    (`sample`: tokens are drawn), or `train`, with `train`'s `precision`, `checkpointing` and `dropout`.
+
+    Raises `InputError` for anything unknown or impossible, with what would be right.
+    """
+    check_choice("phase", phase, STEP_PHASES)
+    loaded, device = load_model(model), None if gpu is None else load_hardware(gpu)
+    if phase == TRAIN:
+        usual = {
+            "dtype": "fp16",
+            "cache": 0,
+            "logits": "all",
+            "use_cache": True,
+            "cache_type": "dynamic",
+            "sample": False,
+        }
+        given = {"dtype": dtype, "cache": cache, "logits": logits, "use_cache": use_cache, "cache_type": cache_type}
+        for name, value in {**given, "sample": sample}.items():
+            if value != usual[name]:
+                raise InputError(f"{name}: not of training, which has precision, checkpointing and dropout")
+        own = {"precision": precision, "checkpointing": checkpointing}
+        asked: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        train = check_train_how(attn=attn, runtime=runtime, impl=impl, **asked)
+        return _of_training(with_dropout(loaded, dropout, impl), device, train, check_single_sizes(batch, seq, 0), step)
+    for name, value in {"precision": precision, "checkpointing": checkpointing, "dropout": dropout}.items():
+        if value is not None:
+            raise InputError(f"{name}: goes with phase train alone")
+    if check_flag("sample", sample) and phase != GENERATE:
+        raise InputError("sample: goes with phase generate alone")
+    how = check_how(dtype, attn, runtime, "last" if phase == GENERATE else logits, use_cache, cache_type, impl)
+    return _of_pass(loaded, device, how, check_single_sizes(batch, seq, cache, use_cache), phase, sample, step)
+
+
+def _of_pass(
+    model: Model, hardware: Hardware | None, how: How, sizes: Sizes, phase: str, sample: bool, asked: str
+) -> StepExplanation:
+    how = how.on(model)
+    check_cached(model, how, sizes)
+    passes = "prefill" if phase == GENERATE else phase
+    if hardware is None:
+        check_implementation(how)
+        check_cache(how)
+    else:
+        check_runs(model, hardware, how, sizes, passes)
+    ((name, own),) = passes_of(sizes, passes, how.use_cache)
+    values = symbol_values(model, how.dtype, own)
+
+    def parts(how: How) -> Iterator[_Part]:
+        options = dataclasses.replace(table_options(model, how, hardware), in_generate=phase == GENERATE)
+        rows = {name: (table_rows(options, how.runtime), how.runtime)}
+        if phase == GENERATE and how.impl == "nanogpt":
+            rows["before a pass"] = nanogpt.before(), "eager"
+            rows["after a pass"] = nanogpt.after(sample), "eager"
+        elif phase == GENERATE:
+            eager = dataclasses.replace(options, traced=False)
+            rows["before all passes"] = generate_loop.setup(own.batch_size > 1), "eager"
+            rows["before a pass"] = generate_loop.before(eager), "eager"
+            rows["after a pass"] = generate_loop.after(eager, sample), "eager"
+        for part, (listed, runtime) in rows.items():
+            pass_ = None if hardware is None else run_rows(listed, values, hardware, how.dtype, runtime)
+            yield _Part(part, listed, values, pass_)
+
+    found = list(parts(how))
+    group, rows = _found(asked, found)
+    if not rows:
+        raise InputError(_unknown(asked, found, _elsewhere(asked, model, how)))
+    steps = tuple(part.step(row, hardware, how) for part, row in rows)
+    return StepExplanation(model, hardware, how, None, own, group, steps)
+
+
+def _of_training(model: Model, hardware: Hardware | None, train: TrainHow, sizes: Sizes, asked: str) -> StepExplanation:
+    train = train.on(model)
+    values = symbol_values(model, train.precision, sizes)
+    if hardware is None:
+        check_implementation(train.how)
+        listed = rows_of_step(train_options(model, train), train, model.tie_word_embeddings)
+        parts = [_Part(name, rows, values) for name, rows in listed.items()]
+    else:
+        check_training(hardware, train, model)
+        work = step_work(model, hardware, train, Batch(sizes.batch_size, sizes.seq_len, grad_accum=2, gpus=2))
+        passes = {field.name: getattr(work, field.name) for field in dataclasses.fields(work)}
+        parts = [_Part(name, own.rows, values, own) for name, own in passes.items()]
+        hardware = hardware.under_load
+    group, rows = _found(asked, parts)
+    if not rows:
+        raise InputError(_unknown(asked, parts, ""))
+    steps = tuple(part.step(row, hardware, train.how) for part, row in rows)
+    return StepExplanation(model, hardware, train.how, train, sizes, group, steps)
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def _path(row: Row) -> str:
+    """A step's path; of a module's own call the module's."""
+    module = row.module.rpartition(".")[2]
+    return row.module if isinstance(row.step, Free) and row.step.name == module else row.path
+
+
+def _ends(path: str, asked: str) -> bool:
+    return path == asked or path.endswith(f".{asked}")
+
+
+def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, Row]]]:
+    """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`."""
+    name = re.sub(r"\.\d+(?=\.|$)", "", asked)
+    rows = [(part, row) for part in parts for row in part.rows if _is_step(row)]
+    alone = [(part, row) for part, row in rows if _ends(_path(row), name) and _path(row) == row.path]
+    if alone:
+        different = {(part.phase, row.path, row.step.op): (part, row) for part, row in alone}
+        return "" if len(different) <= MANY else name, list(different.values())
+    merged = [(part, row) for part, row in rows if any(_ends(own.path, name) for own in _parts(row))]
+    if merged:  # a compiler has put it into another kernel
+        return "", merged[:MANY]
+    inside = [(part, row) for part, row in rows if any(_ends(path, name) for path in _modules(row.path))]
+    return ("" if len(inside) == 1 else name), inside
+
+
+def _parts(row: Row) -> tuple[Row, ...]:
+    """The rows that a compiler has merged in one."""
+    return row.step.parts if isinstance(row.step, Kernel) else ()
+
+
+def _is_step(row: Row) -> bool:
+    """Whether anything is done in a row: some only say what a variable keeps alive."""
+    return isinstance(row.step, Kernel) or row.step.count > 0
+
+
+def _modules(path: str) -> Iterator[str]:
+    """A path, and those of what it is in."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def _unknown(asked: str, parts: Sequence[_Part], elsewhere: str) -> str:
+    """The message about a name that nothing has."""
+    paths = {_path(row).removeprefix("transformer.") for part in parts for row in part.rows}
+    paths |= {
+        module.removeprefix("transformer.") for part in parts for row in part.rows for module in _modules(row.module)
+    }
+    last = {path.rpartition(".")[2]: path for path in sorted(paths)}
+    hint = elsewhere or nearest(asked, paths) or nearest(asked.rpartition(".")[2], last)
+    if not hint and asked:
+        hint = ", ".join(sorted(path for path in paths if asked in path)[:MANY])
+    return f"step: nothing in this pass is called {echo(asked)}" + (
+        f": {hint}" if hint else "; gpt2cost table lists all"
+    )
+
+
+def _elsewhere(asked: str, model: Model, how: How) -> str:
+    """Which other way of running the model has such a step, if one has."""
+    ways: list[tuple[str, dict[str, Any]]] = [(f"--attn {attn}", {"attn": attn}) for attn in ATTENTION_IMPLEMENTATIONS]
+    ways += [("--runtime eager", {"runtime": "eager"}), ("--cache-type static", {"cache_type": "static"})]
+    ways += [("--cache-type dynamic", {"cache_type": "dynamic"})]
+    for flag, change in ways:
+        try:
+            other = dataclasses.replace(how, **change)
+            check_implementation(other)
+            rows = table_rows(table_options(model, other), other.runtime)
+        except InputError:
+            continue
+        if _found(asked, [_Part("", rows, {})])[1]:
+            return f"{flag} has it"
+    return ""
