@@ -134,3 +134,31 @@ def test_the_mask_in_the_picture_is_causal() -> None:
     seen = [[int(cell) for cell in row.split()] for row in rows]
     assert seen == torch.tril(torch.ones(5, 5, dtype=torch.int)).tolist()
     assert all(sum(one) + 1 == sum(other) for one, other in pairwise(seen))
+
+
+# ---------------------------------------------------------------------------------------------- docs/lab.md
+
+
+def test_the_labs_product_is_worked_out_right() -> None:
+    """Exercise 2: c_attn of 16 x 512 tokens, and of 16."""
+    lab = (ROOT / "docs" / "lab.md").read_text("utf-8")
+    cells = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", lab, re.M)[2:]]
+    rows = {name.strip(): (prefill, decode) for name, prefill, decode in cells}
+    k, n, element = 768, 3 * 768, 2
+    for column, m in enumerate((16 * 512, 16)):
+        flops, read, weight, written, moved, intensity = (
+            float(rows[name][column].replace(",", "").replace("B", ""))
+            for name in (
+                "FLOPs, 2 m n k",
+                "input, m k",
+                "weight and bias, k n + n",
+                "output, m n",
+                "all bytes",
+                "FLOP/B",
+            )
+        )
+        assert (flops, read, weight, written) == (
+            2 * m * n * k, m * k * element, (k * n + n) * element, m * n * element,
+        )  # fmt: skip
+        assert moved == read + weight + written
+        assert intensity == pytest.approx(flops / moved, rel=0.005)
