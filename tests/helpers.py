@@ -49,6 +49,11 @@ PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
 SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
 
 
+def flattened(kernel: dict[str, Any], side: str) -> str:
+    """A kernel's tensors as the flat formats have them."""
+    return ", ".join(f"{one['name']} {one['symbols']} {'x'.join(map(str, one['shape'])) or 1}" for one in kernel[side])
+
+
 def assert_refused(result: Result, named: str = "") -> None:
     assert result.code == 2
     assert result.out == ""

@@ -11,7 +11,7 @@ import pytest
 from transformers import GPT2Config
 
 import gpt2cost as package
-from gpt2cost import InputError, capacity, compare, generate, kernel_latency, load_hardware, predict, sweep
+from gpt2cost import InputError, capacity, compare, generate, kernel_latency, load_hardware, predict, sweep, tree
 
 ARRAY = np.array([1, 2])
 Call = Callable[[], Any]
@@ -50,6 +50,8 @@ class Unreadable:
         (lambda: capacity("gpt2", "a100", batch=ARRAY), "batch: expected one size"),  # type: ignore[arg-type]
         (lambda: capacity("gpt2", "a100", max_latency_s="1"), "max_latency_s: expected a number above 0"),  # type: ignore[arg-type]
         (lambda: capacity("gpt2", "a100", max_latency_s=float("nan")), "max_latency_s: expected a number above 0"),
+        (lambda: tree("gpt2", batch=ARRAY), "batch: expected one size"),  # type: ignore[arg-type]
+        (lambda: tree("gpt2", phase="train", logits="last"), "logits: not of training"),
         (lambda: generate("gpt2", "a100", batch=ARRAY), "batch: expected one size"),  # type: ignore[arg-type]
         (lambda: generate("gpt2", "a100", padded="no"), "padded: expected True or False"),  # type: ignore[arg-type]
         (lambda: generate("gpt2", "a100", sample=[1]), "sample: expected True or False"),  # type: ignore[arg-type]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import doctest
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, Call
 from pages import BLOCKS, PAGES, README, output
 
 from gpt2cost.device.catalog import validate_file
@@ -61,6 +62,24 @@ def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub links to them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> set[str]:
+    """The commands that a page writes down, in a shell's lines or in a sentence, without what is piped to them."""
+    text = re.sub(r"<!--.*?-->", "", page.read_text("utf-8"), flags=re.S)
+    written = re.findall(r"(?<!`)`(gpt2cost [^`]+)`", text)
+    for script in re.findall(r"```sh\n(.*?)```", text, re.S):
+        lines = re.sub(r"#.*", "", script.replace("\\\n", "")).splitlines()
+        written += [part.strip() for line in lines for part in re.split(r"[|;&)]| do |<\(", line)]
+    return {" ".join(command.split()) for command in written if re.match("gpt2cost [a-z]", command)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_there(page: Path, gpt2cost: Call) -> None:
+    """Each command that a page writes down has its flags: it would print its help."""
+    for command in sorted(commands(page)):
+        result = gpt2cost(*shlex.split(command)[1:], "--help")
+        assert result.code == 0, f"{command}: {result.err}"
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:

@@ -10,7 +10,8 @@ from gpt2cost.checks import check_point
 from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
 from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.parameters import PARAMETERS
-from gpt2cost.output.tree import Shown, tree_view
+from gpt2cost.output.tree import tree_view
+from gpt2cost.output.tree_lines import Shown
 from gpt2cost.prediction import model_tree
 
 

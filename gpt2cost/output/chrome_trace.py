@@ -6,11 +6,13 @@ a track, `s` and `f` are the two ends of an arrow from a launch to its kernel. P
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.field import Record
+from gpt2cost.output.shapes import input_dims, shape_numbers
 from gpt2cost.output.shared import sizes_text
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.predict import Phase, Prediction
@@ -126,8 +128,15 @@ def _module_events(slices: Iterable[Slice], offset_s: float) -> Iterator[Record]
     yield from closed(0)
 
 
+def _dims(step: Kernel | Free, values: Mapping[str, Any]) -> Record:
+    """The shapes of what a step takes, as torch.profiler writes them, and likewise of what it gives."""
+    outputs = [shape_numbers(tensor.shape, values) for tensor in step.outputs]
+    return {name: dims for name, dims in (("Input Dims", input_dims(step, values)), ("Output Dims", outputs)) if dims}
+
+
 def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int) -> Iterator[Record]:
     costs = {cost.row.index: cost for cost in pass_.kernels}
+    dims = {row.index: _dims(row.step, pass_.symbols) for row in pass_.rows}
     issued: dict[int, Slice] = {}
     graph: Slice | None = None
     for piece in slices:
@@ -138,7 +147,9 @@ def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int
             graph = piece if piece.name == GRAPH_LAUNCH else graph
             is_call = piece.name in (GRAPH_LAUNCH, FINAL_SYNC)
             numbers = {} if piece.launch is None else {"External id": launches + piece.launch}
-            yield _slice(HOST, "cuda_runtime" if is_call else "cpu_op", piece.name, start_s, end_s, numbers)
+            shapes = {} if is_call or piece.row is None else dims[piece.row.index]
+            args = {**numbers, **shapes}
+            yield _slice(HOST, "cuda_runtime" if is_call else "cpu_op", piece.name, start_s, end_s, args)
             if numbers and not is_call:  # the op's whole time: what of it is the launch, the model does not say
                 linked = {**numbers, "correlation": numbers["External id"]}
                 yield _slice(HOST, "cuda_runtime", "cudaLaunchKernel", start_s, end_s, linked)
@@ -154,6 +165,7 @@ def _events(pass_: Pass, slices: Iterable[Slice], offset_s: float, launches: int
             "module": piece.module, "op": kernel.op, "kind": kernel.kind, "flops": flops, "read_bytes": read,
             "write_bytes": write, "bound": str(cost.bound),
             **{f"{name}_formula": str(formula) for name, formula in formulas.items()}, "source": str(kernel.source),
+            **dims[piece.row.index],
         }  # fmt: skip
         yield _slice(DEVICE, "kernel", piece.name, start_s, end_s, args)
         cause = issued.get(piece.launch, graph)

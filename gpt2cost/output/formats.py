@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,13 @@ from gpt2cost.output.field import Record
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 
 
+_NUMBERS = re.compile(r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]")
+
+
 def to_json(document: Any) -> str:
-    """One document, indented."""
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    """One document, indented; a list of whole numbers, as a shape is, takes one line."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    return _NUMBERS.sub(lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]", text) + "\n"
 
 
 def to_jsonl(records: Iterable[Record]) -> str:

@@ -19,6 +19,7 @@ from gpt2cost.output.kernel_rows import cost_records
 from gpt2cost.output.page import Page
 from gpt2cost.output.pass_text import OF_PASS, PassRows, pass_rows, pass_tables, sums_text
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
+from gpt2cost.output.shapes import tensors_of
 from gpt2cost.output.shared import CHOICE, NAME, SIZES
 from gpt2cost.prediction.explain import Advice, Explanation, KernelExplanation, Sensitivity, advice, explain
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
@@ -40,7 +41,7 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
     for phase in prediction.phases:
         own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
         results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
-        for row in cost_records(phase, group):
+        for row in _kernels(phase, group, flat=True):
             yield {**inputs, **own, **row, **results, **record_of((shared.IMPL,), prediction)}
 
 
@@ -62,16 +63,27 @@ def _document(prediction: Prediction, group: str, explained: bool) -> Record:
 
 
 def _phase_document(phase: Phase, group: str = "kernel") -> Record:
-    totals, symbols = dataclasses.asdict(phase.totals), dict(phase.symbols)
-    return {**record_of(PASS, phase), "totals": totals, "symbols": symbols, "kernels": cost_records(phase, group)}
+    totals, symbols, kernels = dataclasses.asdict(phase.totals), dict(phase.symbols), _kernels(phase, group, flat=False)
+    return {**record_of(PASS, phase), "totals": totals, "symbols": symbols, "kernels": kernels}
+
+
+def _kernels(phase: Phase, group: str, flat: bool) -> list[Record]:
+    """The rows of a pass, those of kernels with what they take and give."""
+    records = cost_records(phase, group)
+    if group != "kernel":
+        return records
+    return [
+        {**record, **tensors_of(cost.kernel, phase.symbols, flat=flat)}
+        for record, cost in zip(records, phase.kernels, strict=True)
+    ]
 
 
 def _markdown(prediction: Prediction, group: str, explained: bool) -> str:
     document = _document(prediction, group, explained)
     parts: list[tuple[str, list[Record]]] = []
-    for phase in document["phases"]:
+    for own, phase in zip(prediction.phases, document["phases"], strict=True):
         name = phase["phase"]
-        parts += [(f"## {name}", phase["kernels"]), ("", figures(phase["totals"]))]
+        parts += [(f"## {name}", cost_records(own, group)), ("", figures(phase["totals"]))]
         parts += [(f"### {name}: {title}", rows) for title, rows in phase.get("explanation", {}).items()]
     return sections(*parts, ("## memory", figures(document["memory"])))
 

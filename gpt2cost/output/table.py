@@ -10,6 +10,7 @@ from typing import Any
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
+from gpt2cost.output.shapes import tensors_of
 from gpt2cost.output.shared import source_text
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula
@@ -63,20 +64,26 @@ def _figures(row: Row, symbols: Mapping[str, int] | None) -> dict[str, int]:
     return {"count": count, **{name: int(f.evaluate(symbols)) if count else 0 for name, f in formulas(row).items()}}
 
 
-def _records(table: CostTable) -> list[Record]:
+def _records(table: CostTable, flat: bool = True) -> list[Record]:
     return [
-        {**({"phase": phase} if phase else {}), **record_of(FIELDS, row), **_figures(row, table.symbols)}
+        {
+            **({"phase": phase} if phase else {}),
+            **record_of(FIELDS, row),
+            **_figures(row, table.symbols),
+            **tensors_of(row.step, table.symbols, flat=flat),
+        }
         for phase, row in table.kernels
     ]
 
 
 def _document(table: CostTable) -> Record:
     symbols = None if table.symbols is None else dict(table.symbols)
-    return {**envelope(), "attn": table.attn, "impl": table.impl, "symbols": symbols, "kernels": _records(table)}
+    kernels = _records(table, flat=False)
+    return {**envelope(), "attn": table.attn, "impl": table.impl, "symbols": symbols, "kernels": kernels}
 
 
 def _text(page: Page, table: CostTable) -> None:
-    """A block per kernel, with formulas that can be copied."""
+    """A block per kernel, with formulas that can be copied, and what it takes and gives."""
     nanogpt = f"sources: {source_text(table.impl)}\n"
     page.line(nanogpt if table.impl == "nanogpt" else f"source lines: transformers {transformers_version()}\n")
     before = ""
@@ -92,6 +99,8 @@ def _text(page: Page, table: CostTable) -> None:
             value = "" if not figures else f" = {figures[name]}" if figures["count"] else " (not launched)"
             if formula:
                 page.line(f"    {LABELS[name]:<6} {formula}{value}")
+        tensors = tensors_of(row.step, table.symbols, flat=True)
+        page.line(f"    shapes {tensors['inputs']} -> {tensors['outputs']}".replace("  ->", " ->"))
 
 
 TABLE: View[CostTable] = View(_records, _document, _text)

@@ -1,12 +1,8 @@
-"""A model's tree of modules as rows, as a document and as text.
-
-The figures of a line are those of one copy of its module with all that is in it; a share is that of all copies.
-"""
+"""A model's tree of modules as rows, as a document and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,123 +10,13 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, record_o
 from gpt2cost.output.formats import sections
 from gpt2cost.output.page import NOTHING, Page, short_number
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
-from gpt2cost.output.shapes import numbers_text, symbols_text
+from gpt2cost.output.shapes import numbers_text, shape_numbers, symbols_text
 from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
+from gpt2cost.output.tree_lines import MODULES, Line, Shown, lines
 from gpt2cost.prediction.model_tree import PassTree, Tree
-from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import one_dropout
-from gpt2cost.prediction.tree import CONTAINERS, Figures, Node, Weight
-from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
+from gpt2cost.prediction.tree import Weight
 from gpt2cost.units import format_quantity
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What of a tree is shown: modules down to a level (None: all), their kernels, and their steps that launch none."""
-
-    depth: int | None = None
-    kernels: bool = False
-    free: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A module, or a step of its own, whose class is its op. `figures`: of one of `count` copies.
-
-    `share`: of all copies, of the device's time; `flops_share` of the FLOPs. `note`: why it costs nothing.
-    """
-
-    level: int
-    name: str
-    path: str
-    cls: str
-    count: int
-    figures: Figures
-    share: float | None
-    flops_share: float
-    symbols: Mapping[str, Number]
-    weights: tuple[Weight, ...] = ()
-    output: Tensor | None = None
-    parameters: int = 0
-    note: str = ""
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes read and written."""
-        return self.figures.read_bytes + self.figures.write_bytes
-
-
-# ---------------------------------------------------------------------------------------------- lines
-
-
-def lines(own: PassTree, shown: Shown, *, summed: bool = False) -> list[Line]:
-    """The lines of a pass. `summed`: with one for a module's own kernels together, where they are not shown."""
-    return list(_lines(own, own.root, 0, shown, summed))
-
-
-def _lines(own: PassTree, node: Node, level: int, shown: Shown, summed: bool) -> Iterator[Line]:
-    yield _module_line(own, node, level)
-    if level == shown.depth:
-        return
-    for child in node.children:
-        if isinstance(child, Node):
-            yield from _lines(own, child, level + 1, shown, summed)
-        elif _is_shown(node, child.step, shown):
-            yield _step_line(own, node, child, level + 1)
-    launches = sum(isinstance(row.step, Kernel) for row in node.rows)
-    if summed and node.modules and launches and not shown.kernels:
-        yield _rest_line(own, node, level + 1, launches)
-
-
-def _is_shown(node: Node, step: Kernel | Free, shown: Shown) -> bool:
-    """Whether a step has a line of its own: the one kernel of a leaf has that of its module, and so has a call."""
-    if isinstance(step, Kernel):
-        return shown.kernels and (bool(step.name) or bool(node.modules))
-    return shown.free and step.op != "call"
-
-
-def _module_line(own: PassTree, node: Node, level: int) -> Line:
-    note = ""
-    if node.is_identity:
-        note = "identity" if own.is_training else "identity in inference"
-    elif node.output is None and node.cls not in CONTAINERS:
-        note = "never called"
-    elif not node.launches and not node.modules:
-        note = "in a merged kernel"
-    is_repeated = node.name.isdecimal()
-    name = (
-        f"{node.path.rpartition('.')[0].rpartition('.')[2]}.{node.name} (of {node.count})" if is_repeated else node.name
-    )
-    figures = Figures(node.launches, node.flops, node.read_bytes, node.write_bytes, node.device_s)
-    return replace(
-        _line(own, node, level, figures), name=name or "model", cls=node.cls, weights=node.weights, output=node.output,
-        parameters=node.parameters // node.count, note=note,
-    )  # fmt: skip
-
-
-def _step_line(own: PassTree, node: Node, row: Row, level: int) -> Line:
-    """A step of a module: a kernel, or what launches none."""
-    step = row.step
-    line = _line(own, node, level, node.costs[row.index])
-    line = replace(line, name=step.name or step.op, path=row.path, cls=step.op)
-    if isinstance(step, Kernel):
-        return replace(line, output=step.outputs[0])
-    views = "view: no kernel" if step.count == 1 else f"{step.count} views: no kernel"
-    return replace(line, note="the host waits" if step.op == "sync" else views)
-
-
-def _rest_line(own: PassTree, node: Node, level: int, kernels: int) -> Line:
-    """What a module launches itself, between the modules in it."""
-    line = _line(own, node, level, Figures.of(list(node.costs.values())))
-    return replace(line, name="1 own kernel" if kernels == 1 else f"{kernels} own kernels")
-
-
-def _line(own: PassTree, node: Node, level: int, figures: Figures) -> Line:
-    """A line with figures over all copies of a module, of which it shows one's."""
-    total, one = own.root, figures.over(node.count)
-    share = None if figures.device_s is None or not total.device_s else figures.device_s / total.device_s
-    return Line(level, "", node.path, "", node.count, one, share, figures.flops / total.flops, own.symbols)
-
 
 # ---------------------------------------------------------------------------------------------- records
 
@@ -141,7 +27,7 @@ def weight_records(weights: Iterable[Weight]) -> list[Record]:
         {
             "name": own.name,
             "shape": list(own.shape),
-            "symbols": list(map(str, own.symbols)),
+            "symbols": symbols_text(own.symbols),
             "tied_to": own.tied_to or None,
         }
         for own in weights
@@ -173,16 +59,19 @@ WEIGHTS: Field[Any] = Field("weights", "", "", _weights_text)
 """The shapes of a line's or a component's weights."""
 
 
-def _output_shape(line: Line) -> list[int] | None:
-    return None if line.output is None else [int(size.evaluate(line.symbols)) for size in line.output.shape]
+def _output_shape(line: Line) -> list[Any] | None:
+    return None if line.output is None else shape_numbers(line.output.shape, line.symbols)
 
 
 def _output_text(line: Line) -> str:
-    return "" if line.output is None else numbers_text(line.output.shape, line.symbols)
+    if line.output is None:
+        return ""
+    shape = numbers_text(line.output.shape, line.symbols)
+    return shape if line.outputs == 1 else f"{line.outputs} x {shape}"
 
 
-def _output_symbols(line: Line) -> list[str] | None:
-    return None if line.output is None else list(map(str, line.output.shape))
+def _output_symbols(line: Line) -> str | None:
+    return None if line.output is None else symbols_text(line.output.shape)
 
 
 def _intensity(line: Line) -> float | None:
@@ -197,12 +86,9 @@ _FIGURES: tuple[Field[Line], ...] = (
 )  # fmt: skip
 _WEIGHT_RECORDS: Field[Line] = Field("weights", "", "", lambda line: weight_records(line.weights))
 _SYMBOLS: Field[Line] = Field("output_symbols", "", "", _output_symbols)
-_SYMBOLS_TEXT: Field[Line] = Field(
-    "output_symbols", "", "", lambda line: "" if line.output is None else symbols_text(line.output.shape)
-)
 NODE = (*_HEAD, _WEIGHT_RECORDS, Field("output_shape", "", "", _output_shape), _SYMBOLS, *_FIGURES)
 """A line in a JSON document."""
-FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS_TEXT, *_FIGURES)
+FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS, *_FIGURES)
 """The same as a flat row."""
 
 
@@ -261,6 +147,7 @@ def _text(page: Page, tree: Tree, shown: Shown) -> None:
     page.line()
     for own in tree.passes:
         page.line(_totals(own))
+    page.line(f"{tree.model.parameters:,} parameters")
     if tree.model.n_layer > 1:
         page.line(f"a block and what is in it: figures of one, shares of all {tree.model.n_layer}")
 
@@ -274,18 +161,12 @@ def heading(tree: Tree) -> str:
 
 
 def _totals(own: PassTree) -> str:
+    """The sums of a pass, as `predict` writes them."""
     root = own.root
     moved = root.read_bytes + root.write_bytes
-    texts = [
-        format_quantity(root.flops, "FLOP"),
-        f"{format_quantity(moved, 'B')} moved",
-        f"{short_number(root.flops / moved)} FLOP/B",
-        f"{root.launches} launches",
-        f"{root.parameters:,} parameters",
-    ]
-    if root.device_s is not None:
-        texts.append(f"{format_quantity(root.device_s, 's')} on the device")
-    return f"{own.phase}: {', '.join(texts)}"
+    sums = f"{format_quantity(root.flops, 'FLOP')}, {format_quantity(moved, 'B')} moved"
+    device = "" if root.device_s is None else f", {format_quantity(root.device_s, 's')} on the device"
+    return f"{own.phase}: {sums}: {short_number(root.flops / moved)} FLOP/B; {root.launches} launches{device}"
 
 
 def _name(line: Line) -> str:
@@ -327,13 +208,14 @@ def _layouts(has_device: bool) -> list[tuple[Field[Line], ...]]:
         (name, cls, weights, output, parameters, flops, moved, share[-1]),
         (name, weights, output, parameters, flops, moved, share[-1]),
         (name, output, parameters, flops, moved, share[-1]),
+        (name, output, parameters, flops, share[-1]),
     ]
 
 
 # ---------------------------------------------------------------------------------------------- views
 
 
-def tree_view(shown: Shown = Shown()) -> View[Tree]:
+def tree_view(shown: Shown = MODULES) -> View[Tree]:
     """A tree, of which that is shown."""
     parts: dict[str, Any] = {"shown": shown}
     return View(

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 import pytest
-from helpers import SMALL, assert_refused, process
+from helpers import SMALL, assert_refused, flattened, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
 from gpt2cost.table.options import RUNTIMES
@@ -118,7 +118,8 @@ def test_flat_rows_echo_every_input(gpt2cost: Any) -> None:
     assert len(lines) == len(rows) == len(kernels)
     for line, row, kernel in zip(lines, rows, kernels, strict=True):
         assert list(line) == list(row)
-        assert {key: line[key] for key in kernel} == kernel
+        tensors = {side: flattened(kernel, side) for side in ("inputs", "outputs")}
+        assert {key: line[key] for key in kernel} == {**kernel, **tensors}
         assert (line["model"], line["gpu"], line["batch_size"], line["dtype"]) == (
             "distilgpt2",
             "a100-sxm-80gb",
@@ -257,3 +258,12 @@ def test_no_graph_is_captured_of_what_is_refused_but_its_decode_step_is(gpt2cost
     assert gpt2cost(*flags).code == 2
     assert gpt2cost(*flags, "--phase", "decode").code == 0
     assert gpt2cost(*flags, "--batch", "2").code == 0
+
+
+def test_kernels_name_their_tensors_as_the_table_does(gpt2cost: Any) -> None:
+    flags = ("--model", "distilgpt2", "--batch", "2", "--seq", "12", "--cache", "4", "--format", "json")
+    (phase,) = json.loads(gpt2cost("predict", *flags, "--gpu", "a100", "--phase", "prefill").out)["phases"]
+    table = {kernel["name"]: kernel for kernel in json.loads(gpt2cost("table", *flags).out)["kernels"]}
+    for kernel in phase["kernels"]:
+        same = table[kernel["name"]]
+        assert (kernel["inputs"], kernel["outputs"]) == (same["inputs"], same["outputs"])

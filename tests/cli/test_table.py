@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from helpers import assert_refused
+from helpers import assert_refused, flattened
 
 
 @pytest.mark.parametrize("arguments", [("--seq", "1"), ("--seq", "5", "--cache", "3"), ("--attn", "eager")])
@@ -23,7 +23,7 @@ def test_printed_equations_hold(arguments: tuple[str, ...], gpt2cost: Any) -> No
     assert skipped
     blocks = dict(re.findall(r"^(\S+): .*\n((?:    .*\n?)*)", text, re.M))
     for kernel in skipped:
-        lines = blocks[kernel["name"]].splitlines()
+        lines = [line for line in blocks[kernel["name"]].splitlines() if not line.startswith("    shapes ")]
         assert lines
         assert all(line.endswith(" (not launched)") for line in lines)
         assert kernel["flops"] == kernel["read_bytes"] == kernel["write_bytes"] == 0
@@ -39,6 +39,41 @@ def test_the_table_command_has_numbers_with_a_model(gpt2cost: Any) -> None:
             value = eval(kernel[f"{formula}_formula"], {"__builtins__": {}}, dict(numbers["symbols"]))
             assert kernel[figure] == (value if kernel["count"] else 0)
         assert bool(kernel["count"]) == eval(kernel["when"] or "True", {"__builtins__": {}}, dict(numbers["symbols"]))
+
+
+@pytest.mark.parametrize("flags", [("--seq", "7"), ("--seq", "1", "--cache", "5", "--attn", "eager")])
+def test_each_kernel_names_its_tensors_with_their_shapes(flags: tuple[str, ...], gpt2cost: Any) -> None:
+    command = ("table", "--model", "gpt2", "--batch", "3", *flags)
+    document, text = json.loads(gpt2cost(*command, "--format", "json").out), gpt2cost(*command).out
+    rows = map(json.loads, gpt2cost(*command, "--format", "jsonl").out.splitlines())
+    lines = re.findall(r"^    shapes (.*?) ?-> (.*)$", text, re.M)
+    for kernel, row, line in zip(document["kernels"], rows, lines, strict=True):
+        assert (row["inputs"], row["outputs"]) == line == (flattened(kernel, "inputs"), flattened(kernel, "outputs"))
+        for tensor in kernel["inputs"] + kernel["outputs"]:
+            sizes = eval(tensor["symbols"].replace(")", ",)").replace("(,)", "()"), {}, dict(document["symbols"]))
+            assert list(sizes) == tensor["shape"]
+    for kernel in json.loads(gpt2cost("table", *flags[2:4], "--format", "json").out)["kernels"]:
+        assert {tensor["shape"] for tensor in kernel["inputs"] + kernel["outputs"]} <= {None}
+
+
+def test_weights_have_the_shapes_of_the_real_ones(gpt2cost: Any) -> None:
+    pytest.importorskip("torch")
+    import oracle
+    import torch
+    from transformers import GPT2Config
+
+    real = {name: list(p.shape) for name, p in oracle.build(GPT2Config(), "sdpa", torch.float32).named_parameters()}
+    kernels = json.loads(gpt2cost("table", "--model", "gpt2", "--format", "json").out)["kernels"]
+    seen = set()
+    for kernel in kernels:
+        for tensor in kernel["inputs"]:
+            leaf = tensor["name"].rpartition(".")[2]
+            name = f"{kernel['module'].replace('.h.', '.h.0.')}.{leaf}"
+            if name in real:
+                assert tensor["shape"] == real[name]
+                seen.add(name)
+    first = {name for name in real if ".h.0." in name or ".ln_f." in name}
+    assert seen == first
 
 
 TRAIN = ("--phase", "train", "--model", "distilgpt2", "--batch", "2", "--seq", "64")

@@ -27,9 +27,11 @@ def test_a_node_says_what_its_module_holds_and_costs(gpt2cost: Any) -> None:
     assert (c_attn["class"], c_attn["count"], c_attn["parameters"]) == ("Conv1D", 12, 1_771_776)
     assert c_attn["flops"] == 2 * (2 * 16) * 768 * 2304
     assert c_attn["weights"] == [
-        {"name": "weight", "shape": [768, 2304], "symbols": ["hidden_size", "3*hidden_size"], "tied_to": None},
-        {"name": "bias", "shape": [2304], "symbols": ["3*hidden_size"], "tied_to": None},
+        {"name": "weight", "shape": [768, 2304], "symbols": "(hidden_size, 3*hidden_size)", "tied_to": None},
+        {"name": "bias", "shape": [2304], "symbols": "(3*hidden_size)", "tied_to": None},
     ]
+    assert c_attn["output_shape"] == [2, 16, 2304]
+    assert c_attn["output_symbols"] == "(batch_size, seq_len, 3*hidden_size)"
     head = by_path["lm_head"]
     assert (head["parameters"], head["weights"][0]["tied_to"]) == (0, "transformer.wte")
     blocks = by_path["transformer.h"]
@@ -72,7 +74,7 @@ def test_the_text_fits_the_page(columns: str, more: tuple[str, ...], gpt2cost: A
     table = text.split("\n\n")[2]
     assert max(map(len, table.splitlines())) <= int(columns)
     assert "..." not in table
-    for words in ("parameters", "FLOPs", "moved", "0 of 80,411,200", "h.0 (of 48)", "30,740,800"):
+    for words in ("parameters", "FLOPs", "0 of 80,411,200", "h.0 (of 48)", "30,740,800"):
         assert words in table
 
 
@@ -87,6 +89,8 @@ def test_depth_and_steps(gpt2cost: Any) -> None:
     assert len({node["path"] for node in with_kernels}) == len(with_kernels)
     views = [node for node in with_free if node not in every]
     assert {node["note"].split(":")[0] for node in views} >= {"view", "7 views"}
+    (split,) = (line for line in gpt2cost(*RUN, "--free").out.splitlines() if line.strip().startswith("split"))
+    assert "3 x 2x12x16x64" in split
     assert not any(node["launches"] or node["flops"] for node in views)
 
 
@@ -94,6 +98,8 @@ def test_what_launches_nothing_says_why(gpt2cost: Any) -> None:
     notes = {node["path"]: node["note"] for node in nodes(gpt2cost)}
     assert notes["transformer.drop"] == "identity in inference"
     assert notes["transformer.h.0.attn.attn_dropout"] == "never called"
+    linear = nodes(gpt2cost, "--set", "activation_function=linear")
+    assert {node["note"] for node in linear if node["class"] == "LinearActivation"} == {"identity"}
     merged = {node["path"]: node["note"] for node in nodes(gpt2cost, "--runtime", "compile")}
     assert merged["transformer.h.0.ln_2"] == "in a merged kernel"
 

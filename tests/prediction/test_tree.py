@@ -231,11 +231,14 @@ def test_the_sums_are_those_of_predict(runtime: str, attn: str, sizes: Sizes, ca
 
 
 def assert_sums(root: Node) -> None:
-    """Figures of copies are equal, and those of a module are at least those of the modules in it."""
+    """Copies are equal, and a module has what the modules in it and its own steps have."""
     for node in root.walk():
-        for name in (*FIGURES, "parameters"):
+        assert set(node.costs) == {row.index for row in node.rows}
+        for name in FIGURES:
             assert getattr(node, name) % node.count == 0
-            assert getattr(node, name) >= sum(getattr(module, name) for module in node.modules)
+            parts = [getattr(part, name) for part in (*node.modules, *node.costs.values())]
+            assert getattr(node, name) == sum(parts)
+        assert node.parameters % node.count == 0
 
 
 @pytest.mark.parametrize("runtime", ["eager", "compile"])
