@@ -144,6 +144,7 @@ def _text(page: Page, comparison: Comparison) -> None:
         page.line(_crossover(crossover))
     if not comparison.crossovers:
         page.line("the ranking is the same at every batch size and sequence length")
+    shared.repeat_warnings(page, comparison.warnings)
 
 
 def _crossover(crossover: Crossover) -> str:

@@ -35,7 +35,8 @@ from gpt2cost.output.report_parts import (
     stacked,
     train_part,
 )
-from gpt2cost.output.report_points import Points, points_around, points_record, table_of_all
+from gpt2cost.output.report_points import Points, points_around, table_of_all
+from gpt2cost.output.report_record import points_record
 from gpt2cost.output.shared import run_text, source_text
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
@@ -50,6 +51,14 @@ COLUMNS = {
     "write": "written", "fpb": "FLOP/B", "s": "time", "share": "share", "bound": "bound",
 }  # fmt: skip
 """The table of kernels: what it sorts by -> its head."""
+CAPTIONS = {
+    "roofline": "Roofline of {phase}", "timeline": "{phase} on host and device", "memory": "live memory of {phase}",
+    "curve": "{phase}: {quantity} over {over}", "kinds": "{phase}: kinds of kernels over {over}",
+    "generate-time": "Time per token", "generate-memory": "Memory over the tokens",
+    "train-memory": "Live memory of a step", "train-micro-batch": "A step over the micro-batch",
+    "train-gpus": "A step over GPUs",
+}  # fmt: skip
+"""A picture, or all whose address begins so -> what stands above it."""
 TERMS = {"gemm": "GEMM", "attention": "fused attention", "host": "host-bound"}
 """Kind of kernel -> its term in the glossary, where that is another word."""
 
@@ -72,7 +81,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    environment.globals |= {"q": quantity, "term_id": term_id}
+    environment.globals |= {"q": quantity, "term_id": term_id, "caption": caption}
     inline = {"css": Markup(css), "js": Markup(js), "css_hash": _hash(css), "js_hash": _hash(js)}
     return environment.get_template("page.html").render(**inline, **context(report))
 
@@ -85,6 +94,20 @@ def _hash(text: str) -> str:
 def term_id(word: str) -> str:
     """The address of a term in the glossary."""
     return "term-" + "".join(letter if letter.isalnum() else "-" for letter in word.lower())
+
+
+def caption(chart: Record) -> Record:
+    """What stands above a picture here, where model, device and settings are known: its address says what it is."""
+    kind, _, rest = chart["id"].partition("-")
+    phase, _, axis = rest.partition("-")
+    over = "batch" if axis == "batch" else "context"
+    title = CAPTIONS.get(chart["id"]) or CAPTIONS[kind].format(
+        phase=phase, over=over, quantity="throughput" if over == "batch" else "latency"
+    )
+    return {
+        "title": f"{title[0].upper()}{title[1:]}",
+        "subtitle": chart["subtitle"].partition("\n")[0].partition(";")[0],
+    }
 
 
 def in_script(document: Any) -> Markup:
@@ -108,10 +131,10 @@ def context(report: Report) -> Record:
     return {
         "version": __version__, "convention": FLOPS_CONVENTION, "source": source_text(how.impl),
         "title": f"{model.name} on {hw.name}, predicted by gpt2cost", "model": model, "hw": hw,
-        "run": run_text(model, hw, how), "lead": report_text.lead(prediction, record),
+        "run": run_text(model, hw, how), "lead": report_text.lead(prediction, points),
         "warning": "; ".join(prediction.warnings),
         "sections": _sections(report), "cards": _cards(report), "axes": _axes(points), "shown": _shown(prediction),
-        "first": _first(prediction, record), "fits": report_text.fits(prediction.memory),
+        "first": _first(prediction, points), "fits": report_text.fits(prediction.memory),
         "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(), "columns": shown.columns(COLUMNS),
         "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
         "charts": list(pass_charts(prediction)), "curves": curves(prediction, report.others), "memory": memory,
@@ -131,12 +154,12 @@ def _sections(report: Report) -> list[tuple[str, str]]:
     return [(name, label) for name, label in names.items() if name != "devices" or report.others]
 
 
-def _first(prediction: Prediction, record: Record) -> Record:
+def _first(prediction: Prediction, points: Points) -> Record:
     phase = prediction.phases[0]
     word, meaning = report_text.trust(prediction, phase)
     return {
         "pace": report_text.pace(phase), "slowest": report_text.slowest(phase),
-        "helps": report_text.helps(record, 0, phase), "trust": f"{word}: {meaning}",
+        "helps": report_text.helps(points, 0, phase), "trust": f"{word}: {meaning}",
     }  # fmt: skip
 
 
@@ -188,7 +211,7 @@ def _kinds(phase: Phase) -> list[Record]:
         {
             **bar, "name": bar["key"], "share": percent(bar["width"] / 1000),
             "label": "waiting for the host" if bar["key"] == "host" else bar["key"],
-            "term": TERMS.get(bar["key"], bar["key"]),
+            "term": TERMS.get(bar["key"], bar["key"]), "hidden": bar["width"] < 1000 * report_text.LEAST_SHARE,
         }
         for bar in stacked(sums.items())
     ]  # fmt: skip
@@ -245,4 +268,5 @@ def _for_script(report: Report) -> Record:
         "phrases": report_text.PHRASES, "phases": [phase.phase for phase in prediction.phases],
         "labels": {"axes": AXES, "shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
         "capacity": prediction.memory.capacity_bytes, "least_gain": report_text.LEAST_GAIN,
+        "least_share": report_text.LEAST_SHARE,
     }  # fmt: skip

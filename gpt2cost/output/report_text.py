@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from gpt2cost.output.field import Record
 from gpt2cost.output.kernel_rows import cost_records
+from gpt2cost.output.report_points import Points
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING
 from gpt2cost.units import format_quantity
 
+LEAST_SHARE = 0.0005
+"""The least share of a kind of kernel that the page names."""
 LEAST_GAIN = 1.03
 """The least speed-up that the page speaks of."""
 
@@ -33,7 +34,7 @@ PHRASES: dict[str, str] = {
     "slowest": "{share} of the device's time goes to {kernel}.",
     "helps": "With {change} it would take {latency}, {speedup}x as fast.",
     "most": "What would help most: {changes}.",
-    "change": "{change} ({phase}, {speedup}x as fast)",
+    "change": "{phase} {speedup}x as fast",
     "trusts": "Trust: {words}.",
     "helps_not": "No other dtype, attention, runtime or choice of logits would make it much faster.",
     "fits": "It fits: {total} of the {capacity} that a process can use.",
@@ -51,25 +52,20 @@ class Change:
     latency_s: float
 
 
-def best_change(points: Record, phase: int) -> Change | None:
-    """The dtype, attention, runtime or choice of logits that would help the asked point most; None if none does."""
-    axes, asked = points["axes"], points["asked"]
-    place = _place(axes, asked)
-    own, attns = asked[3] * len(axes["attn"]) + asked[4], axes["attn"]
-    now = points["points"][own][place]["p"][phase]
-    found = [Change(name, 1e-9 * ns) for name, ns in zip(points["what_ifs"], now["w"], strict=True) if ns is not None]
-    for number, choice in enumerate(points["points"]):
-        dtype, attn = axes["dtype"][number // len(attns)], attns[number % len(attns)]
-        same_dtype, same_attn = number // len(attns) == asked[3], number % len(attns) == asked[4]
-        if choice and "x" not in choice[place] and same_dtype != same_attn:
-            name = f"attn {attn}" if same_dtype else f"dtype {dtype}"
-            found.append(Change(name, 1e-9 * choice[place]["p"][phase]["t"][0]))
+def best_change(points: Points, number: int) -> Change | None:
+    """The dtype, attention, runtime or choice of logits that would help a phase of the asked point most."""
+    own, attns = points.choices[points.own], len(points.axes.attn)
+    assert own.prediction is not None
+    now_s = float(points.at_asked(own.prediction.phases[number].totals.latency_s))
+    found = [Change(name, float(points.at_asked(seconds))) for name, seconds in own.what_ifs[number].items()]
+    for place, choice in enumerate(points.choices):
+        alike = place // attns == points.own // attns, place % attns == points.own % attns  # in dtype, in attention
+        if choice.prediction and sum(alike) == 1 and not points.at_asked(choice.fails):
+            name = f"attn {choice.how.attn}" if alike[0] else f"dtype {choice.how.dtype}"
+            seconds = points.at_asked(choice.prediction.phases[number].totals.latency_s)
+            found.append(Change(name, float(seconds)))
     best = min(found, key=lambda change: change.latency_s, default=None)
-    return best if best and 1e-9 * now["t"][0] / best.latency_s >= LEAST_GAIN else None
-
-
-def _place(axes: Mapping[str, Sequence[Any]], asked: Sequence[int]) -> int:
-    return (asked[0] * len(axes["seq"]) + asked[1]) * len(axes["cache"]) + asked[2]
+    return best if best and now_s / best.latency_s >= LEAST_GAIN else None
 
 
 def takes(phase: Phase) -> str:
@@ -96,21 +92,26 @@ def slowest(phase: Phase) -> str:
     return PHRASES["slowest"].format(share=percent(row["share"]), kernel=row["name"].removeprefix("transformer."))
 
 
-def lead(prediction: Prediction, points: Record) -> str:
+def lead(prediction: Prediction, points: Points) -> str:
     """The verdict: what each phase takes and what bounds it, whether it fits, what would help, how far to trust it."""
     halves = "; ".join(map(takes, prediction.phases))
-    changes, words = [], []
+    changes: dict[str, list[str]] = {}
+    words: dict[str, list[str]] = {}
     for number, phase in enumerate(prediction.phases):
         if best := best_change(points, number):
             speedup = f"{phase.totals.latency_s / best.latency_s:.2f}"
-            changes.append(PHRASES["change"].format(change=best.change, phase=phase.phase, speedup=speedup))
-        words.append(f"{phase.phase} {trust(prediction, phase)[0]}")
-    most = PHRASES["most"].format(changes=", ".join(changes)) if changes else PHRASES["helps_not"]
-    trusts = PHRASES["trusts"].format(words=", ".join(words))
+            changes.setdefault(best.change, []).append(PHRASES["change"].format(phase=phase.phase, speedup=speedup))
+        words.setdefault(trust(prediction, phase)[0], []).append(phase.phase)
+    most = PHRASES["most"].format(changes=_listed(changes)) if changes else PHRASES["helps_not"]
+    trusts = PHRASES["trusts"].format(words=_listed(words) if len(words) > 1 else next(iter(words)))
     return f"{halves[0].upper()}{halves[1:]}. {fits(prediction.memory)} {most} {trusts}"
 
 
-def helps(points: Record, number: int, phase: Phase) -> str:
+def _listed(texts: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{key} ({', '.join(own)})" for key, own in texts.items())
+
+
+def helps(points: Points, number: int, phase: Phase) -> str:
     """What would help a phase most."""
     best = best_change(points, number)
     if best is None:

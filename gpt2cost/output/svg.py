@@ -34,6 +34,8 @@ def _rules() -> str:
 STYLE = f"""
 .chart{{display:block;width:100%;height:auto}}
 .chart text{{font:12px system-ui,sans-serif;fill:var(--ink)}}
+.chart .m{{text-anchor:middle}}
+.chart .e{{text-anchor:end}}
 .chart .halo{{paint-order:stroke;stroke:var(--paper);stroke-width:3px}}
 .chart .strong{{font-weight:600}}
 .chart .roof{{fill:none;stroke:var(--ink);stroke-width:1.3}}

@@ -19,6 +19,8 @@ WIDTH = 480.0
 """Units across a chart. Two stand side by side on a laptop's screen, one fills a phone's."""
 SIZE = 12.0
 """Of texts, in units: the style sheet's."""
+ANCHORS = {"start": "", "middle": "m", "end": "e"}
+"""Where a text stands at its place -> its class."""
 _NARROW, _BROAD = "fijlrt.,:;|'()[] ", "mwMW%@"
 LINE = 15.0
 """Units between two lines of text."""
@@ -137,8 +139,8 @@ class Chart:
     ) -> None:
         """Add a text, its base line at `y`."""
         self.taken.append(text_box(x, y, text, anchor))
-        own = None if anchor == "start" else anchor
-        self.add("text", escape(text), x=x, y=y, text_anchor=own, class_=class_, **attributes)
+        classes = " ".join(filter(None, (ANCHORS[anchor], class_)))
+        self.add("text", escape(text), class_=classes, x=x, y=y, **attributes)
 
     def free(self, box: Box) -> bool:
         """Whether nothing that must be read stands there, and it is inside the chart."""

@@ -26,7 +26,7 @@ from gpt2cost.units import scale_for
 LEFT, RIGHT, TOP, BOTTOM = 52.0, WIDTH - 22, 32.0, 250.0
 MARKED = 24
 """Up to so many sizes each has a mark with its numbers."""
-FINEST = 100
+FINEST = 48
 """The most sizes that a line goes through."""
 WIDE = 8
 """The ratio from which on an axis is logarithmic."""
@@ -67,7 +67,8 @@ def _lines(
     few = len(data.sizes) <= MARKED
     ticks = size_ticks(data.sizes.tolist()) if few else [(at, plain(at)) for at in x.ticks(8)]
     chart.x_axis(x, BOTTOM, TOP, ticks, data.axis_text)
-    kept = np.unique(np.linspace(0, len(data.sizes) - 1, FINEST).round().astype(int))
+    end = len(data.sizes) - 1
+    kept = np.unique([0, min(1, end), *np.linspace(0, end, FINEST).round().astype(int)])  # a first step may be steep
     for index, line in enumerate(lines):
         up, down, along = (
             [(x(size), y(value / divisor)) for size, value in zip(data.sizes[kept], numbers[kept], strict=True)]

@@ -120,22 +120,25 @@ def _roof_names(chart: Chart, data: Roofline, x: Scale, y: Scale) -> None:
     angle = math.atan2(per_e[1], per_e[0])
     along, across = (math.cos(angle), -math.sin(angle)), (-math.sin(angle), -math.cos(angle))
     for label, slope in data.bandwidths.items():
-        text = f"{label}, {format_quantity(slope, 'B/s')}"
-        begin = max(x.low, y.low / slope)
+        begin, end = max(x.low, y.low / slope), max(data.peaks.values()) / slope
         start = x(begin), y(begin * slope)
-        for far in range(4, 320, 6):
-            for off in (4.0, -12.0) if label.startswith("L2") else (-12.0, 4.0):
-                corner = start[0] + far * along[0] + off * across[0], start[1] + far * along[1] + off * across[1]
-                boxes = list(_turned(corner, along, text))
-                if all(chart.free(box) for box in boxes) and boxes[-1].right < x(max(data.peaks.values()) / slope):
-                    break
-            else:
-                continue
-            chart.taken += boxes
-            spot = f"{number(corner[0])} {number(corner[1])}"
-            turn = f"rotate({number(-math.degrees(angle))} {spot})"
-            chart.add("text", escape(text), x=corner[0], y=corner[1], transform=turn, class_="halo")
-            break
+        offsets = (4.0, -12.0) if label.startswith("L2") else (-12.0, 4.0)
+        for text in (f"{label}, {format_quantity(slope, 'B/s')}", label.split()[0]):
+            corners = (
+                (start[0] + far * along[0] + off * across[0], start[1] + far * along[1] + off * across[1])
+                for far in range(4, 320, 6)
+                for off in offsets
+            )
+            found = ((corner, list(_turned(corner, along, text))) for corner in corners)
+            free = (
+                (corner, boxes) for corner, boxes in found if all(map(chart.free, boxes)) and boxes[-1].right < x(end)
+            )
+            if place := next(free, None):
+                corner, boxes = place
+                chart.taken += boxes
+                turn = f"rotate({number(-math.degrees(angle))} {number(corner[0])} {number(corner[1])})"
+                chart.add("text", escape(text), x=corner[0], y=corner[1], transform=turn, class_="halo")
+                break
 
 
 def _turned(corner: tuple[float, float], along: tuple[float, float], text: str) -> Iterator[Box]:

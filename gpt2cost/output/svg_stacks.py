@@ -143,7 +143,8 @@ def _stacked(chart: Chart, columns: Columns, y: Scale, layers: Layers, unit: str
                 if y(low) - y(high) >= 0.05
             )
             said = ", ".join(f"{height:.3g}{unit} at {size:,}" for size, height in zip(sizes, heights, strict=True))
-            chart.add("path", tip(f"{name}: {said}"), class_=f"thick {class_}", d=bars, stroke_width=width)
+            if bars:
+                chart.add("path", tip(f"{name}: {said}"), class_=f"thick {class_}", d=bars, stroke_width=width)
         else:
             up, down = ([(at, y(value)) for at, value in zip(x, values, strict=True)] for values in (above, below))
             ends = f"{name}: {heights[0]:.3g}{unit} at {sizes[0]:,}, {heights[-1]:.3g}{unit} at {sizes[-1]:,}"

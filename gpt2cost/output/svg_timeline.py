@@ -158,7 +158,7 @@ def _track(chart: Chart, runs: Iterable[_Run], y: float, track: str, least: floa
     together: dict[str, list[str]] = {}
     for run in runs:
         width = max(sum(run.widths.values()), 0.1)  # of what runs, without the gaps between
-        if run.only and width >= least:
+        if run.only and width >= (least if run.only.launch is not None else max(least, OWN)):
             chart.add(
                 "rect", tip(_said(run.only)), class_=run.class_, x=run.start, y=y, width=width, height=ROW,
                 data_kernel=_kernel(run.only),

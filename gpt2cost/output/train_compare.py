@@ -8,6 +8,7 @@ from operator import attrgetter
 from textwrap import shorten
 from typing import Any
 
+from gpt2cost.output import shared
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of, within
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
@@ -121,6 +122,7 @@ def _text(page: Page, comparison: TrainComparison) -> None:
     page.line(f"\nthe most tokens per second: {best.label}")
     for crossover in comparison.crossovers:
         page.line(_crossover(crossover))
+    shared.repeat_warnings(page, comparison.warnings)
 
 
 def _crossover(crossover: Crossover) -> str:

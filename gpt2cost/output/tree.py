@@ -10,7 +10,7 @@ from gpt2cost.output.field import Field, Record, attribute, attributes, record_o
 from gpt2cost.output.formats import sections
 from gpt2cost.output.page import NOTHING, Page, short_number
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
-from gpt2cost.output.shapes import numbers_text, symbols_text
+from gpt2cost.output.shapes import numbers_text, shape_numbers, symbols_text
 from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
 from gpt2cost.output.tree_lines import MODULES, Line, Shown, lines
 from gpt2cost.prediction.model_tree import PassTree, Tree
@@ -27,7 +27,7 @@ def weight_records(weights: Iterable[Weight]) -> list[Record]:
         {
             "name": own.name,
             "shape": list(own.shape),
-            "symbols": list(map(str, own.symbols)),
+            "symbols": symbols_text(own.symbols),
             "tied_to": own.tied_to or None,
         }
         for own in weights
@@ -59,8 +59,8 @@ WEIGHTS: Field[Any] = Field("weights", "", "", _weights_text)
 """The shapes of a line's or a component's weights."""
 
 
-def _output_shape(line: Line) -> list[int] | None:
-    return None if line.output is None else [int(size.evaluate(line.symbols)) for size in line.output.shape]
+def _output_shape(line: Line) -> list[Any] | None:
+    return None if line.output is None else shape_numbers(line.output.shape, line.symbols)
 
 
 def _output_text(line: Line) -> str:
@@ -70,8 +70,8 @@ def _output_text(line: Line) -> str:
     return shape if line.outputs == 1 else f"{line.outputs} x {shape}"
 
 
-def _output_symbols(line: Line) -> list[str] | None:
-    return None if line.output is None else list(map(str, line.output.shape))
+def _output_symbols(line: Line) -> str | None:
+    return None if line.output is None else symbols_text(line.output.shape)
 
 
 def _intensity(line: Line) -> float | None:
@@ -86,12 +86,9 @@ _FIGURES: tuple[Field[Line], ...] = (
 )  # fmt: skip
 _WEIGHT_RECORDS: Field[Line] = Field("weights", "", "", lambda line: weight_records(line.weights))
 _SYMBOLS: Field[Line] = Field("output_symbols", "", "", _output_symbols)
-_SYMBOLS_TEXT: Field[Line] = Field(
-    "output_symbols", "", "", lambda line: "" if line.output is None else symbols_text(line.output.shape)
-)
 NODE = (*_HEAD, _WEIGHT_RECORDS, Field("output_shape", "", "", _output_shape), _SYMBOLS, *_FIGURES)
 """A line in a JSON document."""
-FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS_TEXT, *_FIGURES)
+FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS, *_FIGURES)
 """The same as a flat row."""
 
 
@@ -150,6 +147,7 @@ def _text(page: Page, tree: Tree, shown: Shown) -> None:
     page.line()
     for own in tree.passes:
         page.line(_totals(own))
+    page.line(f"{tree.model.parameters:,} parameters")
     if tree.model.n_layer > 1:
         page.line(f"a block and what is in it: figures of one, shares of all {tree.model.n_layer}")
 
@@ -163,18 +161,12 @@ def heading(tree: Tree) -> str:
 
 
 def _totals(own: PassTree) -> str:
+    """The sums of a pass, as `predict` writes them."""
     root = own.root
     moved = root.read_bytes + root.write_bytes
-    texts = [
-        format_quantity(root.flops, "FLOP"),
-        f"{format_quantity(moved, 'B')} moved",
-        f"{short_number(root.flops / moved)} FLOP/B",
-        f"{root.launches} launches",
-        f"{root.parameters:,} parameters",
-    ]
-    if root.device_s is not None:
-        texts.append(f"{format_quantity(root.device_s, 's')} on the device")
-    return f"{own.phase}: {', '.join(texts)}"
+    sums = f"{format_quantity(root.flops, 'FLOP')}, {format_quantity(moved, 'B')} moved"
+    device = "" if root.device_s is None else f", {format_quantity(root.device_s, 's')} on the device"
+    return f"{own.phase}: {sums}: {short_number(root.flops / moved)} FLOP/B; {root.launches} launches{device}"
 
 
 def _name(line: Line) -> str:

@@ -149,6 +149,8 @@ def _labels(choices: Sequence[Choice]) -> list[str]:
         for choice in choices
     ]
     varying = [place for place in range(6) if len({name[place] for name in names}) > 1] or [1]
+    if {3, 4} <= set(varying):  # where eager may be an attention or a runtime
+        names = [(*name[:3], f"{name[3]} attn", *name[4:]) for name in names]
     labels = [" ".join(str(name[place]) for place in varying) for name in names]
     numbers = [labels[:index].count(label) + 1 for index, label in enumerate(labels)]
     return [f"{label} ({number})" if number > 1 else label for label, number in zip(labels, numbers, strict=True)]

@@ -19,12 +19,11 @@ from gpt2cost.checks import check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.settings import How, check_device, check_how, unused_changes
+from gpt2cost.prediction.settings import How, check_device, check_how, does_not_fit, unused_changes
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.options import GRAPHED
-from gpt2cost.units import format_quantity
 
 MAX_TOKENS = 10**6
 """The most new tokens; the curve has a point for each."""
@@ -186,8 +185,7 @@ def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int)
             " --runtime reduce-overhead predicts what it compiles them to"
         )
     if peak > hw.memory.usable_bytes:
-        capacity = format_quantity(hw.memory.usable_bytes, "B")
-        yield f"memory: {format_quantity(peak, 'B')} are needed, the device can give {capacity}"
+        yield does_not_fit(peak, hw.memory.usable_bytes)
 
 
 def _stretches(prompt_tokens: int, first: Turn, rest: Turn) -> Iterator[Stretch]:

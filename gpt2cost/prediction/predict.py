@@ -41,6 +41,7 @@ from gpt2cost.prediction.settings import (
     check_how,
     check_phase,
     check_sizes,
+    does_not_fit,
     is_decode,
     unused_changes,
 )
@@ -48,7 +49,6 @@ from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.table.liveness import peak_bytes
-from gpt2cost.units import format_quantity
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,5 +321,4 @@ def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Ite
     for phase in phases:
         yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)
     if not np.all(memory.fits):
-        most = format_quantity(float(np.max(memory.total_bytes)), "B")
-        yield f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"
+        yield does_not_fit(memory.total_bytes, memory.capacity_bytes)

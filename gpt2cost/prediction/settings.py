@@ -23,6 +23,7 @@ from gpt2cost.table.options import (
     RUNTIMES,
     Impl,
 )
+from gpt2cost.units import format_quantity
 
 Number: TypeAlias = Any
 """An int or a float, or a numpy array of float64."""
@@ -102,6 +103,12 @@ class How:
         impl = self.impl or model.impl
         check_impl(impl, model)
         return replace(self, impl=impl, use_cache=self.use_cache and model.use_cache and impl == "hf")
+
+
+def does_not_fit(needed_bytes: Any, capacity_bytes: float) -> str:
+    """The warning; of a grid that of its largest point."""
+    needed, capacity = (format_quantity(float(np.max(size)), "B") for size in (needed_bytes, capacity_bytes))
+    return f"memory: does not fit: {needed} are needed, the device can give {capacity}"
 
 
 def unused_changes(model: Model) -> Iterator[str]:

@@ -20,7 +20,7 @@ from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_t
 from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.search import largest_where
-from gpt2cost.prediction.settings import Number, beyond_positions
+from gpt2cost.prediction.settings import Number, beyond_positions, does_not_fit
 from gpt2cost.prediction.train_communication import SILENT, Communication, communicate
 from gpt2cost.prediction.train_memory import TrainMemory, memory_of
 from gpt2cost.prediction.train_settings import (
@@ -37,7 +37,6 @@ from gpt2cost.prediction.train_step import StepTimes, Work, step_times, step_wor
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.timing.overlap import Bucket
-from gpt2cost.units import format_quantity
 
 MFU_CONVENTION = "nanoGPT: 6N + 12LCT FLOPs per token, N without position embeddings, over the dense peak"
 """Of L layers, C wide, T tokens: as nanoGPT's `estimate_mfu`; recomputation is not counted."""
@@ -323,8 +322,7 @@ def _warnings(model: Model, hw: Hardware, how: TrainHow, batch: Batch, memory: T
     if how.zero >= 2:
         yield f"zero {how.zero}: memory and volumes follow the stage; its time is not scored against measurements"
     if not np.all(memory.fits):
-        most = format_quantity(float(np.max(memory.total_bytes)), "B")
-        text = f"memory: {most} are needed, the device can give {format_quantity(memory.capacity_bytes, 'B')}"
+        text = does_not_fit(memory.total_bytes, memory.capacity_bytes)
         if not batch.shape:
             largest = largest_micro_batch(model, hw, how, batch)
             text += (

@@ -27,9 +27,11 @@ def test_a_node_says_what_its_module_holds_and_costs(gpt2cost: Any) -> None:
     assert (c_attn["class"], c_attn["count"], c_attn["parameters"]) == ("Conv1D", 12, 1_771_776)
     assert c_attn["flops"] == 2 * (2 * 16) * 768 * 2304
     assert c_attn["weights"] == [
-        {"name": "weight", "shape": [768, 2304], "symbols": ["hidden_size", "3*hidden_size"], "tied_to": None},
-        {"name": "bias", "shape": [2304], "symbols": ["3*hidden_size"], "tied_to": None},
+        {"name": "weight", "shape": [768, 2304], "symbols": "(hidden_size, 3*hidden_size)", "tied_to": None},
+        {"name": "bias", "shape": [2304], "symbols": "(3*hidden_size)", "tied_to": None},
     ]
+    assert c_attn["output_shape"] == [2, 16, 2304]
+    assert c_attn["output_symbols"] == "(batch_size, seq_len, 3*hidden_size)"
     head = by_path["lm_head"]
     assert (head["parameters"], head["weights"][0]["tied_to"]) == (0, "transformer.wte")
     blocks = by_path["transformer.h"]

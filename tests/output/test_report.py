@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 from dataclasses import replace
 from functools import cache
@@ -24,7 +25,6 @@ from gpt2cost.table.why import why
 pytest.importorskip("jinja2")
 
 from gpt2cost.output import report
-from gpt2cost.output.report_points import LEVELS
 
 SIZES = {"batch": 8, "seq": 512}
 
@@ -175,21 +175,36 @@ def points_of(text: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
-def kernels_of(data: dict[str, Any], phase: dict[str, Any], table: list[int]) -> dict[str, tuple[float, str]]:
-    """What the page's script reads of a phase: path of each kernel that is launched -> seconds, and its bound."""
-    every = {}
-    for place, number in enumerate(table):
-        if "k" in phase:
-            ns, bound = phase["k"][place], int(phase["c"][place])
+class Phase:
+    """What the page's script reads of a phase: seconds of the pass, and each kernel's with what bounds it."""
+
+    def __init__(self, data: dict[str, Any], phase: list[Any], table: list[int]) -> None:
+        self.data = data
+        self.sizes, _, bound, _, text = phase
+        self.bound = data["pass_bounds"][bound]
+        if isinstance(text, dict):
+            totals, kernels = text["t"], list(zip(text["k"], map(int, text["c"]), strict=True))
         else:
-            code = 0
-            for letter in phase["e"][3 * place : 3 * place + 3]:
-                code = 64 * code + data["letters"].index(letter)
-            level, bound = code % LEVELS, code // LEVELS
-            ns = 2.718281828459045 ** (level * data["step"]) if level else 0
-        if ns:
-            every[data["kernels"][number][0]] = (1e-9 * ns, data["bounds"][bound])
-    return every
+            count = 5 + len(data["what_ifs"])
+            totals = [self.ns(self.code(text[4 * place :][:4]), data["wide"]) for place in range(5)]
+            codes = [self.code(text[start:][:3]) for start in range(4 * count, len(text), 3)]
+            levels = data["levels"]
+            kernels = [(self.ns(code % levels, levels), code // levels) for code in codes]
+        self.seconds = [1e-9 * ns for ns in totals]
+        self.kernels = {
+            data["kernels"][number][0]: (1e-9 * ns, data["bounds"][bound])
+            for number, (ns, bound) in zip(table, kernels, strict=True)
+            if ns
+        }
+
+    def code(self, letters: str) -> int:
+        code = 0
+        for letter in letters:
+            code = 64 * code + self.data["letters"].index(letter)
+        return code
+
+    def ns(self, level: int, levels: int) -> float:
+        return math.exp(level * self.data["longest"] / (levels - 1)) if level else 0.0
 
 
 def test_points_are_those_of_predict() -> None:
@@ -204,14 +219,14 @@ def test_points_are_those_of_predict() -> None:
         assert point["m"] == [memory.weights_bytes, memory.kv_cache_bytes, memory.activations_bytes]
         for phase, own in zip(single.phases, point["p"], strict=True):
             totals = phase.totals
-            assert own["z"] == [phase.batch_size, phase.seq_len, phase.cache_len]
             seconds = [totals.latency_s, totals.latency_low_s, totals.latency_high_s, totals.device_s, totals.host_s]
-            assert [1e-9 * ns for ns in own["t"]] == pytest.approx(seconds, rel=1e-3)
-            assert own["b"] == totals.bound
-            kernels = kernels_of(data, own, point["table"])
-            assert kernels.keys() == {cost.row.path for cost in phase.kernels}
+            read = Phase(data, own, point["table"])
+            assert read.sizes == [phase.batch_size, phase.seq_len, phase.cache_len]
+            assert read.seconds == pytest.approx(seconds, rel=1e-5)
+            assert read.bound == totals.bound
+            assert read.kernels.keys() == {cost.row.path for cost in phase.kernels}
             for cost in phase.kernels:
-                seconds_of, bound = kernels[cost.row.path]
+                seconds_of, bound = read.kernels[cost.row.path]
                 assert seconds_of == pytest.approx(cost.device_s, rel=1e-3)
                 assert bound == cost.bound
 
@@ -223,8 +238,9 @@ def test_the_asked_point_is_exact() -> None:
     assert asked == {**SIZES, "cache": 0, "dtype": "fp16", "attn": "sdpa"}
     (point,) = (point for given, point in points_of(text) if given == asked)
     for phase, own in zip(gpt2cost.predict("gpt2", "a100", **SIZES).phases, point["p"], strict=True):
-        assert 1e-9 * own["t"][0] == pytest.approx(phase.totals.latency_s, rel=1e-15)
-        assert sum(own["k"]) * 1e-9 == pytest.approx(phase.totals.device_s, rel=1e-14)
+        read = Phase(data, own, point["table"])
+        assert read.seconds[0] == pytest.approx(phase.totals.latency_s, rel=1e-15)
+        assert sum(seconds for seconds, _ in read.kernels.values()) == pytest.approx(phase.totals.device_s, rel=1e-14)
 
 
 def test_what_does_not_run_stays_and_says_why() -> None:
@@ -234,7 +250,7 @@ def test_what_does_not_run_stays_and_says_why() -> None:
     assert "flash_attention_2 needs fp16 or bf16" in data["refused"][place]
     assert data["points"][place] == []
     assert data["n_positions"] == 1024
-    longest = max(point["p"][0]["z"][1] + point["p"][0]["z"][2] for point in data["points"][0])
+    longest = max(sum(point["p"][0][0][1:]) for point in data["points"][0])
     assert longest > 1024, "a point that no real model can run is there, and its script marks it"
 
 
@@ -243,5 +259,5 @@ def test_a_graph_that_cannot_be_captured() -> None:
     data = inside(page(attn="flash_attention_2", runtime="cuda-graph"), "points-data")
     attns, dtypes = data["axes"]["attn"], data["axes"]["dtype"]
     place = dtypes.index("fp16") * len(attns) + attns.index("flash_attention_2")
-    fails = [point["p"][0]["z"][0] for point in data["points"][place] if "cannot capture" in point.get("x", "")]
+    fails = [point["p"][0][0][0] for point in data["points"][place] if "cannot capture" in point.get("x", "")]
     assert set(fails) == {1}

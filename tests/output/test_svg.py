@@ -86,6 +86,10 @@ def said(element: ElementTree.Element) -> str:
     return element.findtext("title") or ""
 
 
+def classes_of(element: ElementTree.Element) -> set[str]:
+    return set(element.get("class", "").split())
+
+
 NUMBER = r"([\d.,]+)([kMGTP]?)"
 
 
@@ -104,8 +108,8 @@ def read_axis(chart: ElementTree.Element, upright: bool, row: int = 0) -> Callab
 
     `row`: which axis, from the top.
     """
-    anchor, along = ("end", "y") if upright else ("middle", "x")
-    ticks = [t for t in chart.iter("text") if t.get("class") == "tick" and t.get("text-anchor") == anchor]
+    wanted, along = ({"e", "tick"}, "y") if upright else ({"m", "tick"}, "x")
+    ticks = [text for text in chart.iter("text") if classes_of(text) == wanted]
     ticks = [tick for tick in ticks if re.fullmatch(NUMBER, tick.text or "")]
     if upright:  # the axis begins anew where the next tick is no higher
         starts = [0, *(i for i, (a, b) in enumerate(pairwise(map(_y, ticks)), 1) if b > a), len(ticks)]
@@ -150,7 +154,7 @@ def texts_of(chart: ElementTree.Element) -> list[tuple[str, list[Box]]]:
             ]
             texts.append((text, [(a - 3.5, b - 3.5, a + 3.5, b + 3.5) for a, b in middles]))
         else:
-            left = x - {"middle": width / 2, "end": width}.get(element.get("text-anchor", ""), 0)
+            left = x - width * (("m" in classes_of(element)) / 2 + ("e" in classes_of(element)))
             texts.append((text, [(left, y - 8, left + width, y + 2)]))
     return texts
 

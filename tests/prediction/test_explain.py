@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt2cost import change_model, load_hardware, load_model, predict
-from gpt2cost.prediction.explain import explain, paddings_that_help
+from gpt2cost.prediction.explain import advice, explain, paddings_that_help
 
 
 @pytest.mark.parametrize("gpu", ["a100", "h100", "rtx4090", "t4", "m1-max"])
@@ -129,3 +129,48 @@ def test_a_bound_does_not_flicker(gpu: str, cache: int) -> None:
     step = predict("gpt2", gpu, batch=batches, seq=1, cache=cache, runtime="reduce-overhead", phase="prefill")
     bounds = [bound for bound, _ in groupby(step.phases[0].totals.bound)]
     assert len(bounds) == len(set(bounds))
+
+
+# ---------------------------------------------------------------------------------------------- advice
+
+WORK: list[dict[str, Any]] = [
+    {"gpu": "a100", "batch": 8, "seq": 512}, {"gpu": "t4", "batch": 8, "seq": 512, "attn": "eager"},
+    {"gpu": "h100", "batch": 64, "seq": 1, "cache": 960, "runtime": "compile"}, {"gpu": "m1", "batch": 8, "cache": 512},
+    {"gpu": "a100", "batch": 1, "seq": 1, "cache": 64}, {"gpu": "a100", "runtime": "reduce-overhead", "logits": "last"},
+    {"gpu": "a100", "use_cache": False, "batch": 8}, {"gpu": "h100", "batch": 4, "impl": "nanogpt"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("work", WORK, ids=str)
+def test_advice_is_a_prediction_of_the_changed_run(work: dict[str, Any]) -> None:
+    prediction = predict("gpt2", **work)
+    for number, phase in enumerate(prediction.phases):
+        latency_s, kernels = phase.totals.latency_s, {cost.row.path: cost for cost in phase.kernels}
+        for each in advice(prediction, phase):
+            setting, _, value = each.change.partition(" ")
+            if not value.startswith("padded"):
+                other = predict("gpt2", **{**work, setting: value}).phases[number].totals.latency_s
+                assert each.latency_s == pytest.approx(other)
+                assert each.saves == pytest.approx(1 - other / latency_s)
+                assert each.saves >= 0.05
+            taken = sum(kernels[path].device_s for path in each.kernels)
+            assert each.share == pytest.approx(taken / latency_s)
+            assert {kernels[path].row.module for path in each.kernels} <= {each.module}
+
+
+@pytest.mark.parametrize("work", WORK, ids=str)
+def test_a_static_cache_is_advised_where_it_helps(work: dict[str, Any]) -> None:
+    """A pass of whose time concatenations are a part, and that is faster without them, and no other."""
+    prediction = predict("gpt2", **work)
+    if not prediction.how.use_cache:
+        assert not any("cache" in each.change for phase in prediction.phases for each in advice(prediction, phase))
+        return
+    static = predict("gpt2", **work, cache_type="static")
+    for phase, other in zip(prediction.phases, static.phases, strict=True):
+        cat_s = sum(cost.device_s for cost in phase.kernels if cost.kernel.op == "cat")
+        latency_s = phase.totals.latency_s
+        helps = cat_s >= 0.05 * latency_s and other.totals.latency_s <= 0.95 * latency_s
+        (*found,) = (each for each in advice(prediction, phase) if each.change == "cache_type static")
+        assert len(found) == helps
+        for each in found:
+            assert {path.rpartition(".")[2] for path in each.kernels} in ({"cat_key", "cat_value"}, set())

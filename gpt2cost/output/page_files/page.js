@@ -77,38 +77,59 @@
   const isAsked = (at) => at.every((index, axis) => index === asked[axis]);
   const pointAt = (at) => data.points[choiceOf(at)][placeOf(at)];
 
+  // A phase as it is used. Of other points seconds are letters on a logarithmic scale: four for a pass and its what-ifs,
+  // three for a kernel with its bound.
+  function phaseAt(at, number) {
+    const [sizes, rates, bound, trust, seconds] = pointAt(at).p[number];
+    const { t, w, k, c } = typeof seconds === "string" ? unpacked(seconds) : seconds;
+    return { sizes, rates, bound: data.pass_bounds[bound], trust: data.trusts[trust], seconds: t, whatIfs: w, kernels: k, bounds: c };
+  }
+
+  function unpacked(letters) {
+    const code = (from, count) => [...letters.slice(from, from + count)].reduce((sum, letter) => 64 * sum + data.letters.indexOf(letter), 0);
+    const nanoseconds = (level, levels) => (level ? Math.exp(level * data.longest / (levels - 1)) : 0);
+    const wide = Array.from({ length: 5 + data.what_ifs.length }, (_, place) => nanoseconds(code(4 * place, 4), data.wide));
+    const found = { t: wide.slice(0, 5), w: wide.slice(5).map((ns) => ns || null), k: [], c: "" };
+    for (let from = 4 * wide.length; from < letters.length; from += 3) {
+      const own = code(from, 3);
+      found.k.push(nanoseconds(own % data.levels, data.levels));
+      found.c += Math.floor(own / data.levels);
+    }
+    return found;
+  }
+
   function refusal(at) {
     const refused = data.refused[choiceOf(at)];
     return refused || pointAt(at).x || "";
   }
 
-  function kernelOf(point, place) {
-    if (point.k) return [point.k[place], Number(point.c[place])];
-    const code = [0, 1, 2].reduce((sum, letter) => 64 * sum + data.letters.indexOf(point.e[3 * place + letter]), 0);
-    const level = code % data.levels;
-    return [level ? Math.exp(level * data.step) : 0, Math.floor(code / data.levels)];
-  }
-
   function rowsOf(at, phase) {
-    const point = pointAt(at).p[phase];
-    const [batch_size, seq_len, cache_len] = point.z;
+    const point = phaseAt(at, phase);
+    const [batch_size, seq_len, cache_len] = point.sizes;
     const symbols = { ...data.symbols[data.axes.dtype[at[3]]], batch_size, seq_len, cache_len, kv_len: seq_len + cache_len };
     const rows = data.kernels.map(([name, kind]) => ({ name, kind, launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" }));
     let rank = 0;
     data.tables[choiceOf(at)].forEach((number, place) => {
-      const [ns, bound] = kernelOf(point, place);
+      const ns = point.kernels[place];
       if (!ns) return;
-      const [, , count, flops, read, write] = data.kernels[number];
+      const [, , count] = data.kernels[number];
       const row = rows[number];
-      row.one = { flops: evaluate(flops, symbols), read: evaluate(read, symbols), write: evaluate(write, symbols) };
+      row.one = {};
+      for (const key of ["flops", "read", "write"]) row.one[key] = evaluate(formulas[number][key], symbols);
       row.launches = evaluate(count, symbols);
       row.rank = (rank += 1);
       for (const key of ["flops", "read", "write"]) row[key] = row.launches * row.one[key];
       row.s = ns / 1e9;
-      row.bound = data.bounds[bound];
+      row.bound = data.bounds[Number(point.bounds[place])];
     });
     return { point, symbols, rows };
   }
+
+  const formulas = data.kernels.map((_, number) => {
+    const step = $(`.step[data-k="${number}"]`);
+    const text = (key) => $(`[data-f="${key}1"]`, step)?.previousElementSibling.textContent || "0";
+    return { flops: text("flops"), read: text("read"), write: text("write") };
+  });
 
   function sumOf(rows) {
     const sum = { launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" };
@@ -169,8 +190,8 @@
 
   function beyond(at) {
     if (data.refused[choiceOf(at)]) return "";
-    const { z } = pointAt(at).p[data.phases.indexOf(state.phase)];
-    const longest = z[1] + z[2];
+    const [, seq, cache] = pointAt(at).p[data.phases.indexOf(state.phase)][0];
+    const longest = seq + cache;
     return longest > data.n_positions ? filled("beyond", { kv_len: longest, n_positions: data.n_positions }) : "";
   }
 
@@ -207,53 +228,59 @@
     write($("#memory-of"), share(memory.reduce((sum, part) => sum + part, 0) / data.capacity));
     const kinds = {};
     for (const row of rows) kinds[row.kind] = (kinds[row.kind] || 0) + row.s;
-    kinds.host = Math.max(0, point.t[0] / 1e9 - whole.s);
+    kinds.host = Math.max(0, point.seconds[0] / 1e9 - whole.s);
     drawStack("#kinds", "#kinds-legend", "kind", kinds, share);
   }
 
   function showCard(name, point) {
-    const [latency, low, high] = point.t.map((ns) => quantity(ns / 1e9, "s"));
-    const texts = { latency, range: `${low} to ${high}`, bound: `${point.b}-bound`, rate: `${quantity(point.r[0], "")}\u00a0tokens/s`, trust: data.trusts[point.u][1] };
+    const [latency, low, high] = point.seconds.map((ns) => quantity(ns / 1e9, "s"));
+    const texts = { latency, range: `${low} to ${high}`, bound: `${point.bound}-bound`, rate: `${quantity(point.rates[0], "")}\u00a0tokens/s`, trust: point.trust[1] };
     for (const key in texts) write($(`#tab-${name} [data-v="${key}"]`), texts[key]);
   }
 
   function showVerdict(passes, number, whole, launched) {
     const { at } = state;
-    const halves = passes.map(({ point }, index) => filled("takes", { what: filled(data.phases[index], { batch: point.z[0], seq: point.z[1] }), latency: plain(quantity(point.t[0] / 1e9, "s")), bound: point.b }));
+    const halves = passes.map(({ point }, index) => filled("takes", { what: filled(data.phases[index], { batch: point.sizes[0], seq: point.sizes[1] }), latency: plain(quantity(point.seconds[0] / 1e9, "s")), bound: point.bound }));
     const total = pointAt(at).m.reduce((sum, part) => sum + part, 0);
     const fits = filled(total <= data.capacity ? "fits" : "fits_not", { total: plain(quantity(total, "B")), capacity: plain(quantity(data.capacity, "B")) });
-    const bests = passes.map((pass, index) => [data.phases[index], pass.point, best(index, pass.point)]);
-    const changes = bests.filter(([, , change]) => change).map(([phase, own, [change, ns]]) => filled("change", { change, phase, speedup: (own.t[0] / ns).toFixed(2) }));
-    const words = bests.map(([phase, own]) => `${phase} ${data.trusts[own.u][1]}`).join(", ");
+    const changes = new Map(), words = new Map();
+    const add = (map, key, text) => map.set(key, [...(map.get(key) || []), text]);
+    passes.forEach((pass, index) => {
+      const found = best(index, pass.point), phase = data.phases[index];
+      if (found) add(changes, found[0], filled("change", { phase, speedup: (pass.point.seconds[0] / found[1]).toFixed(2) }));
+      add(words, pass.point.trust[1], phase);
+    });
+    const listed = (map) => [...map].map(([key, texts]) => `${key} (${texts.join(", ")})`).join(", ");
     const said = halves.join("; ");
-    write($("#lead"), `${said[0].toUpperCase()}${said.slice(1)}. ${fits} ${changes.length ? filled("most", { changes: changes.join(", ") }) : data.phrases.helps_not} ${filled("trusts", { words })}`);
+    const most = changes.size ? filled("most", { changes: listed(changes) }) : data.phrases.helps_not;
+    write($("#lead"), `${said[0].toUpperCase()}${said.slice(1)}. ${fits} ${most} ${filled("trusts", { words: words.size > 1 ? listed(words) : [...words.keys()][0] })}`);
     write($("#say-fits"), fits);
     const { point } = passes[number];
-    const [latency, , , device] = point.t;
-    write($("#say-pace"), filled(point.b, { busy: percent(Math.min(1, device / latency)), flops: percent(point.r[1]), bandwidth: percent(point.r[2]), launches: whole.launches }));
+    const [latency, , , device] = point.seconds;
+    write($("#say-pace"), filled(point.bound, { busy: percent(Math.min(1, device / latency)), flops: percent(point.rates[1]), bandwidth: percent(point.rates[2]), launches: whole.launches }));
     const slowest = launched.reduce((best, row) => (row.s > best.s ? row : best));
     write($("#say-slowest"), filled("slowest", { share: percent(slowest.s / whole.s), kernel: slowest.name.replace("transformer.", "") }));
     write($("#say-helps"), helps(number, point));
-    const [word, text] = data.trusts[point.u];
+    const [word, text] = point.trust;
     write($("#say-trust"), `${text}: ${data.phrases[`trust_${word}`]}`);
   }
 
   function helps(number, point) {
     const found = best(number, point);
     if (!found) return data.phrases.helps_not;
-    return filled("helps", { change: found[0], latency: plain(quantity(found[1] / 1e9, "s")), speedup: (point.t[0] / found[1]).toFixed(2) });
+    return filled("helps", { change: found[0], latency: plain(quantity(found[1] / 1e9, "s")), speedup: (point.seconds[0] / found[1]).toFixed(2) });
   }
 
   function best(number, point) {
     const { at } = state;
-    const found = point.w.flatMap((ns, index) => (ns === null ? [] : [[data.what_ifs[index], ns]]));
+    const found = point.whatIfs.flatMap((ns, index) => (ns === null ? [] : [[data.what_ifs[index], ns]]));
     data.axes.dtype.forEach((dtype, d) => data.axes.attn.forEach((attn, a) => {
       const other = [at[0], at[1], at[2], d, a];
       if ((d === at[3]) === (a === at[4]) || refusal(other)) return;
-      found.push([d === at[3] ? `attn ${attn}` : `dtype ${dtype}`, pointAt(other).p[number].t[0]]);
+      found.push([d === at[3] ? `attn ${attn}` : `dtype ${dtype}`, phaseAt(other, number).seconds[0]]);
     }));
     const least = found.reduce((first, own) => (first && first[1] <= own[1] ? first : own), null);
-    return least && point.t[0] / least[1] >= data.least_gain ? least : null;
+    return least && point.seconds[0] / least[1] >= data.least_gain ? least : null;
   }
 
   function drawStack(bar, legend, name, sizes, text) {
@@ -265,7 +292,7 @@
       rect.setAttribute("width", (1000 * size / whole).toFixed(2));
       x += size;
       const item = $(`[data-${name}="${rect.dataset[name]}"]`, $(legend));
-      if (name === "kind") item.hidden = !size;
+      if (name === "kind") item.hidden = size / whole < data.least_share;
       write($("b", item), text(size / whole, size));
     });
   }
