@@ -23,7 +23,7 @@ from gpt2cost.table.kernel import Kind
 
 KINDS: tuple[str, ...] = get_args(Kind)
 KIND_TEXTS = {
-    "gemm": "product with weights", "bmm": "product per head: scores, context", "attention": "fused attention",
+    "gemm": "product with weights", "bmm": "scores, context per head", "attention": "fused attention",
     "reduction": "layer norm, softmax, sums", "elementwise": "arithmetic per element",
     "copy": "copies, cat of the cache", "gather": "rows of embeddings", "fill": "constants",
 }  # fmt: skip
@@ -32,6 +32,7 @@ AXES = {"batch": "batch size (sequences)", "seq": "new tokens per sequence", "ca
 SMALLEST = 0.005
 """Share of a phase's device time below which the roofline leaves a kernel out."""
 QUANTITIES = ("latency", "throughput")
+BANDS = "bands: range of the prediction"
 MOST_POINTS = 100_000
 """The most sizes of a picture."""
 
@@ -94,10 +95,14 @@ class Swept(Picture):
 
 @dataclass(frozen=True)
 class Breakdown(Swept):
-    """Seconds of each kernel kind at each size, and what the pass takes beyond them: waiting for the host."""
+    """Seconds of each kernel kind at each size, and what the pass takes beyond them: waiting for the host.
+
+    `tokens`: that the pass brings, of the whole batch.
+    """
 
     kinds: dict[str, Floats]
     waiting: Floats
+    tokens: Floats
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def roofline(prediction: Prediction) -> Roofline:
             f"{how.dtype} peak": "matrix products",
             **({"fp32 peak": "arithmetic outside of products"} if how.dtype != "fp32" else {}),
             "DRAM bandwidth": "data from memory",
-            "L2 bandwidth": "data that the kernel before left in L2",
+            "L2 bandwidth": "data that was just used",
         },
     )
 
@@ -209,6 +214,7 @@ def breakdown(
         sizes=_own_sizes(axis, pass_, values),
         kinds=kinds,
         waiting=_broadcast(pass_.totals.latency_s, values) - sum(kinds.values()),
+        tokens=_broadcast(pass_.totals.tokens_per_s * pass_.totals.latency_s, values),
     )
 
 
@@ -240,7 +246,7 @@ def curve(
     beyond = own[np.broadcast_to(np.asarray(pass_.kv_len) > model.n_positions, values.shape)]
     return Curve(
         title=f"Predicted {pass_.phase} {quantity} of {model.name}",
-        subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}; bands: range of the prediction",
+        subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}; {BANDS}",
         axis=axis,
         axis_text=_axis_text(axis, pass_),
         quantity=quantity,

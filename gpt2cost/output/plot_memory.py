@@ -27,6 +27,8 @@ WEIGHTS, CACHE, ACTIVATIONS = "weights", "KV cache", "activations"
 NAMED = 6
 """Tensors that a close picture shows under their own names."""
 OTHERS = "other tensors"
+LAST = 1.06
+"""So many times as far as its kernels goes the axis of a training step: the optimiser's few are shown wide."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Section:
 class Stack:
     """Bytes by what they are at each position, (positions,) each; the parts add up.
 
-    `names` are those of the positions where they are kernels, and else empty.
+    What stands at a position lasts until the next one, the last until `end`. `names` are those of the positions where
+    they are kernels, and else empty.
     """
 
     title: str
     axis_text: str
     positions: Floats
+    end: float
     names: tuple[str, ...]
     sections: tuple[Section, ...]
     parts: dict[str, Floats]
@@ -95,8 +99,8 @@ def memory(prediction: Prediction) -> Memory:
         del parts[CACHE]
     names = tuple(moment.name for moment in moments)
     whole = Stack(
-        "the whole pass", "kernels of the pass, in order", np.arange(len(moments), dtype=np.float64), names,
-        _sections(moment.section for moment in moments), parts,
+        "the whole pass", "kernels of the pass, in order", np.arange(len(moments), dtype=np.float64),
+        float(len(moments)), names, _sections(moment.section for moment in moments), parts,
     )  # fmt: skip
     peak = int(np.argmax(whole.total))
     start = next(i for i, moment in enumerate(moments) if moment.section == f"h.{model.n_layer - 1}")
@@ -182,20 +186,32 @@ def _close(moments: Sequence[_Moment]) -> Stack:
     """Activations by tensor, the largest under their names."""
     largest: dict[str, int] = {}
     for moment in moments:
-        for name, size in moment.tensors.items():
+        for name, size in _by_family(moment.tensors).items():
             largest[name] = max(size, largest.get(name, 0))
     named = sorted(largest, key=lambda name: -largest[name])[:NAMED]
-    parts = {name: np.array([m.tensors.get(name, 0) for m in moments], np.float64) for name in named}
+    families = [_by_family(moment.tensors) for moment in moments]
+    parts = {name: np.array([own.get(name, 0) for own in families], np.float64) for name in named}
     rest = np.array([sum(m.tensors.values()) for m in moments], np.float64) - sum(parts.values())
     names = tuple(moment.name for moment in moments)
     return Stack(
-        f"activations by tensor, from {moments[0].section} on", "", np.arange(len(moments), dtype=np.float64), names,
-        _sections(moment.section for moment in moments), {**parts, OTHERS: rest},
+        f"activations by tensor, from {moments[0].section} on", "", np.arange(len(moments), dtype=np.float64),
+        float(len(moments)), names, _sections(moment.section for moment in moments), {**parts, OTHERS: rest},
     )  # fmt: skip
 
 
+def _by_family(tensors: Mapping[str, int]) -> dict[str, int]:
+    """The tensors with those of one step together, such as the activation's: `act.*`."""
+    families: dict[str, int] = {}
+    for name, size in tensors.items():
+        first, dot, _ = name.partition(".")
+        own = f"{first}.*" if dot and first not in ("attn", "mlp") else name
+        families[own] = families.get(own, 0) + size
+    return families
+
+
 def _largest(tensors: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted((item for item in tensors.items() if item[1] > 0), key=lambda item: -item[1])[:2])
+    first, *others = sorted((item for item in tensors.items() if item[1] > 0), key=lambda item: -item[1])
+    return (first, *(other for other in others[:1] if other[1] > 0.1 * first[1]))
 
 
 def _advice(prediction: Prediction) -> str:
@@ -244,7 +260,9 @@ def memory_over_tokens(generation: Generation) -> Memory:
     if not settings.how.use_cache:
         del parts[CACHE]
     sections = (Section("prompt", 0, 0), *((Section("later tokens", 1, count - 1),) if count > 1 else ()))
-    whole = Stack("", "generated tokens per sequence", np.arange(1, count + 1, dtype=np.float64), (), sections, parts)
+    whole = Stack(
+        "", "generated tokens per sequence", np.arange(1, count + 1, dtype=np.float64), count + 1.0, (), sections, parts
+    )
     peak = int(np.argmax(whole.total))
     largest = max((name for name in parts if name != WEIGHTS), key=lambda name: parts[name][peak])
     size = format_quantity(float(parts[largest][peak]), "B")
@@ -275,8 +293,8 @@ def memory_of_training(training: Training) -> Memory:
     names = tuple(str(held.peak_at) for _, held in moments)
     labels = ["optimizer" if step is None else step.where[0].partition(" ")[0] for step, _ in moments]
     whole = Stack(
-        "", "kernels of the last micro-step, then the optimizer", np.arange(len(moments), dtype=np.float64), names,
-        _sections(labels), parts,
+        "", "kernels of the last micro-step, then the optimizer", np.arange(len(moments), dtype=np.float64),
+        LAST * len(moments), names, _sections(labels), parts,
     )  # fmt: skip
     peak = int(np.argmax(whole.total))
     saved = 0
@@ -288,11 +306,11 @@ def memory_of_training(training: Training) -> Memory:
     gpus = f", {batch.gpus} GPUs" if batch.gpus > 1 else ""
     return Memory(
         title=f"Memory of {model.name} on {hw.name}: predicted training step",
-        subtitle=f"{batch.micro_batch} x {batch.seq_len} tokens{accum}{gpus}\n{step_line(how)}",
+        subtitle=f"micro-batch {batch.micro_batch}, {batch.seq_len} tokens per sequence{accum}{gpus}\n{step_line(how)}",
         whole=whole,
         close=None,
         peak=peak,
-        peak_text=names[peak],
+        peak_text=names[peak].replace(" (", ": ").removesuffix(")"),
         advice=f"--checkpointing block would save {format_quantity(saved, 'B')}" if saved > 0 else "",
         capacity_bytes=training.memory.capacity_bytes,
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpt2cost.checks import check_point
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_data import MOST_POINTS, Floats, Line, Swept, how_line, step_line
+from gpt2cost.output.plot_data import BANDS, MOST_POINTS, Floats, Line, Swept, how_line, step_line
 from gpt2cost.prediction.generate import generate
 from gpt2cost.prediction.grid import size_axis
 from gpt2cost.prediction.settings import How
@@ -49,14 +49,16 @@ class Generated(Swept):
 class StepSplit(Swept):
     """Seconds of a training step by its parts, which add up, over one size.
 
-    `efficiency` is a share: over GPUs, of the tokens/s per GPU that the fewest reach; else `mfu`. `fits`: where the
-    step fits the memory of a GPU.
+    `efficiency` is a share, and `efficiency_text` its name: over GPUs scaling efficiency, else MFU. `fits`: where the
+    step fits the memory of a GPU. `tokens`: of a step, on all GPUs.
     """
 
     parts: dict[str, Floats]
     efficiency: Floats
     efficiency_text: str
+    efficiency_note: str
     tokens_per_s: Floats
+    tokens: Floats
     fits: NDArray[np.bool_]
 
 
@@ -88,7 +90,7 @@ def generated(model: Model, hw: Hardware, **settings: Any) -> Generated:
     how: How = replace(shown.how, use_cache=True)
     return Generated(
         title=f"Time per token of {model.name} on {hw.name}: predicted generation",
-        subtitle=f"batch {shown.batch_size}, prompts of {shown.prompt_tokens} tokens; {how_line(how)}",
+        subtitle=f"batch {shown.batch_size}, prompts of {shown.prompt_tokens} tokens\n{how_line(how)}; {BANDS}",
         axis="token",
         axis_text="new token (the first takes the whole prompt)",
         sizes=np.arange(1, new_tokens + 1),
@@ -125,15 +127,17 @@ def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, ob
     per_gpu = spread(step.tokens_per_s_per_gpu)
     over_gpus = axis == "gpus"
     return StepSplit(
-        title=f"A training step of {model.name} on {hw.name}: predicted",
+        title=f"Where a training step of {model.name} spends its time on {hw.name}: predicted",
         subtitle=f"{_fixed(axis, batches)}\n{step_line(training.train)}",
         axis=axis,
         axis_text=STEP_AXES[axis],
         sizes=values,
         parts={label: seconds for label, seconds in parts.items() if np.any(seconds)},
         efficiency=per_gpu / per_gpu[0] if over_gpus else spread(step.mfu),
-        efficiency_text=f"tokens/s per GPU, of those with {values[0]}" if over_gpus else "MFU",
+        efficiency_text="scaling efficiency" if over_gpus else "MFU",
+        efficiency_note=f"tokens/s per GPU, over those with {values[0]}" if over_gpus else "model FLOPs utilization",
         tokens_per_s=spread(step.tokens_per_s),
+        tokens=spread(training.batch.global_tokens),
         fits=np.broadcast_to(np.asarray(training.memory.fits), values.shape),
     )
 
@@ -173,4 +177,5 @@ def _fixed(axis: str, batches: list[Batch]) -> str:
         for name, text in texts.items()
         if len(same[name]) == 1 and (name not in usual or same[name] != {1})
     )
-    return ", ".join(shown)
+    nodes = ", as many nodes as they need" if len(same["nodes"]) > 1 else ""
+    return ", ".join(shown) + nodes

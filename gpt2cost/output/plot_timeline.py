@@ -13,6 +13,8 @@ from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.queue_steps import Slice
 
 TRACKS = ("host", "device")
+AROUND = 0.06
+"""Of a layer's span, as much is shown of what comes before it and after it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Timeline(Picture):
     """A pass on the host queue and the device stream, in seconds.
 
     `layer`: the label of the group that is looked at closely. `windows`: of each track that has steps of that layer,
-    from its first on; as wide as the longer of the two, so that the rest of the other belongs to what comes after.
+    from its first to its last, and a little of what comes before and after.
     """
 
     slices: tuple[Slice, ...]
@@ -60,15 +62,19 @@ def timeline(prediction: Prediction) -> Timeline:
     layer = f"h.{prediction.model.n_layer // 2}"
     groups = tuple(group for track in TRACKS for group in _groups(slices, track, prediction.model.n_layer))
     own = {group.track: group for group in groups if group.label == layer}
-    width = max(group.end_s - group.start_s for group in own.values())
+    end_s = slices[-1].end_s
+    beyond = {track: AROUND * (group.end_s - group.start_s) for track, group in own.items()}
     return Timeline(
         title=f"Timeline of {prediction.model.name} on {prediction.hardware.name}: predicted {phase.phase}",
         subtitle=f"{pass_line(phase)}\n{how_line(prediction.how)}",
         slices=tuple(slices),
         groups=groups,
-        latency_s=slices[-1].end_s,
+        latency_s=end_s,
         layer=layer,
-        windows={track: (group.start_s, group.start_s + width) for track, group in own.items()},
+        windows={
+            track: (max(0.0, group.start_s - beyond[track]), min(end_s, group.end_s + beyond[track]))
+            for track, group in own.items()
+        },
     )
 
 

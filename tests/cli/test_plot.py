@@ -15,6 +15,11 @@ FLAGS: dict[str, list[str]] = {
     "breakdown": ["--gpu", "a100", "--batch", "1-64*2"],
     "curve": ["--gpu", "a100,t4", "--batch", "1-64*2"],
     "timeline": ["--gpu", "a100", "--seq", "16"],
+    "memory": ["--gpu", "a100", "--batch", "2"],
+    "memory --over tokens": ["--gpu", "t4", "--prompt", "16", "--new-tokens", "8"],
+    "memory --phase train": ["--gpu", "a100", "--micro-batch", "2", "--seq", "64", "--checkpointing", "block"],
+    "generate": ["--gpu", "t4", "--prompt", "16", "--new-tokens", "8"],
+    "train": ["--gpu", "a100", "--seq", "64", "--gpus", "1-16*2", "--precision", "fp32"],
 }
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 
@@ -22,7 +27,7 @@ MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 @pytest.mark.parametrize("kind", FLAGS)
 def test_every_kind(kind: str, tmp_path: Path, gpt2cost: Call) -> None:
     path = tmp_path / "picture.svg"
-    assert gpt2cost("plot", kind, "--model", "distilgpt2", *FLAGS[kind], "-o", path) == Result(0, "", "")
+    assert gpt2cost("plot", *kind.split(), "--model", "distilgpt2", *FLAGS[kind], "-o", path) == Result(0, "", "")
     assert path.read_bytes().startswith(MAGIC["svg"])
     assert list(tmp_path.iterdir()) == [path]
 
@@ -58,6 +63,39 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(gpt2cost(*CURVE, *flags), named)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decode_step_is_inferred_as_predict_infers_it(tmp_path: Path, gpt2cost: Call) -> None:
+    """--seq 1 on a cache is a decode step, in every picture and without --phase."""
+    sizes = ("--model", "distilgpt2", "--gpu", "t4", "--batch", "8", "--seq", "1")
+    for kind, cache in (("breakdown", "64-960+128"), ("curve", "64-960+128"), ("timeline", "64"), ("memory", "64")):
+        path = tmp_path / f"{kind}.svg"
+        assert gpt2cost("plot", kind, *sizes, "--cache", cache, "-o", path) == Result(0, "", "")
+        assert "decode" in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["memory", "--micro-batch", "2"], "--micro-batch: goes with --phase train alone"),
+        (["memory", "--prompt", "2"], "--prompt: goes with --over tokens alone"),
+        (["memory", "--over", "tokens", "--seq", "2"], "--seq: not with --over tokens"),
+        (["memory", "--over", "tokens", "--phase", "train"], "--over tokens: a training step generates none"),
+        (["memory", "--phase", "train", "--batch", "2"], "--batch: not of training"),
+        (["memory", "--phase", "train", "--dtype", "fp32"], "--dtype: not of training"),
+        (["memory", "--phase", "both"], "phase"),
+        (["memory", "--over", "time"], "over"),
+        (["generate", "--new-tokens", "0"], "new_tokens"),
+        (["train"], "exactly one of micro_batch, gpus, seq, grad_accum"),
+        (["train", "--gpus", "1,2", "--clip-grad-norm", "x"], "clip_grad_norm"),
+    ],
+)
+def test_flags_of_other_pictures(
+    flags: list[str], named: str, tmp_path: Path, gpt2cost: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(gpt2cost("plot", *flags, "--model", "distilgpt2", "--gpu", "a100", "-o", "x.png"), named)
     assert list(tmp_path.iterdir()) == []
 
 
