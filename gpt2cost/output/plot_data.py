@@ -165,7 +165,7 @@ def roofline(prediction: Prediction) -> Roofline:
         points=tuple(points),
         notes={
             f"{how.dtype} peak": "matrix products",
-            **({"fp32 peak": "arithmetic outside of products"} if how.dtype != "fp32" else {}),
+            "fp32 peak": "arithmetic" + " outside of products" * (how.dtype != "fp32"),
             "DRAM bandwidth": "data from memory",
             "L2 bandwidth": "data that was just used",
         },
