@@ -19,7 +19,7 @@ from gpt2cost.output.launch import (
 )
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.shapes import numbers_text, symbols_text
+from gpt2cost.output.shapes import numbers_text, symbols_text, tensors_of
 from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
 from gpt2cost.prediction.one_step import Step, StepExplanation
 from gpt2cost.prediction.settings import Number
@@ -54,10 +54,9 @@ class _Operand:
 
 
 def _operands(step: Step) -> list[_Operand]:
-    kernel = step.kernel
-    if kernel is None:
-        return []
-    roles = (("read", kernel.inputs), ("write", kernel.outputs))
+    """What a kernel reads and writes, and what another step takes and gives."""
+    taken, given = ("read", "write") if step.kernel else ("takes", "gives")
+    roles = ((taken, step.row.step.inputs), (given, step.row.step.outputs))
     return [_Operand(role, tensor, step.symbols) for role, tensors in roles for tensor in tensors]
 
 
@@ -98,19 +97,21 @@ def _rows(result: StepExplanation) -> list[Record]:
 def _launch(step: Step, kernel: Kernel) -> Record:
     """The tensors and formulas of one launch."""
     product = product_of(kernel)
-    operands = [
-        {
-            "name": own.tensor.name, "role": own.role, "shape": own.numbers, "symbols": own.shape,
-            "bytes": own.bytes, "bytes_formula": str(own.tensor.bytes),
-        }
-        for own in _operands(step)
-    ]  # fmt: skip
     figures = evaluated({key: getattr(kernel, name) for name, key in FIGURES.items()}, step.symbols)
     formulas = {
         "flops_formula": flops_text(kernel), "read_formula": str(kernel.reads), "write_formula": str(kernel.writes),
     }  # fmt: skip
     sizes = {name: {"formula": str(size), "value": int(size.evaluate(step.symbols))} for name, size in product.items()}
-    return {**figures, **formulas, **({"product": sizes} if product else {}), "tensors": operands}
+    return {**figures, **formulas, **({"product": sizes} if product else {})}
+
+
+def _tensor_records(step: Step) -> Record:
+    """What a step takes and gives, with bytes."""
+    records = tensors_of(step.row.step, step.symbols, flat=False)
+    for role, tensors in (("inputs", step.row.step.inputs), ("outputs", step.row.step.outputs)):
+        for record, tensor in zip(records[role], tensors, strict=True):
+            record |= {"bytes": int(tensor.bytes.evaluate(step.symbols)), "bytes_formula": str(tensor.bytes)}
+    return records
 
 
 def _document(result: StepExplanation) -> Record:
@@ -118,7 +119,7 @@ def _document(result: StepExplanation) -> Record:
     for step in result.steps:
         kernel = step.kernel
         own = {} if kernel is None else {"launch": _launch(step, kernel), "source_line": source_line(kernel.source)}
-        steps.append({**_record(step), "runs": bool(step.launches), **own})
+        steps.append({**_record(step), "runs": bool(step.launches), **_tensor_records(step), **own})
     train = (
         {}
         if result.train is None
@@ -184,6 +185,9 @@ def _step(page: Page, step: Step, result: StepExplanation) -> None:
     page.line()
     _prose(page, f"runs: {_runs(step)}")
     if kernel is None:
+        if _operands(step):
+            page.line()
+            _tensors(page, step)
         return
     text = source_line(kernel.source)
     page.line(f"source: {source_address(kernel.source)}")
@@ -226,7 +230,8 @@ def _tensors(page: Page, step: Step) -> None:
     numbers: Field[_Operand] = Field("numbers", "numbers", "", lambda own: own.numbers)
     symbols: Field[_Operand] = Field("shape", "shape", "", lambda own: own.shape)
     size: Field[_Operand] = Field("bytes", "bytes", ",", lambda own: own.bytes)
-    page.fields(operands, (*fields, symbols, numbers, size), (*fields, numbers, size))
+    moved = (size,) if step.kernel else ()
+    page.fields(operands, (*fields, symbols, numbers, *moved), (*fields, numbers, *moved))
 
 
 def _formulas(page: Page, step: Step, kernel: Kernel) -> None:

@@ -91,7 +91,7 @@ def folded_records(kernels: Sequence[KernelCost], of_s: Any) -> list[Record]:
 def _line_of(cost: KernelCost) -> tuple[Any, ...]:
     """What kernels that are folded together have in common."""
     alone = cost.row.index if cost.kernel.shape is not None else None
-    return cost.row.module, str(cost.kernel.source), cost.row.count, alone
+    return cost.row.module, cost.kernel.source, cost.row.count, alone
 
 
 def _line_record(line: list[KernelCost], kernels: Sequence[KernelCost], of_s: Any) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -96,11 +97,15 @@ def in_a_terminal(arguments: Sequence[str], **env: str) -> str:
 
 
 def test_terminals(tmp_path: Path) -> None:
-    assert "\x1b[" in in_a_terminal(SMALL), "a title stands out"
+    styled = in_a_terminal(SMALL)
+    assert "\x1b[1m" in styled, "a title stands out"
+    assert "\x1b[35mlaunch" in styled, "the bound has its colour"
+    assert "█" in styled
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         text = in_a_terminal(SMALL, **env)
         assert "distilgpt2" in text
         assert "\x1b" not in text
+        assert max(map(len, re.findall(r"^(?:wte|h\.|lm_head).*", text, re.MULTILINE))) <= 80
     assert "\x1b" not in in_a_terminal([*SMALL, "--format", "json"])
     in_a_terminal([*SMALL, "-o", str(tmp_path / "out.txt")])
     assert "\x1b" not in (tmp_path / "out.txt").read_text()

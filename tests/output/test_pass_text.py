@@ -67,6 +67,13 @@ def test_folding_loses_nothing(settings: dict[str, Any]) -> None:
         assert (last["of_pass"] >= LEAST_SHARE) or len(phase.kernels) == len(folded.kernels) or "below" in last["name"]
 
 
+def test_a_source_that_is_a_function_folds_by_what_it_quotes() -> None:
+    """nanoGPT's lines are not numbered: its attention by hand stays as many kernels as it has statements."""
+    (phase,) = made(impl="nanogpt", attn="eager", batch=8, seq=512, phase="prefill").phases
+    names = {row["name"].rpartition(".")[2] for row in pass_rows(phase.pass_, phase.totals).kernels}
+    assert {"scores", "scale", "softmax", "context"} <= names
+
+
 def test_products_are_never_folded() -> None:
     for settings in SETTINGS:
         for phase in made(**settings).phases:
