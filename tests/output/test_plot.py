@@ -120,6 +120,7 @@ def test_a_decode_step_is_labelled_as_predict_labels_it(asked: str) -> None:
         ({"seq": 1, "cache": "0,64"}, [0, 64]),
         ({"seq": 128, "cache": "0,64"}, [128, 192]),
         ({"seq": "64,128", "cache": 32}, [96, 160]),
+        ({"seq": "1,2,4", "cache": 32}, [32, 34, 36]),
     ],
 )
 def test_the_axis_of_a_decode_step_is_the_cache_that_it_has(asked: str, given: dict[str, object], cached: Any) -> None:
@@ -129,13 +130,16 @@ def test_the_axis_of_a_decode_step_is_the_cache_that_it_has(asked: str, given: d
     for data in (bars, line):
         if not is_step:
             assert data.axis_text in ("new tokens per sequence", "cached tokens per sequence")
-            assert list(data.sizes) == ([64, 128] if given["seq"] == "64,128" else [0, 64])
+            swept_ = str(given["seq"]) if "," in str(given["seq"]) else str(given["cache"])
+            assert list(data.sizes) == [int(size) for size in swept_.split(",")]
+            assert "prefill" in data.title
             continue
         if given == {"seq": 1, "cache": "0,64"} and asked == "decode":
             cached = [1, 64]  # the step after one token on nothing
         assert data.axis_text == "cached tokens per sequence before the step"
         assert list(data.sizes) == list(cached)
         assert "one new token per sequence" in data.subtitle
+        assert "decode" in data.title
         for number, size in enumerate(cached):
             if size:
                 step = gpt2cost.predict(MODEL, T4, batch=2, seq=1, cache=size).phases[0].totals
