@@ -290,18 +290,29 @@ def _time(page: Page, step: Step, result: StepExplanation) -> None:
 
 
 def _group(page: Page, result: StepExplanation) -> None:
-    """A few lines for each step of a module."""
-    kernels = [step for step in result.steps if step.kernel is not None and step.launches]
+    """A few lines for each step of a module, without the calls of the modules in it."""
+    inside = {step.row.module for step in result.steps if step.path == step.row.path}
+    steps = [step for step in result.steps if step.path == step.row.path or not _holds(step.path, inside)]
+    kernels = [step for step in steps if step.kernel is not None and step.launches]
     flops, reads, writes = (sum(step.figure(name) for step in kernels) for name in FIGURES)
-    title = f"{_short(result.group)}: {len(result.steps)} steps, of which {len(kernels)} launch a kernel here"
+    title = f"{_short(result.group)}: {len(steps)} steps, of which {len(kernels)} launch a kernel here"
     page.line(f"{title}; together {_moved(flops, reads, writes)}", style="bold")
-    for step in result.steps:
+    phase = "" if len({step.phase for step in steps}) > 1 else steps[0].phase
+    for step in steps:
+        if step.phase != phase:
+            phase = step.phase
+            page.line(f"\n{phase}", style="bold")
         what = step.row.step.op if step.kernel else _free_text(step)
         times = f", {_launches(step)}, {_total(step)}" if step.kernel and step.launches else ""
         if not step.launches:
             times = f", {_runs(step)}"
         page.line(f"\n{_short(step.path)}: {what}{times}")
         _prose(page, step.why.does, indent=4)
+
+
+def _holds(module: str, modules: set[str]) -> bool:
+    """Whether one of some modules is this one, or in it."""
+    return any(f"{other}.".startswith(f"{module}.") for other in modules)
 
 
 # ---------------------------------------------------------------------------------------------- views

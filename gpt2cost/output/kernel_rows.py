@@ -77,8 +77,8 @@ LEAST_SHARE = 0.001
 
 
 def folded_records(kernels: Sequence[KernelCost], of_s: Any) -> list[Record]:
-    """Rows of which no two neighbours are of one source line, products and attention apart, and of which only the
-    last takes less than `LEAST_SHARE` of `of_s`: it stands for all that do."""
+    """Rows of which no two neighbours are of one source line, products and attention apart. Where several take less
+    than `LEAST_SHARE` of `of_s`, the last row stands for them."""
     lines = [list(line) for _, line in groupby(kernels, _line_of)]
     small = [line for line in lines if sum(cost.device_s for cost in line) < LEAST_SHARE * of_s]
     few = [cost for line in small for cost in line]

@@ -45,7 +45,11 @@ from gpt2cost.prediction.trust import MEANING
 from gpt2cost.version import __version__
 
 FILES = Path(__file__).with_name("page_files")
-AXES = {"batch": "batch", "seq": "new tokens", "cache": "cached tokens", "dtype": "dtype", "attn": "attention"}
+AXES = {
+    "batch": ("batch", "batch_size"), "seq": ("new tokens", "seq_len"), "cache": ("cached tokens", "cache_len"),
+    "dtype": ("dtype", "a_bytes"), "attn": ("attention", "fused attention"),
+}  # fmt: skip
+"""What can be chosen -> its label, and its term in the glossary."""
 COLUMNS = {
     "order": "#", "name": "kernel", "kind": "kind", "launches": "launches", "flops": "FLOPs", "read": "read",
     "write": "written", "fpb": "FLOP/B", "s": "time", "share": "share", "bound": "bound",
@@ -156,10 +160,11 @@ def _sections(report: Report) -> list[tuple[str, str]]:
 
 def _first(prediction: Prediction, points: Points) -> Record:
     phase = prediction.phases[0]
-    word, meaning = report_text.trust(prediction, phase)
+    said, meaning = report_text.trust(prediction, phase)
     return {
         "pace": report_text.pace(phase), "slowest": report_text.slowest(phase),
-        "helps": report_text.helps(points, 0, phase), "trust": f"{word}: {meaning}",
+        "helps": report_text.helps(points, 0, phase), "said": said, "trust": meaning,
+        "word": str(phase.totals.trust), "bound": f"{phase.totals.bound}-bound",
     }  # fmt: skip
 
 
@@ -191,8 +196,8 @@ def _cards(report: Report) -> list[Record]:
 
 def _axes(points: Points) -> list[Record]:
     return [
-        {"name": name, "label": label, "values": getattr(points.axes, name), "asked": points.asked[place]}
-        for place, (name, label) in enumerate(AXES.items())
+        {"name": name, "label": label, "term": term, "values": getattr(points.axes, name), "asked": points.asked[place]}
+        for place, (name, (label, term)) in enumerate(AXES.items())
     ]
 
 
@@ -266,7 +271,7 @@ def _for_script(report: Report) -> Record:
     prediction = report.prediction
     return {
         "phrases": report_text.PHRASES, "phases": [phase.phase for phase in prediction.phases],
-        "labels": {"axes": AXES, "shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
+        "labels": {"shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
         "capacity": prediction.memory.capacity_bytes, "least_gain": report_text.LEAST_GAIN,
         "least_share": report_text.LEAST_SHARE,
     }  # fmt: skip

@@ -126,9 +126,9 @@ class Shown:
         row, step = leaf.row, leaf.row.step
         reason = why(row)
         shown: Record = {
-            "name": step.name or "forward", "op": step.op, "link": leaf.link, "number": leaf.number, "kind": "",
-            "hidden": row_key(row) not in self.runs, "why": reason, "when": str(step.when), "out": None,
-            "module": "", "weights": "", "parameters": "",
+            "name": step.name or "forward", "op": "" if step.op in (step.name, "call") else step.op,
+            "link": leaf.link, "number": leaf.number, "kind": "", "hidden": row_key(row) not in self.runs,
+            "why": reason, "when": str(step.when), "out": None, "module": "", "weights": "", "parameters": "",
         }  # fmt: skip
         if not isinstance(step, Kernel):
             return shown

@@ -170,6 +170,7 @@ def train_part(training: Training | None) -> Record | None:
         "forward": step.forward_s, "backward": step.backward_s, "communication": step.exposed_communication_s,
         "clip": step.clip_s, "optimizer": step.optimizer_s,
     }  # fmt: skip
+    parts["host before and after"] = max(0.0, step.step_s - sum(parts.values()))
     bars = [
         {**bar, "name": bar["key"], "share": percent(bar["width"] / 1000)}
         for bar in stacked((name, float(seconds)) for name, seconds in parts.items() if seconds)

@@ -39,6 +39,10 @@ PHRASES: dict[str, str] = {
     "helps_not": "No other dtype, attention, runtime or choice of logits would make it much faster.",
     "fits": "It fits: {total} of the {capacity} that a process can use.",
     "fits_not": "It does not fit: {total} are needed, and a process can use {capacity}.",
+    "shown": (
+        "Shown: batch {size}, {dtype}, {attn} attention. Pictures, curves, devices, generate and training stay with the"
+        " point that was asked for."
+    ),
     "beyond": "kv_len {kv_len} exceeds n_positions {n_positions}: the real model cannot run this point.",
     **{f"trust_{word}": f"{meaning[0].upper()}{meaning[1:]}." for word, meaning in MEANING.items()},
 }  # fmt: skip
@@ -134,4 +138,4 @@ def trust(prediction: Prediction, phase: Phase) -> tuple[str, str]:
 
 def percent(share: float) -> str:
     """A share in whole percent."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"

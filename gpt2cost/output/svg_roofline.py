@@ -179,7 +179,11 @@ def _mark(chart: Chart, point: Point, x: float, y: float, phases: list[str]) -> 
         f"{point.name} ({point.kind}), {point.phase}: {point.share:.1%} of device time,"
         f" {format_quantity(point.device_s, 's')}, {rate}, {format_quantity(point.bytes_per_s, 'B/s')}"
     )
-    own = {"class_": f"mark k-{point.kind}", "data_kernel": point.name, "data_phase": point.phase}
+    own = {
+        "class_": f"mark k-{point.kind}",
+        "data_kernel": point.name,
+        "data_phase": point.phase if len(phases) > 1 else "",
+    }
     if phases.index(point.phase) == 0:
         chart.add("circle", tip(said), cx=x, cy=y, r=size, **own)
     else:
@@ -215,6 +219,6 @@ def _list(chart: Chart, phases: list[str], listed: list[list[Point]], top: float
             chart.text(left + 14, y, str(first + index + 1), "end", "strong")
             chart.text(left + 62, y, f"{point.share:.1%}", "end")
             name = cut_to(short_name(point.name), WIDTH / 2 - 76)
-            chart.text(left + 70, y, name, data_kernel=point.name, data_phase=point.phase)
+            chart.text(left + 70, y, name, data_kernel=point.name)
         y, first = top + LINE * half, first + len(own)
     return top + LINE * (1 + max(math.ceil(len(own) / (2 if columns == 1 else 1)) for own in listed)) + 2

@@ -46,7 +46,7 @@ def test_all_steps_are_those_of_predict(way: tuple[str, ...], phase: str, gpt2co
             kernel[key] for key in (*FIGURES, "device_s", "bound", "attention_kernel")
         ]
         assert step["share"] == pytest.approx(kernel["share"])
-        assert step["does"]
+        assert (step["does"], step["removed_by"]) == (kernel["why"], kernel["removed_by"])
         for figure in FIGURES[1:]:
             assert step["count"] * step["launch"][figure] == step[figure]
         for role, figure in (("inputs", "read_bytes"), ("outputs", "write_bytes")):

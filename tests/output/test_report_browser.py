@@ -376,6 +376,25 @@ def test_dark_mode(browser: Any, folder: Path) -> None:
     assert brightness(dark[3]) < brightness(grid)
 
 
+BARS = """() => [...document.querySelectorAll("svg.stack")].filter(bar => bar.checkVisibility()).map(bar => {
+  const parts = [...bar.querySelectorAll("rect")].filter(part => part.width.baseVal.value > 2);
+  const entries = [...bar.nextElementSibling.querySelectorAll("li:not([hidden]) .dot")];
+  return [parts.map(part => getComputedStyle(part).fill), entries.map(dot => getComputedStyle(dot).backgroundColor)];
+})"""
+
+
+def test_every_bar_has_its_colour(browser: Any, folder: Path) -> None:
+    """The parts of a bar are told apart, and each is the colour of its entry in the legend."""
+    with Tab(browser, written(folder, "gpt2"), color_scheme="light") as tab:
+        for card, bars in (("prefill", 2), ("train", 2)):
+            tab.page.locator(f"#tab-{card}").click()
+            found = tab.page.evaluate(BARS)
+            assert len(found) == bars
+            for parts, entries in found:
+                assert len(set(parts)) == len(parts) >= 2
+                assert set(parts) <= set(entries)
+
+
 def test_print(browser: Any, folder: Path) -> None:
     """All cards, all steps, on white paper, from a dark page too."""
     with Tab(browser, written(folder, "gpt2"), color_scheme="dark") as tab:

@@ -43,7 +43,7 @@
   }
 
   const share = (part) => `${(100 * part).toFixed(1)}\u00a0%`;
-  const percent = (part) => `${(100 * part).toFixed(0)} %`;
+  const percent = (part) => `${(100 * part).toFixed(0)}\u00a0%`;
   const filled = (phrase, values) => data.phrases[phrase].replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const plain = (text) => text.replaceAll("\u00a0", " ").replaceAll("µ", "u");
 
@@ -75,7 +75,7 @@
   const choiceOf = (at) => at[3] * data.axes.attn.length + at[4];
   const placeOf = (at) => (at[0] * data.axes.seq.length + at[1]) * data.axes.cache.length + at[2];
   const isAsked = (at) => at.every((index, axis) => index === asked[axis]);
-  const pointAt = (at) => data.points[choiceOf(at)][placeOf(at)];
+  const pointAt = (at) => data.distinct[data.points[choiceOf(at)][placeOf(at)]];
 
   // A phase as it is used. Of other points seconds are letters on a logarithmic scale: four for a pass and its what-ifs,
   // three for a kernel with its bound.
@@ -179,7 +179,7 @@
     $("#back").hidden = isAsked(at);
     const [batch, seq, cache] = [0, 1, 2].map((axis) => data.axes[axes[axis]][at[axis]]);
     const size = `${batch}x${seq}${cache ? `+${cache}` : ""}`;
-    write($("#shown"), isAsked(at) ? data.labels.shown : `Shown: batch ${size}, ${data.axes.dtype[at[3]]}, ${data.axes.attn[at[4]]} attention${refused ? "" : "; pictures, devices and curves stay with the point that was asked for"}.`);
+    write($("#shown"), isAsked(at) ? data.labels.shown : filled("shown", { size, dtype: data.axes.dtype[at[3]], attn: data.axes.attn[at[4]] }));
     const warning = refused ? `This point does not run. ${refused}` : isAsked(at) ? data.labels.warning : beyond(at);
     write($("#warning"), warning);
     $("#warning").hidden = !warning;
@@ -198,7 +198,7 @@
   function showNothing() {
     cells.forEach(({ element, key }) => { if (key === "bar") element.value = 0; else write(element, "-"); });
     data.phases.forEach((name) => $$(`#tab-${name} [data-v]`).forEach((element) => write(element, element.dataset.v === "latency" ? "does not run" : "")));
-    for (const id of ["#lead", "#say-pace", "#say-slowest", "#say-helps", "#say-fits", "#say-trust"]) write($(id), "");
+    for (const id of ["#lead", "#say-pace", "#say-slowest", "#say-helps", "#say-fits", "#say-trust", "#say-word", "#say-bound"]) write($(id), "");
     drawStack("#kinds", "#kinds-legend", "kind", {}, share);
     drawStack("#memory-bar", "#memory-legend", "part", {}, () => "");
   }
@@ -262,7 +262,14 @@
     write($("#say-slowest"), filled("slowest", { share: percent(slowest.s / whole.s), kernel: slowest.name.replace("transformer.", "") }));
     write($("#say-helps"), helps(number, point));
     const [word, text] = point.trust;
-    write($("#say-trust"), `${text}: ${data.phrases[`trust_${word}`]}`);
+    link("#say-word", text, word);
+    write($("#say-trust"), data.phrases[`trust_${word}`]);
+    link("#say-bound", `${point.bound}-bound`, `${point.bound}-bound`);
+  }
+
+  function link(selector, text, term) {
+    write($(selector), text);
+    $(selector).setAttribute("href", `#term-${term}`);
   }
 
   function helps(number, point) {
