@@ -318,6 +318,27 @@ def test_a_link_restores(browser: Any, folder: Path) -> None:
         assert tab.page.locator("#tab-prefill").get_attribute("aria-selected") == "true"
 
 
+def test_the_roofline_follows_the_point(browser: Any, folder: Path) -> None:
+    """Marks stand where a prediction of the point has them, as the axes' scales say, and the list names the largest."""
+    tab = Tab(browser, written(folder, "gpt2"), "#point=32,512,0,fp16,eager")
+    (phase,) = predicted("gpt2", batch=32, attn="eager", phase="prefill").phases
+    costs = sorted(phase.kernels, key=lambda cost: -cost.device_s)
+    chart = tab.page.locator("#roofline-prefill")
+    names, shares = (chart.locator(f"[data-{key}]").all_text_contents() for key in ("name", "share"))
+    assert names == [cost.row.path.removeprefix("transformer.") for cost in costs[:6]]
+    assert shares == [f"{cost.device_s / phase.totals.device_s:.1%}" for cost in costs[:6]]
+    scales = [chart.locator(".scales").get_attribute(f"data-{axis}").split() for axis in ("x", "y")]
+    for cost in costs[:6]:
+        mark = chart.locator(f'.mark.moved[data-kernel="{cost.row.path.removeprefix("transformer.")}"]')
+        values = cost.flops / cost.moved_bytes, cost.flops / cost.device_s
+        for axis, value, (low, high, start, end) in zip(("cx", "cy"), values, scales, strict=True):
+            share = (float(mark.get_attribute(axis)) - float(start)) / (float(end) - float(start))
+            assert float(low) * (float(high) / float(low)) ** share == pytest.approx(value, rel=0.01)
+    tab.page.click("#back")
+    assert chart.locator(".moved").count() == 0
+    tab.close()
+
+
 def test_a_mark_opens_its_kernel(browser: Any, folder: Path) -> None:
     with Tab(browser, written(folder, "gpt2")) as tab:
         tab.page.locator('#roofline-prefill text[data-kernel="lm_head"]').click()
