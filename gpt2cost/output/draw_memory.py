@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -166,15 +167,26 @@ def draw_generated(data: Generated) -> Figure:
     divisor, unit = scale_for([float(total[-1]) for total in whole], "s")
     for number, total in enumerate(whole):
         lower.plot(data.sizes, total / divisor, color=LINE_COLOURS[number], linewidth=1.8)
-        note(
-            lower, format_quantity(float(total[-1]), "s"), (data.sizes[-1], total[-1] / divisor), (5, 0), va="center",
-            annotation_clip=False, color=LINE_COLOURS[number],
-        )  # fmt: skip
     lower.set_ylabel(f"time until the token ({unit})")
     lower.set_ylim(0, None)
+    _ends(lower, data.sizes[-1], [float(total[-1]) for total in whole], divisor)
     lower.set_xlabel(data.axis_text)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     line_legend(figure, data.lines, (0.75, 0.86), "generation")
     if data.missing:
-        figure.text(0.76, 0.3, f"not shown: {data.missing}", fontsize=SMALL, color="#555555", wrap=True)
+        figure.text(0.76, 0.3, fill(f"not shown: {data.missing}", 30), fontsize=SMALL, color="#555555", va="top")
     return figure
+
+
+def _ends(axes: Any, x: float, seconds: list[float], divisor: float) -> None:
+    """The last value of each line, beside it, and apart from the others."""
+    axes.figure.canvas.draw()
+    order = sorted(range(len(seconds)), key=lambda number: seconds[number])
+    heights = [float(axes.transData.transform((x, seconds[number] / divisor))[1]) for number in order]
+    pixels = axes.figure.dpi / 72
+    places = spread(heights, [1.5 * SMALL * pixels] * len(order), axes.bbox.y0, axes.bbox.y1)
+    for number, height, place in zip(order, heights, places, strict=True):
+        note(
+            axes, format_quantity(seconds[number], "s"), (x, seconds[number] / divisor), (5, (place - height) / pixels),
+            va="center", annotation_clip=False, color=LINE_COLOURS[number],
+        )  # fmt: skip
