@@ -20,7 +20,7 @@ from gpt2cost.output import report_text, svg
 from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.field import Record
 from gpt2cost.output.glossary import SUBJECTS
-from gpt2cost.output.plot_data import KINDS
+from gpt2cost.output.plot_data import KINDS, SMALLEST
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.output.record import FLOPS_CONVENTION
 from gpt2cost.output.report_charts import curves, pass_charts
@@ -273,5 +273,5 @@ def _for_script(report: Report) -> Record:
         "phrases": report_text.PHRASES, "phases": [phase.phase for phase in prediction.phases],
         "labels": {"shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
         "capacity": prediction.memory.capacity_bytes, "least_gain": report_text.LEAST_GAIN,
-        "least_share": report_text.LEAST_SHARE,
+        "least_share": report_text.LEAST_SHARE, "least_mark": SMALLEST,
     }  # fmt: skip

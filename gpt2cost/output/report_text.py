@@ -40,8 +40,8 @@ PHRASES: dict[str, str] = {
     "fits": "It fits: {total} of the {capacity} that a process can use.",
     "fits_not": "It does not fit: {total} are needed, and a process can use {capacity}.",
     "shown": (
-        "Shown: batch {size}, {dtype}, {attn} attention. Pictures, curves, devices, generate and training stay with the"
-        " point that was asked for."
+        "Shown: batch {size}, {dtype}, {attn} attention. Timeline, live memory, curves, devices, generate and training"
+        " stay with the point that was asked for."
     ),
     "beyond": "kv_len {kv_len} exceeds n_positions {n_positions}: the real model cannot run this point.",
     **{f"trust_{word}": f"{meaning[0].upper()}{meaning[1:]}." for word, meaning in MEANING.items()},

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 import pytest
-from helpers import SMALL, assert_refused, flattened, process
+from helpers import PREDICT, SMALL, assert_refused, flattened, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
 from gpt2cost.table.options import RUNTIMES
@@ -95,6 +95,15 @@ def test_formulas_give_the_figures(attn: str, runtime: str, gpt2cost: Any) -> No
                 value = eval(kernel[f"{formula}_formula"], {"__builtins__": {}}, dict(phase["symbols"]))
                 assert value == kernel[figure], kernel["name"]
         assert sum(kernel["share"] for kernel in phase["kernels"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("group", ["module", "layer"])
+def test_groups_have_the_prefix_of_the_largest(group: str, gpt2cost: Any) -> None:
+    """A column of modules has no number of seven digits, as it has where a short kernel's prefix is taken."""
+    text = gpt2cost(*PREDICT, "--batch", "8", "--seq", "512", "--group", group).out
+    rows = re.findall(r"^(?:\w|\.)+(?: \(own\))? +\d+ .*$", text, re.M)
+    assert len(rows) > 10
+    assert max(float(cell.replace(",", "")) for row in rows for cell in re.findall(r"(?<= )[\d,.]+(?= )", row)) < 10_000
 
 
 @pytest.mark.parametrize("group", ["kernel", "module", "layer"])

@@ -210,6 +210,7 @@
     const number = data.phases.indexOf(state.phase);
     const { point, symbols, rows } = passes[number];
     const whole = sumOf(rows);
+    moveMarks(state.phase, point, rows, whole);
     const launched = rows.filter((row) => row.launches);
     const units = {};
     for (const [key, unit] of [["flops", "FLOP"], ["read", "B"], ["write", "B"], ["s", "s"]]) units[key] = scaleFor(launched.map((row) => row[key]), unit);
@@ -230,6 +231,49 @@
     for (const row of rows) kinds[row.kind] = (kinds[row.kind] || 0) + row.s;
     kinds.host = Math.max(0, point.seconds[0] / 1e9 - whole.s);
     drawStack("#kinds", "#kinds-legend", "kind", kinds, share);
+  }
+
+  // ------------------------------------------------------------------ the roofline's marks at another point
+
+  const rooflines = new Map(data.phases.map((name) => [name, $(`#roofline-${name} svg`)]).filter(([, svg]) => svg));
+  const listed = new Map([...rooflines].map(([name, svg]) => [name, $$("[data-share],[data-name]", svg).map((text) => [text, text.textContent, text.dataset.kernel])]));
+
+  const captions = new Map([...rooflines].map(([name, svg]) => [name, $("p", svg.closest("figure")).textContent]));
+
+  function moveMarks(name, { sizes: [batch, seq, cache] }, rows, whole) {
+    const svg = rooflines.get(name);
+    if (!svg) return;
+    write($("p", svg.closest("figure")), isAsked(state.at) ? captions.get(name) : `${name} of ${batch} x ${seq} new tokens on ${cache} cached`);
+    $$(".moved", svg).forEach((mark) => mark.remove());
+    svg.classList.toggle("elsewhere", !isAsked(state.at));
+    if (isAsked(state.at)) {
+      listed.get(name).forEach(([text, said, kernel]) => { write(text, said); if (kernel) text.dataset.kernel = kernel; });
+      return;
+    }
+    const scales = $(".scales", svg);
+    const scale = (key) => {
+      const [low, high, start, end] = scales.dataset[key].split(" ").map(Number);
+      return (value) => start + (end - start) * Math.min(1, Math.max(0, Math.log(value / low) / Math.log(high / low)));
+    };
+    const [x, y, strip] = ["x", "y", "strip"].map(scale);
+    const add = (tag, attributes, text) => {
+      const element = svg.appendChild(document.createElementNS(svg.namespaceURI, tag));
+      Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
+      if (text) element.textContent = text;
+      return element;
+    };
+    const largest = rows.filter((row) => row.launches).sort((a, b) => b.s - a.s);
+    largest.forEach((row, rank) => {
+      const part = row.s / whole.s, moved = row.read + row.write, kernel = row.name.replace("transformer.", "");
+      const said = $(`[data-share="${rank}"]`, svg), named = $(`[data-name="${rank}"]`, svg);
+      if (said) write(said, `${(100 * part).toFixed(1)}%`);
+      if (named) { write(named, kernel.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask").slice(0, 24)); named.dataset.kernel = kernel; }
+      if (part < data.least_mark) return;
+      const [cx, cy] = row.flops ? [x(row.flops / moved), y(row.flops / row.s)] : [strip(moved / row.s), Number(scales.dataset.middle)];
+      const mark = add("circle", { cx, cy, r: 3 + 14 * Math.sqrt(part), class: `mark moved k-${row.kind}`, "data-kernel": kernel });
+      mark.appendChild(document.createElementNS(svg.namespaceURI, "title")).textContent = `${kernel} (${row.kind}): ${share(part)} of device time, ${quantity(row.s, "s")}`;
+      if (rank < 6) add("text", { x: cx + 9, y: cy - 9, class: "strong halo moved" }, String(rank + 1));
+    });
   }
 
   function showCard(name, point) {
