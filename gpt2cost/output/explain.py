@@ -137,6 +137,7 @@ def _document(result: StepExplanation) -> Record:
         "group": result.group or None,
         "symbols": dict(result.steps[0].symbols),
         "steps": steps,
+        "warnings": list(result.warnings),
     }
 
 

@@ -214,5 +214,5 @@ def _train_phase(phase: TrainPhase) -> Record:
         for row in slowest
     ]  # fmt: skip
     hidden = len(records) - len(rows)
-    title = f"{phase.phase.replace('_', ' ')}: {times} a step, {quantity(phase.pass_.device_s, 's')} of the device"
+    title = f"{phase.phase.replace('_', ' ')}: {times} per step, {quantity(phase.pass_.device_s, 's')} of the device"
     return {"title": title, "rows": rows, "more": f"and {hidden} more kernels" if hidden > 0 else ""}

@@ -162,6 +162,13 @@ def test_steps_of_generation(gpt2cost: Any) -> None:
     assert "multinomial" in gpt2cost("explain", "multinomial", "--phase", "generate", "--sample").out
 
 
+def test_a_pass_beyond_the_positions_is_warned_of(gpt2cost: Any) -> None:
+    result = gpt2cost("explain", "wpe", "--seq", "2000")
+    assert "kv_len 2000 exceeds n_positions 1024" in result.err
+    assert result.out
+    assert_refused(gpt2cost("explain", "wpe", "--seq", "2000", "--strict"), "exceeds n_positions")
+
+
 def test_the_source_line_is_the_installed_one() -> None:
     if installed_transformers() is None:
         pytest.skip("transformers is not installed")

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,13 @@ def test_a_page_opens(browser: Any, folder: Path, name: str, size: dict[str, int
                 assert box["width"] >= 300
                 assert box["x"] >= 0
                 assert box["x"] + box["width"] <= size["width"]
+
+
+def test_the_names_of_kernels_are_read_on_a_phone(browser: Any, folder: Path) -> None:
+    """They are not broken into slivers: none takes more than three lines."""
+    with Tab(browser, written(folder, "gpt2-xl"), viewport=NARROW) as tab:
+        for link in tab.page.locator("#kernel-table tbody a:visible").all():
+            assert link.evaluate("link => link.getClientRects().length") <= 3, link.inner_text()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -371,6 +379,28 @@ def test_keys_choose_a_card(browser: Any, folder: Path) -> None:
             tab.page.keyboard.press("ArrowRight")
             assert tab.page.evaluate("document.activeElement.id") == id
             assert tab.page.locator(f"#{id}").get_attribute("aria-selected") == "true"
+
+
+def test_a_name_is_only_a_name(browser: Any, folder: Path) -> None:
+    """A model may be called anything; and what is not the page's own script does not run in it."""
+    pytest.importorskip("jinja2")
+    from gpt2cost.output import report
+
+    name = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">&amp;"
+    model = replace(gpt2cost.load_model("gpt2"), name=name)
+    path = folder / "wicked.html"
+    path.write_text(report.page(report.Report(gpt2cost.predict(model, "a100", seq=16))), "utf-8")
+    with Tab(browser, path) as tab:
+        assert tab.text("h1") == f"{name} on a100-sxm-80gb"
+        assert tab.page.title() != "ran"
+    tab = Tab(browser, path)
+    tab.page.evaluate(
+        """() => { const own = document.createElement("script"); own.textContent = "document.title = 'ran'";
+                   document.body.append(own); }"""
+    )
+    assert tab.page.title() != "ran"
+    assert any("Content Security Policy" in text for text in tab.wrong)
+    tab.context.close()
 
 
 COLOURS = """() => {
