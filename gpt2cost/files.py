@@ -21,11 +21,14 @@ def data_dir(kind: Literal["hardware", "configs"]) -> Path:
     return shipped if shipped.is_dir() else package.parent / kind
 
 
-def read_text(path: Path) -> str:
-    """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text."""
+def read_text(path: Path, pipes: bool = False) -> str:
+    """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text.
+
+    `pipes`: the user has named it, so that it may be a pipe, which can be read once; one that is found may never end.
+    """
     where = plain(str(path))
     try:
-        if path.is_fifo() or path.is_char_device():  # a read might never end
+        if (path.is_fifo() and not pipes) or path.is_char_device():  # a read might never end
             raise InputError(f"{where}: expected a regular file")
         with path.open("rb") as file:
             raw = file.read(SIZE_LIMIT + 1)

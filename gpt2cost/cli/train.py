@@ -10,6 +10,7 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
+    ATTN_OPTION,
     AllFlag,
     DeviceFlags,
     ImplFlag,
@@ -27,7 +28,7 @@ from gpt2cost.output.train import training_view
 from gpt2cost.prediction.train import train as predict_train
 from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
 from gpt2cost.table.optimizer import OPTIMIZERS
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING
+from gpt2cost.table.options import CHECKPOINTING
 
 
 @dataclass(eq=False, repr=False)
@@ -57,7 +58,7 @@ class TrainFlags:
     """How a step is run."""
 
     precision: Annotated[str, choice("--precision", tuple(PRECISIONS))] = "bf16-mixed"
-    attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
+    attn: Annotated[str | None, ATTN_OPTION] = None
     runtime: Annotated[str, choice("--runtime", TRAIN_RUNTIMES)] = "eager"
     compile_inside_ddp: Annotated[
         bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)): communication overlaps nothing.")

@@ -72,8 +72,8 @@ def tree(
     batch: int = 1,
     seq: int = 128,
     cache: int = 0,
-    dtype: str = "fp16",
-    attn: str = "sdpa",
+    dtype: str | None = None,
+    attn: str | None = None,
     runtime: str = "eager",
     phase: str = "prefill",
     logits: str = "all",
@@ -101,7 +101,7 @@ def tree(
         how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
         sizes = check_single_sizes(batch, seq, cache, use_cache)
         return _of_pass(loaded, device, how, sizes, phase)
-    usual = (("dtype", dtype, "fp16"), ("cache", cache, 0), ("logits", logits, "all"), ("use_cache", use_cache, True))
+    usual = (("dtype", dtype, None), ("cache", cache, 0), ("logits", logits, "all"), ("use_cache", use_cache, True))
     for name, value, default in (*usual, ("cache_type", cache_type, "dynamic")):
         if value != default:
             raise InputError(f"{name}: not of training, which has precision, checkpointing and dropout")

@@ -128,8 +128,8 @@ def explain_step(
     batch: int = 1,
     seq: int = 128,
     cache: int = 0,
-    dtype: str = "fp16",
-    attn: str = "sdpa",
+    dtype: str | None = None,
+    attn: str | None = None,
     runtime: str = "eager",
     phase: str = "prefill",
     logits: str = "all",
@@ -152,8 +152,8 @@ def explain_step(
     check_choice("phase", phase, STEP_PHASES)
     loaded, device = load_model(model), None if gpu is None else load_hardware(gpu)
     if phase == TRAIN:
-        usual = {
-            "dtype": "fp16",
+        usual: dict[str, Any] = {
+            "dtype": None,
             "cache": 0,
             "logits": "all",
             "use_cache": True,
@@ -161,11 +161,11 @@ def explain_step(
             "sample": False,
         }
         given = {"dtype": dtype, "cache": cache, "logits": logits, "use_cache": use_cache, "cache_type": cache_type}
-        for name, value in {**given, "sample": sample}.items():
-            if value != usual[name]:
+        for name, own in {**given, "sample": sample}.items():
+            if own != usual[name]:
                 raise InputError(f"{name}: not of training, which has precision, checkpointing and dropout")
-        own = {"precision": precision, "checkpointing": checkpointing}
-        asked: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        of_step = {"precision": precision, "checkpointing": checkpointing}
+        asked: dict[str, Any] = {name: value for name, value in of_step.items() if value is not None}
         train = check_train_how(attn=attn, runtime=runtime, impl=impl, **asked)
         return _of_training(with_dropout(loaded, dropout, impl), device, train, check_single_sizes(batch, seq, 0), step)
     for name, value in {"precision": precision, "checkpointing": checkpointing, "dropout": dropout}.items():
