@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, size, takes
-from gpt2cost.cli.many import ManyFlags
+from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, takes
+from gpt2cost.cli.many import GivenSizeFlags, ManyFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
@@ -29,25 +28,11 @@ MOST = 20
 """The most candidates that can be put side by side."""
 
 
-@dataclass(eq=False, repr=False)
-class CompareSizeFlags:
-    """The sizes of one pass; of a training step the sequences' length alone."""
-
-    batch: Annotated[int | None, size("batch", "Sequences in the batch.", show_default="1")] = None
-    seq: Annotated[int | None, size("seq", "New tokens per sequence in this forward pass.", show_default="128")] = None
-    cache: Annotated[int | None, size("cache", "Tokens per sequence already in the KV cache.", show_default="0")] = None
-
-    def or_usual(self) -> dict[str, int]:
-        """The sizes, the usual ones where none are given."""
-        usual = {"batch": 1, "seq": 128, "cache": 0}
-        return {name: value if (own := getattr(self, name)) is None else own for name, value in usual.items()}
-
-
 @takes
 def compare(
     *,
     many: ManyFlags,
-    sizes: CompareSizeFlags,
+    sizes: GivenSizeFlags,
     phase: Annotated[str, choice("--phase", (*PHASES, TRAIN), f"{PHASE_HELP}; train: a step.")] = "both",
     phases: Annotated[
         bool, typer.Option("--phases", help="Of one candidate: prefill beside decode, a row per module.")
@@ -103,7 +88,7 @@ def _compare_phases(
 
 
 def _compare_training(
-    many: ManyFlags, sizes: CompareSizeFlags, outputs: LogitsFlags, training: TrainListFlags, exits: ExitFlags,
+    many: ManyFlags, sizes: GivenSizeFlags, outputs: LogitsFlags, training: TrainListFlags, exits: ExitFlags,
     sink: Sink,
 ) -> None:  # fmt: skip
     """Training steps side by side."""

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, WorkFlags, choice, takes
+from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
 from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.explain import EXPLAIN
 from gpt2cost.prediction.one_step import STEP_PHASES, explain_step
+from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.kernel import walk
 
 PHASE_HELP = (
     "prefill (the pass of --seq tokens), decode (the next token), generate (what runs around a pass too), or train: a"
@@ -17,10 +19,20 @@ PHASE_HELP = (
 )
 
 
+def _names(incomplete: str) -> list[str]:
+    """Shell completion of the steps of a usual pass."""
+    paths = dict.fromkeys(row.path.removeprefix("transformer.") for row in walk(cost_table()))
+    return [path for path in paths if path.startswith(incomplete)]
+
+
 @takes
 def explain(
     step: Annotated[
-        str, typer.Argument(help="A path or the end of one: h.attn.cat_key, cat_key; of a module, all its steps: mlp.")
+        str,
+        typer.Argument(
+            help="A path or the end of one: h.attn.cat_key, cat_key; of a module, all its steps: mlp.",
+            autocompletion=_names,
+        ),
     ],
     *,
     model: ModelFlags,
@@ -29,6 +41,7 @@ def explain(
     phase: Annotated[str, choice("--phase", STEP_PHASES, PHASE_HELP)] = "prefill",
     sample: Annotated[bool, typer.Option("--sample", help="With --phase generate: tokens are drawn.")] = False,
     training: TrainRowFlags,
+    strict: StrictFlag = False,
     out: OutputFlags,
 ) -> None:
     """Explain one step: what it does and why, its tensors, its formulas with numbers put in, and the source line.
@@ -38,4 +51,6 @@ def explain(
     sink = out.sink()
     loaded, hardware = model.load_model(default="gpt2"), device.load_any()
     options = {**work.work(), **vars(training), "phase": phase, "sample": sample}
-    sink.show(EXPLAIN, explain_step(loaded, step, hardware, **options))
+    explanation = explain_step(loaded, step, hardware, **options)
+    heed(explanation.warnings, strict)
+    sink.show(EXPLAIN, explanation)

@@ -56,6 +56,20 @@ class SizeListFlags:
 
 
 @dataclass(eq=False, repr=False)
+class GivenSizeFlags:
+    """The sizes of one pass, or of a training step, which has no cache: None where they are not given."""
+
+    batch: Annotated[int | None, size("batch", "Sequences in the batch.", show_default="1")] = None
+    seq: Annotated[int | None, size("seq", "New tokens per sequence in this forward pass.", show_default="128")] = None
+    cache: Annotated[int | None, size("cache", "Tokens per sequence already in the KV cache.", show_default="0")] = None
+
+    def or_usual(self) -> dict[str, int]:
+        """The sizes, the usual ones where none are given."""
+        usual = {"batch": 1, "seq": 128, "cache": 0}
+        return {name: value if (own := getattr(self, name)) is None else own for name, value in usual.items()}
+
+
+@dataclass(eq=False, repr=False)
 class ManyFlags:
     """Several models, devices, dtypes, attention implementations, runtimes and implementations."""
 

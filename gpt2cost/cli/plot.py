@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.checks import check_choice
-from gpt2cost.cli.compare import CompareSizeFlags
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     BatchFlag,
@@ -29,9 +28,8 @@ from gpt2cost.cli.flags import (
     required,
     takes,
 )
-from gpt2cost.cli.many import GpusFlag, SizeListFlags
-from gpt2cost.cli.train import TrainFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, refuse
+from gpt2cost.cli.many import GivenSizeFlags, GpusFlag, SizeListFlags
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, TrainFlags, refuse
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
@@ -186,7 +184,7 @@ def memory(
     *,
     model: ModelFlags,
     device: DeviceFlags,
-    sizes: CompareSizeFlags,
+    sizes: GivenSizeFlags,
     how: HowFlags,
     phase: Annotated[
         str, choice("--phase", (*PHASES[:2], TRAIN), "prefill (the pass of --seq tokens), decode, or train: a step.")

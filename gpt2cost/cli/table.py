@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
+import typer
+
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.flags import ModelFlags, OutputFlags, WorkFlags, choice, takes
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags, refuse
-from gpt2cost.output.table import TABLE, CostTable
+from gpt2cost.errors import InputError
+from gpt2cost.output.table import CostTable
+from gpt2cost.output.table_text import TABLE
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
+from gpt2cost.prediction.predict import passes_of
 from gpt2cost.prediction.settings import TRAIN, check_cached, check_implementation
 from gpt2cost.prediction.train_settings import check_train_how, with_dropout
 from gpt2cost.prediction.train_step import train_options, train_rows
+from gpt2cost.table.narrowed import of_phase
 
-PASSES = ("pass", TRAIN)
+PASSES = ("pass", "prefill", "decode", TRAIN)
+PHASE_HELP = (
+    "pass: all that may run; prefill (on an empty cache), decode (one token on a cache), with what is never launched"
+    " left out; or train: forward and backward."
+)
 
 
 @takes
@@ -22,7 +32,11 @@ def table(
     *,
     model: ModelFlags,
     work: WorkFlags,
-    phase: Annotated[str, choice("--phase", PASSES, "pass, or train: forward and backward, with gradients.")] = "pass",
+    phase: Annotated[str, choice("--phase", PASSES, PHASE_HELP)] = "pass",
+    per_launch: Annotated[
+        bool, typer.Option("--per-launch", help="Formulas of one launch, products as 2*m*n*k, and sums of modules.")
+    ] = False,
+    free: Annotated[bool, typer.Option("--free", help="Add the steps that launch no kernel, such as views.")] = False,
     training: TrainRowFlags,
     out: OutputFlags,
 ) -> None:
@@ -32,17 +46,26 @@ def table(
     """
     sink = out.sink()
     check_choice("phase", phase, PASSES)
-    sink.show(TABLE, _trained(model, work, training) if phase == TRAIN else _passed(model, work, training))
+    found = _trained(model, work, training) if phase == TRAIN else _passed(model, work, training, phase)
+    sink.show(TABLE, dataclasses.replace(found, per_launch=per_launch, free=free))
 
 
-def _passed(model: ModelFlags, work: WorkFlags, training: TrainRowFlags) -> CostTable:
+def _passed(model: ModelFlags, work: WorkFlags, training: TrainRowFlags, phase: str) -> CostTable:
     refuse(vars(training), ONLY_TRAINING)
     how, sizes = work.how(), work.sizes()
     loaded = model.load_model(default="gpt2")
     how = how.on(loaded)
     check_implementation(how)
     check_cached(loaded, how, sizes)
-    rows = table_rows(table_options(loaded, how), how.runtime)
+    options = table_options(loaded, how)
+    rows = table_rows(options, how.runtime)
+    if phase != "pass":
+        if phase == "prefill" and sizes.cache_len:
+            raise InputError(
+                "--cache: expected 0 with --phase prefill, which is on an empty cache; --phase pass takes it"
+            )
+        rows = of_phase(rows, phase, options)
+        ((_, sizes),) = passes_of(sizes, phase, how.use_cache)
     symbols = None if model.model is None else symbol_values(loaded, how.dtype, sizes)
     return CostTable(how.attn, how.impl or loaded.impl, {"": rows}, symbols)
 

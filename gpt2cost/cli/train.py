@@ -10,10 +10,8 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
-    ATTN_OPTION,
     AllFlag,
     DeviceFlags,
-    ImplFlag,
     ModelFlags,
     OutputFlags,
     StrictFlag,
@@ -22,13 +20,11 @@ from gpt2cost.cli.flags import (
     heed,
     takes,
 )
-from gpt2cost.device.dtypes import PRECISIONS
+from gpt2cost.cli.train_many import TrainFlags
 from gpt2cost.output.kernel_rows import GROUPS
 from gpt2cost.output.train import training_view
 from gpt2cost.prediction.train import train as predict_train
-from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
-from gpt2cost.table.optimizer import OPTIMIZERS
-from gpt2cost.table.options import CHECKPOINTING
+from gpt2cost.prediction.train_settings import clip_norm
 
 
 @dataclass(eq=False, repr=False)
@@ -51,33 +47,6 @@ class BatchFlags:
     global_tokens: Annotated[
         str | None, typer.Option("--global-tokens", help="Tokens of a step, on all GPUs, such as 524288 or 0.5Mi.")
     ] = None
-
-
-@dataclass(eq=False, repr=False)
-class TrainFlags:
-    """How a step is run."""
-
-    precision: Annotated[str, choice("--precision", tuple(PRECISIONS))] = "bf16-mixed"
-    attn: Annotated[str | None, ATTN_OPTION] = None
-    runtime: Annotated[str, choice("--runtime", TRAIN_RUNTIMES)] = "eager"
-    compile_inside_ddp: Annotated[
-        bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)): communication overlaps nothing.")
-    ] = False
-    impl: ImplFlag = None
-    optimizer: Annotated[str, choice("--optimizer", OPTIMIZERS)] = "adamw"
-    clip_grad_norm: Annotated[
-        str, typer.Option("--clip-grad-norm", help="The largest norm of all gradients, or none: not clipped.")
-    ] = "1.0"
-    dropout: Annotated[
-        float | None,
-        typer.Option("--dropout", help="Probability, of all three in the config.", show_default="the config's"),
-    ] = None
-    checkpointing: Annotated[
-        str, choice("--checkpointing", CHECKPOINTING, "none, or block: backward runs each block's forward again.")
-    ] = "none"
-    zero: Annotated[
-        str, choice("--zero", ZERO_STAGES, "What GPUs share: 1 moments, 2 gradients too, 3 or fsdp parameters too.")
-    ] = "0"
 
 
 @dataclass(eq=False, repr=False)

@@ -1,4 +1,4 @@
-"""Flags of training that take several values, for `sweep` and `compare` with `--phase train`."""
+"""Flags of training that several commands have: how one step is run; and of many, for `--phase train`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import choice, choices
+from gpt2cost.cli.flags import ATTN_OPTION, ImplFlag, choice, choices
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.train_settings import ZERO_STAGES, clip_norm
+from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
 from gpt2cost.table.optimizer import OPTIMIZERS
 from gpt2cost.table.options import CHECKPOINTING, IMPLEMENTATIONS
 
@@ -28,6 +28,33 @@ def _names(flag: str, names: tuple[str, ...], default: str) -> Any:
     option = choices(flag, names, default)
     option.rich_help_panel = PANEL
     return option
+
+
+@dataclass(eq=False, repr=False)
+class TrainFlags:
+    """How a step is run."""
+
+    precision: Annotated[str, choice("--precision", tuple(PRECISIONS))] = "bf16-mixed"
+    attn: Annotated[str | None, ATTN_OPTION] = None
+    runtime: Annotated[str, choice("--runtime", TRAIN_RUNTIMES)] = "eager"
+    compile_inside_ddp: Annotated[
+        bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)): communication overlaps nothing.")
+    ] = False
+    impl: ImplFlag = None
+    optimizer: Annotated[str, choice("--optimizer", OPTIMIZERS)] = "adamw"
+    clip_grad_norm: Annotated[
+        str, typer.Option("--clip-grad-norm", help="The largest norm of all gradients, or none: not clipped.")
+    ] = "1.0"
+    dropout: Annotated[
+        float | None,
+        typer.Option("--dropout", help="Probability, of all three in the config.", show_default="the config's"),
+    ] = None
+    checkpointing: Annotated[
+        str, choice("--checkpointing", CHECKPOINTING, "none, or block: backward runs each block's forward again.")
+    ] = "none"
+    zero: Annotated[
+        str, choice("--zero", ZERO_STAGES, "What GPUs share: 1 moments, 2 gradients too, 3 or fsdp parameters too.")
+    ] = "0"
 
 
 @dataclass(eq=False, repr=False)

@@ -47,8 +47,9 @@ def note(axes: Any, text: str, spot: tuple[float, float], offset: tuple[float, f
 
 
 def size_axis(axes: Any, sizes: Any) -> None:
-    """The swept size: a logarithmic axis where it spans more than a factor of 8."""
-    if sizes[0] > 0 and sizes[-1] >= 8 * sizes[0]:
+    """The swept size: a logarithmic axis where it spans more than a factor of 8, in steps that are not alike."""
+    steps = np.diff(sizes)
+    if sizes[0] > 0 and sizes[-1] >= 8 * sizes[0] and np.max(steps) > 1.5 * np.min(steps):
         axes.set_xscale("log", base=2)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -114,6 +115,10 @@ def overlap(boxes: np.ndarray, taken: Sequence[Bbox]) -> float:
     return float(np.sum(np.prod(np.clip(high - low, 0, None), axis=-1)))
 
 
+GAP = 3
+"""Pixels between two texts."""
+
+
 @dataclass
 class Room:
     """What a picture's pixels hold already: `texts`, which no text may touch, and `marks`, which it should not."""
@@ -137,7 +142,7 @@ class Room:
             if area <= 1e-6:
                 break
         text.set_position(best)
-        self.texts += [Bbox.from_extents(*box) for box in there]
+        self.texts += [Bbox.from_extents(*box).padded(GAP) for box in there]
 
 
 def spread(centres: Sequence[float], widths: Sequence[float], low: float, high: float) -> list[float]:

@@ -61,7 +61,9 @@ def hardware_record(hardware: Hardware) -> Record:
     """Everything that a device's file says, in SI units."""
     record = dataclasses.asdict(dataclasses.replace(hardware, unchanged=None))
     del record["unchanged"]
-    return {**record, **record_of(TRUST, hardware), "calibration_run": record.pop("calibration")}
+    ridge = {dtype: hardware.ridge_flop_per_byte(dtype) for dtype in hardware.compute.peak_flop_per_s}
+    more = {**record_of(TRUST, hardware), "calibration_run": record.pop("calibration"), "ridge_flop_per_byte": ridge}
+    return {**record, **more}
 
 
 def _hardware_summary(hardware: Hardware) -> tuple[str, str]:
@@ -124,7 +126,7 @@ VIEWS: dict[type, View[Any]] = {Hardware: ONE_DEVICE, KernelLatency: KERNEL}
 # ---------------------------------------------------------------------------------------------- nested records
 
 
-COUNTED_UNITS = {"flops": "FLOP", "arithmetic_intensity": "FLOP/B"}
+COUNTED_UNITS = {"flops": "FLOP", "arithmetic_intensity": "FLOP/B", "ridge_flop_per_byte": "FLOP/B"}
 """Of keys whose names say no unit."""
 
 

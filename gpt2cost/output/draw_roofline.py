@@ -173,9 +173,10 @@ AROUND = [
 
 
 def _number(axes: Any, room: Room, spot: tuple[float, float], number: str) -> None:
+    axes.plot(*spot, marker=".", color="#000000", markersize=2.5, zorder=5)
     text = note(
         axes, number, spot, AROUND[0], fontweight="bold", ha="center", va="center", zorder=5,
-        arrowprops={"arrowstyle": "-", "color": "#555555", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+        arrowprops={"arrowstyle": "-", "color": "#000000", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
     )  # fmt: skip
     room.settle(text, AROUND)
 

@@ -28,10 +28,14 @@ WIDELY = 8
 HOST_BOUND = "hollow: host-bound,\nthe host takes longer to\nissue the pass than the\ndevice to run it"
 
 
-def _fill_of(colour: str) -> dict[str, Any]:
+HATCHES = {"reduction": "....", "copy": "\\\\\\", "gather": "xxxx", "optimizer": "....", "communication": "\\\\\\"}
+"""Of kinds and parts whose colours are alike in grey."""
+
+
+def _fill_of(name: str, colour: str) -> dict[str, Any]:
     if not colour:
         return {"facecolor": "white", "edgecolor": "#999999", "hatch": "////", "linewidth": 0.4}
-    return {"facecolor": colour, "edgecolor": "white", "linewidth": 0.4}
+    return {"facecolor": colour, "edgecolor": "white", "hatch": HATCHES.get(name), "linewidth": 0.4}
 
 
 # ---------------------------------------------------------------------------------------------- breakdown
@@ -39,7 +43,7 @@ def _fill_of(colour: str) -> dict[str, Any]:
 
 def draw_breakdown(data: Breakdown) -> Figure:
     layers = {**data.kinds, WAITING: data.waiting}
-    fills = {name: _fill_of("" if name == WAITING else KIND_COLOURS[name]) for name in layers}
+    fills = {name: _fill_of(name, KIND_COLOURS.get(name, "")) for name in layers}
     figure = new_figure(data, 6.6, right=0.74, hspace=0.2, bottom=0.10, top=0.85)
     upper, lower = figure.subplots(2, 1, sharex=True)
     whole = sum(data.kinds.values()) + data.waiting
@@ -160,7 +164,7 @@ def line_legend(figure: Figure, lines: Any, corner: tuple[float, float], title: 
 def draw_split(data: StepSplit) -> Figure:
     figure = new_figure(data, 6.6, right=0.77, hspace=0.2, bottom=0.10, top=0.85)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
-    fills = {name: _fill_of(PART_COLOURS.get(name, "")) for name in data.parts}
+    fills = {name: _fill_of(name, PART_COLOURS.get(name, "")) for name in data.parts}
     whole = sum(data.parts.values())
     _times(upper, data, whole, data.parts, fills, "the step", "token")
     bars = len(data.sizes) <= BARS

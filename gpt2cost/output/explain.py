@@ -19,7 +19,7 @@ from gpt2cost.output.launch import (
 )
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.shapes import numbers_text, symbols_text
+from gpt2cost.output.shapes import numbers_text, symbols_text, tensors_of
 from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
 from gpt2cost.prediction.one_step import Step, StepExplanation
 from gpt2cost.prediction.settings import Number
@@ -54,10 +54,9 @@ class _Operand:
 
 
 def _operands(step: Step) -> list[_Operand]:
-    kernel = step.kernel
-    if kernel is None:
-        return []
-    roles = (("read", kernel.inputs), ("write", kernel.outputs))
+    """What a kernel reads and writes, and what another step takes and gives."""
+    taken, given = ("read", "write") if step.kernel else ("takes", "gives")
+    roles = ((taken, step.row.step.inputs), (given, step.row.step.outputs))
     return [_Operand(role, tensor, step.symbols) for role, tensors in roles for tensor in tensors]
 
 
@@ -98,19 +97,21 @@ def _rows(result: StepExplanation) -> list[Record]:
 def _launch(step: Step, kernel: Kernel) -> Record:
     """The tensors and formulas of one launch."""
     product = product_of(kernel)
-    operands = [
-        {
-            "name": own.tensor.name, "role": own.role, "shape": own.numbers, "symbols": own.shape,
-            "bytes": own.bytes, "bytes_formula": str(own.tensor.bytes),
-        }
-        for own in _operands(step)
-    ]  # fmt: skip
     figures = evaluated({key: getattr(kernel, name) for name, key in FIGURES.items()}, step.symbols)
     formulas = {
         "flops_formula": flops_text(kernel), "read_formula": str(kernel.reads), "write_formula": str(kernel.writes),
     }  # fmt: skip
     sizes = {name: {"formula": str(size), "value": int(size.evaluate(step.symbols))} for name, size in product.items()}
-    return {**figures, **formulas, **({"product": sizes} if product else {}), "tensors": operands}
+    return {**figures, **formulas, **({"product": sizes} if product else {})}
+
+
+def _tensor_records(step: Step) -> Record:
+    """What a step takes and gives, with bytes."""
+    records = tensors_of(step.row.step, step.symbols, flat=False)
+    for role, tensors in (("inputs", step.row.step.inputs), ("outputs", step.row.step.outputs)):
+        for record, tensor in zip(records[role], tensors, strict=True):
+            record |= {"bytes": int(tensor.bytes.evaluate(step.symbols)), "bytes_formula": str(tensor.bytes)}
+    return records
 
 
 def _document(result: StepExplanation) -> Record:
@@ -118,7 +119,7 @@ def _document(result: StepExplanation) -> Record:
     for step in result.steps:
         kernel = step.kernel
         own = {} if kernel is None else {"launch": _launch(step, kernel), "source_line": source_line(kernel.source)}
-        steps.append({**_record(step), "runs": bool(step.launches), **own})
+        steps.append({**_record(step), "runs": bool(step.launches), **_tensor_records(step), **own})
     train = (
         {}
         if result.train is None
@@ -136,6 +137,7 @@ def _document(result: StepExplanation) -> Record:
         "group": result.group or None,
         "symbols": dict(result.steps[0].symbols),
         "steps": steps,
+        "warnings": list(result.warnings),
     }
 
 
@@ -184,6 +186,9 @@ def _step(page: Page, step: Step, result: StepExplanation) -> None:
     page.line()
     _prose(page, f"runs: {_runs(step)}")
     if kernel is None:
+        if _operands(step):
+            page.line()
+            _tensors(page, step)
         return
     text = source_line(kernel.source)
     page.line(f"source: {source_address(kernel.source)}")
@@ -226,7 +231,8 @@ def _tensors(page: Page, step: Step) -> None:
     numbers: Field[_Operand] = Field("numbers", "numbers", "", lambda own: own.numbers)
     symbols: Field[_Operand] = Field("shape", "shape", "", lambda own: own.shape)
     size: Field[_Operand] = Field("bytes", "bytes", ",", lambda own: own.bytes)
-    page.fields(operands, (*fields, symbols, numbers, size), (*fields, numbers, size))
+    moved = (size,) if step.kernel else ()
+    page.fields(operands, (*fields, symbols, numbers, *moved), (*fields, numbers, *moved))
 
 
 def _formulas(page: Page, step: Step, kernel: Kernel) -> None:
@@ -285,18 +291,29 @@ def _time(page: Page, step: Step, result: StepExplanation) -> None:
 
 
 def _group(page: Page, result: StepExplanation) -> None:
-    """A few lines for each step of a module."""
-    kernels = [step for step in result.steps if step.kernel is not None and step.launches]
+    """A few lines for each step of a module, without the calls of the modules in it."""
+    inside = {step.row.module for step in result.steps if step.path == step.row.path}
+    steps = [step for step in result.steps if step.path == step.row.path or not _holds(step.path, inside)]
+    kernels = [step for step in steps if step.kernel is not None and step.launches]
     flops, reads, writes = (sum(step.figure(name) for step in kernels) for name in FIGURES)
-    title = f"{_short(result.group)}: {len(result.steps)} steps, of which {len(kernels)} launch a kernel here"
+    title = f"{_short(result.group)}: {len(steps)} steps, of which {len(kernels)} launch a kernel here"
     page.line(f"{title}; together {_moved(flops, reads, writes)}", style="bold")
-    for step in result.steps:
+    phase = "" if len({step.phase for step in steps}) > 1 else steps[0].phase
+    for step in steps:
+        if step.phase != phase:
+            phase = step.phase
+            page.line(f"\n{phase}", style="bold")
         what = step.row.step.op if step.kernel else _free_text(step)
         times = f", {_launches(step)}, {_total(step)}" if step.kernel and step.launches else ""
         if not step.launches:
             times = f", {_runs(step)}"
         page.line(f"\n{_short(step.path)}: {what}{times}")
         _prose(page, step.why.does, indent=4)
+
+
+def _holds(module: str, modules: set[str]) -> bool:
+    """Whether one of some modules is this one, or in it."""
+    return any(f"{other}.".startswith(f"{module}.") for other in modules)
 
 
 # ---------------------------------------------------------------------------------------------- views

@@ -77,8 +77,8 @@ LEAST_SHARE = 0.001
 
 
 def folded_records(kernels: Sequence[KernelCost], of_s: Any) -> list[Record]:
-    """Rows of which no two neighbours are of one source line, products and attention apart, and of which only the
-    last takes less than `LEAST_SHARE` of `of_s`: it stands for all that do."""
+    """Rows of which no two neighbours are of one source line, products and attention apart. Where several take less
+    than `LEAST_SHARE` of `of_s`, the last row stands for them."""
     lines = [list(line) for _, line in groupby(kernels, _line_of)]
     small = [line for line in lines if sum(cost.device_s for cost in line) < LEAST_SHARE * of_s]
     few = [cost for line in small for cost in line]
@@ -91,7 +91,7 @@ def folded_records(kernels: Sequence[KernelCost], of_s: Any) -> list[Record]:
 def _line_of(cost: KernelCost) -> tuple[Any, ...]:
     """What kernels that are folded together have in common."""
     alone = cost.row.index if cost.kernel.shape is not None else None
-    return cost.row.module, str(cost.kernel.source), cost.row.count, alone
+    return cost.row.module, cost.kernel.source, cost.row.count, alone
 
 
 def _line_record(line: list[KernelCost], kernels: Sequence[KernelCost], of_s: Any) -> Record:

@@ -109,15 +109,19 @@ def pass_layouts(group: str, terminal: bool) -> list[tuple[Field[Record], ...]]:
 def pass_tables(page: Page, passes: Sequence[PassRows], group: str) -> tuple[list[Table], bool]:
     """The tables of several passes, all in the first layout that fits the page; and whether it names sources."""
     layouts = pass_layouts(group, page.terminal)
-    tables = [[_table(layout, rows) for layout in layouts] for rows in passes]
+    tables = [[_table(layout, rows, group) for layout in layouts] for rows in passes]
     fits = max((page.first_fit(*own) for own in tables), default=0)
     return [own[fits] for own in tables], SOURCE in layouts[fits]
 
 
-def _table(layout: Sequence[Field[Record]], rows: PassRows) -> Table:
-    """Prefixes are those of the largest kernel, beside which a folded row or the pass may have many digits."""
+def _table(layout: Sequence[Field[Record]], rows: PassRows, group: str) -> Table:
+    """Prefixes are those of the largest kernel, beside which a folded row or the pass may have many digits.
+
+    Of modules and layers they are those of the largest.
+    """
     every = [*rows.kernels, *rows.below]
-    table = table_of(layout, every, [row for row in rows.kernels if row["op"]] or rows.kernels)
+    alone = [row for row in rows.kernels if row["op"]] if group == "kernel" else []
+    table = table_of(layout, every, alone or rows.kernels)
     styled = [field in (SHARE_BAR, BOUND) for field in layout]
     return dataclasses.replace(table, styles=[COLORS.get(row["bound"], "") for row in every], styled=styled)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image
 
 from gpt2cost.output.canvas import STYLE
 from gpt2cost.output.draw_memory import draw_generated, draw_memory
@@ -19,6 +20,8 @@ from gpt2cost.output.plot_memory import Memory
 from gpt2cost.output.plot_runs import Generated, StepSplit
 from gpt2cost.output.plot_timeline import Timeline
 
+COLOURS = 256
+"""Of a PNG: a few, and the shades that smooth their edges."""
 DRAWINGS: dict[type[Picture], Callable[[Any], Figure]] = {
     Roofline: draw_roofline, Breakdown: draw_breakdown, Curve: draw_curve, Timeline: draw_timeline,
     Memory: draw_memory, Generated: draw_generated, StepSplit: draw_split,
@@ -32,9 +35,12 @@ def draw(data: Picture) -> Figure:
 
 
 def rendered(figure: Figure, format: str) -> bytes:
-    """The figure as `png`, `svg` or `pdf`; the same figure gives the same bytes."""
+    """The figure as `png`, `svg` or `pdf`; the same figure gives the same bytes. A PNG has a palette, for its size."""
     out = io.BytesIO()
     undated: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context(STYLE):
         figure.savefig(out, format=format, dpi=120, metadata=undated[format])
+    if format == "png":
+        drawn, out = Image.open(out).convert("RGB"), io.BytesIO()
+        drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "png", optimize=True)
     return out.getvalue()

@@ -165,7 +165,7 @@ def roofline(prediction: Prediction) -> Roofline:
         points=tuple(points),
         notes={
             f"{how.dtype} peak": "matrix products",
-            **({"fp32 peak": "arithmetic outside of products"} if how.dtype != "fp32" else {}),
+            "fp32 peak": "arithmetic" + " outside of products" * (how.dtype != "fp32"),
             "DRAM bandwidth": "data from memory",
             "L2 bandwidth": "data that was just used",
         },
@@ -207,7 +207,7 @@ def breakdown(
         if np.any(total):
             kinds[kind] = total
     return Breakdown(
-        title=f"Where the time of {model.name} goes on {hw.name}: predicted {pass_.phase}",
+        title=f"Where the time of {model.name} goes on {hw.name}: predicted {_name(pass_)}",
         subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}",
         axis=axis,
         axis_text=_axis_text(axis, pass_),
@@ -245,7 +245,7 @@ def curve(
     own = _own_sizes(axis, pass_, values)
     beyond = own[np.broadcast_to(np.asarray(pass_.kv_len) > model.n_positions, values.shape)]
     return Curve(
-        title=f"Predicted {pass_.phase} {quantity} of {model.name}",
+        title=f"Predicted {_name(pass_)} {quantity} of {model.name}",
         subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}; {BANDS}",
         axis=axis,
         axis_text=_axis_text(axis, pass_),
@@ -270,8 +270,12 @@ def _phase(
 
 
 def _is_step(pass_: Phase) -> bool:
-    """Whether the pass has one new token per sequence on a cache."""
-    return bool(np.any(is_decode(pass_.sizes)))
+    """Whether the pass has one new token per sequence everywhere, on a cache but for its first point perhaps."""
+    return bool(np.all(np.asarray(pass_.seq_len) == 1) and np.any(is_decode(pass_.sizes)))
+
+
+def _name(pass_: Phase) -> str:
+    return "decode" if _is_step(pass_) else pass_.phase
 
 
 def _own_sizes(axis: str, pass_: Phase, values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ WEIGHTS, CACHE, ACTIVATIONS = "weights", "KV cache", "activations"
 NAMED = 6
 """Tensors that a close picture shows under their own names."""
 OTHERS = "other tensors"
+OLD = {"past_key": "old keys of the layer", "past_value": "old values of the layer"}
 LAST = 1.06
 """So many times as far as its kernels goes the axis of a training step: the optimiser's few are shown wide."""
 
@@ -111,7 +112,7 @@ def memory(prediction: Prediction) -> Memory:
         close=_close(moments[start:]),
         peak=peak,
         peak_text=f"{names[peak]}: "
-        + ", ".join(f"{name} {format_quantity(size, 'B')}" for name, size in moments[peak].largest),
+        + ", ".join(f"{OLD.get(name, name)} {format_quantity(size, 'B')}" for name, size in moments[peak].largest),
         advice=_advice(prediction),
         capacity_bytes=prediction.memory.capacity_bytes,
     )

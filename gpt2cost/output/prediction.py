@@ -24,6 +24,8 @@ from gpt2cost.output.shared import CHOICE, NAME, SIZES
 from gpt2cost.prediction.explain import Advice, Explanation, KernelExplanation, Sensitivity, advice, explain
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
+from gpt2cost.table.kernel import Row
+from gpt2cost.table.why import why
 from gpt2cost.units import format_quantity, scale_for
 
 # ---------------------------------------------------------------------------------------------- records
@@ -68,14 +70,19 @@ def _phase_document(phase: Phase, group: str = "kernel") -> Record:
 
 
 def _kernels(phase: Phase, group: str, flat: bool) -> list[Record]:
-    """The rows of a pass, those of kernels with what they take and give."""
+    """The rows of a pass, those of kernels with what they take and give, and in a document with their reasons."""
     records = cost_records(phase, group)
     if group != "kernel":
         return records
     return [
-        {**record, **tensors_of(cost.kernel, phase.symbols, flat=flat)}
+        {**record, **tensors_of(cost.kernel, phase.symbols, flat=flat), **({} if flat else _reason(cost.row))}
         for record, cost in zip(records, phase.kernels, strict=True)
     ]
+
+
+def _reason(row: Row) -> Record:
+    reason = why(row)
+    return {"why": reason.does, "removed_by": reason.removed_by}
 
 
 def _markdown(prediction: Prediction, group: str, explained: bool) -> str:

@@ -147,6 +147,7 @@ def generate_part(run: Generation | None) -> Record | None:
     return {
         "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches,
         "charts": generate_charts(run), "trust": _generation_trust(run),
+        "rate": rate_text(run.tokens_per_s),
         "total": quantity(run.total_s, "s"), "range": whole,
     }  # fmt: skip
 
@@ -170,6 +171,7 @@ def train_part(training: Training | None) -> Record | None:
         "forward": step.forward_s, "backward": step.backward_s, "communication": step.exposed_communication_s,
         "clip": step.clip_s, "optimizer": step.optimizer_s,
     }  # fmt: skip
+    parts["host before and after"] = max(0.0, step.step_s - sum(parts.values()))
     bars = [
         {**bar, "name": bar["key"], "share": percent(bar["width"] / 1000)}
         for bar in stacked((name, float(seconds)) for name, seconds in parts.items() if seconds)
@@ -212,5 +214,5 @@ def _train_phase(phase: TrainPhase) -> Record:
         for row in slowest
     ]  # fmt: skip
     hidden = len(records) - len(rows)
-    title = f"{phase.phase.replace('_', ' ')}: {times} a step, {quantity(phase.pass_.device_s, 's')} of the device"
+    title = f"{phase.phase.replace('_', ' ')}: {times} per step, {quantity(phase.pass_.device_s, 's')} of the device"
     return {"title": title, "rows": rows, "more": f"and {hidden} more kernels" if hidden > 0 else ""}

@@ -6,6 +6,7 @@ what bounds it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -49,6 +50,7 @@ def points_record(points: Points, rows: Sequence[Row]) -> Record:
     ]
     shape = tuple(len(getattr(points.axes, name)) for name in ("batch", "seq", "cache"))
     every = [_choice_points(choice, shape, points, number, trusts) for number, choice in enumerate(points.choices)]
+    distinct, places = _distinct(every)
     return {
         "axes": {axis.name: list(getattr(points.axes, axis.name)) for axis in fields(points.axes)},
         "asked": points.asked,
@@ -65,8 +67,19 @@ def points_record(points: Points, rows: Sequence[Row]) -> Record:
         "tables": tables,
         "what_ifs": list(WHAT_IFS),
         "refused": [choice.refused for choice in points.choices],
-        "points": every,
+        "points": places,
+        "distinct": distinct,
     }
+
+
+def _distinct(every: Sequence[Sequence[Record]]) -> tuple[list[Record], list[list[int]]]:
+    """The points, each once, and for each choice which of them it has: fp16 and bf16 have the same."""
+    numbers: dict[str, int] = {}
+    distinct: list[Record] = []
+    for record in (record for points in every for record in points):
+        if numbers.setdefault(json.dumps(record), len(distinct)) == len(distinct):
+            distinct.append(record)
+    return distinct, [[numbers[json.dumps(record)] for record in points] for points in every]
 
 
 def _symbols(model: Model, dtype: str) -> Record:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.kernel_rows import cost_records
 from gpt2cost.output.report_points import Points
 from gpt2cost.output.shared import trust_text
@@ -26,6 +27,7 @@ PHRASES: dict[str, str] = {
     "takes": "{what} takes {latency} and is {bound}-bound",
     "range": "{low} to {high}",
     "host": "The host sets the pace: the device is busy for {busy} of the time and waits for launches in the rest.",
+    "host_cpu": "Python and dispatch set the pace: kernels take {busy} of the time.",
     "compute": "Arithmetic sets the pace: products run at {flops} of the peak FLOP/s.",
     "memory": "DRAM sets the pace: its bandwidth is used to {bandwidth}.",
     "l2": "Traffic between the processors and L2 sets the pace; DRAM is used to {bandwidth}.",
@@ -39,6 +41,10 @@ PHRASES: dict[str, str] = {
     "helps_not": "No other dtype, attention, runtime or choice of logits would make it much faster.",
     "fits": "It fits: {total} of the {capacity} that a process can use.",
     "fits_not": "It does not fit: {total} are needed, and a process can use {capacity}.",
+    "shown": (
+        "Shown: batch {size}, {dtype}, {attn} attention. Timeline, live memory, curves, devices, generate and training"
+        " stay with the point that was asked for."
+    ),
     "beyond": "kv_len {kv_len} exceeds n_positions {n_positions}: the real model cannot run this point.",
     **{f"trust_{word}": f"{meaning[0].upper()}{meaning[1:]}." for word, meaning in MEANING.items()},
 }  # fmt: skip
@@ -68,6 +74,11 @@ def best_change(points: Points, number: int) -> Change | None:
     return best if best and now_s / best.latency_s >= LEAST_GAIN else None
 
 
+def phrases(hw: Hardware) -> dict[str, str]:
+    """The phrases of a device: a CPU is its own host."""
+    return PHRASES | ({"host": PHRASES["host_cpu"]} if hw.vendor == "cpu" else {})
+
+
 def takes(phase: Phase) -> str:
     """What a phase takes, and what bounds it: half a sentence."""
     what = PHRASES[phase.phase].format(batch=phase.batch_size, seq=phase.seq_len)
@@ -75,10 +86,10 @@ def takes(phase: Phase) -> str:
     return PHRASES["takes"].format(what=what, latency=latency, bound=phase.totals.bound)
 
 
-def pace(phase: Phase) -> str:
+def pace(phase: Phase, hw: Hardware) -> str:
     """What sets the pace of a phase."""
     totals = phase.totals
-    return PHRASES[totals.bound].format(
+    return phrases(hw)[totals.bound].format(
         busy=percent(min(1.0, totals.device_s / totals.latency_s)),
         flops=percent(totals.flops_utilization),
         bandwidth=percent(totals.bandwidth_utilization),
@@ -134,4 +145,4 @@ def trust(prediction: Prediction, phase: Phase) -> tuple[str, str]:
 
 def percent(share: float) -> str:
     """A share in whole percent."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"

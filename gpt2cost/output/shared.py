@@ -93,8 +93,8 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
 
 def size_text(model: Model, how: How) -> str:
     """The model's parameters, and what a token adds to the KV cache."""
-    cache = f"{kv_cache_bytes(model, how.dtype, 1, 1):,} B of KV cache" if how.use_cache else "no KV cache"
-    return f"{model.parameters:,} parameters, {cache} per token of each sequence"
+    per_token = f"{kv_cache_bytes(model, how.dtype, 1, 1):,} B of KV cache per token of each sequence"
+    return f"{model.parameters:,} parameters, {per_token if how.use_cache else 'no KV cache'}"
 
 
 def trust_text(word: str, source: str, hardware: Hardware) -> str:

@@ -57,6 +57,7 @@ STYLE = f"""
 .chart .k-waiting{{--own:var(--line);fill:var(--own)}}
 .chart .thick{{fill:none;stroke:var(--own)}}
 .chart [data-kernel]{{cursor:pointer}}
+.chart .scales,.chart.elsewhere .mark:not(.moved),.chart.elsewhere .number{{display:none}}
 .chart .on{{stroke:var(--ink);stroke-width:2}}
 {_rules()}
 """

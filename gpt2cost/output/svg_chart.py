@@ -6,6 +6,7 @@ Charts have no style of their own but classes, so that a page's style sheet give
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -29,7 +30,7 @@ LINE = 15.0
 def number(value: float) -> str:
     """A place in units, to a tenth."""
     text = f"{value:.1f}".removesuffix(".0")
-    return "0" if text == "-0" else text
+    return "0" if text == "-0" else re.sub(r"^(-?)0\.", r"\1.", text)
 
 
 def tag(name: str, inside: str = "", /, **attributes: object) -> str:

@@ -79,7 +79,7 @@ def _lines(
     for index, line in enumerate(lines if few else ()):
         for at, size in enumerate(data.sizes.tolist()):
             middle, low, high = (quantity_text(values[at], unit) for values in (line.values, line.low, line.high))
-            said = f"{line.label}, {size:,}: {middle} (range {low} to {high})"
+            said = f"{line.label}, {size:,}: {middle} ({low} to {high})"
             class_ = f"{'hollow' if line.host_bound[at] else 'dot'} l-{index}"
             chart.add("circle", tip(said), class_=class_, cx=x(size), cy=y(line.values[at] / divisor), r=3.5)
     for name, size in marked.items():

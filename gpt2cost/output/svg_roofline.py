@@ -53,6 +53,8 @@ def roofline(data: Roofline) -> str:
     }
     for point, (at_x, at_y) in places.items():
         _mark(chart, point, at_x, at_y, phases)
+    scales = {"data_x": _geometry(x), "data_y": _geometry(y), "data_strip": _geometry(strip)}
+    chart.add("g", class_="scales", data_middle=middle, **scales)
     listed = [_largest(data, phase) for phase in phases]
     for index, point in enumerate(point for own in listed for point in own):
         if point in places:
@@ -65,6 +67,11 @@ def roofline(data: Roofline) -> str:
     chart.text(4.0, bottom + 2, note, class_="tick")
     chart.height = bottom + 8
     return chart.svg()
+
+
+def _geometry(scale: Scale) -> str:
+    """A scale as a page's script reads it, which moves the marks to another pass."""
+    return " ".join(f"{value:.9g}" for value in (scale.low, scale.high, scale.start, scale.end))
 
 
 def _sentence(data: Roofline, phases: list[str]) -> str:
@@ -179,7 +186,11 @@ def _mark(chart: Chart, point: Point, x: float, y: float, phases: list[str]) -> 
         f"{point.name} ({point.kind}), {point.phase}: {point.share:.1%} of device time,"
         f" {format_quantity(point.device_s, 's')}, {rate}, {format_quantity(point.bytes_per_s, 'B/s')}"
     )
-    own = {"class_": f"mark k-{point.kind}", "data_kernel": point.name, "data_phase": point.phase}
+    own = {
+        "class_": f"mark k-{point.kind}",
+        "data_kernel": point.name,
+        "data_phase": point.phase if len(phases) > 1 else "",
+    }
     if phases.index(point.phase) == 0:
         chart.add("circle", tip(said), cx=x, cy=y, r=size, **own)
     else:
@@ -195,9 +206,9 @@ def _numbered(chart: Chart, text: str, x: float, y: float) -> None:
         for turn in range(12):
             angle = math.radians(-60 + 30 * turn)
             at_x, at_y = x + radius * math.cos(angle), y + radius * math.sin(angle) + 4
-            if chart.text_at([(at_x, at_y, "middle")], text, "strong"):
+            if chart.text_at([(at_x, at_y, "middle")], text, "strong number"):
                 end = x + (radius - 6) * math.cos(angle), y + (radius - 6) * math.sin(angle)
-                chart.add("path", class_="lead", d=path([(x, y), end]))
+                chart.add("path", class_="lead number", d=path([(x, y), end]))
                 chart.taken.append(Box(at_x - 11, at_y - 11, at_x + 11, at_y + 3))  # apart from the next number
                 return
 
@@ -213,8 +224,8 @@ def _list(chart: Chart, phases: list[str], listed: list[list[Point]], top: float
         for index, point in enumerate(own):
             left, y = x + WIDTH / 2 * (index // half), top + LINE * (1 + index % half)
             chart.text(left + 14, y, str(first + index + 1), "end", "strong")
-            chart.text(left + 62, y, f"{point.share:.1%}", "end")
+            chart.text(left + 62, y, f"{point.share:.1%}", "end", data_share=first + index)
             name = cut_to(short_name(point.name), WIDTH / 2 - 76)
-            chart.text(left + 70, y, name, data_kernel=point.name, data_phase=point.phase)
+            chart.text(left + 70, y, name, data_kernel=point.name, data_name=first + index)
         y, first = top + LINE * half, first + len(own)
     return top + LINE * (1 + max(math.ceil(len(own) / (2 if columns == 1 else 1)) for own in listed)) + 2

@@ -81,7 +81,7 @@ def breakdown(data: Breakdown) -> str:
     lower = Scale(0.0, 100.0, LOWER[1], LOWER[0])
     chart.y_axis(lower, LEFT, RIGHT, [(at, plain(at)) for at in lower.ticks(5)], "share of the pass (%)")
     chart.x_axis(columns.scale, lower.start, lower.start, columns.ticks, data.axis_text)
-    _stacked(chart, columns, lower, shares, " %")
+    _stacked(chart, columns, lower, shares, "%")
     entries = [(class_, name) for class_, (name, _) in layers.items()]
     chart.height = chart.legend(LOWER[1] + 3 * LINE + 8, entries) - 6
     return chart.svg()
@@ -124,7 +124,7 @@ def _seconds(chart: Chart, columns: Columns, layers: Layers, whole: Floats, labe
     upper = Scale(0.0, 1.03 * float(whole.max()) / divisor, UPPER[1], UPPER[0])
     chart.y_axis(upper, LEFT, RIGHT, [(at, plain(at)) for at in upper.ticks(5)], f"{label} ({unit})")
     scaled = {class_: (name, seconds / divisor) for class_, (name, seconds) in layers.items()}
-    _stacked(chart, columns, upper, scaled, f" {unit}")
+    _stacked(chart, columns, upper, scaled, unit)
 
 
 def _stacked(chart: Chart, columns: Columns, y: Scale, layers: Layers, unit: str) -> None:
@@ -142,11 +142,11 @@ def _stacked(chart: Chart, columns: Columns, y: Scale, layers: Layers, unit: str
                 for place, low, high in zip(x, below, above, strict=True)
                 if y(low) - y(high) >= 0.05
             )
-            said = ", ".join(f"{height:.3g}{unit} at {size:,}" for size, height in zip(sizes, heights, strict=True))
+            said = ", ".join(f"{height:.3g} at {size:,}" for size, height in zip(sizes, heights, strict=True))
             if bars:
-                chart.add("path", tip(f"{name}: {said}"), class_=f"thick {class_}", d=bars, stroke_width=width)
+                chart.add("path", tip(f"{name} ({unit}): {said}"), class_=f"thick {class_}", d=bars, stroke_width=width)
         else:
             up, down = ([(at, y(value)) for at, value in zip(x, values, strict=True)] for values in (above, below))
-            ends = f"{name}: {heights[0]:.3g}{unit} at {sizes[0]:,}, {heights[-1]:.3g}{unit} at {sizes[-1]:,}"
+            ends = f"{name} ({unit}): {heights[0]:.3g} at {sizes[0]:,}, {heights[-1]:.3g} at {sizes[-1]:,}"
             chart.add("path", tip(ends), class_=class_, d=path(up + down[::-1], closed=True))
         below = above

@@ -156,6 +156,7 @@ def _track(chart: Chart, runs: Iterable[_Run], y: float, track: str, least: floa
     """The slices of a track: those of at least `least` units as marks of their own, the others as a path per class."""
     chart.text(LEFT - 6, y + 14, track, "end")
     together: dict[str, list[str]] = {}
+    ends: dict[str, float] = {}  # of each path so far: what follows is written from there on
     for run in runs:
         width = max(sum(run.widths.values()), 0.1)  # of what runs, without the gaps between
         if run.only and width >= (least if run.only.launch is not None else max(least, OWN)):
@@ -164,8 +165,10 @@ def _track(chart: Chart, runs: Iterable[_Run], y: float, track: str, least: floa
                 data_kernel=_kernel(run.only),
             )  # fmt: skip
         else:
-            line = f"M{number(run.start)},{number(y + ROW / 2)}h{number(width)}"
-            together.setdefault(run.class_, []).append(line)
+            class_, start, width = run.class_, round(run.start, 1), round(width, 1)
+            move = f"m{number(start - ends[class_])},0" if class_ in ends else f"M{number(start)},{number(y + ROW / 2)}"
+            together.setdefault(class_, []).append(f"{move}h{number(width)}")
+            ends[class_] = start + width
     for class_, lines in together.items():
         chart.add("path", class_=f"thick {class_}", d="".join(lines), stroke_width=ROW)
 

@@ -185,7 +185,9 @@ def _promising(own: _Run, prediction: Prediction, phase: Phase) -> Iterator[tupl
     how, latency_s = own.how, phase.totals.latency_s
 
     def take(*names: str) -> bool:
-        """Whether kernels of such names take enough."""
+        """Whether kernels of such names take enough, and the host would let the pass be as much faster."""
+        if phase.totals.host_s > (1.0 - WORTH_SETTING) * latency_s:
+            return False
         rows = (cost for cost in phase.kernels if cost.row.path.rpartition(".")[2] in names)
         return bool(sum(float(cost.device_s) for cost in rows) >= WORTH_SETTING * latency_s)
 

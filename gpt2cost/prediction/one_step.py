@@ -13,28 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2cost.checks import check_choice, check_flag
-from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo, nearest
+from gpt2cost.prediction.asked import Asked, asked_for
 from gpt2cost.prediction.explain import KernelExplanation, explained
-from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, symbol_values, table_options, table_rows
-from gpt2cost.prediction.predict import check_runs, passes_of
-from gpt2cost.prediction.settings import (
-    TRAIN,
-    How,
-    Number,
-    Sizes,
-    check_cache,
-    check_cached,
-    check_how,
-    check_implementation,
-    check_single_sizes,
-)
-from gpt2cost.prediction.train_settings import Batch, TrainHow, check_train_how, check_training, with_dropout
+from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, table_options, table_rows
+from gpt2cost.prediction.settings import TRAIN, How, Number, Sizes, check_implementation
+from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import rows_of_step, step_work, train_options
 from gpt2cost.result import Result
 from gpt2cost.table import generate_loop, nanogpt
-from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.table.why import Why, why
@@ -94,6 +83,7 @@ class StepExplanation(Result):
     sizes: Sizes
     group: str
     steps: tuple[Step, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,88 +140,56 @@ def explain_step(
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
     check_choice("phase", phase, STEP_PHASES)
-    loaded, device = load_model(model), None if gpu is None else load_hardware(gpu)
-    if phase == TRAIN:
-        usual: dict[str, Any] = {
-            "dtype": None,
-            "cache": 0,
-            "logits": "all",
-            "use_cache": True,
-            "cache_type": "dynamic",
-            "sample": False,
-        }
-        given = {"dtype": dtype, "cache": cache, "logits": logits, "use_cache": use_cache, "cache_type": cache_type}
-        for name, own in {**given, "sample": sample}.items():
-            if own != usual[name]:
-                raise InputError(f"{name}: not of training, which has precision, checkpointing and dropout")
-        of_step = {"precision": precision, "checkpointing": checkpointing}
-        asked: dict[str, Any] = {name: value for name, value in of_step.items() if value is not None}
-        train = check_train_how(attn=attn, runtime=runtime, impl=impl, **asked)
-        return _of_training(with_dropout(loaded, dropout, impl), device, train, check_single_sizes(batch, seq, 0), step)
-    for name, value in {"precision": precision, "checkpointing": checkpointing, "dropout": dropout}.items():
-        if value is not None:
-            raise InputError(f"{name}: goes with phase train alone")
     if check_flag("sample", sample) and phase != GENERATE:
         raise InputError("sample: goes with phase generate alone")
-    how = check_how(dtype, attn, runtime, "last" if phase == GENERATE else logits, use_cache, cache_type, impl)
-    return _of_pass(loaded, device, how, check_single_sizes(batch, seq, cache, use_cache), phase, sample, step)
-
-
-def _of_pass(
-    model: Model, hardware: Hardware | None, how: How, sizes: Sizes, phase: str, sample: bool, asked: str
-) -> StepExplanation:
-    how = how.on(model)
-    check_cached(model, how, sizes)
-    passes = "prefill" if phase == GENERATE else phase
-    if hardware is None:
-        check_implementation(how)
-        check_cache(how)
+    asked = asked_for(
+        model, gpu, "prefill" if phase == GENERATE else phase, batch=batch, seq=seq, cache=cache, dtype=dtype,
+        attn=attn, runtime=runtime, logits="last" if phase == GENERATE else logits, use_cache=use_cache,
+        cache_type=cache_type, impl=impl, precision=precision, checkpointing=checkpointing, dropout=dropout,
+    )  # fmt: skip
+    train, hardware = asked.train, asked.hardware
+    if train is not None:
+        parts = list(_of_training(asked, train))
+        hardware = None if hardware is None else hardware.under_load
     else:
-        check_runs(model, hardware, how, sizes, passes)
-    ((name, own),) = passes_of(sizes, passes, how.use_cache)
-    values = symbol_values(model, how.dtype, own)
-
-    def parts(how: How) -> Iterator[_Part]:
-        options = dataclasses.replace(table_options(model, how, hardware), in_generate=phase == GENERATE)
-        rows = {name: (table_rows(options, how.runtime), how.runtime)}
-        if phase == GENERATE and how.impl == "nanogpt":
-            rows["before a pass"] = nanogpt.before(), "eager"
-            rows["after a pass"] = nanogpt.after(sample), "eager"
-        elif phase == GENERATE:
-            eager = dataclasses.replace(options, traced=False)
-            rows["before all passes"] = generate_loop.setup(own.batch_size > 1), "eager"
-            rows["before a pass"] = generate_loop.before(eager), "eager"
-            rows["after a pass"] = generate_loop.after(eager, sample), "eager"
-        for part, (listed, runtime) in rows.items():
-            pass_ = None if hardware is None else run_rows(listed, values, hardware, how.dtype, runtime)
-            yield _Part(part, listed, values, pass_)
-
-    found = list(parts(how))
-    group, rows = _found(asked, found)
+        parts = list(_of_pass(asked, phase == GENERATE, sample))
+    group, rows = _found(step, parts)
     if not rows:
-        raise InputError(_unknown(asked, found, _elsewhere(asked, model, how)))
-    steps = tuple(part.step(row, hardware, how) for part, row in rows)
-    return StepExplanation(model, hardware, how, None, own, group, steps)
+        elsewhere = "" if train else _elsewhere(step, asked.model, asked.how)
+        raise InputError(_unknown(step, parts, elsewhere))
+    steps = tuple(part.step(row, hardware, asked.how) for part, row in rows)
+    return StepExplanation(asked.model, hardware, asked.how, train, asked.sizes, group, steps, asked.warnings)
 
 
-def _of_training(model: Model, hardware: Hardware | None, train: TrainHow, sizes: Sizes, asked: str) -> StepExplanation:
-    train = train.on(model)
-    values = symbol_values(model, train.precision, sizes)
-    if hardware is None:
-        check_implementation(train.how)
+def _of_pass(asked: Asked, in_generate: bool, sample: bool) -> Iterator[_Part]:
+    """A pass, and what `generate` runs around it."""
+    how, hardware, values = asked.how, asked.hardware, asked.symbols
+    options = dataclasses.replace(table_options(asked.model, how, hardware), in_generate=in_generate)
+    rows = {asked.phase: (table_rows(options, how.runtime), how.runtime)}
+    if in_generate and how.impl == "nanogpt":
+        rows["before a pass"] = nanogpt.before(), "eager"
+        rows["after a pass"] = nanogpt.after(sample), "eager"
+    elif in_generate:
+        eager = dataclasses.replace(options, traced=False)
+        rows["before all passes"] = generate_loop.setup(asked.sizes.batch_size > 1), "eager"
+        rows["before a pass"] = generate_loop.before(eager), "eager"
+        rows["after a pass"] = generate_loop.after(eager, sample), "eager"
+    for name, (listed, runtime) in rows.items():
+        pass_ = None if hardware is None else run_rows(listed, values, hardware, how.dtype, runtime)
+        yield _Part(name, listed, values, pass_)
+
+
+def _of_training(asked: Asked, train: TrainHow) -> Iterator[_Part]:
+    """The passes of a step, with those that only some steps have: several micro-steps, several GPUs."""
+    model, sizes = asked.model, asked.sizes
+    if asked.hardware is None:
         listed = rows_of_step(train_options(model, train), train, model.tie_word_embeddings)
-        parts = [_Part(name, rows, values) for name, rows in listed.items()]
-    else:
-        check_training(hardware, train, model)
-        work = step_work(model, hardware, train, Batch(sizes.batch_size, sizes.seq_len, grad_accum=2, gpus=2))
-        passes = {field.name: getattr(work, field.name) for field in dataclasses.fields(work)}
-        parts = [_Part(name, own.rows, values, own) for name, own in passes.items()]
-        hardware = hardware.under_load
-    group, rows = _found(asked, parts)
-    if not rows:
-        raise InputError(_unknown(asked, parts, ""))
-    steps = tuple(part.step(row, hardware, train.how) for part, row in rows)
-    return StepExplanation(model, hardware, train.how, train, sizes, group, steps)
+        yield from (_Part(name, rows, asked.symbols) for name, rows in listed.items())
+        return
+    work = step_work(model, asked.hardware, train, Batch(sizes.batch_size, sizes.seq_len, grad_accum=2, gpus=2))
+    for field in dataclasses.fields(work):
+        own: Pass = getattr(work, field.name)
+        yield _Part(field.name, own.rows, asked.symbols, own)
 
 
 # ---------------------------------------------------------------------------------------------- names

@@ -61,6 +61,11 @@ SPLIT_HEADS_COPY = (B > 1) & (H > 1)
 MERGE_HEADS_COPY = (T > 1) & (H > 1)
 
 
+def flattened(x: Tensor) -> Tensor:
+    """A tensor (B, H, ...) as a batch of products takes it: (B*H, ...)."""
+    return replace(x, shape=(B * H, *x.shape[2:]))
+
+
 def context(
     probabilities: Tensor, x: QKV, source: Citation, variables: tuple[Tensor, ...] = ()
 ) -> tuple[tuple[Kernel | Free, ...], Tensor]:
@@ -70,17 +75,18 @@ def context(
     """
     heads = Tensor("context", (B, H, T, hd), by_head=True)
     by_token, merged = tensor("merged", B, T, H, hd), tensor("merged", B, T, D)
+    turned = replace(heads, shape=by_token.shape)
     merge = cite("GPT2Attention.forward", "attn_output = attn_output.reshape(")
     value = x.value if x.cached else replace(x.value, name="value.copy")
     value_copy = () if x.cached else (copy("clone_value", "clone", x.value, value, source, SPLIT_HEADS_COPY),)
     kernels = (
-        Free("views", "view", 4),
+        Free("views", "view", 4, inputs=(probabilities,), outputs=(flattened(probabilities),)),
         *value_copy,
         Kernel(
             "context", "bmm", "bmm", (probabilities, value), (heads,), 2 * B * H * T * S * hd, source,
             shape=Gemm(B * H, T, hd, S),
         ),
-        Free("views", "view", 2, keeps=variables),
+        Free("views", "view", 2, keeps=variables, inputs=(flattened(heads),), outputs=(turned,)),
         copy("clone_output", "clone", heads, by_token, merge, MERGE_HEADS_COPY),
         Free("views", "view", 1, inputs=(by_token,), outputs=(merged,)),
     )  # fmt: skip
@@ -112,16 +118,17 @@ def eager_attention(
     )  # fmt: skip
     dropped, probabilities = _train_softmax(scores[3], src, options)
     tail, merged = context(probabilities, x, cite(src, "attn_output = torch.matmul(attn_weights, value)"))
+    key_turned = replace(x.key, shape=(B, H, hd, S))
     return (
-        Free("views", "view", 2),
+        Free("views", "view", 2, inputs=(x.key,), outputs=(key_turned,)),
         copy("clone_query", "clone", x.query, query, scores_source, SPLIT_HEADS_COPY),
-        Free("views", "view", 2),
+        Free("views", "view", 2, inputs=(query,), outputs=(flattened(query),)),
         *key_copy,
         Kernel(
             "scores", "bmm", "bmm", (query, key), (scores[0],), 2 * B * H * T * S * hd, scores_source,
             shape=Gemm(B * H, T, S, hd, "NT"),
         ),
-        Free("views", "view", 1),
+        Free("views", "view", 1, inputs=(flattened(scores[0]),), outputs=(scores[0],)),
         pointwise("scale", variants["scale"], scaled_from, scores[1], scores_source, fusion_group=group),
         *cloned,
         pointwise("mask", variants["mask"], masked_from, scores[2], mask_source, fusion_group=group),
@@ -164,7 +171,7 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
     tail, merged = context(probabilities, x, product, variables=(query, key))
     return (
         copy("clone_query", "clone", x.query, query, reshape, SPLIT_HEADS_COPY),
-        Free("views", "view", 3),
+        Free("views", "view", 3, inputs=(query,), outputs=(flattened(query),)),
         *key_copy,
         copy("upcast_query", "_to_copy", query, query32, upcast, HALF),
         copy("upcast_key", "_to_copy", key, key32, upcast, HALF),
@@ -172,7 +179,7 @@ def upcast_attention(x: QKV, mask: Tensor, options: TableOptions) -> tuple[tuple
             "scores", "baddbmm", "bmm", (query32, key32), (scores,), 2 * B * H * T * S * hd, upcast,
             shape=Gemm(B * H, T, S, hd, "NT", scaled=options.scale_attn_weights),
         ),
-        Free("views", "view", 1),
+        Free("views", "view", 1, inputs=(flattened(scores),), outputs=(scores,)),
         pointwise(
             "mask", "add", (scores, mask), masked, mask_source, fusion_group=group,
         ),

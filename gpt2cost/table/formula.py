@@ -182,6 +182,17 @@ def _opposite(left: Formula, sign: str, right: Formula) -> Comparison:
     return (left, "<", right + 1) if sign == ">" else (left, ">", right - 1)
 
 
+def _follows(left: Formula, sign: str, right: Formula, least: Mapping[str, int]) -> bool | None:
+    """Whether a comparison holds wherever symbols are at least so much; None where that does not decide."""
+    if sign in "%|":
+        return None
+    above = {name: symbol(name) + at_least for name, at_least in least.items()}  # each symbol by what it is more
+    more = (left - right if sign == ">" else right - left).where(above)
+    if all(factor >= 0 for factor in more.terms.values()) and more.terms.get((), 0) > 0:
+        return True
+    return False if all(factor <= 0 for factor in more.terms.values()) else None
+
+
 @dataclass(frozen=True)
 class Condition:
     """Comparisons of integer formulas, joined by `&`, `|` and `~`: any of several conjunctions.
@@ -217,6 +228,15 @@ class Condition:
                 if not left.symbols and not right.symbols
             ):
                 any_of.append(tuple(dict.fromkeys(open_ones)))
+        return ALWAYS if () in any_of else Condition(tuple(dict.fromkeys(any_of)))
+
+    def given(self, least: Mapping[str, int]) -> Condition:
+        """The condition where symbols are at least so much, others at least 0: comparisons that follow are decided."""
+        any_of = []
+        for conjunction in self.any_of:
+            decided = {comparison: _follows(*comparison, least) for comparison in conjunction}
+            if False not in decided.values():
+                any_of.append(tuple(comparison for comparison, holds in decided.items() if holds is None))
         return ALWAYS if () in any_of else Condition(tuple(dict.fromkeys(any_of)))
 
     def excludes(self, other: Condition) -> bool:

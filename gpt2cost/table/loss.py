@@ -26,12 +26,12 @@ def causal_lm_loss(logits: Tensor) -> tuple[Kernel | Free, ...]:
         copy("labels.pad", "constant_pad_nd", labels, padded, cite(src, "nn.functional.pad(labels", FILE)),
         Free("labels.shift", "view", 1, inputs=(padded,), outputs=(shifted,)),
         shift,
-        flattened(wide, shifted),
+        flat_for_loss(wide, shifted),
         *cross_entropy(wide, shifted, cite("fixed_cross_entropy", "nn.functional.cross_entropy(", FILE)),
     )
 
 
-def flattened(logits: Tensor, labels: Tensor) -> Free:
+def flat_for_loss(logits: Tensor, labels: Tensor) -> Free:
     """The views of which the loss is taken: (B*T, V) and (B*T,)."""
     flat = replace(logits, shape=(B * T, V)), replace(labels, shape=(B * T,))
     return Free("views", "view", 2, inputs=(logits, labels), outputs=flat)

@@ -48,11 +48,12 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
     padding, padded = _padding(options, index["batch"], offset["kv"], mask, le) if options.padded else ((), mask)
     if options.traced and not options.use_cache and not options.padded:
         padding, padded = _packed(positions, rows, index["batch"], offset, mask)
+    expanded = replace(mask, shape=(B, *mask.shape[1:]))
     steps: tuple[Kernel | Free, ...] = (
         *(_padding_test(options) if options.padded else _empty_test(options)),
         arange("batch"), arange("head"), arange("q"), *add_q, arange("kv"), add("kv"),
         Free("causal_mask.unsqueeze", "view", 12, when), *(padding or (le,)),
-        Free("causal_mask.expand", "view", 1, when),
+        Free("causal_mask.expand", "view", 1, when, inputs=(padded,), outputs=(expanded,)),
     )  # fmt: skip
     if options.attn == "sdpa":
         if is_static and options.in_generate and not options.padded:

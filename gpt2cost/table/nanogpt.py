@@ -19,6 +19,7 @@ from gpt2cost.table.attention import (
     MERGE_HEADS_COPY,
     QKV,
     SPLIT_HEADS_COPY,
+    flattened,
     fused_attention,
     heads_merged,
     trained_sdpa,
@@ -43,7 +44,7 @@ from gpt2cost.table.kernel import (
     pointwise,
     tensor,
 )
-from gpt2cost.table.loss import cross_entropy, flattened
+from gpt2cost.table.loss import cross_entropy, flat_for_loss
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w
 
@@ -121,13 +122,13 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
     return (
         Free("views", "view", 3),
         copy("clone_query", "clone", x.query, query, product, SPLIT_HEADS_COPY),
-        Free("views", "view", 2),
+        Free("views", "view", 2, inputs=(query,), outputs=(flattened(query),)),
         copy("clone_key", "clone", x.key, key, product, SPLIT_HEADS_COPY),
         Kernel(
             "scores", "bmm", "bmm", (query, key), (scores,), 2 * B * H * T * T * hd, product,
             shape=Gemm(B * H, T, T, hd, "NT"),
         ),
-        Free("views", "view", 1),
+        Free("views", "view", 1, inputs=(flattened(scores),), outputs=(scores,)),
         pointwise("scale", "mul", (scores,), scaled, product, fusion_group=group),
         Free("views", "view", 4),
         pointwise("causal_mask", "eq", (lower,), allowed, mask_source, fusion_group=group),
@@ -135,7 +136,7 @@ def slow_attention(x: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel
         softmax,
         drop,
         *down,
-        Free("views", "view", 3),
+        Free("views", "view", 3, inputs=(probabilities,), outputs=(flattened(probabilities),)),
         copy("clone_value", "clone", x.value, value, value_source, SPLIT_HEADS_COPY),
         Kernel(
             "context", "bmm", "bmm", (probabilities, value), (heads,), 2 * B * H * T * T * hd, value_source,
@@ -227,7 +228,7 @@ def head(x: Tensor, options: TableOptions) -> tuple[Module | Kernel | Free, ...]
             return (lm_head,)
         logits = output(lm_head)
         targets, loss = tensor("targets", B, T, element=i64), _cite(src, "F.cross_entropy(")
-        return (lm_head, flattened(logits, targets), *cross_entropy(logits, targets, loss, options.autocast))
+        return (lm_head, flat_for_loss(logits, targets), *cross_entropy(logits, targets, loss, options.autocast))
     last, source = tensor("last", B, 1, D), _cite(src, "self.lm_head(x[:, [-1], :])")
     place, row = tensor("minus_1", element=i64), replace(last, name=x.name, view_of="ln_1")
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,12 +11,9 @@ from gpt2cost.table.checkpointing import checkpointed
 from gpt2cost.table.derivatives import DERIVATIVES
 from gpt2cost.table.formula import NEVER, Condition, Formula, formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, Tensor, walk
+from gpt2cost.table.kernel import Kernel, Row, Tensor, walk
+from gpt2cost.table.narrowed import NO_PAST, narrowed
 from gpt2cost.table.options import Checkpointing, TableOptions
-from gpt2cost.table.symbols import T
-
-NO_PAST: dict[str, Formula | int] = {"cache_len": 0, "kv_len": T}
-"""A training pass has no tokens before its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,44 +32,9 @@ def training_table(options: TableOptions, checkpointing: Checkpointing = "none")
     """
     checkpoints = checkpointing == "block"
     model = cost_table(replace(options, train=True, use_cache=options.use_cache and not checkpoints))
-    forward = without_past(walk(autocast(model) if options.autocast else model))
+    forward = narrowed(walk(autocast(model) if options.autocast else model), NO_PAST)
     gradients = backward(forward, DERIVATIVES, options.autocast, options.tied)
     return TrainingTable(forward, checkpointed(forward, gradients) if checkpoints else gradients)
-
-
-def without_past(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The rows at `NO_PAST`, without those that are never launched there; numbered from 0."""
-    kept: list[Row] = []
-    for row in rows:
-        when = row.step.when.where(NO_PAST)
-        if when.any_of:
-            kept.append(replace(row, step=_step_without_past(row.step, when), index=len(kept)))
-    return tuple(kept)
-
-
-def _step_without_past(step: Kernel | Free, when: Condition) -> Kernel | Free:
-    if isinstance(step, Free):
-        keeps, inputs, outputs = map(_tensors, (step.keeps, step.inputs, step.outputs))
-        return replace(step, when=when, keeps=keeps, inputs=inputs, outputs=outputs)
-    shape = step.shape
-    if isinstance(shape, Gemm):
-        shape = replace(shape, m=_at(shape.m), n=_at(shape.n), k=_at(shape.k))
-    elif isinstance(shape, FusedAttention):
-        shape = replace(shape, new_tokens=_at(shape.new_tokens), kv_len=_at(shape.kv_len))
-    return replace(
-        step, inputs=_tensors(step.inputs), outputs=_tensors(step.outputs), flops=_at(step.flops), when=when,
-        shape=shape, columns=_at(step.columns) if step.columns is not None else None,
-    )  # fmt: skip
-
-
-def _tensors(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Those of them that are not empty."""
-    sized = (replace(tensor, shape=tuple(map(_at, tensor.shape))) for tensor in tensors)
-    return tuple(tensor for tensor in sized if tensor.bytes)
-
-
-def _at(size: Formula) -> Formula:
-    return size.where(NO_PAST)
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,14 @@ def test_all_steps_are_those_of_predict(way: tuple[str, ...], phase: str, gpt2co
             kernel[key] for key in (*FIGURES, "device_s", "bound", "attention_kernel")
         ]
         assert step["share"] == pytest.approx(kernel["share"])
-        assert step["does"]
+        assert (step["does"], step["removed_by"]) == (kernel["why"], kernel["removed_by"])
         for figure in FIGURES[1:]:
             assert step["count"] * step["launch"][figure] == step[figure]
-        tensors = step["launch"]["tensors"]
-        for role, figure in (("read", "read_bytes"), ("write", "write_bytes")):
-            assert sum(own["bytes"] for own in tensors if own["role"] == role) == step["launch"][figure]
+        for role, figure in (("inputs", "read_bytes"), ("outputs", "write_bytes")):
+            assert sum(own["bytes"] for own in step[role]) == step["launch"][figure]
+            assert [(own["name"], own["shape"], own["symbols"]) for own in step[role]] == [
+                (own["name"], own["shape"], own["symbols"]) for own in kernel[role]
+            ]
     assert sum(step["device_s"] for step in found.values()) == pytest.approx(predicted["totals"]["device_s"])
 
 
@@ -137,7 +139,8 @@ def test_groups_and_steps_without_a_kernel(gpt2cost: Any) -> None:
     assert "of which 5 launch a kernel here; together " in text
     free = gpt2cost("explain", "h.attn.split").out
     assert "split in prefill: a view, 7 of them, no kernel\n" in free
-    assert "tensors" not in free
+    assert re.search(r"gives +\(batch_size, num_heads, seq_len, head_dim\) +1x12x128x64$", free, re.M)
+    assert "bytes" not in free
     assert "identity" not in gpt2cost("explain", "drop").out.partition("\n\n")[0]
 
 
@@ -157,6 +160,13 @@ def test_steps_of_generation(gpt2cost: Any) -> None:
     (step,) = explained(gpt2cost, "generate.cat_ids", "--phase", "generate")["steps"]
     assert step["phase"] == "after a pass"
     assert "multinomial" in gpt2cost("explain", "multinomial", "--phase", "generate", "--sample").out
+
+
+def test_a_pass_beyond_the_positions_is_warned_of(gpt2cost: Any) -> None:
+    result = gpt2cost("explain", "wpe", "--seq", "2000")
+    assert "kv_len 2000 exceeds n_positions 1024" in result.err
+    assert result.out
+    assert_refused(gpt2cost("explain", "wpe", "--seq", "2000", "--strict"), "exceeds n_positions")
 
 
 def test_the_source_line_is_the_installed_one() -> None:

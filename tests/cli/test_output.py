@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SMALL, Result, assert_refused, process
+from helpers import ROOT, SMALL, Result, assert_refused, process
 
 
 def test_output_file(gpt2cost: Any, tmp_path: Path) -> None:
@@ -96,14 +97,27 @@ def in_a_terminal(arguments: Sequence[str], **env: str) -> str:
 
 
 def test_terminals(tmp_path: Path) -> None:
-    assert "\x1b[" in in_a_terminal(SMALL), "a title stands out"
+    styled = in_a_terminal(SMALL)
+    assert "\x1b[1m" in styled, "a title stands out"
+    assert "\x1b[35mlaunch" in styled, "the bound has its colour"
+    assert "█" in styled
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         text = in_a_terminal(SMALL, **env)
         assert "distilgpt2" in text
         assert "\x1b" not in text
+        assert max(map(len, re.findall(r"^(?:wte|h\.|lm_head).*", text, re.MULTILINE))) <= 80
     assert "\x1b" not in in_a_terminal([*SMALL, "--format", "json"])
     in_a_terminal([*SMALL, "-o", str(tmp_path / "out.txt")])
     assert "\x1b" not in (tmp_path / "out.txt").read_text()
+
+
+def test_a_newcomers_first_screen() -> None:
+    """The README's first output, on a terminal of 100 columns."""
+    command = re.findall(r"<!-- output of: gpt2cost (.*) -->", (ROOT / "README.md").read_text("utf-8"))[0]
+    lines = in_a_terminal(command.split(), COLUMNS="100", NO_COLOR="1").splitlines()
+    assert 10 < len(lines) <= 45
+    assert all(len(line) <= 100 for line in lines)
+    assert not any("warning" in line for line in lines)
 
 
 def test_a_link_stays_a_link(gpt2cost: Any, tmp_path: Path) -> None:

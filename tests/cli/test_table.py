@@ -117,7 +117,7 @@ def test_the_table_of_training_as_text(gpt2cost: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--phase", "decode"), "phase: expected one of pass, train, got 'decode'"),
+        (("--phase", "both"), "phase: expected one of pass, prefill, decode, train, got 'both'"),
         (("--precision", "fp32"), "--precision: goes with --phase train alone"),
         (("--phase", "train", "--dtype", "bf16"), "--dtype: not of training, which takes"),
         (("--phase", "train", "--cache", "3"), "--cache: not of training, which takes"),

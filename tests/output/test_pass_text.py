@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from gpt2cost import Prediction, change_model, load_model, predict
+from gpt2cost import Prediction, change_model, load_model, predict, train
 from gpt2cost.output.kernel_rows import LEAST_SHARE, SUMS
 from gpt2cost.output.page import Page
 from gpt2cost.output.pass_text import BAR, pass_rows
 from gpt2cost.output.prediction import prediction_view
+from gpt2cost.output.train import training_view
 
 CPU = str(ROOT / "benchmarks/measurements/cpu-epyc-7003-2c/epyc-7003-2c.yaml")
 SETTINGS: list[dict[str, Any]] = [
@@ -39,8 +40,21 @@ def text_of(prediction: Prediction, terminal: bool = False, width: int = 120, **
 def test_printed_shares_add_up_to_the_pass(settings: dict[str, Any], options: dict[str, Any]) -> None:
     """Each is rounded to a tenth of a per cent."""
     prediction = made(**settings)
-    blocks = [block for block in text_of(prediction, **options).plain().split("\n\n") if "of pass" in block]
-    assert len(blocks) == len(prediction.phases)
+    assert_shares_add_up(text_of(prediction, **options), len(prediction.phases))
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("runtime", ["eager", "compile"])
+def test_printed_shares_of_a_training_step(runtime: str, unfolded: bool) -> None:
+    """Forward, backward, clipping and the optimiser."""
+    page = Page(120)
+    training_view(unfolded=unfolded).text(page, train("distilgpt2", "a100", micro_batch=4, seq=256, runtime=runtime))
+    assert_shares_add_up(page, 4)
+
+
+def assert_shares_add_up(page: Page, passes: int) -> None:
+    blocks = [block for block in page.plain().split("\n\n") if "of pass" in block]
+    assert len(blocks) == passes
     for block in blocks:
         *shares, whole = re.findall(r"(\d+\.\d)%(?= )", re.sub(r"\d+ kernels below 0.1%", "", block))
         assert whole == "100.0"
@@ -65,6 +79,13 @@ def test_folding_loses_nothing(settings: dict[str, Any]) -> None:
         *others, last = folded.kernels
         assert all(row["of_pass"] >= LEAST_SHARE for row in others)
         assert (last["of_pass"] >= LEAST_SHARE) or len(phase.kernels) == len(folded.kernels) or "below" in last["name"]
+
+
+def test_a_source_that_is_a_function_folds_by_what_it_quotes() -> None:
+    """nanoGPT's lines are not numbered: its attention by hand stays as many kernels as it has statements."""
+    (phase,) = made(impl="nanogpt", attn="eager", batch=8, seq=512, phase="prefill").phases
+    names = {row["name"].rpartition(".")[2] for row in pass_rows(phase.pass_, phase.totals).kernels}
+    assert {"scores", "scale", "softmax", "context"} <= names
 
 
 def test_products_are_never_folded() -> None:

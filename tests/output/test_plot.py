@@ -120,6 +120,7 @@ def test_a_decode_step_is_labelled_as_predict_labels_it(asked: str) -> None:
         ({"seq": 1, "cache": "0,64"}, [0, 64]),
         ({"seq": 128, "cache": "0,64"}, [128, 192]),
         ({"seq": "64,128", "cache": 32}, [96, 160]),
+        ({"seq": "1,2,4", "cache": 32}, [32, 34, 36]),
     ],
 )
 def test_the_axis_of_a_decode_step_is_the_cache_that_it_has(asked: str, given: dict[str, object], cached: Any) -> None:
@@ -129,13 +130,16 @@ def test_the_axis_of_a_decode_step_is_the_cache_that_it_has(asked: str, given: d
     for data in (bars, line):
         if not is_step:
             assert data.axis_text in ("new tokens per sequence", "cached tokens per sequence")
-            assert list(data.sizes) == ([64, 128] if given["seq"] == "64,128" else [0, 64])
+            swept_ = str(given["seq"]) if "," in str(given["seq"]) else str(given["cache"])
+            assert list(data.sizes) == [int(size) for size in swept_.split(",")]
+            assert "prefill" in data.title
             continue
         if given == {"seq": 1, "cache": "0,64"} and asked == "decode":
             cached = [1, 64]  # the step after one token on nothing
         assert data.axis_text == "cached tokens per sequence before the step"
         assert list(data.sizes) == list(cached)
         assert "one new token per sequence" in data.subtitle
+        assert "decode" in data.title
         for number, size in enumerate(cached):
             if size:
                 step = gpt2cost.predict(MODEL, T4, batch=2, seq=1, cache=size).phases[0].totals
@@ -225,11 +229,10 @@ def test_a_roofline_shows_every_kernel_that_matters(gpu: str, sizes: dict[str, i
         own = [point for point in data.points if point.phase == phase.phase]
         assert sum(point.share for point in own) == pytest.approx(1)
     assert shown == len(marks[0]) + len(marks[1]) >= 7
-    flat = {float(line.get_ydata()[0]) for line in axes.get_lines() if len(set(line.get_ydata())) == 1}
+    roofs = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
+    flat = {float(line.get_ydata()[0]) for line in roofs if len(set(line.get_ydata())) == 1}
     assert flat == {hw.compute.peak_flop_per_s["fp16"], hw.compute.peak_flop_per_s["fp32"]}
-    slopes = {
-        round(line.get_ydata()[0] / line.get_xdata()[0]) for line in axes.get_lines() if len(set(line.get_ydata())) > 1
-    }
+    slopes = {round(line.get_ydata()[0] / line.get_xdata()[0]) for line in roofs if len(set(line.get_ydata())) > 1}
     assert slopes == {round(hw.memory.bandwidth_bytes_per_s), round(hw.memory.l2_bandwidth_bytes_per_s)}
     ridge = hw.compute.peak_flop_per_s["fp16"] / hw.memory.bandwidth_bytes_per_s
     assert any(f"ridge point\n{ridge:,.0f} FLOP/B" == text.get_text() for text in axes.texts)
@@ -327,6 +330,7 @@ def pictures() -> dict[str, Callable[[], Picture]]:
         "memory over tokens": lambda: memory_over_tokens(gpt2cost.generate(MODEL, T4, batch=32)),
         "memory of a step": lambda: memory_of_training(gpt2cost.train(MODEL, A100, micro_batch=4)),
         "generation": lambda: generated(MODEL, T4, batch=8, new_tokens=40),
+        "generation at one pace": lambda: generated(MODEL, A100, prompt_tokens=16, new_tokens=20),
         "step": lambda: step_split(MODEL, A100, how, {"gpus": "1-64*2", "micro_batch": 8}),
     }  # fmt: skip
 

@@ -77,7 +77,7 @@ def test_the_peak_has_a_name_and_a_way_down() -> None:
     saved = prediction.memory.total_bytes - changed.memory.total_bytes
     assert data.advice == f"--logits last would save {format_quantity(saved, 'B')}"
     step = memory(gpt2cost.predict(MODEL, A100, batch=8, seq=1, cache=512, logits="last"))
-    assert "past_" in step.peak_text
+    assert "old values of the layer" in step.peak_text
     assert step.advice == ""
 
 

@@ -171,7 +171,7 @@ def points_of(text: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         sizes = [(b, s, c) for b in axes["batch"] for s in axes["seq"] for c in axes["cache"]]
         for (batch, seq, cached), point in zip(sizes, choice, strict=bool(choice)):
             given = {"batch": batch, "seq": seq, "cache": cached, "dtype": dtype, "attn": attn}
-            found.append((given, {**point, "table": data["tables"][number]}))
+            found.append((given, {**data["distinct"][point], "table": data["tables"][number]}))
     return found
 
 
@@ -250,7 +250,7 @@ def test_what_does_not_run_stays_and_says_why() -> None:
     assert "flash_attention_2 needs fp16 or bf16" in data["refused"][place]
     assert data["points"][place] == []
     assert data["n_positions"] == 1024
-    longest = max(sum(point["p"][0][0][1:]) for point in data["points"][0])
+    longest = max(sum(point["p"][0][0][1:]) for point in data["distinct"])
     assert longest > 1024, "a point that no real model can run is there, and its script marks it"
 
 
@@ -259,5 +259,6 @@ def test_a_graph_that_cannot_be_captured() -> None:
     data = inside(page(attn="flash_attention_2", runtime="cuda-graph"), "points-data")
     attns, dtypes = data["axes"]["attn"], data["axes"]["dtype"]
     place = dtypes.index("fp16") * len(attns) + attns.index("flash_attention_2")
-    fails = [point["p"][0][0][0] for point in data["points"][place] if "cannot capture" in point.get("x", "")]
+    points = [data["distinct"][number] for number in data["points"][place]]
+    fails = [point["p"][0][0][0] for point in points if "cannot capture" in point.get("x", "")]
     assert set(fails) == {1}

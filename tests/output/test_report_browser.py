@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ def test_a_page_opens(browser: Any, folder: Path, name: str, size: dict[str, int
                 assert box["x"] + box["width"] <= size["width"]
 
 
+def test_the_names_of_kernels_are_read_on_a_phone(browser: Any, folder: Path) -> None:
+    """They are not broken into slivers: none takes more than three lines."""
+    with Tab(browser, written(folder, "gpt2-xl"), viewport=NARROW) as tab:
+        for link in tab.page.locator("#kernel-table tbody a:visible").all():
+            assert link.evaluate("link => link.getClientRects().length") <= 3, link.inner_text()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_no_text_of_a_chart_covers_another(browser: Any, folder: Path, name: str) -> None:
     """As the browser's own font has them; of turned texts the middles are apart."""
@@ -310,6 +318,27 @@ def test_a_link_restores(browser: Any, folder: Path) -> None:
         assert tab.page.locator("#tab-prefill").get_attribute("aria-selected") == "true"
 
 
+def test_the_roofline_follows_the_point(browser: Any, folder: Path) -> None:
+    """Marks stand where a prediction of the point has them, as the axes' scales say, and the list names the largest."""
+    tab = Tab(browser, written(folder, "gpt2"), "#point=32,512,0,fp16,eager")
+    (phase,) = predicted("gpt2", batch=32, attn="eager", phase="prefill").phases
+    costs = sorted(phase.kernels, key=lambda cost: -cost.device_s)
+    chart = tab.page.locator("#roofline-prefill")
+    names, shares = (chart.locator(f"[data-{key}]").all_text_contents() for key in ("name", "share"))
+    assert names == [cost.row.path.removeprefix("transformer.") for cost in costs[:6]]
+    assert shares == [f"{cost.device_s / phase.totals.device_s:.1%}" for cost in costs[:6]]
+    scales = [chart.locator(".scales").get_attribute(f"data-{axis}").split() for axis in ("x", "y")]
+    for cost in costs[:6]:
+        mark = chart.locator(f'.mark.moved[data-kernel="{cost.row.path.removeprefix("transformer.")}"]')
+        values = cost.flops / cost.moved_bytes, cost.flops / cost.device_s
+        for axis, value, (low, high, start, end) in zip(("cx", "cy"), values, scales, strict=True):
+            share = (float(mark.get_attribute(axis)) - float(start)) / (float(end) - float(start))
+            assert float(low) * (float(high) / float(low)) ** share == pytest.approx(value, rel=0.01)
+    tab.page.click("#back")
+    assert chart.locator(".moved").count() == 0
+    tab.close()
+
+
 def test_a_mark_opens_its_kernel(browser: Any, folder: Path) -> None:
     with Tab(browser, written(folder, "gpt2")) as tab:
         tab.page.locator('#roofline-prefill text[data-kernel="lm_head"]').click()
@@ -352,6 +381,28 @@ def test_keys_choose_a_card(browser: Any, folder: Path) -> None:
             assert tab.page.locator(f"#{id}").get_attribute("aria-selected") == "true"
 
 
+def test_a_name_is_only_a_name(browser: Any, folder: Path) -> None:
+    """A model may be called anything; and what is not the page's own script does not run in it."""
+    pytest.importorskip("jinja2")
+    from gpt2cost.output import report
+
+    name = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">&amp;"
+    model = replace(gpt2cost.load_model("gpt2"), name=name)
+    path = folder / "wicked.html"
+    path.write_text(report.page(report.Report(gpt2cost.predict(model, "a100", seq=16))), "utf-8")
+    with Tab(browser, path) as tab:
+        assert tab.text("h1") == f"{name} on a100-sxm-80gb"
+        assert tab.page.title() != "ran"
+    tab = Tab(browser, path)
+    tab.page.evaluate(
+        """() => { const own = document.createElement("script"); own.textContent = "document.title = 'ran'";
+                   document.body.append(own); }"""
+    )
+    assert tab.page.title() != "ran"
+    assert any("Content Security Policy" in text for text in tab.wrong)
+    tab.context.close()
+
+
 COLOURS = """() => {
   const of = (selector, what) => getComputedStyle(document.querySelector(selector))[what];
   const text = of(".chart text:not(.tick)", "fill");
@@ -374,6 +425,25 @@ def test_dark_mode(browser: Any, folder: Path) -> None:
     assert brightness(dark[0]) < 0.15
     assert min(brightness(dark[1]), brightness(dark[2])) > 0.7
     assert brightness(dark[3]) < brightness(grid)
+
+
+BARS = """() => [...document.querySelectorAll("svg.stack")].filter(bar => bar.checkVisibility()).map(bar => {
+  const parts = [...bar.querySelectorAll("rect")].filter(part => part.width.baseVal.value > 2);
+  const entries = [...bar.nextElementSibling.querySelectorAll("li:not([hidden]) .dot")];
+  return [parts.map(part => getComputedStyle(part).fill), entries.map(dot => getComputedStyle(dot).backgroundColor)];
+})"""
+
+
+def test_every_bar_has_its_colour(browser: Any, folder: Path) -> None:
+    """The parts of a bar are told apart, and each is the colour of its entry in the legend."""
+    with Tab(browser, written(folder, "gpt2"), color_scheme="light") as tab:
+        for card, bars in (("prefill", 2), ("train", 2)):
+            tab.page.locator(f"#tab-{card}").click()
+            found = tab.page.evaluate(BARS)
+            assert len(found) == bars
+            for parts, entries in found:
+                assert len(set(parts)) == len(parts) >= 2
+                assert set(parts) <= set(entries)
 
 
 def test_print(browser: Any, folder: Path) -> None:

@@ -144,6 +144,21 @@ def test_a_formula_and_a_condition_with_some_symbols_known() -> None:
     assert (X > 1).where({"x": 1}) == NEVER
 
 
+@given(conditions, st.fixed_dictionaries({name: st.integers(0, 3) for name in NAMES}))
+def test_what_follows_from_least_sizes_holds_wherever_they_do(pair: Pair, more: dict[str, int]) -> None:
+    condition, least = pair[0], {NAMES[0]: 1, NAMES[1]: 2}
+    at = {name: more[name] + least.get(name, 0) for name in NAMES}
+    assert bool(condition.given(least).evaluate(at)) is bool(condition.evaluate(at))
+
+
+def test_what_follows_is_decided() -> None:
+    assert (X > 0).given({"x": 1}) == ALWAYS
+    assert X.at_most(0).given({"x": 1}) == NEVER
+    assert (X > 1).given({"x": 1}) == (X > 1)
+    assert ((X > 0) & (Y > 1)).given({"x": 1}) == (Y > 1)
+    assert (X + 1 < 2).given({"x": 1}) == NEVER
+
+
 def test_conditions_that_exclude_each_other() -> None:
     assert (X > 1).excludes(~(X > 1))
     assert ((X > 1) & (Y > 0)).excludes(X.at_most(1))

@@ -78,22 +78,27 @@ def assert_table_equals_trace(
     assert sum(step.count for _, step in launched if isinstance(step, Free) and step.op == "sync") == trace.syncs
 
 
-@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
-def test_what_views_give_has_the_shapes_of_the_real_ones(attn: str) -> None:
+@pytest.mark.parametrize(
+    ("attn", "upcast"), [("eager", False), ("eager", True), ("sdpa", False), ("flash_attention_2", False)]
+)
+def test_what_views_give_has_the_shapes_of_the_real_ones(attn: Any, upcast: bool) -> None:
     """Between the same two kernels."""
-    model, seen = load_model(tiny()), set()
+    config = tiny(reorder_and_upcast_attn=upcast)
+    model, seen = load_model(config), set()
     for batch, seq, cache in POINTS:
-        trace = oracle.trace(tiny(), attn, torch.float16, batch, seq, cache, logits_to_keep=1)
-        sizes = values(model, "fp16", batch, seq, cache)
-        launched = 0
-        for _, step in unrolled(list(walk(cost_table(TableOptions(attn, logits="last")))), model.n_layer):  # type: ignore[arg-type]
-            if isinstance(step, Kernel):
-                launched += bool(step.when.evaluate(sizes))
-            elif step.op == "view" and step.when.evaluate(sizes):
-                given = {shape_of(tensor, sizes) for tensor in step.outputs}
-                assert given <= {shape for number, shape in trace.views if number == launched}, (step, launched)
-                seen |= {step.name} if given else set()
-    assert seen == {"split", "views", "slice"}
+        for use_cache in {True, cache > 0}:
+            trace = oracle.trace(config, attn, torch.float16, batch, seq, cache, use_cache, logits_to_keep=1)
+            table = cost_table(TableOptions(attn, "gelu_new", upcast, use_cache, "last"))
+            sizes = values(model, "fp16", batch, seq, cache)
+            launched = 0
+            for _, step in unrolled(list(walk(table)), model.n_layer):
+                if isinstance(step, Kernel):
+                    launched += bool(step.when.evaluate(sizes))
+                elif step.op == "view" and step.when.evaluate(sizes):
+                    given = {shape_of(tensor, sizes) for tensor in step.outputs}
+                    assert given <= {shape for number, shape in trace.views if number == launched}, (step, launched)
+                    seen |= {step.name} if given else set()
+    assert {"split", "views", "slice"} <= seen
 
 
 ODD = {

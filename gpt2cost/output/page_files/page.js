@@ -24,7 +24,7 @@
     const exponent = Number(rounded.toExponential().split("e")[1]);
     const [prefix, power] = prefixOf(exponent, unit);
     const above = exponent - power;
-    const number = above >= -3 && above <= 5 ? (rounded / 10 ** power).toFixed(Math.max(0, 2 - above)) : (rounded / 10 ** power).toExponential(2);
+    const number = above >= -3 && above <= 5 ? (rounded / 10 ** power).toFixed(Math.max(0, 2 - above)) : (rounded / 10 ** power).toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
     return `${number}\u00a0${prefix}${unit}`.trim();
   }
 
@@ -43,7 +43,7 @@
   }
 
   const share = (part) => `${(100 * part).toFixed(1)}\u00a0%`;
-  const percent = (part) => `${(100 * part).toFixed(0)} %`;
+  const percent = (part) => `${(100 * part).toFixed(0)}\u00a0%`;
   const filled = (phrase, values) => data.phrases[phrase].replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const plain = (text) => text.replaceAll("\u00a0", " ").replaceAll("µ", "u");
 
@@ -75,7 +75,7 @@
   const choiceOf = (at) => at[3] * data.axes.attn.length + at[4];
   const placeOf = (at) => (at[0] * data.axes.seq.length + at[1]) * data.axes.cache.length + at[2];
   const isAsked = (at) => at.every((index, axis) => index === asked[axis]);
-  const pointAt = (at) => data.points[choiceOf(at)][placeOf(at)];
+  const pointAt = (at) => data.distinct[data.points[choiceOf(at)][placeOf(at)]];
 
   // A phase as it is used. Of other points seconds are letters on a logarithmic scale: four for a pass and its what-ifs,
   // three for a kernel with its bound.
@@ -179,7 +179,7 @@
     $("#back").hidden = isAsked(at);
     const [batch, seq, cache] = [0, 1, 2].map((axis) => data.axes[axes[axis]][at[axis]]);
     const size = `${batch}x${seq}${cache ? `+${cache}` : ""}`;
-    write($("#shown"), isAsked(at) ? data.labels.shown : `Shown: batch ${size}, ${data.axes.dtype[at[3]]}, ${data.axes.attn[at[4]]} attention${refused ? "" : "; pictures, devices and curves stay with the point that was asked for"}.`);
+    write($("#shown"), isAsked(at) ? data.labels.shown : filled("shown", { size, dtype: data.axes.dtype[at[3]], attn: data.axes.attn[at[4]] }));
     const warning = refused ? `This point does not run. ${refused}` : isAsked(at) ? data.labels.warning : beyond(at);
     write($("#warning"), warning);
     $("#warning").hidden = !warning;
@@ -198,7 +198,7 @@
   function showNothing() {
     cells.forEach(({ element, key }) => { if (key === "bar") element.value = 0; else write(element, "-"); });
     data.phases.forEach((name) => $$(`#tab-${name} [data-v]`).forEach((element) => write(element, element.dataset.v === "latency" ? "does not run" : "")));
-    for (const id of ["#lead", "#say-pace", "#say-slowest", "#say-helps", "#say-fits", "#say-trust"]) write($(id), "");
+    for (const id of ["#lead", "#say-pace", "#say-slowest", "#say-helps", "#say-fits", "#say-trust", "#say-word", "#say-bound"]) write($(id), "");
     drawStack("#kinds", "#kinds-legend", "kind", {}, share);
     drawStack("#memory-bar", "#memory-legend", "part", {}, () => "");
   }
@@ -210,6 +210,7 @@
     const number = data.phases.indexOf(state.phase);
     const { point, symbols, rows } = passes[number];
     const whole = sumOf(rows);
+    moveMarks(state.phase, point, rows, whole);
     const launched = rows.filter((row) => row.launches);
     const units = {};
     for (const [key, unit] of [["flops", "FLOP"], ["read", "B"], ["write", "B"], ["s", "s"]]) units[key] = scaleFor(launched.map((row) => row[key]), unit);
@@ -230,6 +231,49 @@
     for (const row of rows) kinds[row.kind] = (kinds[row.kind] || 0) + row.s;
     kinds.host = Math.max(0, point.seconds[0] / 1e9 - whole.s);
     drawStack("#kinds", "#kinds-legend", "kind", kinds, share);
+  }
+
+  // ------------------------------------------------------------------ the roofline's marks at another point
+
+  const rooflines = new Map(data.phases.map((name) => [name, $(`#roofline-${name} svg`)]).filter(([, svg]) => svg));
+  const listed = new Map([...rooflines].map(([name, svg]) => [name, $$("[data-share],[data-name]", svg).map((text) => [text, text.textContent, text.dataset.kernel])]));
+
+  const captions = new Map([...rooflines].map(([name, svg]) => [name, $("p", svg.closest("figure")).textContent]));
+
+  function moveMarks(name, { sizes: [batch, seq, cache] }, rows, whole) {
+    const svg = rooflines.get(name);
+    if (!svg) return;
+    write($("p", svg.closest("figure")), isAsked(state.at) ? captions.get(name) : `${name} of ${batch} x ${seq} new tokens on ${cache} cached`);
+    $$(".moved", svg).forEach((mark) => mark.remove());
+    svg.classList.toggle("elsewhere", !isAsked(state.at));
+    if (isAsked(state.at)) {
+      listed.get(name).forEach(([text, said, kernel]) => { write(text, said); if (kernel) text.dataset.kernel = kernel; });
+      return;
+    }
+    const scales = $(".scales", svg);
+    const scale = (key) => {
+      const [low, high, start, end] = scales.dataset[key].split(" ").map(Number);
+      return (value) => start + (end - start) * Math.min(1, Math.max(0, Math.log(value / low) / Math.log(high / low)));
+    };
+    const [x, y, strip] = ["x", "y", "strip"].map(scale);
+    const add = (tag, attributes, text) => {
+      const element = svg.appendChild(document.createElementNS(svg.namespaceURI, tag));
+      Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
+      if (text) element.textContent = text;
+      return element;
+    };
+    const largest = rows.filter((row) => row.launches).sort((a, b) => b.s - a.s);
+    largest.forEach((row, rank) => {
+      const part = row.s / whole.s, moved = row.read + row.write, kernel = row.name.replace("transformer.", "");
+      const said = $(`[data-share="${rank}"]`, svg), named = $(`[data-name="${rank}"]`, svg);
+      if (said) write(said, `${(100 * part).toFixed(1)}%`);
+      if (named) { write(named, kernel.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask").slice(0, 24)); named.dataset.kernel = kernel; }
+      if (part < data.least_mark) return;
+      const [cx, cy] = row.flops ? [x(row.flops / moved), y(row.flops / row.s)] : [strip(moved / row.s), Number(scales.dataset.middle)];
+      const mark = add("circle", { cx, cy, r: 3 + 14 * Math.sqrt(part), class: `mark moved k-${row.kind}`, "data-kernel": kernel });
+      mark.appendChild(document.createElementNS(svg.namespaceURI, "title")).textContent = `${kernel} (${row.kind}): ${share(part)} of device time, ${quantity(row.s, "s")}`;
+      if (rank < 6) add("text", { x: cx + 9, y: cy - 9, class: "strong halo moved" }, String(rank + 1));
+    });
   }
 
   function showCard(name, point) {
@@ -262,7 +306,14 @@
     write($("#say-slowest"), filled("slowest", { share: percent(slowest.s / whole.s), kernel: slowest.name.replace("transformer.", "") }));
     write($("#say-helps"), helps(number, point));
     const [word, text] = point.trust;
-    write($("#say-trust"), `${text}: ${data.phrases[`trust_${word}`]}`);
+    link("#say-word", text, word);
+    write($("#say-trust"), data.phrases[`trust_${word}`]);
+    link("#say-bound", `${point.bound}-bound`, `${point.bound}-bound`);
+  }
+
+  function link(selector, text, term) {
+    write($(selector), text);
+    $(selector).setAttribute("href", `#term-${term}`);
   }
 
   function helps(number, point) {
