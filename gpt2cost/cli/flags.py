@@ -167,8 +167,10 @@ AllFlag = Annotated[
     bool, typer.Option("--all", help="Name every kernel in the text, those of one source line and short ones too.")
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
-FormatFlag = Annotated[str, choice("--format", FORMATS)]
-OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
+FormatFlag = Annotated[str | None, choice("--format", FORMATS, show_default="as -o ends, else table")]
+OutputFlag = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Write to this file, with .gz compressed; - is stdout.")
+]
 
 # ---------------------------------------------------------------------------------------------- shared groups
 
@@ -293,7 +295,7 @@ class RunFlags(WorkFlags, DeviceFlags, ModelFlags):
 class OutputFlags:
     """In which format the output is, and where it goes."""
 
-    format: FormatFlag = "table"
+    format: FormatFlag = None
     output: OutputFlag = None
 
     def sink(self) -> Sink:
