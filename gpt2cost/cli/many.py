@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.cli.flags import (
+    OWN_ATTN,
+    OWN_DTYPE,
     HostFactorFlag,
     HwSetFlag,
     SetFlag,
@@ -38,7 +40,7 @@ GpusFlag = Annotated[
     str | None,
     typer.Option("--gpu", "--hardware", help="Devices, separated by commas.", autocompletion=several(device_names)),
 ]
-AttnsFlag = Annotated[str | None, choices("--attn", ATTENTION_IMPLEMENTATIONS, "sdpa")]
+AttnsFlag = Annotated[str | None, choices("--attn", ATTENTION_IMPLEMENTATIONS, OWN_ATTN)]
 RuntimesFlag = Annotated[str | None, choices("--runtime", RUNTIMES, "eager")]
 ImplsFlag = Annotated[str | None, choices("--impl", IMPLEMENTATIONS, "hf, of nanoGPT's model_args nanogpt")]
 
@@ -135,7 +137,7 @@ class ManyFlags:
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
-    dtype: Annotated[str | None, choices("--dtype", DTYPES, "fp16")] = None
+    dtype: Annotated[str | None, choices("--dtype", DTYPES, OWN_DTYPE)] = None
     attn: AttnsFlag = None
     runtime: RuntimesFlag = None
     impl: ImplsFlag = None

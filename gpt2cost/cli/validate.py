@@ -142,6 +142,6 @@ def _traced(hw: Hardware, path: Path, flags: MeasureFlags) -> Validation:
         print_warnings([f"{plain(str(path))}: no kernels of a device in it: its ops' times are the host's"])
     model = load_model(required("--model", flags.model))
     dtype = flags.dtype or usual_dtype(hw.vendor == "cpu")
-    how = check_how(dtype, flags.attn or "sdpa", flags.runtime or "eager", use_cache=not flags.no_use_cache).on(model)
+    how = check_how(dtype, flags.attn, flags.runtime or "eager", use_cache=not flags.no_use_cache).on(model)
     check_device(hw, how, model.head_dim)
     return Validation(hw, (), (score_trace(hw, model, how, size, observed),), {})
