@@ -20,6 +20,10 @@ class InputError(Gpt2CostError, ValueError):
     """Something the user gave is wrong: a flag, a name, a file. The command line exits with 2."""
 
 
+class OutputError(Gpt2CostError):
+    """What was made could not be written: a full disk, a closed stdout. The command line exits with 1."""
+
+
 class InputWarning(UserWarning):
     """Something the user gave is wrong, and what was asked can be done without it. The command line prints it."""
 

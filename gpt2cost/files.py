@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from gpt2cost.errors import InputError, plain
+from gpt2cost.errors import InputError, OutputError, plain
 
 SIZE_LIMIT = 1_000_000
 """Largest hardware or config file that is read, in bytes; real ones have a few thousand."""
@@ -21,11 +24,14 @@ def data_dir(kind: Literal["hardware", "configs"]) -> Path:
     return shipped if shipped.is_dir() else package.parent / kind
 
 
-def read_text(path: Path) -> str:
-    """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text."""
+def read_text(path: Path, pipes: bool = False) -> str:
+    """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text.
+
+    `pipes`: the user has named it, so that it may be a pipe, which can be read once; one that is found may never end.
+    """
     where = plain(str(path))
     try:
-        if path.is_fifo() or path.is_char_device():  # a read might never end
+        if (path.is_fifo() and not pipes) or path.is_char_device():  # a read might never end
             raise InputError(f"{where}: expected a regular file")
         with path.open("rb") as file:
             raw = file.read(SIZE_LIMIT + 1)
@@ -52,17 +58,18 @@ class ClosedPipe(Exception):  # noqa: N818 (it is no error)
 
 def check_writable(path: Path) -> None:
     """Raise `InputError` unless a file can be made at `path`."""
+    where = plain(str(path))
     try:
-        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
+        target = _target(path)
+        is_folder, has_folder, exists = target.is_dir(), target.parent.is_dir(), target.exists()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{where}: cannot write: {getattr(error, 'strerror', None) or error}") from None
     if is_folder:
-        raise InputError(f"{path}: cannot write: it is a folder")
+        raise InputError(f"{where}: cannot write: it is a folder")
     if not has_folder:
-        raise InputError(f"{path}: cannot write: no folder {path.parent}")
-    target = path if path.exists() else path.parent
-    if not os.access(target, os.W_OK):
-        raise InputError(f"{path}: cannot write: permission denied")
+        raise InputError(f"{where}: cannot write: no folder {plain(str(target.parent))}")
+    if not os.access(target if exists else target.parent, os.W_OK):
+        raise InputError(f"{where}: cannot write: permission denied")
 
 
 def write_text(text: str, path: Path | None) -> None:
@@ -71,22 +78,34 @@ def write_text(text: str, path: Path | None) -> None:
 
 
 def write_chunks(chunks: Iterable[str], path: Path | None) -> None:
-    """Pieces of text, as they come, to stdout or to a file that appears whole or not at all."""
-    if path is None:
-        try:
-            sys.stdout.writelines(chunks)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise ClosedPipe from None
+    """Pieces of text, as they come, to stdout or to a file that appears whole or not at all.
+
+    A file whose name ends in .gz is compressed. Raises `OutputError` where it cannot be written.
+    """
+    if path is not None:
+        write_bytes((chunk.encode("utf-8", "replace") for chunk in chunks), path)
         return
-    write_bytes((chunk.encode("utf-8") for chunk in chunks), path)
+    try:
+        sys.stdout.writelines(chunks)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except OSError as error:
+        raise unwritten(error) from None
+
+
+def unwritten(error: OSError) -> OutputError:
+    """What is said where stdout does not take what is written."""
+    reason = "stdout is closed" if error.errno == errno.EBADF else error.strerror or error
+    return OutputError(f"cannot write: {reason}")
 
 
 def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
-    """Pieces of a file that appears whole or not at all. Raises `InputError` where it cannot be written."""
+    """Pieces of a file that appears whole or not at all. Raises `OutputError` where it cannot be written."""
+    if path.suffix.lower() == ".gz":
+        chunks = _compressed(chunks)
     try:
-        if path.is_symlink() and path.is_file():  # the link stays one
-            path = path.resolve()
+        path = _target(path)
         if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced
             with path.open("wb") as file:
                 file.writelines(chunks)
@@ -102,7 +121,41 @@ def write_bytes(chunks: Iterable[bytes], path: Path) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror or error}") from None
+        raise OutputError(f"{plain(str(path))}: cannot write: {error.strerror or error}") from None
+
+
+def _target(path: Path) -> Path:
+    """Where a link to a file leads, even if nothing is there yet, so that it stays a link; else the path itself."""
+    follow = path.is_symlink() and (path.is_file() or not path.exists())
+    return Path(os.path.realpath(path)) if follow else path
+
+
+def _compressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces as gzip has them: the same content gives the same bytes, without a name or a time."""
+    gzip = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS + 16)
+    yield from map(gzip.compress, chunks)
+    yield gzip.flush()
+
+
+def own_streams() -> None:
+    """Give the process a stdout and a stderr that lose nothing in silence.
+
+    With PYTHONUNBUFFERED, stdout is a raw file, which may write less than it is given, and Python's text does not look:
+    so there is a buffer in any case. What goes to a file or a pipe is UTF-8, as -o writes it. A stdout that was closed
+    fails when it is written to, as that of any process; what a closed stderr would say is dropped, or it would land
+    wherever the next file is opened.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115
+    else:
+        with suppress(AttributeError, ValueError, OSError):  # it is no file, in a notebook say
+            sys.stdout.flush()
+            encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+            sys.stdout = open(sys.stdout.fileno(), "w", encoding=encoding, errors="replace", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    with suppress(AttributeError, ValueError):
+        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def is_folder(path: Path) -> bool:

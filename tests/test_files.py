@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2cost.errors import InputError
+from gpt2cost.errors import InputError, OutputError
 from gpt2cost.files import read_text, write_bytes, write_text
 
 
@@ -57,7 +57,7 @@ def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_no_folder_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write: No such file or directory$"):
+    with pytest.raises(OutputError, match=r"cannot write: No such file or directory$"):
         write_text("x", tmp_path / "missing" / "file")
 
 

@@ -21,8 +21,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from gpt2cost.cli.plain_types import read_plainly
 from gpt2cost.errors import Gpt2CostError, InputError
-from gpt2cost.files import ClosedPipe, write_text
-from gpt2cost.output.messages import input_warnings_printed, one_line
+from gpt2cost.files import ClosedPipe, own_streams, unwritten, write_text
+from gpt2cost.output.messages import input_warnings_printed, one_line, say
 from gpt2cost.version import __version__
 
 COMMANDS = {
@@ -71,6 +71,8 @@ class Commands(TyperGroup):
             return self.commands.get(cmd_name)
         command = _built(cmd_name)
         read_plainly(command, ctx)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see `gpt2cost.__main__`
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -147,10 +149,11 @@ def _click_exception() -> type[Exception]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit. A termination unwinds like any exit, so that no temporary file stays."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    own_streams()
     sys.exit(run(arguments))
 
 
@@ -162,6 +165,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         read_plainly(command)
         with input_warnings_printed():
             code = command(args=given, prog_name="gpt2cost", standalone_mode=False)
+        sys.stdout.flush()  # help texts
         return int(code or 0)
     except _click_exception() as error:
         message = _other_name(error) or error.format_message()  # type: ignore[attr-defined]
@@ -169,15 +173,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(str(error), 2)
     except Gpt2CostError as error:
+        _abandon_stdout()
         return _fail(str(error), 1)
     except (BrokenPipeError, ClosedPipe):
         _abandon_stdout()
         return 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except OSError as error:  # stdout is full, say
+    except OSError as error:  # a help text that cannot be written, say
         _abandon_stdout()
-        return _fail(f"cannot write: {error.strerror or error}", 1)
+        return _fail(str(unwritten(error)), 1)
 
 
 def _other_name(error: Exception) -> str:
@@ -190,8 +195,7 @@ def _other_name(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    with suppress(OSError):
-        print(f"error: {one_line(message)}", file=sys.stderr)
+    say(f"error: {one_line(message)}")
     return code
 
 

@@ -39,7 +39,7 @@ def calibrate(
     like: Annotated[
         str | None, typer.Option("--like", help="The device that a GPU's fit starts from.", autocompletion=device_names)
     ] = None,
-    format: FormatFlag = "table",
+    format: FormatFlag = None,
 ) -> None:
     """Measure this machine's kernels and fit a hardware file to them. Stopped, it goes on where it was.
 

@@ -147,6 +147,9 @@ HostFactorFlag = Annotated[
 ]
 BatchFlag = Annotated[int, size("batch", "Sequences in the batch.")]
 DtypeFlag = Annotated[str, choice("--dtype", DTYPES)]
+OWN_DTYPE, OWN_ATTN = "of the config, else fp16", "of the config, else sdpa"
+"""The defaults of --dtype and --attn, as a help text shows them."""
+ATTN_OPTION = choice("--attn", ATTENTION_IMPLEMENTATIONS, show_default=OWN_ATTN)
 PHASE_HELP = "prefill (the pass of --seq tokens), decode (the next token) or both"
 PhaseFlag = Annotated[str, choice("--phase", PHASES, f"{PHASE_HELP}.")]
 LOGITS_OPTION = choice("--logits", LOGITS, "lm_head on all positions or the last.")
@@ -164,8 +167,10 @@ AllFlag = Annotated[
     bool, typer.Option("--all", help="Name every kernel in the text, those of one source line and short ones too.")
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
-FormatFlag = Annotated[str, choice("--format", FORMATS)]
-OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
+FormatFlag = Annotated[str | None, choice("--format", FORMATS, show_default="as -o ends, else table")]
+OutputFlag = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Write to this file, with .gz compressed; - is stdout.")
+]
 
 # ---------------------------------------------------------------------------------------------- shared groups
 
@@ -239,8 +244,8 @@ class SizeFlags:
 class SettingFlags:
     """What decides which kernels run."""
 
-    dtype: DtypeFlag = "fp16"
-    attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
+    dtype: Annotated[str | None, choice("--dtype", DTYPES, show_default=OWN_DTYPE)] = None
+    attn: Annotated[str | None, ATTN_OPTION] = None
     runtime: Annotated[str, choice("--runtime", RUNTIMES)] = "eager"
     impl: ImplFlag = None
 
@@ -290,7 +295,7 @@ class RunFlags(WorkFlags, DeviceFlags, ModelFlags):
 class OutputFlags:
     """In which format the output is, and where it goes."""
 
-    format: FormatFlag = "table"
+    format: FormatFlag = None
     output: OutputFlag = None
 
     def sink(self) -> Sink:

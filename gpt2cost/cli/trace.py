@@ -13,7 +13,7 @@ from gpt2cost.prediction.predict import predict_run
 @takes
 def trace(*, run: RunFlags, phase: PhaseFlag = "both", output: OutputFlag = None) -> None:
     """Write a predicted run as Chrome trace events: open it in Perfetto, or beside a torch.profiler export."""
-    sink = Sink("json", output)
+    sink = Sink(None, output, ("json",))
     prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
     print_warnings(prediction.warnings)
     sink.stream([to_json(chrome_trace(prediction))])

@@ -62,12 +62,12 @@ def validate_trace(
 def how_of(
     said: Said, hw: Hardware, model: Model, dtype: str | None, attn: str | None, runtime: str | None, use_cache: bool
 ) -> How:
-    """How the passes of a trace ran: as is given, else as the trace says, else as usual."""
+    """How the passes of a trace ran: as is given, else as the trace says, else as the model's config does, or usual."""
     settings = said.settings
-    usual = next((own for own in said.dtypes if own in hw.compute.peak_flop_per_s), usual_dtype(hw.vendor == "cpu"))
+    recorded = next((own for own in said.dtypes if own in hw.compute.peak_flop_per_s), None)
     return check_how(
-        dtype or usual,
-        attn or settings.get("attn", "sdpa"),
+        dtype or recorded or model.dtype or usual_dtype(hw.vendor == "cpu"),
+        attn or settings.get("attn"),
         runtime or settings.get("runtime", "eager"),
         settings.get("logits", "all"),
         use_cache and settings.get("use_cache", True),

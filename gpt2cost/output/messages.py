@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -32,15 +33,23 @@ def input_warnings_printed() -> Iterator[None]:
 def print_warnings(messages: Iterable[str]) -> None:
     """Warnings to stderr, a line each."""
     for message in messages:
-        print(f"warning: {one_line(message)}", file=sys.stderr)
+        say(f"warning: {one_line(message)}")
 
 
 def tell(progress: str = "") -> None:
     """Progress to stderr: on one line of a terminal, which no text clears; else a line each."""
     if sys.stderr.isatty():
-        print(f"{one_line(progress)}\x1b[K", end="\r", file=sys.stderr, flush=True)
+        say(f"{one_line(progress)}\x1b[K", end="\r")
     elif progress:
-        print(one_line(progress), file=sys.stderr, flush=True)
+        say(one_line(progress))
+
+
+def say(line: str, end: str = "\n") -> None:
+    """A line to stderr. Where nobody can read it, it is dropped: it costs no data."""
+    try:
+        print(line, end=end, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def one_line(message: str) -> str:

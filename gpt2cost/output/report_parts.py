@@ -147,6 +147,7 @@ def generate_part(run: Generation | None) -> Record | None:
     return {
         "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches,
         "charts": generate_charts(run), "trust": _generation_trust(run),
+        "rate": rate_text(run.tokens_per_s),
         "total": quantity(run.total_s, "s"), "range": whole,
     }  # fmt: skip
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
 from gpt2cost.checks import check_choice
+from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.files import check_writable, write_chunks, write_text
 from gpt2cost.output.field import Record
 from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
@@ -19,20 +20,36 @@ from gpt2cost.output.record import View
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
 
+OF_SUFFIX = {
+    ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".md": "markdown", ".markdown": "markdown",
+    ".txt": "table",
+}  # fmt: skip
+"""The end of a file's name -> what is in it. `.gz` may follow."""
+FOREIGN = (".tsv", ".xls", ".xlsx", ".ods", ".html", ".htm", ".pdf", ".png", ".svg", ".yaml", ".yml", ".zip", ".zst",
+           ".bz2", ".xz")  # fmt: skip
+"""Names of files of a kind that is not written here: text under them would mislead."""
+STDOUT = Path("-")
+
 T = TypeVar("T")
 
 
 class Sink:
     """Where the output goes, in which format. Made before the work: a wrong format or path costs no time.
 
-    Raises `InputError` for an unknown format or a path that cannot be written.
+    Without a format it is the one that the name of `output` ends in, else the first of `formats`; `-` is stdout. Raises
+    `InputError` for an unknown format, for a name that says another one, and for a path that cannot be written.
     """
 
-    def __init__(self, format: str, output: Path | None) -> None:
-        check_choice("format", format, FORMATS)
-        self.format, self.output = format, output
-        if output is not None:
-            check_writable(output)
+    def __init__(self, format: str | None, output: Path | None, formats: Sequence[str] = FORMATS) -> None:
+        if format is not None:
+            check_choice("format", format, tuple(formats))
+        self.output = None if output == STDOUT else output
+        named = None if self.output is None else _named(self.output, formats)
+        self.format = format or named or formats[0]
+        if named not in (None, self.format):
+            raise InputError(f"-o {plain(str(output))} --format {format}: that name is for {named}")
+        if self.output is not None:
+            check_writable(self.output)
 
     def show(self, view: View[T], result: T) -> None:
         """Write a result in the format that was asked for."""
@@ -64,3 +81,13 @@ class Sink:
             import_module("gpt2cost.output.terminal").print_styled(page)  # brings rich, which only a terminal needs
         else:
             write_text(page.plain(), self.output)
+
+
+def _named(output: Path, formats: Sequence[str]) -> str | None:
+    """The format that a file's name ends in, None where it says nothing."""
+    suffix = (Path(output.stem) if output.suffix.lower() == ".gz" else output).suffix.lower()
+    named = OF_SUFFIX.get(suffix)
+    if suffix in FOREIGN or (named is not None and named not in formats):
+        wanted = ", ".join(end for end, format in OF_SUFFIX.items() if format in formats)
+        raise InputError(f"-o: expected a name that ends in {wanted}, or one of these and .gz, got {echo(output.name)}")
+    return named

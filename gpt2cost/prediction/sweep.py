@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,8 +85,8 @@ def sweep(
     batch: object = 1,
     seq: object = 128,
     cache: object = 0,
-    dtype: object = "fp16",
-    attn: object = "sdpa",
+    dtype: object = None,
+    attn: object = None,
     runtime: object = "eager",
     phase: str = "prefill",
     logits: str = "all",
@@ -130,12 +130,11 @@ def plan(
     for model, hardware, dtype, attn, runtime, impl in itertools.product(
         models, devices, grid.dtype, grid.attn, grid.runtime, grid.impl
     ):
-        how = How(
-            dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type, impl=impl or model.impl
-        )
-        choice = Choice(model, hardware, how)
+        asked = How(dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type, impl=impl)
         try:
-            check_cached(model, how.on(model), sizes)
+            how = asked.on(model)
+            choice = Choice(model, hardware, replace(how, use_cache=grid.use_cache))
+            check_cached(model, how, sizes)
             check_device(hardware, how, model.head_dim)
             if why := _cannot_capture(choice, sizes, grid.phase):
                 partly.append(why)

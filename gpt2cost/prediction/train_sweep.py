@@ -50,7 +50,7 @@ SIZE_AXES = ("gpus", "nodes", "micro_batch", "seq", "grad_accum", "global_batch"
 """Axes of sizes, in the order of the rows."""
 TRAIN_DEFAULTS: dict[str, Any] = {
     "model": (), "gpu": (), "gpus": 1, "nodes": 1, "micro_batch": None, "seq": None, "grad_accum": None,
-    "global_batch": None, "global_tokens": None, "precision": "bf16-mixed", "attn": "sdpa", "runtime": "eager",
+    "global_batch": None, "global_tokens": None, "precision": "bf16-mixed", "attn": None, "runtime": "eager",
     "impl": None, "compile_inside_ddp": False, "optimizer": "adamw", "clip_grad_norm": 1.0, "dropout": None,
     "checkpointing": "none", "zero": "0",
 }  # fmt: skip

@@ -38,7 +38,8 @@ def test_a_failed_write_leaves_the_old_file(gpt2cost: Any, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    assert_refused(gpt2cost(*SMALL, "-o", str(path)), "No space left")
+    failed = gpt2cost(*SMALL, "-o", str(path))
+    assert failed == Result(1, "", f"error: {path}: cannot write: No space left on device\n")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
 
@@ -59,7 +60,8 @@ def test_device_files(gpt2cost: Any) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_line(gpt2cost: Any) -> None:
-    assert_refused(gpt2cost(*SMALL, "-o", "/dev/full"), "No space left")
+    failed = gpt2cost(*SMALL, "-o", "/dev/full")
+    assert failed == Result(1, "", "error: /dev/full: cannot write: No space left on device\n")
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
             [sys.executable, "-m", "gpt2cost", "models"], stdout=full, stderr=subprocess.PIPE, text=True

@@ -24,7 +24,7 @@
     const exponent = Number(rounded.toExponential().split("e")[1]);
     const [prefix, power] = prefixOf(exponent, unit);
     const above = exponent - power;
-    const number = above >= -3 && above <= 5 ? (rounded / 10 ** power).toFixed(Math.max(0, 2 - above)) : (rounded / 10 ** power).toExponential(2);
+    const number = above >= -3 && above <= 5 ? (rounded / 10 ** power).toFixed(Math.max(0, 2 - above)) : (rounded / 10 ** power).toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
     return `${number}\u00a0${prefix}${unit}`.trim();
   }
 
