@@ -220,7 +220,7 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     config = {key: getattr(model, key) for key in keys}
     if model.n_inner == 4 * model.n_embd:
         del config["n_inner"]
-    name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
+    name = f"{model.name}[{';'.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = _checked(config | set_to, name, "set")
     return replace(changed, impl=model.impl, notes=model.notes, changes=(*model.changes, *set_to.items()))
 
