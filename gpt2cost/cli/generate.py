@@ -44,8 +44,10 @@ def generate(
     """Predict the model's generate: time to first token, time per token, throughput, memory and cost."""
     sink = out.sink()
     loaded, chosen = model.load_model(), devices.load_devices()
-    given = (batch, prompt, new_tokens, setting.dtype, setting.attn, setting.runtime, sample, not no_use_cache)
-    settings = check_generate(loaded, *given, cache_type, setting.impl, padded)
+    settings = check_generate(
+        loaded, batch, prompt, new_tokens, setting.dtype, setting.attn, setting.runtime, sample, not no_use_cache,
+        cache_type, setting.impl, padded,
+    )  # fmt: skip
     found = ask_each(chosen, devices.prices(), lambda device, price: generate_run(loaded, device, settings, price))
     heed(found.warnings, strict)
     if len(chosen) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from gpt2cost.output.record import View
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.prices import Prices
 from gpt2cost.prediction.several import Several, devices_of
+from gpt2cost.prediction.what_ifs import listed
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES
 
 ModelsFlag = Annotated[
@@ -83,6 +85,9 @@ PriceFlag = Annotated[
     typer.Option("--price-per-hour", help="Adds the cost: 2.5, or of several devices a100=1.3,h100=2.5."),
 ]
 
+_COMMA_IN_LIST, _BETWEEN = re.compile(r",(?=[^,=]+(,|$))"), ";"
+"""A comma before a value that has no key of its own, and what stands for it."""
+
 
 def prices(given: str | None) -> Prices:
     """What --price-per-hour says: one price, or one for each name. Raises `InputError` for anything else."""
@@ -99,6 +104,11 @@ def _price(text: str, given: str) -> float:
         return float(text)
     except ValueError:
         raise InputError(f"--price-per-hour: expected 2.5 or a100=1.3,h100=2.5, got {echo(given)}") from None
+
+
+ShardFlag = Annotated[
+    str | None, typer.Option("--shard", help="Only a part, such as 3/16; the parts in order are the whole.")
+]
 
 
 @dataclass(eq=False, repr=False)
@@ -146,10 +156,15 @@ class ManyFlags:
         """As `make_grid` takes them."""
         return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
-    def model_changes(self) -> dict[str, str]:
-        """What --set changes."""
-        return assignments("--set", self.set_, ",")
+    def model_changes(self) -> dict[str, Any]:
+        """What --set changes: one value of a key, or a list of them as in n_layer=6,12."""
+        given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
+        return {
+            key: value.split(_BETWEEN) if _BETWEEN in value else value
+            for key, value in assignments("--set", given, ",").items()
+        }
 
     def hw_changes(self) -> dict[str, Any]:
-        """What --hw-set and --host-factor change."""
-        return hardware_changes(self.hw_set, self.host_factor)
+        """What --hw-set and --host-factor change; a value may be a list."""
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return {path: listed(value) if isinstance(value, str) else value for path, value in changes.items()}

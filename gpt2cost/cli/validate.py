@@ -18,6 +18,7 @@ from gpt2cost.cli.measure import (
     measured,
     planned,
     planned_steps,
+    some_of,
     step_axes,
     timed_steps,
 )
@@ -70,6 +71,8 @@ def validate(
         refuse({"kernels": kernels, "trace": trace}, NOT_OF_STEPS)
     else:
         refuse(vars(training), ONLY_TRAINING)
+    if trace is not None and flags.shard is not None:
+        raise InputError("--shard: a trace is scored as a whole")
     if from_ is not None and trace is not None:
         raise InputError("--from and --trace: expected one of them")
     sink = out.sink()
@@ -123,7 +126,7 @@ def _validated_steps(
     steps = asked_for(measured_steps(read_records(path)), step_axes(flags, training))
     if not steps:
         raise InputError(f"{plain(str(path))}: no measured training step is what the flags ask for")
-    return validate_steps(hw, steps)
+    return validate_steps(hw, some_of(flags, steps, "steps"))
 
 
 def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measurement]:
@@ -139,7 +142,8 @@ def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measur
     if not records:
         raise InputError(f"{plain(str(path))}: no measured pass is what the flags ask for")
     only_profiles = all(record["kind"] == "profile" for record in records)
-    return [record for record in records if kernels or only_profiles or record["kind"] != "profile"]
+    scored = [record for record in records if kernels or only_profiles or record["kind"] != "profile"]
+    return some_of(flags, scored, "records")
 
 
 def _traced(on: DeviceFlags, trace: Trace, path: Path, flags: MeasureFlags) -> Validation:

@@ -171,8 +171,8 @@ def generate(
 
 
 def check_generate(
-    model: Model, batch: object, prompt_tokens: object, new_tokens: object, dtype: str, attn: str, runtime: str,
-    sample: object, use_cache: bool, cache_type: str, impl: str | None, padded: object,
+    model: Model, batch: object, prompt_tokens: object, new_tokens: object, dtype: str | None, attn: str | None,
+    runtime: str, sample: object, use_cache: bool, cache_type: str, impl: str | None, padded: object,
 ) -> GenerateSettings:  # fmt: skip
     """The settings of a run of `model`, every one checked. Raises `InputError` for the first that is wrong."""
     sizes = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
