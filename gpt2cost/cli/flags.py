@@ -147,6 +147,9 @@ HostFactorFlag = Annotated[
 ]
 BatchFlag = Annotated[int, size("batch", "Sequences in the batch.")]
 DtypeFlag = Annotated[str, choice("--dtype", DTYPES)]
+OWN_DTYPE, OWN_ATTN = "of the config, else fp16", "of the config, else sdpa"
+"""The defaults of --dtype and --attn, as a help text shows them."""
+ATTN_OPTION = choice("--attn", ATTENTION_IMPLEMENTATIONS, show_default=OWN_ATTN)
 PHASE_HELP = "prefill (the pass of --seq tokens), decode (the next token) or both"
 PhaseFlag = Annotated[str, choice("--phase", PHASES, f"{PHASE_HELP}.")]
 LOGITS_OPTION = choice("--logits", LOGITS, "lm_head on all positions or the last.")
@@ -241,8 +244,8 @@ class SizeFlags:
 class SettingFlags:
     """What decides which kernels run."""
 
-    dtype: DtypeFlag = "fp16"
-    attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
+    dtype: Annotated[str | None, choice("--dtype", DTYPES, show_default=OWN_DTYPE)] = None
+    attn: Annotated[str | None, ATTN_OPTION] = None
     runtime: Annotated[str, choice("--runtime", RUNTIMES)] = "eager"
     impl: ImplFlag = None
 

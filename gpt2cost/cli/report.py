@@ -111,12 +111,11 @@ def _generation(model: Model, hw: Hardware, work: WorkFlags, new_tokens: int | N
     """The text that is generated after the prompt. Where none can be, a warning unless it was asked for."""
     if new_tokens == 0:
         return None
-    how = work.how()
+    settings = {name: value for name, value in work.settings().items() if name != "logits"}
     try:
         return generate(
             model, hw, prompt_tokens=work.cache + work.seq, new_tokens=NEW_TOKENS if new_tokens is None else new_tokens,
-            batch=work.batch, dtype=how.dtype, attn=how.attn, runtime=how.runtime, use_cache=how.use_cache,
-            cache_type=how.cache_type, impl=how.impl,
+            batch=work.batch, **settings,
         )  # fmt: skip
     except InputError as error:
         if new_tokens is not None:

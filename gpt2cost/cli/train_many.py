@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import ImplFlag, choice, choices
+from gpt2cost.cli.flags import ATTN_OPTION, ImplFlag, choice, choices
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
 from gpt2cost.table.optimizer import OPTIMIZERS
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS
+from gpt2cost.table.options import CHECKPOINTING, IMPLEMENTATIONS
 
 PANEL = "With --phase train"
 """These flags have a part of the help to themselves."""
@@ -35,7 +35,7 @@ class TrainFlags:
     """How a step is run."""
 
     precision: Annotated[str, choice("--precision", tuple(PRECISIONS))] = "bf16-mixed"
-    attn: Annotated[str, choice("--attn", ATTENTION_IMPLEMENTATIONS)] = "sdpa"
+    attn: Annotated[str | None, ATTN_OPTION] = None
     runtime: Annotated[str, choice("--runtime", TRAIN_RUNTIMES)] = "eager"
     compile_inside_ddp: Annotated[
         bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)): communication overlaps nothing.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from gpt2cost.measure.bench import Bench, run_aside
 from gpt2cost.measure.pool import DTYPES, Run
 from gpt2cost.prediction.grid import Grid
 from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
+from gpt2cost.schema import fields_of
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.options import COMPILED, GRAPHED
 
@@ -65,8 +65,8 @@ def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]] | None, device:
     for name in grid.model:
         model = load_model(name)
         for dtype, attn, runtime in itertools.product(grid.dtype, grid.attn, grid.runtime):
-            _check_runs(device, dtype, attn, runtime)
-            how = check_how(dtype, attn, runtime, "all", grid.use_cache).on(model)
+            how = check_how(dtype or None, attn or None, runtime, "all", grid.use_cache).on(model)
+            _check_runs(device, how.dtype, how.attn, runtime)
             if how.impl != "hf":
                 raise InputError(f"model: {model.name} is nanoGPT's, and HuggingFace's code is measured; give a preset")
             for size in chosen:
@@ -155,7 +155,7 @@ def _weight_bytes(name: str, dtype: str) -> int:
 
 def config_of(model: Model) -> Any:
     """The `GPT2Config` of a model, with all that changes what it costs."""
-    keys = {field.name for field in dataclasses.fields(model)} - {"name", "impl", "bias", "notes", "changes"}
+    keys = set(fields_of(Model)) - {"bias"}
     last = model.vocab_size - 1
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)
 

@@ -88,8 +88,12 @@ def code_text(how: How) -> str:
 
 
 def run_text(model: Model, hardware: Hardware, how: How) -> str:
-    """What is run on which device, and how."""
-    return f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}"
+    """What is run on which device, and how. It says which of the settings the config has asked for."""
+    own = " and ".join(name for name in ("dtype", "attn") if getattr(model, name) == getattr(how, name))
+    asked = f" ({own} of its config)" if own else ""
+    return (
+        f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}{asked}"
+    )
 
 
 def size_text(model: Model, how: How) -> str:
@@ -103,6 +107,11 @@ def trust_text(word: str, source: str, hardware: Hardware) -> str:
     if word == "borrowed":
         return f"borrowed from {source}"
     return f"measured on {source}" if word == "measured" and source != unchanged_name(hardware) else word
+
+
+def range_text(low_s: float, high_s: float) -> str:
+    """The range of a latency."""
+    return f"{format_quantity(low_s, 's')} to {format_quantity(high_s, 's')}"
 
 
 def repeat_warnings(page: Page, warnings: Iterable[str]) -> None:

@@ -26,7 +26,7 @@ from gpt2cost.prediction.settings import (
 from gpt2cost.prediction.train_settings import TrainHow, check_train_how, check_training, with_dropout
 from gpt2cost.table.config import Model, load_model
 
-USUAL = {"dtype": "fp16", "cache": 0, "logits": "all", "use_cache": True, "cache_type": "dynamic"}
+USUAL = {"dtype": None, "cache": 0, "logits": "all", "use_cache": True, "cache_type": "dynamic"}
 """What of a pass training does not have -> what it is where it is not given."""
 TRAINED = ("precision", "checkpointing", "dropout")
 """What only training has."""

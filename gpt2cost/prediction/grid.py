@@ -46,10 +46,10 @@ class Grid:
     batch: Axis
     seq: Axis
     cache: Axis
-    dtype: tuple[str, ...]
-    attn: tuple[str, ...]
     runtime: tuple[str, ...]
-    impl: tuple[Impl | None, ...] = (None,)  # None: the model's own
+    dtype: tuple[str, ...] = ("",)  # "", of impl None: the model's own
+    attn: tuple[str, ...] = ("",)
+    impl: tuple[Impl | None, ...] = (None,)
     phase: str = "prefill"
     logits: str = "all"
     use_cache: bool = True
@@ -72,12 +72,12 @@ class Grid:
 
 
 DEFAULTS: dict[str, Any] = {
-    "model": (), "gpu": (), "batch": 1, "seq": 128, "cache": 0, "dtype": "fp16", "attn": "sdpa", "runtime": "eager",
+    "model": (), "gpu": (), "batch": 1, "seq": 128, "cache": 0, "dtype": None, "attn": None, "runtime": "eager",
     "impl": None, "phase": "prefill", "logits": "all", "use_cache": True,
     "cache_type": "dynamic",
 }  # fmt: skip
-"""Every key of a study, with its default. `model` and `gpu` have none: empty means that one must be given; `impl` is
-the model's own."""
+"""Every key of a study, with its default. `model` and `gpu` have none: empty means that one must be given; `dtype`,
+`attn` and `impl` are the model's own."""
 
 WHAT_IFS = ("set", "hw_set")
 """Keys of a study that are no axes: mappings from what to change to its value."""

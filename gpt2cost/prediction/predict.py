@@ -125,6 +125,15 @@ class Phase(Result):
         return self.sizes.kv_len
 
     @property
+    def tokens(self) -> Size:
+        """Tokens per sequence that the pass brings: without a KV cache a decode step runs more."""
+        return 1 if self.phase == "decode" else self.seq_len
+
+    @property
+    def flops_per_token(self) -> Number:
+        return self.totals.flops / (self.batch_size * self.tokens)
+
+    @property
     def symbols(self) -> Mapping[str, Number]:
         """The values with which the row formulas evaluate to the rows' figures."""
         return self.pass_.symbols
@@ -191,8 +200,8 @@ def predict(
     batch: Size = 1,
     seq: Size = 128,
     cache: Size = 0,
-    dtype: str = "fp16",
-    attn: str = "sdpa",
+    dtype: str | None = None,
+    attn: str | None = None,
     runtime: str = "eager",
     phase: str = "both",
     logits: str = "all",

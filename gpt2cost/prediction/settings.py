@@ -74,7 +74,8 @@ class How:
     """How the model is run. `variants`: kernels of an older transformers, see `table.options.KERNEL_VARIANTS`.
 
     `cache_type`: a `dynamic` KV cache is concatenated anew in every pass, a `static` one is written to, and attended to
-    in its whole length. `impl`: whose code runs the model; None is the model's own, which `on` fills in.
+    in its whole length. `impl`: whose code runs the model. Of `dtype` and `attn` "", and of `impl` None is the model's
+    own, which `on` fills in.
     """
 
     dtype: str = "fp16"
@@ -97,12 +98,14 @@ class How:
         return "all positions" if self.logits == "all" else "the last position"
 
     def on(self, model: Model) -> How:
-        """How `model` is run: by its own implementation unless another is named, and without a KV cache where that has
-        none or the config says so. Raises `InputError` where the implementation cannot run the model.
+        """How `model` is run: by its own implementation, dtype and attention unless others are named, and without a KV
+        cache where that has none or the config says so. Raises `InputError` where the implementation cannot run it.
         """
         impl = self.impl or model.impl
         check_impl(impl, model)
-        return replace(self, impl=impl, use_cache=self.use_cache and model.use_cache and impl == "hf")
+        use_cache = self.use_cache and model.use_cache and impl == "hf"
+        dtype, attn = self.dtype or model.dtype or "fp16", self.attn or model.attn or "sdpa"
+        return replace(self, dtype=dtype, attn=attn, impl=impl, use_cache=use_cache)
 
 
 def does_not_fit(needed_bytes: Any, capacity_bytes: float) -> str:
@@ -118,19 +121,20 @@ def unused_changes(model: Model) -> Iterator[str]:
 
 
 def check_how(
-    dtype: str = "fp16", attn: str = "sdpa", runtime: str = "eager", logits: str = "all", use_cache: bool = True,
-    cache_type: str = "dynamic", impl: str | None = None,
+    dtype: str | None = None, attn: str | None = None, runtime: str = "eager", logits: str = "all",
+    use_cache: bool = True, cache_type: str = "dynamic", impl: str | None = None,
 ) -> How:  # fmt: skip
-    """The settings, every one checked. Raises `InputError` for the first that is wrong."""
-    check_choice("dtype", dtype, DTYPES)
-    check_choice("attn", attn, ATTENTION_IMPLEMENTATIONS)
+    """The settings, every one checked; None is the model's own. Raises `InputError` for the first that is wrong."""
+    for name, value, known in (("dtype", dtype, DTYPES), ("attn", attn, ATTENTION_IMPLEMENTATIONS)):
+        if value is not None:
+            check_choice(name, value, known)
     check_choice("runtime", runtime, RUNTIMES)
     check_choice("logits", logits, LOGITS)
     check_choice("cache_type", cache_type, CACHE_TYPES)
     if impl is not None:
         check_choice("impl", impl, IMPLEMENTATIONS)
     cached = check_flag("use_cache", use_cache)
-    return How(dtype, attn, runtime, logits, cached, cache_type=cache_type, impl=impl)  # type: ignore[arg-type]
+    return How(dtype or "", attn or "", runtime, logits, cached, cache_type=cache_type, impl=impl)  # type: ignore[arg-type]
 
 
 def check_phase(phase: object) -> None:

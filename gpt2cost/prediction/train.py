@@ -162,7 +162,7 @@ def train(
     global_batch: int | None = None,
     global_tokens: int | str | None = None,
     precision: str = "bf16-mixed",
-    attn: str = "sdpa",
+    attn: str | None = None,
     runtime: str = "eager",
     compile_inside_ddp: bool = False,
     optimizer: str = "adamw",

@@ -109,13 +109,14 @@ class RunLength:
 
 
 def check_train_how(
-    precision: str = "bf16-mixed", attn: str = "sdpa", runtime: str = "eager", optimizer: str = "adamw",
+    precision: str = "bf16-mixed", attn: str | None = None, runtime: str = "eager", optimizer: str = "adamw",
     clip_grad_norm: float | None = 1.0, checkpointing: str = "none", zero: int | str = 0,
     compile_inside_ddp: bool = False, impl: str | None = None,
 ) -> TrainHow:  # fmt: skip
     """The settings, every one checked. Raises `InputError` for the first that is wrong."""
     check_choice("precision", precision, tuple(PRECISIONS))
-    check_choice("attn", attn, ATTENTION_IMPLEMENTATIONS)
+    if attn is not None:
+        check_choice("attn", attn, ATTENTION_IMPLEMENTATIONS)
     check_choice("runtime", runtime, TRAIN_RUNTIMES)
     check_choice("optimizer", optimizer, OPTIMIZERS)
     check_choice("checkpointing", checkpointing, CHECKPOINTING)
@@ -127,7 +128,7 @@ def check_train_how(
     if check_flag("compile_inside_ddp", compile_inside_ddp) and runtime != "compile":
         raise InputError(f"compile_inside_ddp: needs runtime compile, got {runtime}")
     return TrainHow(
-        how=How(PRECISIONS[precision].dtype, attn, runtime, impl=impl),  # type: ignore[arg-type]
+        how=How(PRECISIONS[precision].dtype, attn or "", runtime, impl=impl),  # type: ignore[arg-type]
         precision=precision,
         optimizer=optimizer,  # type: ignore[arg-type]
         clip_grad_norm=clip,

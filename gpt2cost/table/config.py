@@ -1,14 +1,13 @@
 """Models: a preset, a config.json, a hub id, a live `GPT2Config` or a nanoGPT's `model_args`, to the values of the cost
 table's symbols.
 
-Presets are read from `configs/*.json` directly, because importing transformers costs about a second. Everything else
-goes through transformers' own `GPT2Config`, which accepts nearly anything; the values are checked here.
+Files are read directly, because importing transformers costs a second or two; only a hub id needs it. What a config
+says is taken as `GPT2Config` takes it, which accepts nearly anything; the values are checked here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -19,10 +18,12 @@ from typing import Any, Literal
 
 from gpt2cost.checks import check_point
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.files import data_dir, read_text
+from gpt2cost.files import data_dir
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
+from gpt2cost.table.config_file import OTHER_NAMES, as_gpt2, attn_of, dtype_of, read_config
 from gpt2cost.table.gpt2 import parameter_count
+from gpt2cost.table.hub import config_of, hub_config
 from gpt2cost.table.options import Impl
 from gpt2cost.units import parse_count
 
@@ -44,21 +45,14 @@ HUB_ALIASES = {
 }
 """Hub names of the presets: the same models, without the network."""
 
-_OTHER_NAMES = {
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "num_attention_heads": "n_head",
-    "max_position_embeddings": "n_positions",
-}
-"""GPT2Config takes these names too."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names and with its defaults in transformers 5.x.
 
     `n_inner` is a number, though a config may leave it out. `changes` is what `change_model` set. `bias` is nanoGPT's
-    (of Linear and LayerNorm), and `impl` whose code runs the model where nobody says otherwise.
+    (of Linear and LayerNorm). `impl`, `dtype` and `attn` say how the model is run where nobody says otherwise: by whose
+    code, in what its weights are stored, and by which attention implementation; "" where the config does not say.
     """
 
     name: str = field(default="", metadata=_DERIVED)
@@ -81,6 +75,8 @@ class Model:
     embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     bias: bool = True
+    dtype: str = field(default="", metadata=_DERIVED)
+    attn: str = field(default="", metadata=_DERIVED)
     notes: tuple[str, ...] = field(default=(), metadata=_DERIVED)
     changes: tuple[tuple[str, Any], ...] = field(default=(), metadata=_DERIVED)
 
@@ -125,25 +121,20 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     Raises one `InputError`, which lists all problems with their key, for wrong types, sizes below 1 or above ten
     million, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
     """
-    return _checked({key: value for key, value in config.items() if key != "bias"}, name, where)  # HuggingFace has none
+    keys, notes = as_gpt2(config, where)
+    model = _checked({key: value for key, value in keys.items() if key != "bias"}, name, where)  # HuggingFace has none
+    (dtype, of_dtype), (attn, of_attn) = dtype_of(config, where), attn_of(config, where)
+    return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_dtype, *of_attn))
 
 
 def _checked(config: Mapping[str, Any], name: str, where: str) -> Model:
     """A `Model` from keys under `GPT2Config`'s names, and `bias`."""
-    keys = {_OTHER_NAMES.get(key, key): value for key, value in config.items()}
+    keys = dict(config)
     has_inner = keys.get("n_inner") is not None
     if not has_inner:
         keys.pop("n_inner", None)
     model = build(Model, keys, where, unknown_keys="ignore")
-    notes = tuple(f"{where}: unknown key {echo(key)} ignored; {hint}" for key in keys if (hint := _near_miss(key)))
-    return replace(model, name=name, n_inner=model.n_inner if has_inner else 4 * model.n_embd, notes=notes)
-
-
-def _near_miss(key: str) -> str:
-    """A hint where an unknown key looks like a misspelt one that changes cost."""
-    sizes = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "activation_function")
-    right = {*fields_of(Model), "n_ctx", "num_labels"}
-    return "" if key in right or key.startswith("_") else nearest(key, sizes)
+    return replace(model, name=name, n_inner=model.n_inner if has_inner else 4 * model.n_embd)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +197,7 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     set_to: dict[str, Any] = {}
     keys = [key for key in fields_of(Model) if key != "model_type"]
     for given, value in changes.items():
-        key = {**_OTHER_NAMES, "block_size": "n_positions"}.get(given, given)
+        key = {**OTHER_NAMES, "block_size": "n_positions"}.get(given, given)
         if key == "dropout":
             raise InputError(
                 "set: dropout does nothing in inference, where it is the identity; gpt2cost train has --dropout, and"
@@ -222,7 +213,8 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
         del config["n_inner"]
     name = f"{model.name}[{';'.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = _checked(config | set_to, name, "set")
-    return replace(changed, impl=model.impl, notes=model.notes, changes=(*model.changes, *set_to.items()))
+    kept = {key: getattr(model, key) for key in ("impl", "dtype", "attn", "notes")}
+    return replace(changed, **kept, changes=(*model.changes, *set_to.items()))
 
 
 def _parsed(text: str) -> Any:
@@ -262,7 +254,7 @@ def load_model(model: object) -> Model:
     if isinstance(model, str | os.PathLike):
         return _load_named(os.fspath(model))
     if hasattr(model, "model_type") and hasattr(model, "to_dict") and not isinstance(model, type):
-        config = model.to_dict()
+        config = config_of(model)
         if isinstance(config, Mapping):
             return model_from_config(config, str(config.get("_name_or_path") or "GPT2Config"), "GPT2Config")
     raise InputError(f"model: expected a name, a path or a GPT2Config, got {type(model).__name__}")
@@ -271,7 +263,9 @@ def load_model(model: object) -> Model:
 @lru_cache(maxsize=32)
 def _load_preset(name: str) -> Model | None:
     path = data_dir("configs") / f"{name}.json"
-    return model_from_config(_read_json(path), name, plain(str(path))) if path.is_file() else None
+    with contextlib.suppress(OSError):  # no file can have so long a name
+        return _load_path(path, name) if path.is_file() else None
+    return None
 
 
 def _load_named(name: str) -> Model:
@@ -284,10 +278,13 @@ def _load_named(name: str) -> Model:
         with contextlib.suppress(OSError):
             if path.is_dir():
                 return _load_path(path / "config.json", path.absolute().name)
+            if path.is_fifo():
+                return _load_path(path, "config")
             if path.exists() or path.suffix == ".json":
                 return _load_path(path, path.stem if path.stem != "config" else path.absolute().parent.name)
         if name.count("/") == 1 and all(part and not part.startswith(".") for part in name.split("/")):
-            return _load_from_hub(name)
+            config = config_of(hub_config(name))
+            return model_from_config(config, name, name)
     hint = _of_size(name) or nearest(name, preset_names())
     raise InputError(
         f"unknown model {echo(name)}: {hint and hint + ' '}presets are {', '.join(preset_names())};"
@@ -304,46 +301,8 @@ def _of_size(name: str) -> str:
     return ""
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    text, where = read_text(path), plain(str(path))
-    try:
-        config = json.loads(text)
-    except RecursionError:
-        raise InputError(f"{where}: expected a config.json, got JSON nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON: {plain(str(error))}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{where}: expected a JSON object with GPT2Config's keys, got {echo(config)}")
-    return config
-
-
 def _load_path(path: Path, name: str) -> Model:
-    config, where = _read_json(path), plain(str(path))
+    config, where = read_config(path), plain(str(path))
     if "model_type" not in config and any(key in config for key in OWN_KEYS):
         return model_from_args(config, name, where)
-    if "model_type" not in config:
-        raise InputError(f"{where}: model_type: missing; expected 'gpt2', or nanoGPT's model_args with block_size")
-    checked = model_from_config(config, name, where)  # before GPT2Config, whose own complaints are long
-    normal = _gpt2_config(lambda cls: cls.from_dict(dict(config)), where).to_dict()
-    return replace(model_from_config(normal, name, where), notes=checked.notes)
-
-
-def _load_from_hub(name: str) -> Model:
-    config = _gpt2_config(lambda cls: cls.from_pretrained(name), name)
-    return model_from_config(config.to_dict(), name, name)
-
-
-def _gpt2_config(make: Any, where: str) -> Any:
-    """Call `make` with transformers' `GPT2Config`; its advice and progress stay off the terminal."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            from transformers import GPT2Config
-            from transformers.utils import logging
-
-            logging.set_verbosity_error()
-            return make(GPT2Config)
-        except Exception as error:  # whatever transformers or the hub client raises is about this input
-            lines = str(error).split("\n")
-            reason = next((line.strip() for line in lines if line.strip()), type(error).__name__)
-            raise InputError(f"{where}: cannot load the config: {reason[:200]}") from None
+    return model_from_config(config, name, where)
