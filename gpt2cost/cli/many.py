@@ -10,13 +10,14 @@ import typer
 from gpt2cost.cli.flags import (
     OWN_ATTN,
     OWN_DTYPE,
+    HeadFlag,
     HostFactorFlag,
     HwSetFlag,
     SetFlag,
-    assignments,
     choices,
     device_names,
     hardware_changes,
+    model_changes,
     model_names,
     several,
     size,
@@ -75,6 +76,7 @@ class ManyFlags:
 
     model: ModelsFlag = None
     set_: SetFlag = None
+    head: HeadFlag = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
@@ -88,8 +90,8 @@ class ManyFlags:
         return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
     def model_changes(self) -> dict[str, str]:
-        """What --set changes."""
-        return assignments("--set", self.set_, ",")
+        """What --set and --head change."""
+        return model_changes(self.set_, self.head)
 
     def hw_changes(self) -> dict[str, Any]:
         """What --hw-set and --host-factor change."""
