@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gpt2cost.prediction.one_kernel import KernelLatency, kernel_latency
     from gpt2cost.prediction.one_step import StepExplanation, explain_step
     from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction, Totals, predict
+    from gpt2cost.prediction.service import Service, service
     from gpt2cost.prediction.sweep import Sweep, sweep
     from gpt2cost.prediction.train import Training, train
     from gpt2cost.prediction.train_compare import TrainComparison, compare_training
@@ -48,6 +49,7 @@ _HOMES = {
     "prediction.one_kernel": ("KernelLatency", "kernel_latency"),
     "prediction.one_step": ("StepExplanation", "explain_step"),
     "prediction.predict": ("MemoryUse", "Phase", "Prediction", "Totals", "predict"),
+    "prediction.service": ("Service", "service"),
     "prediction.sweep": ("Sweep", "sweep"),
     "prediction.train": ("Training", "train"),
     "prediction.train_compare": ("TrainComparison", "compare_training"),
@@ -58,10 +60,10 @@ _HOMES = {
 
 __all__ = [
     "Calibrated", "Capacity", "Comparison", "Generation", "Gpt2CostError", "Hardware", "InputError",
-    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "StepExplanation", "Sweep", "Totals",
+    "KernelLatency", "MemoryUse", "Model", "Phase", "Prediction", "Service", "StepExplanation", "Sweep", "Totals",
     "TrainComparison", "TrainSweep", "Training", "Tree", "Validation", "__version__", "calibrate", "capacity",
     "change_hardware", "change_model", "compare", "compare_training", "explain_step", "generate", "kernel_latency",
-    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "sweep",
+    "list_hardware", "list_models", "load_hardware", "load_model", "predict", "read_records", "service", "sweep",
     "sweep_training", "train", "tree", "validate",
 ]  # fmt: skip
 

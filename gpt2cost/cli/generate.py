@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -11,7 +10,6 @@ from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
     BatchFlag,
     CacheTypeFlag,
-    DeviceFlags,
     ModelFlags,
     OutputFlags,
     SettingFlags,
@@ -19,14 +17,16 @@ from gpt2cost.cli.flags import (
     heed,
     takes,
 )
-from gpt2cost.prediction.generate import generate as predict_generate
+from gpt2cost.cli.many import DevicesFlags, show_each
+from gpt2cost.prediction.generate import check_generate, generate_run
+from gpt2cost.prediction.several import ask_each
 
 
 @takes
 def generate(
     *,
     model: ModelFlags,
-    device: DeviceFlags,
+    devices: DevicesFlags,
     prompt: Annotated[int, typer.Option("--prompt", help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens to generate for each.")] = 128,
     batch: BatchFlag = 1,
@@ -37,20 +37,21 @@ def generate(
         bool, typer.Option("--no-use-cache", help="Without a KV cache: every step takes the whole text.")
     ] = False,
     padded: Annotated[bool, typer.Option("--padded", help="Prompts padded on the left: every step is masked.")] = False,
-    price_per_hour: Annotated[
-        float | None, typer.Option("--price-per-hour", help="Of the device: adds the cost.")
-    ] = None,
     strict: StrictFlag = False,
     exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
     """Predict the model's generate: time to first token, time per token, throughput, memory and cost."""
     sink = out.sink()
-    run = predict_generate(
-        model.load_model(), device.load_device(), prompt_tokens=prompt, new_tokens=new_tokens, batch=batch,
-        **dataclasses.asdict(setting), sample=sample, use_cache=not no_use_cache, cache_type=cache_type, padded=padded,
-        price_per_hour=price_per_hour,
+    loaded, chosen = model.load_model(), devices.load_devices()
+    settings = check_generate(
+        loaded, batch, prompt, new_tokens, setting.dtype, setting.attn, setting.runtime, sample, not no_use_cache,
+        cache_type, setting.impl, padded,
     )  # fmt: skip
-    heed(run.warnings, strict)
-    sink.show(run.view, run)
-    exits.leave(run.fits)
+    found = ask_each(chosen, devices.prices(), lambda device, price: generate_run(loaded, device, settings, price))
+    heed(found.warnings, strict)
+    if len(chosen) == 1:
+        sink.show(found.results[0].view, found.results[0])
+    else:
+        show_each(sink, found, found.results[0].view, len(chosen))
+    exits.leave(all(run.fits for run in found.results))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -19,10 +21,19 @@ from gpt2cost.cli.flags import (
     hardware_changes,
     model_changes,
     model_names,
+    required,
     several,
     size,
 )
+from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.errors import InputError, echo
+from gpt2cost.output.record import View
+from gpt2cost.output.sink import Sink
+from gpt2cost.prediction.prices import Prices
+from gpt2cost.prediction.several import Several, devices_of
+from gpt2cost.prediction.what_ifs import listed
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES
 
 ModelsFlag = Annotated[
@@ -70,6 +81,64 @@ class GivenSizeFlags:
         return {name: value if (own := getattr(self, name)) is None else own for name, value in usual.items()}
 
 
+PriceFlag = Annotated[
+    str | None,
+    typer.Option("--price-per-hour", help="Adds the cost: 2.5, or of several devices a100=1.3,h100=2.5."),
+]
+
+_COMMA_IN_LIST, _BETWEEN = re.compile(r",(?=[^,=]+(,|$))"), ";"
+"""A comma before a value that has no key of its own, and what stands for it."""
+
+
+def prices(given: str | None) -> Prices:
+    """What --price-per-hour says: one price, or one for each name. Raises `InputError` for anything else."""
+    flag = "--price-per-hour"
+    if given is None:
+        return None
+    if "=" not in given:
+        return _price(given, given)
+    return {name: _price(text, given) for name, text in assignments(flag, [given], ",").items()}
+
+
+def _price(text: str, given: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--price-per-hour: expected 2.5 or a100=1.3,h100=2.5, got {echo(given)}") from None
+
+
+ShardFlag = Annotated[
+    str | None, typer.Option("--shard", help="Only a part, such as 3/16; the parts in order are the whole.")
+]
+
+
+@dataclass(eq=False, repr=False)
+class DevicesFlags:
+    """One device or several, and what they cost."""
+
+    gpu: GpusFlag = None
+    hw_set: HwSetFlag = None
+    host_factor: HostFactorFlag = None
+    price_per_hour: PriceFlag = None
+
+    def load_devices(self) -> list[Hardware]:
+        """The devices of --gpu, each changed. Raises `InputError` where there is none."""
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return [change_hardware(device, changes) for device in devices_of(required("--gpu", self.gpu))]
+
+    def prices(self) -> Prices:
+        """What they cost per hour."""
+        return prices(self.price_per_hour)
+
+
+def show_each(sink: Sink, found: Several, view: View[Any], asked: int) -> None:
+    """Write one device's own result, or those of several side by side. `asked`: of how many devices."""
+    if asked == 1 and not found.priced:
+        sink.show(view, found.results[0])
+    else:
+        sink.show(import_module("gpt2cost.output.several").several_view(view), found)
+
+
 @dataclass(eq=False, repr=False)
 class ManyFlags:
     """Several models, devices, dtypes, attention implementations, runtimes and implementations."""
@@ -89,10 +158,15 @@ class ManyFlags:
         """As `make_grid` takes them."""
         return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
-    def model_changes(self) -> dict[str, str]:
-        """What --set and --head change."""
-        return model_changes(self.set_, self.head)
+    def model_changes(self) -> dict[str, Any]:
+        """What --set and --head change: one value of a key, or a list of them as in n_layer=6,12."""
+        given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
+        return {
+            key: value.split(_BETWEEN) if _BETWEEN in value else value
+            for key, value in model_changes(given, self.head).items()
+        }
 
     def hw_changes(self) -> dict[str, Any]:
-        """What --hw-set and --host-factor change."""
-        return hardware_changes(self.hw_set, self.host_factor)
+        """What --hw-set and --host-factor change; a value may be a list."""
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return {path: listed(value) if isinstance(value, str) else value for path, value in changes.items()}

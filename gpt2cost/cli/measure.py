@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from gpt2cost.checks import check_choice, check_point
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, choice, choices, either, required, takes
-from gpt2cost.cli.many import AttnsFlag, ModelsFlag, RuntimesFlag, size_list
+from gpt2cost.cli.many import AttnsFlag, ModelsFlag, RuntimesFlag, ShardFlag, size_list
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, MeasureStepFlags, refuse
 from gpt2cost.errors import InputError, echo
 from gpt2cost.files import check_writable, write_text
@@ -26,6 +26,7 @@ from gpt2cost.output.train_validation import MEASURED_STEPS
 from gpt2cost.output.validation import MEASURED, MEASURED_OPS
 from gpt2cost.prediction.grid import Grid, make_grid
 from gpt2cost.prediction.settings import LEAST, TRAIN
+from gpt2cost.prediction.shard import WHOLE, Shard, parse_shard
 
 if TYPE_CHECKING:
     from gpt2cost.measure.passes import PassCase
@@ -39,6 +40,7 @@ PhaseFlag = Annotated[
     str, choice("--phase", ("pass", TRAIN), "pass, or train: whole training steps, and their parts apart.")
 ]
 
+T = TypeVar("T")
 Size = tuple[int, int, int]
 """(batch, seq, cache)."""
 
@@ -66,6 +68,11 @@ class MeasureFlags:
     rounds: Annotated[
         int, typer.Option("--rounds", help="How often all cases are measured; more where the machine is noisy.")
     ] = ROUNDS
+    shard: ShardFlag = None
+
+    def part(self) -> Shard:
+        """Which part of the passes or steps is meant."""
+        return WHOLE if self.shard is None else parse_shard(self.shard)
 
     def axes(self) -> dict[str, str | None]:
         """What is given for sizes and names, as `make_grid` takes it."""
@@ -107,7 +114,15 @@ def planned(flags: MeasureFlags, command: str) -> list[PassCase]:
     """The passes that the flags ask for. Raises `InputError` for what cannot run, and without torch."""
     sizes, grid = flags.sizes(), flags.grid()
     cases: list[PassCase] = load("gpt2cost.measure.passes", command).pass_cases(grid, sizes, flags.device)
-    return cases
+    return some_of(flags, cases, "passes")
+
+
+def some_of(flags: MeasureFlags, items: Sequence[T], what: str) -> list[T]:
+    """The part of some passes or steps that is meant. Raises `InputError` where it has none of them."""
+    part = flags.part().of(items)
+    if items and not part:
+        raise InputError(f"--shard: of {len(items)} {what}, part {flags.shard} has none")
+    return list(part)
 
 
 def measured(flags: MeasureFlags, cases: Sequence[PassCase], kernels: bool, command: str) -> list[Measurement]:
@@ -137,7 +152,7 @@ def planned_steps(flags: MeasureFlags, training: MeasureStepFlags) -> list[StepC
     check_choice("device", flags.device, DEVICES)
     cases, notes = step_cases(flags.device, axes)
     print_warnings(notes)
-    return cases
+    return some_of(flags, cases, "steps")
 
 
 def timed_steps(flags: MeasureFlags, cases: Sequence[StepCase], path: Path | None, command: str) -> list[Measurement]:

@@ -8,16 +8,31 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import AllFlag, OutputFlags, PhaseFlag, RunFlags, StrictFlag, choice, either, heed, takes
+from gpt2cost.cli.flags import (
+    AllFlag,
+    ModelFlags,
+    OutputFlags,
+    PhaseFlag,
+    StrictFlag,
+    WorkFlags,
+    choice,
+    either,
+    heed,
+    takes,
+)
+from gpt2cost.cli.many import DevicesFlags, show_each
 from gpt2cost.output.kernel_rows import GROUPS
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.prediction.predict import predict_run
+from gpt2cost.prediction.several import ask_each
 
 
 @takes
 def predict(
     *,
-    run: RunFlags,
+    model: ModelFlags,
+    devices: DevicesFlags,
+    work: WorkFlags,
     phase: PhaseFlag = "both",
     group: Annotated[str, choice("--group", GROUPS, f"A row per {either(GROUPS)}.")] = "kernel",
     explain: Annotated[
@@ -28,10 +43,14 @@ def predict(
     exits: ExitFlags,
     out: OutputFlags,
 ) -> None:
-    """Predict one run: per-kernel FLOPs, bytes and latency of a prefill, and of the decode step after it."""
+    """Predict one run: per-kernel FLOPs, bytes and latency of a prefill, and of the decode step after it.
+
+    With several devices: their latencies and costs side by side.
+    """
     check_choice("group", group, GROUPS)
     sink = out.sink()
-    prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
-    heed(prediction.warnings, strict)
-    sink.show(prediction_view(group, explain, all_), prediction)
-    exits.leave(bool(prediction.memory.fits))
+    loaded, chosen, how, sizes = model.load_model(), devices.load_devices(), work.how(), work.sizes()
+    found = ask_each(chosen, devices.prices(), lambda device, _: predict_run(loaded, device, how, sizes, phase))
+    heed(found.warnings, strict)
+    show_each(sink, found, prediction_view(group, explain, all_), len(chosen))
+    exits.leave(all(bool(prediction.memory.fits) for prediction in found.results))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +25,7 @@ from gpt2cost.cli.flags import (
     required,
     takes,
 )
-from gpt2cost.cli.many import ManyFlags, SizeListFlags
+from gpt2cost.cli.many import ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
@@ -32,6 +34,7 @@ from gpt2cost.output.sweep import show_sweep
 from gpt2cost.prediction.blocks import Block, Rows
 from gpt2cost.prediction.grid import DEFAULTS, Grid, make_grid, read_study
 from gpt2cost.prediction.settings import PHASES, TRAIN
+from gpt2cost.prediction.shard import WHOLE, parse_shard
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep, plan
 from gpt2cost.prediction.sweep_order import check_column, ordered
 from gpt2cost.prediction.train_sweep import (
@@ -42,6 +45,7 @@ from gpt2cost.prediction.train_sweep import (
     make_train_grid,
     plan_training,
 )
+from gpt2cost.prediction.what_ifs import points_of
 
 MANY_POINTS = 10_000_000
 """A grid above this size needs --yes: a CSV file of it passes 2 GB."""
@@ -69,6 +73,7 @@ def sweep(
     only_valid: Annotated[bool, typer.Option("--only-valid", help="Only within the model's positions.")] = False,
     sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
     top: Annotated[int | None, typer.Option("--top", help="Only the first rows.")] = None,
+    shard: ShardFlag = None,
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,
     training: TrainListFlags,
     exits: ExitFlags,
@@ -102,9 +107,13 @@ def sweep(
     if top is not None and top < 1:
         raise InputError(f"top: expected at least 1, got {top}")
     points = make_train_grid(**axes) if trains else make_grid(**axes)
-    if points.points > MANY_POINTS and not yes:
-        raise InputError(f"the grid has {points.points:,} points; --yes evaluates more than {MANY_POINTS:,}")
-    planned = _planned(points, changes, kernels, only_fitting, only_valid)
+    part = WHOLE if shard is None else parse_shard(shard)
+    if part is not WHOLE and (sort is not None or top is not None):
+        raise InputError("--shard: a part in another order is no part of the whole; leave out --sort and --top")
+    first, end = part.bounds(points.points * math.prod(map(points_of, changes)))
+    if end - first > MANY_POINTS and not yes:
+        raise InputError(f"the grid has {end - first:,} points; --yes evaluates more than {MANY_POINTS:,}")
+    planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part)
     print_warnings(planned.warnings)
     fits: list[bool] = []
     with _progress(planned.points, sink) as advance:
@@ -115,7 +124,7 @@ def sweep(
 def _planned(
     points: Grid | TrainGrid, changes: tuple[dict[str, Any], dict[str, Any]], kernels: bool, only_fitting: bool,
     only_valid: bool,
-) -> Rows:  # fmt: skip
+) -> Sweep | TrainSweep:  # fmt: skip
     """The sweep over a grid, of what runs."""
     if isinstance(points, TrainGrid):
         trained, warnings = plan_training(points, *changes)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
-from gpt2cost.cli.flags import DeviceFlags, OutputFlags, required, takes
+from gpt2cost.cli.flags import DeviceFlags, OutputFlags, takes
 from gpt2cost.cli.measure import (
     NOT_OF_STEPS,
     MeasureFlags,
@@ -18,29 +18,37 @@ from gpt2cost.cli.measure import (
     measured,
     planned,
     planned_steps,
+    some_of,
     step_axes,
     timed_steps,
 )
 from gpt2cost.cli.train_many import ONLY_TRAINING, MeasureStepFlags, refuse
+from gpt2cost.device.driver_names import device_called
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import is_asked_for
-from gpt2cost.measure.plan import usual_dtype
 from gpt2cost.measure.records import Measurement, read_records
-from gpt2cost.measure.score import Validation, score_trace
+from gpt2cost.measure.score import Validation
 from gpt2cost.measure.score import validate as score
-from gpt2cost.measure.torch_trace import read_sized_trace, size_of_trace
+from gpt2cost.measure.torch_trace import Trace, load_trace
+from gpt2cost.measure.trace_says import said_by
+from gpt2cost.measure.trace_validation import validate_trace
 from gpt2cost.measure.train_records import asked_for, measured_steps
 from gpt2cost.measure.train_validation import TrainValidation, validate_steps
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.trace_found import FOUND, found_in
 from gpt2cost.output.train_validation import TRAIN_VALIDATION
 from gpt2cost.output.validation import validation_view
 from gpt2cost.prediction.grid import make_grid
-from gpt2cost.prediction.settings import LEAST, TRAIN, check_device, check_how
+from gpt2cost.prediction.settings import LEAST, TRAIN, check_device
 from gpt2cost.table.config import load_model
 
 VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
 """What is measured -> the vendor of the devices that predict it."""
+TRACE_HELP = (
+    "Measure nothing: score the kernels in this trace of torch.profiler, or of gpt2cost trace; without --model say what"
+    " is in it."
+)
 
 
 @takes
@@ -53,9 +61,7 @@ def validate(
     from_: Annotated[
         Path | None, typer.Option("--from", help="Measure nothing: score the measurements in this file or folder.")
     ] = None,
-    trace: Annotated[
-        Path | None, typer.Option("--trace", help="Measure nothing: score the kernels in this trace of torch.profiler.")
-    ] = None,
+    trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
     training: MeasureStepFlags,
     out: OutputFlags,
 ) -> None:
@@ -65,21 +71,29 @@ def validate(
         refuse({"kernels": kernels, "trace": trace}, NOT_OF_STEPS)
     else:
         refuse(vars(training), ONLY_TRAINING)
+    if trace is not None and flags.shard is not None:
+        raise InputError("--shard: a trace is scored as a whole")
     if from_ is not None and trace is not None:
         raise InputError("--from and --trace: expected one of them")
-    sink, hw = out.sink(), on.load_device()
+    sink = out.sink()
+    if trace is not None:
+        read = load_trace(trace)
+        if flags.model is None:
+            sink.show(FOUND, found_in(read))
+        else:
+            sink.show(validation_view(kernels=True), _traced(on, read, trace, flags))
+        return
+    hw = on.load_device()
     if phase == TRAIN:
         sink.show(TRAIN_VALIDATION, _validated_steps(hw, from_, flags, training))
         return
-    if trace is not None:
-        validation = _traced(hw, trace, flags)
-    elif from_ is not None:
+    if from_ is not None:
         validation = score(hw, _recorded(from_, flags, kernels))
     else:
         validation = score(hw, _measured(hw, flags, kernels))
     if sink.format not in ("table", "json"):
         print_warnings(f"skipped {count} records: {reason}" for reason, count in validation.skipped.items())
-    sink.show(validation_view(kernels or trace is not None), validation)
+    sink.show(validation_view(kernels), validation)
 
 
 def _measured(hw: Hardware, flags: MeasureFlags, kernels: bool) -> Iterable[Measurement]:
@@ -112,7 +126,7 @@ def _validated_steps(
     steps = asked_for(measured_steps(read_records(path)), step_axes(flags, training))
     if not steps:
         raise InputError(f"{plain(str(path))}: no measured training step is what the flags ask for")
-    return validate_steps(hw, steps)
+    return validate_steps(hw, some_of(flags, steps, "steps"))
 
 
 def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measurement]:
@@ -128,20 +142,24 @@ def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measur
     if not records:
         raise InputError(f"{plain(str(path))}: no measured pass is what the flags ask for")
     only_profiles = all(record["kind"] == "profile" for record in records)
-    return [record for record in records if kernels or only_profiles or record["kind"] != "profile"]
+    scored = [record for record in records if kernels or only_profiles or record["kind"] != "profile"]
+    return some_of(flags, scored, "records")
 
 
-def _traced(hw: Hardware, path: Path, flags: MeasureFlags) -> Validation:
-    """A trace, scored. Its size is the one given, else the one that it recorded."""
-    sizes, (observed, recorded) = flags.sizes(), read_sized_trace(path)
+def _traced(on: DeviceFlags, trace: Trace, path: Path, flags: MeasureFlags) -> Validation:
+    """A trace, scored. Its sizes are the one given, else those that it recorded."""
+    where, said = plain(str(path)), said_by(trace)
     missing = [name for name in LEAST if getattr(flags, name) is None]
     if not flags.case and 0 < len(missing) < len(LEAST):
         raise InputError("--batch, --seq, --cache: expected all three for a trace, or none for those that it recorded")
-    size = size_of_trace(path, recorded, sizes)
-    if hw.vendor != "cpu" and not any(op.kernels for op in observed):
-        print_warnings([f"{plain(str(path))}: no kernels of a device in it: its ops' times are the host's"])
-    model = load_model(required("--model", flags.model))
-    dtype = flags.dtype or usual_dtype(hw.vendor == "cpu")
-    how = check_how(dtype, flags.attn, flags.runtime or "eager", use_cache=not flags.no_use_cache).on(model)
-    check_device(hw, how, model.head_dim)
-    return Validation(hw, (), (score_trace(hw, model, how, size, observed),), {})
+    if on.gpu is None and said.device:
+        device = device_called(said.device)
+        hint = f": --gpu {device.name}" if device else ""
+        raise InputError(f"--gpu is required; {where} was recorded on {plain(said.device)}{hint}")
+    hw, model = on.load_device(), load_model(flags.model)
+    validation, warnings = validate_trace(
+        trace, path, hw, model, flags.sizes(),
+        dtype=flags.dtype, attn=flags.attn, runtime=flags.runtime, use_cache=not flags.no_use_cache,
+    )  # fmt: skip
+    print_warnings(warnings)
+    return validation

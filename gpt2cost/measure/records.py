@@ -11,7 +11,10 @@ instead.
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
+import select
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +34,13 @@ Measurement: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
 Key = TypeVar("Key")
 
+MOST_BYTES = 256_000_000
+"""The most that is read of a file of measurements or of a trace, decompressed: a small gzip file may hold gigabytes."""
+PIPE_WAIT_S = 5.0
+"""How long a pipe may stay empty."""
+GZIP = b"\x1f\x8b"
+"""How a gzip file begins."""
+
 
 def read_records(path: Path) -> list[Measurement]:
     """The measurements of a file, or of all files of a folder in order of their names, without those that failed.
@@ -46,12 +56,34 @@ def read_records(path: Path) -> list[Measurement]:
 
 
 def text_of(path: Path) -> str:
-    """What is in a file, decompressed if its name ends in `.gz`. Raises `InputError` where it cannot be read."""
+    """What is in a file or comes through a pipe, decompressed if it begins as gzip does.
+
+    Raises `InputError` where it cannot be read, where nothing comes, and for more than `MOST_BYTES`.
+    """
+    where = plain(str(path))
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise InputError(f"{plain(str(path))}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+        with _opened(path) as file:
+            packed = file.peek(len(GZIP))[: len(GZIP)] == GZIP
+            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
+        return raw.decode("utf-8-sig")
+    except InputError:  # which is a ValueError
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{where}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """A file, or a pipe through which something comes. Raises `InputError` where nothing does."""
+    if not path.is_fifo():
+        return path.open("rb")
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer here
+    if not select.select([pipe], [], [], PIPE_WAIT_S)[0]:
+        os.close(pipe)
+        raise InputError(f"{plain(str(path))}: cannot read: nothing came through this pipe in {PIPE_WAIT_S:g} s")
+    os.set_blocking(pipe, True)
+    return os.fdopen(pipe, "rb")
 
 
 def _lines(file: Path) -> Iterator[Measurement]:

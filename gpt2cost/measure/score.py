@@ -6,7 +6,6 @@ Every error is predicted / measured - 1. What is measured comes as the evidence 
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +16,15 @@ from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import PASSES, as_evidence, run_of
-from gpt2cost.measure.records import Measurement, grouped, of_kind, reference_seconds, repeat_difference, trimmed_mean
-from gpt2cost.measure.torch_trace import Observed, observed_passes
-from gpt2cost.measure.trace_match import match
+from gpt2cost.measure.profile_score import ProfileScore, score_trace
+from gpt2cost.measure.records import Measurement, of_kind, reference_seconds, repeat_difference, trimmed_mean
+from gpt2cost.measure.torch_trace import observed_passes
 from gpt2cost.prediction.cases import Case, box_of, evidence_cases
 from gpt2cost.prediction.evidence_pass import evidence_how
-from gpt2cost.prediction.one_pass import run_pass
 from gpt2cost.prediction.ranges import Range, Unseen, range_of
-from gpt2cost.prediction.settings import How, Sizes, check_device
+from gpt2cost.prediction.settings import check_device
 from gpt2cost.result import Result
-from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.config import load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 
 STEADY = 0.05
@@ -171,67 +169,6 @@ def score_evidence(devices: Iterable[Hardware] | None = None) -> list[Scored]:
     return [scored for hw in devices or list_hardware() for scored in score_cases(hw, hw.evidence)]
 
 
-# ---------------------------------------------------------------------------------------------- kernels
-
-
-@dataclass(frozen=True)
-class KernelScore:
-    """Kernels of one pass: a row of the table, or all rows of a kind. Seconds are totals over the `count` launches."""
-
-    name: str
-    op: str
-    kind: str
-    count: int
-    measured_s: float
-    predicted_s: float
-
-    @property
-    def error(self) -> float | None:
-        """Predicted over measured, less one; None for what was not seen."""
-        return self.predicted_s / self.measured_s - 1.0 if self.measured_s else None
-
-
-@dataclass(frozen=True)
-class ProfileScore:
-    """The kernels of a profiled pass beside their predictions.
-
-    `passes`: how many were recorded. `kernels` has the table's rows in order, with the median over the recordings.
-    `unmapped`: name -> seconds per pass of what is not the table's. `missing`: names of rows that were seen too rarely.
-    """
-
-    model: Model
-    how: How
-    sizes: Sizes
-    passes: int
-    kernels: tuple[KernelScore, ...]
-    unmapped: Mapping[str, float]
-    missing: tuple[str, ...]
-    mapped_share: float
-    in_order: bool
-
-    @property
-    def kinds(self) -> list[KernelScore]:
-        """Those that are not missing, summed up by kind of kernel; the kind that took longest first."""
-        kinds = grouped(self._seen, lambda kernel: kernel.kind)
-        sums = [_summed(kind, kind, kernels) for kind, kernels in kinds.items()]
-        return sorted(sums, key=lambda kind: -kind.measured_s)
-
-    @property
-    def total(self) -> KernelScore:
-        """All kernels that are not missing."""
-        return _summed("all", "", self._seen)
-
-    @property
-    def _seen(self) -> list[KernelScore]:
-        return [kernel for kernel in self.kernels if kernel.name not in self.missing]
-
-
-def _summed(name: str, kind: str, kernels: Sequence[KernelScore]) -> KernelScore:
-    """Several kernels as one."""
-    sums = (math.fsum(getattr(kernel, what) for kernel in kernels) for what in ("measured_s", "predicted_s"))
-    return KernelScore(name, "", kind, sum(kernel.count for kernel in kernels), *sums)
-
-
 # ---------------------------------------------------------------------------------------------- validation
 
 
@@ -302,36 +239,3 @@ def slowdown(hw: Hardware, references_s: Sequence[float]) -> float | None:
     """By how much longer the reference product took than when a device was calibrated; None if unknown."""
     then_s = hw.calibration.reference_s if hw.calibration else None
     return trimmed_mean(references_s) / then_s - 1.0 if references_s and then_s else None
-
-
-def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: Sequence[Observed]) -> ProfileScore:
-    """The kernels of `observed` beside their predictions: one recording or more, each of one pass or more.
-
-    Raises `InputError` where a recording has no such pass.
-    """
-    pass_ = run_pass(model, hw, how, sizes)
-    matches = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
-    if not matches or not all(matched.passes for matched in matches):
-        raise InputError(f"trace: found no pass of {model.name} in it: no op or kernel of a layer norm")
-    kernels = []
-    for cost in pass_.kernels:
-        measured_s = statistics.median(
-            row.seconds for matched in matches for row in matched.rows if row.row.index == cost.row.index
-        )
-        shown = cost.row.path, cost.kernel.op, cost.kernel.kind, int(cost.count)
-        kernels.append(KernelScore(*shown, measured_s, float(cost.device_s)))
-    passes = sum(matched.passes for matched in matches)
-    unmapped: Counter[str] = Counter()
-    for left in (left for matched in matches for left in matched.unmapped):
-        unmapped[left.op or ", ".join(left.kernels)] += left.seconds / passes  # type: ignore[assignment]
-    return ProfileScore(
-        model=model,
-        how=how,
-        sizes=sizes,
-        passes=passes,
-        kernels=tuple(kernels),
-        unmapped=dict(unmapped.most_common()),
-        missing=tuple(dict.fromkeys(row.path for matched in matches for row in matched.missing)),
-        mapped_share=statistics.median(matched.mapped_share for matched in matches),
-        in_order=all(matched.in_order for matched in matches),
-    )

@@ -7,24 +7,35 @@ neither is taken whole, with everything inside it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpt2cost.errors import InputError, plain
-from gpt2cost.measure.records import MOST_US, Measurement, grouped, text_of
-from gpt2cost.prediction.settings import SIZE_FIELDS, Sizes, check_single_sizes
+from gpt2cost.measure.records import Measurement, grouped
+from gpt2cost.measure.trace_file import (
+    Event,
+    TraceFile,
+    Track,
+    args_of,
+    correlation,
+    dims_of,
+    end_of,
+    is_microseconds,
+    read_trace_file,
+    shape_of_dims,
+    track_of,
+    types_of,
+)
+from gpt2cost.prediction.settings import SIZE_FIELDS
 
-Event: TypeAlias = Mapping[str, Any]
-Track: TypeAlias = tuple[str, str]
-"""A process and a thread of it."""
-
+ATTENTION = "scaled_dot_product_attention"
 WRAPPERS = {
     "alias", "as_strided", "chunk", "contiguous", "detach", "detach_", "dropout", "empty", "empty_like",
     "empty_strided", "expand", "expand_as", "flatten", "_fused_sdp_choice", "item", "layer_norm", "lift_fresh",
@@ -35,8 +46,14 @@ WRAPPERS = {
     "view_as",
 }  # fmt: skip
 """Ops that compute nothing themselves: what they contain does. Views and allocations contain nothing that counts."""
+_LEAVES = {
+    "layer_norm": "native_layer_norm",
+    "linear": "linear",
+    "scaled_dot_product_attention": "",
+    "softmax": "_softmax",
+}
+"""Of those what computes where it contains no op, as on Apple's GPUs and in a predicted trace: under which name."""
 
-ATTENTION = "scaled_dot_product_attention"
 _ATTENTION_BACKEND = re.compile(
     r"_?(scaled_dot_product|flash|efficient|cudnn)_\w*(attention|attn)\w*|flash_attn\w*::\w+"
 )
@@ -44,6 +61,8 @@ _PRIMITIVES = frozenset({"clamp_min", "copy_", "fill_", "index_select", "zero_"}
 """What `relu`, `clone`, `zeros` or `embedding` do their work with."""
 
 _DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+_MOST_INSIDE = 20
+"""How many ops after a wrapper are looked at for one inside it."""
 _NANOSECOND_US = 1e-3  # the resolution of a trace; sums of start and duration are off by less than two
 
 
@@ -54,64 +73,126 @@ class Observed:
     `op` is the aten op without `aten::`, of any backend of fused attention `scaled_dot_product_attention`, "" if only
     the kernel is known. `kernels` are names on the device. `seconds` are those of the kernels; where there is no
     device, the op's own. `start_s` counts from the first of a trace; of a record without times, it adds up `seconds`.
+    `dims` and `types`: of the op's inputs, where they were recorded. `in_stream`: a predicted kernel's `seconds` are
+    its share of a busy stream, which the launch bounds from below; those of a recorded one are its own.
     """
 
     op: str
     kernels: tuple[str, ...]
     seconds: float
     start_s: float
+    dims: Sequence[Any] = ()
+    types: Sequence[str] = ()
+    in_stream: bool = False
+
+
+Size: TypeAlias = tuple[int, int, int]
+"""(batch, new tokens, cached tokens) of a pass."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace that was read. `ops`: those at the table's level on the host, with the host's times; `observed`: what
+    took time on the device if there is one, else the ops themselves. Both are in order."""
+
+    file: TraceFile
+    ops: tuple[Observed, ...]
+    observed: tuple[Observed, ...]
+
+    @property
+    def on_device(self) -> bool:
+        """Whether kernels of a device are in it."""
+        return any(op.kernels for op in self.observed)
+
+    def by_size(self) -> dict[Size | None, list[Observed]]:
+        """What was observed of the passes of each size, in order of their first; None: of a size that is not known.
+
+        Between two passes lies what follows the first, such as the choice of a token.
+        """
+        parts = self._predicted() or split_passes(self.observed)
+        if all(size is None for size, _ in parts):
+            of_ops = next((size for size, _ in split_passes(self.ops) if size), None)
+            return {of_ops: list(self.observed)}
+        return {size: [op for _, ops in same for op in ops] for size, same in grouped(parts, itemgetter(0)).items()}
+
+    def _predicted(self) -> list[tuple[Size | None, list[Observed]]]:
+        """The passes of a predicted trace, whose sizes it says; empty of a recorded one."""
+        marks = [e for e in self.file.slices if e["cat"] == "user_annotation"] if self.file.prediction else []
+        starts = [1e-6 * e["ts"] for e in self.file.slices if e["cat"] in _DEVICE]
+        parts: list[tuple[Size | None, list[Observed]]] = []
+        for mark in marks if starts else []:
+            begin, end = 1e-6 * mark["ts"] - min(starts), 1e-6 * end_of(mark) - min(starts)
+            sizes = shape_of_dims([args_of(mark).get(name) for name in SIZE_FIELDS.values()])
+            known = (sizes[0], sizes[1], sizes[2]) if sizes else None
+            parts.append((known, [op for op in self.observed if begin <= op.start_s < end]))
+        return parts
 
 
 def read_trace(path: Path) -> list[Observed]:
-    """The ops of a Chrome trace (`export_chrome_trace`; `*.gz` too) in order: on the device if there is one.
+    """The ops of a Chrome trace (`export_chrome_trace`; gzip too) in order: on the device if there is one.
 
     Raises `InputError` for a file that is no such trace, or has neither ops nor kernels.
     """
-    return read_sized_trace(path)[0]
+    return list(load_trace(path).observed)
 
 
-def read_sized_trace(path: Path) -> tuple[list[Observed], tuple[int, int, int] | None]:
-    """The same, and the (batch, new tokens, cached tokens) of its first pass: None unless shapes were recorded."""
-    events = _events(path)
-    tracks = _taken(events)
-    if any(event["cat"] in _DEVICE for event in events):
-        observed = _on_device(events, tracks)
-    else:
-        observed = [_observed(_table_op(op["name"]), (), [op]) for ops in tracks.values() for op in ops]
+def read_sized_trace(path: Path) -> tuple[list[Observed], Size | None]:
+    """The same, and the size of its first pass: None unless shapes were recorded."""
+    trace = load_trace(path)
+    return list(trace.observed), next((size for size in trace.by_size() if size), None)
+
+
+def load_trace(path: Path) -> Trace:
+    """The trace at `path`. Raises `InputError` for a file that is none, or has neither ops nor kernels."""
+    file = read_trace_file(path)
+    tracks = _taken(file.slices)
+    ops = _from_zero(_observed(_table_op(op["name"]), (), [op], op) for taken in tracks.values() for op in taken)
+    has_device = any(event["cat"] in _DEVICE for event in file.slices)
+    observed = _from_zero(_on_device(file, tracks)) if has_device else ops
     if not observed:
         what = "ops or kernels of torch.profiler (cat cpu_op or kernel)"
         raise InputError(f"{plain(str(path))}: traceEvents: expected {what}, found none")
-    observed.sort(key=lambda op: op.start_s)
-    sizes = _first_sizes(op for ops in tracks.values() for op in ops)
-    return [replace(op, start_s=op.start_s - observed[0].start_s) for op in observed], sizes
+    return Trace(file, ops, observed)
 
 
-def _first_sizes(ops: Iterable[Event]) -> tuple[int, int, int] | None:
-    """Cached tokens are what the first `cat` appends to; without one (a static cache, or none) 0."""
-    taken = [(_table_op(op["name"]), _dims(op)) for op in ops]
-    index = next((_shape(dims[1]) for op, dims in taken if op == "embedding" and len(dims) > 1), ())
-    past = next((_shape(part) for op, dims in taken if op == "cat" for parts in dims[:1] for part in parts[:1]), ())
-    return (index[0], index[1], past[2] if len(past) == 4 else 0) if len(index) == 2 else None
+def _from_zero(ops: Iterable[Observed]) -> tuple[Observed, ...]:
+    """In order, as if the first began at 0."""
+    ordered = sorted(ops, key=lambda op: op.start_s)
+    return tuple(replace(op, start_s=op.start_s - ordered[0].start_s) for op in ordered)
 
 
-def size_of_trace(
-    path: Path, recorded: tuple[int, int, int] | None, sizes: Sequence[tuple[int, int, int]] | None
-) -> Sizes:
-    """The size of the passes in the trace at `path`: the one of `sizes`, else the one that was recorded.
+def pass_starts(ops: Sequence[str]) -> list[int]:
+    """Where passes begin among the names of ops: with the embedding of their token ids, the first after the layer norms
+    of the pass before."""
+    starts: list[int] = []
+    inside = False
+    for i, op in enumerate(ops):
+        if op == "embedding" and not inside:
+            starts.append(i)
+            inside = True
+        elif op == "native_layer_norm":
+            inside = False
+    return starts
 
-    Raises `InputError` where there is none, or several, and where they are not the recorded one.
+
+def split_passes(ops: Sequence[Observed]) -> list[tuple[Size | None, list[Observed]]]:
+    """The ops of each pass and its size, None where no shapes were recorded.
+
+    Cached tokens are what its first `cat` appends to; without one (a static cache, or none) 0.
     """
-    where = plain(str(path))
-    chosen = sizes or ([recorded] if recorded else None)
-    if chosen is None:
-        raise InputError(f"{where}: no shapes were recorded; give --batch, --seq and --cache")
-    if len(chosen) != 1:
-        raise InputError(f"{where}: expected one size for a trace, got {len(chosen)}")
-    certain = 3 if recorded and recorded[2] else 2  # a static cache leaves no trace of how full it is
-    if recorded is not None and recorded[:certain] != chosen[0][:certain]:
-        names = ", ".join(list(SIZE_FIELDS)[:certain])
-        raise InputError(f"{where}: its {names} are {recorded[:certain]}, got {chosen[0][:certain]}")
-    return check_single_sizes(*chosen[0])
+    starts = pass_starts([op.op for op in ops])
+    is_cut = any(op.op == "native_layer_norm" for op in ops[: starts[0]]) if starts else False
+    begins = [0, *starts[0 if is_cut else 1 :]]
+    parts = [list(ops[begin:end]) for begin, end in zip(begins, [*begins[1:], len(ops)], strict=True)]
+    return [(_size(part), part) for part in parts]
+
+
+def _size(ops: Sequence[Observed]) -> Size | None:
+    index = next((shape_of_dims(op.dims[1]) for op in ops if op.op == "embedding" and len(op.dims) > 1), ())
+    past = next(
+        (shape_of_dims(part) for op in ops if op.op == "cat" for parts in op.dims[:1] for part in parts[:1]), ()
+    )
+    return (index[0], index[1], past[2] if len(past) == 4 else 0) if len(index) == 2 else None
 
 
 def observed_of_profile(record: Measurement) -> list[Observed]:
@@ -160,7 +241,7 @@ def _in_sequence(ops: Iterable[tuple[str, Sequence[str], float]]) -> list[Observ
     for op, kernels, us in ops:
         if not isinstance(op, str) or isinstance(kernels, str) or not all(isinstance(name, str) for name in kernels):
             raise ValueError
-        if not (op or kernels) or not _is_microseconds(us):
+        if not (op or kernels) or not is_microseconds(us):
             raise ValueError
         observed.append(Observed(op, tuple(kernels), 1e-6 * us, start_s))
         start_s += 1e-6 * us
@@ -173,6 +254,7 @@ def _in_sequence(ops: Iterable[tuple[str, Sequence[str], float]]) -> list[Observ
 def _table_op(name: str) -> str:
     """An op's name as the cost table has it."""
     op = name.removeprefix("aten::")
+    op = _LEAVES.get(op, op)
     return ATTENTION if _ATTENTION_BACKEND.fullmatch(op) and op != ATTENTION else op
 
 
@@ -206,62 +288,9 @@ def _wraps(following: Sequence[str]) -> bool:
 # ------------------------------------------------------------------------------------------------ traces
 
 
-def _events(path: Path) -> list[Event]:
-    """The slices of a trace, with a category, a start and a duration."""
-    where = plain(str(path))
-    text = text_of(path)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: expected JSON as torch.profiler's export_chrome_trace writes it") from None
-    events = document.get("traceEvents") if isinstance(document, dict) else document
-    if not isinstance(events, list):
-        raise InputError(f"{where}: expected an object with a list 'traceEvents', as export_chrome_trace writes it")
-    slices: list[Event] = [
-        e for e in events if isinstance(e, dict) and e.get("ph") == "X" and isinstance(e.get("cat"), str)
-    ]
-    for event in slices:
-        timed = _is_microseconds(event.get("ts")) and _is_microseconds(event.get("dur"))
-        if not (timed and isinstance(event.get("name"), str)):
-            raise InputError(f"{where}: traceEvents: expected a name, and ts and dur in us, of every slice (ph X)")
-    return slices
-
-
-def _is_microseconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST_US
-
-
-def _args(event: Event) -> Mapping[str, Any]:
-    args = event.get("args")
-    return args if isinstance(args, dict) else {}
-
-
-def _dims(event: Event) -> list[list[Any]]:
-    """The shapes of an op's inputs, if they were recorded; of an input that is a list of tensors, their shapes."""
-    dims = _args(event).get("Input Dims")
-    return [dim if isinstance(dim, list) else [] for dim in dims] if isinstance(dims, list) else []
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, list) and all(isinstance(size, int) for size in value) else ()
-
-
-def _correlation(event: Event) -> str:
-    """What a kernel and its launch have in common; empty if there is nothing."""
-    return str(_args(event).get("correlation", ""))
-
-
-def _track(event: Event) -> Track:
-    return str(event.get("pid")), str(event.get("tid"))
-
-
-def _end(event: Event) -> float:
-    return float(event["ts"] + event["dur"])
-
-
 def _taken(events: Iterable[Event]) -> dict[Track, list[Event]]:
     """The ops at the table's level, none inside another, by track and start. Ops on an empty tensor do nothing."""
-    tracks = grouped((event for event in events if event["cat"] == "cpu_op"), _track)
+    tracks = grouped((event for event in events if event["cat"] == "cpu_op"), track_of)
     return {track: _outermost(sorted(ops, key=lambda op: (op["ts"], -op["dur"]))) for track, ops in tracks.items()}
 
 
@@ -270,40 +299,54 @@ def _outermost(ops: Sequence[Event]) -> list[Event]:
     taken: list[Event] = []
     until = -math.inf
     for i, op in enumerate(ops):
-        inside = _end(op) <= until + 2 * _NANOSECOND_US
-        if inside or not _counts(op["name"]) or _dims(op)[:1] == [[0]]:
+        ends = end_of(op) + 2 * _NANOSECOND_US
+        if end_of(op) <= until + 2 * _NANOSECOND_US or dims_of(op)[:1] == [[0]]:
             continue
-        children = [child["name"] for child in ops[i + 1 : i + 4] if _end(child) <= _end(op) + 2 * _NANOSECOND_US]
+        if not _counts(op["name"]):
+            if op["name"].removeprefix("aten::") not in _LEAVES:
+                continue
+            inside = takewhile(lambda inner: inner["ts"] < ends, ops[i + 1 : i + 1 + _MOST_INSIDE])  # noqa: B023
+            if any(_counts(inner["name"]) or inner["name"].removeprefix("aten::") in _LEAVES for inner in inside):
+                continue
+        children = [child["name"] for child in ops[i + 1 : i + 4] if end_of(child) <= ends]
         if op["name"] == "aten::where" and _wraps(children):
             continue
-        until = _end(op)
+        until = end_of(op)
         taken.append(op)
     return taken
 
 
-def _on_device(events: Iterable[Event], tracks: Mapping[Track, Sequence[Event]]) -> list[Observed]:
-    """Kernels gathered under the ops that launched them; those without an op, such as a graph's, one by one."""
-    launches = {_correlation(e): e for e in events if e["cat"].endswith(("_runtime", "_driver"))}
+def _on_device(file: TraceFile, tracks: Mapping[Track, Sequence[Event]]) -> list[Observed]:
+    """Kernels gathered under the ops that launched them; those without an op, such as a graph's, one by one.
+
+    A predicted kernel says which op of the cost table it is.
+    """
+    launches = {correlation(e): e for e in file.slices if e["cat"].endswith(("_runtime", "_driver"))}
 
     def launched_by(kernel: Event) -> tuple[Track, int] | None:
         """The track of the op that launched a kernel, and the op's place there."""
-        launch = launches.get(_correlation(kernel)) if _correlation(kernel) else None
+        launch = launches.get(correlation(kernel)) if correlation(kernel) else None
         if launch is None or "GraphLaunch" in launch["name"]:
             return None
-        ops = tracks.get(_track(launch), [])
+        ops = tracks.get(track_of(launch), [])
         place = bisect_right(ops, launch["ts"], key=itemgetter("ts")) - 1
-        return (_track(launch), place) if place >= 0 and launch["ts"] <= _end(ops[place]) else None
+        return (track_of(launch), place) if place >= 0 and launch["ts"] <= end_of(ops[place]) else None
 
-    kernels = sorted((e for e in events if e["cat"] in _DEVICE), key=itemgetter("ts"))
+    kernels = sorted((e for e in file.slices if e["cat"] in _DEVICE), key=itemgetter("ts"))
+    if file.prediction is not None:
+        return [replace(_observed(str(args_of(e).get("op", "")), [e["name"]], [e], e), in_stream=True) for e in kernels]
     gathered = grouped(enumerate(kernels), lambda item: launched_by(item[1]) or item[0])
     observed = []
     for launcher, items in gathered.items():
-        op = "" if isinstance(launcher, int) else _table_op(tracks[launcher[0]][launcher[1]]["name"])
+        op = None if isinstance(launcher, int) else tracks[launcher[0]][launcher[1]]
         together = [kernel for _, kernel in items]
-        observed.append(_observed(op, [kernel["name"] for kernel in together], together))
+        name = "" if op is None else _table_op(op["name"])
+        observed.append(_observed(name, [kernel["name"] for kernel in together], together, op))
     return observed
 
 
-def _observed(op: str, kernels: Sequence[str], slices: Sequence[Event]) -> Observed:
-    """An op with the slices that are its time."""
-    return Observed(op, tuple(kernels), 1e-6 * sum(s["dur"] for s in slices), 1e-6 * slices[0]["ts"])
+def _observed(op: str, kernels: Sequence[str], slices: Sequence[Event], shaped: Event | None) -> Observed:
+    """An op with the slices that are its time, and the slice that says its shapes."""
+    dims, types = ((), ()) if shaped is None else (tuple(dims_of(shaped)), tuple(types_of(shaped)))
+    seconds = 1e-6 * sum(piece["dur"] for piece in slices)
+    return Observed(op, tuple(kernels), seconds, 1e-6 * slices[0]["ts"], dims, types)

@@ -22,15 +22,15 @@ ANCHOR = "native_layer_norm"
 TABLE_CELLS = 25_000_000
 """Most cells of an alignment's table, unless one pass needs more: 2 bytes each."""
 KERNEL_LABELS = {
-    r"flash|fmha|attention|sdpa": "attention",
+    r"flash|(?i:fmha)|attention|attn_fwd|sdpa": "attention",
     r"CatArrayBatchedCopy|fused_cat": "cat",
     r"layer_?norm|LayerNorm|RowwiseMoments": ANCHOR,
     r"(?i:softmax)": "_softmax",
-    r"(?i:gemm|cutlass|nvjet|wgmma|gemv|split_?k)|triton_tem": "product",
+    r"(?i:gemm|cutlass|nvjet|wgmma|gemv|split_?k)|triton_tem|Cijk_": "product",
     r"indexSelect|index_select|gather|embedding": "embedding",
     r"arange|elementwise_kernel_with_index": "arange",
     r"FillFunctor|fill_kernel": "fill",
-    r"copy_kernel|Memcpy DtoD|CopyFunctor": "copy",
+    r"copy_kernel|Memcpy DtoD|CopyFunctor|CopyDeviceToDevice|rocclr_copyBuffer": "copy",
     r"where_kernel": "where",
     r"tanh": "tanh",
     r"pow_": "pow",
@@ -42,17 +42,23 @@ KERNEL_LABELS = {
     r"reduce_kernel|triton_(per|red)": "reduction",
 }
 """Pattern -> what a kernel's name that holds it says, the first that fits: an op, a kind of kernel, or `product` for
-any of matrices."""
+any of matrices. `Cijk_`, `rocclr` and `attn_fwd` are names of AMD's libraries."""
 
-SECOND_KERNEL = re.compile(r"(?i:splitk_?reduce|memset)|splitkv_combine|LayerNormForwardCUDAKernel")
+SECOND_KERNEL = re.compile(
+    r"(?i:splitk_?reduce|memset|splitkv_?combine)|LayerNormForwardCUDAKernel|rocclr_fillBuffer|PostGSU"
+)
 """Kernels that end or prepare the work of a neighbour: one op with the kernel before."""
 
 OP_LABELS = {
     "clamp_min": "elementwise", "copy_": "copy", "fill_": "fill", "zero_": "fill", "index_select": "embedding",
-    ATTENTION: "attention",
+    ATTENTION: "attention", "linear": "product",
 }  # fmt: skip
 """Ops that the table has under another name: those that a device profile names by the inner op (`relu` clamps;
 `clone`, `_to_copy` and `cat` copy; `zeros` and `scalar_tensor` fill), and attention, by the function that runs it."""
+
+
+WHOLE = 0.8
+"""The share of its products and attention that a pass must have to be one, unless it has all its layer norms."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,13 @@ class MatchedRow:
 class Match:
     """A trace of `passes` passes. `rows` are those that are launched at these sizes, in the table's order.
 
-    `mapped_share` is of the traced seconds. `in_order`: every pass is the kernels of the table, one after the other.
+    `whole`: how many of the passes were recorded from end to end; if any was, the rest do not count in `passes` and
+    `rows`. `mapped_share` is of the traced seconds. `in_order`: every pass is the kernels of the table, one after the
+    other.
     """
 
     passes: int
+    whole: int
     rows: tuple[MatchedRow, ...]
     unmapped: tuple[Observed, ...]
     mapped_share: float
@@ -93,24 +102,28 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
     """
     observed = _joined(observed)
     expected = [row for row, _ in unrolled(rows, values) if isinstance(row.step, Kernel)]
-    labels = [_label(op) for op in observed]
-    anchors = [i for i, label in enumerate(labels) if label == ANCHOR]
+    labels = [label_of(op) for op in observed]
+    anchors = [i for i, label in enumerate(labels) if ANCHOR in label.split("+")]
     in_a_pass = sum(ANCHOR in _labels(row.step) for row in expected)
     passes = max(1, round(len(anchors) / in_a_pass)) if anchors and in_a_pass else 0
     pairs = _pairs(labels, [_labels(row.step) for row in expected], anchors, in_a_pass, passes)
 
+    whole = _whole(pairs, expected)
     seen: Counter[int] = Counter()
     seconds: dict[int, float] = defaultdict(float)
     for i, j in pairs:
         row = expected[j % len(expected)]
-        seen[row.index] += 1
-        seconds[row.index] += observed[i].seconds
+        if not whole or j // len(expected) in whole:
+            seen[row.index] += 1
+            seconds[row.index] += observed[i].seconds
     launches = Counter(row.index for row in expected)
-    count = max(passes, 1)
+    counted = len(whole) or passes
+    count = max(counted, 1)
     matched = {i for i, _ in pairs}
     total_s = math.fsum(op.seconds for op in observed)
     return Match(
-        passes=passes,
+        passes=counted,
+        whole=len(whole),
         rows=tuple(
             MatchedRow(row, seen[row.index], count * launches[row.index], seconds[row.index] / count)
             for row in rows
@@ -121,6 +134,23 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
         in_order=0 < len(pairs) == passes * len(expected)
         and all(right[0] == left[0] + 1 or right[1] % len(expected) == 0 for left, right in pairwise(pairs)),
     )
+
+
+def _whole(pairs: Sequence[tuple[int, int]], expected: Sequence[Row]) -> set[int]:
+    """The numbers of the passes that were recorded from end to end."""
+    heavy = [_is_heavy(row.step) for row in expected]
+    norms = [ANCHOR in _labels(row.step) for row in expected]
+    found: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for _, j in pairs:
+        number, place = divmod(j, len(expected))
+        found[number][0] += heavy[place]
+        found[number][1] += norms[place]
+    enough = WHOLE * sum(heavy)
+    return {number for number, (products, all_norms) in found.items() if products >= enough or all_norms == sum(norms)}
+
+
+def _is_heavy(step: Any) -> bool:
+    return step.kind in ("gemm", "bmm", "attention")
 
 
 def _joined(observed: Sequence[Observed]) -> list[Observed]:
@@ -135,7 +165,7 @@ def _joined(observed: Sequence[Observed]) -> list[Observed]:
     return joined
 
 
-def _label(observed: Observed) -> str:
+def label_of(observed: Observed) -> str:
     """One of the labels that the kernel of the table has, if the table has it."""
     if observed.op:
         return OP_LABELS.get(observed.op, observed.op)

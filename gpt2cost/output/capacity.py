@@ -68,16 +68,25 @@ def _document(capacity: Capacity) -> Record:
 
 
 def _heading(capacity: Capacity) -> str:
+    return asked_text(capacity, f" on {capacity.choice.hardware.name}")
+
+
+def asked_text(capacity: Capacity, where: str = "") -> str:
+    """What was asked, of a device or of several."""
     how, limit = capacity.choice.how, capacity.max_latency_s
     bound = "" if limit is None else f", latency up to {format_quantity(limit, 's')}"
-    run = f"{how.dtype}, {how.attn}, {how.runtime}{shared.code_text(how)}"
-    return f"{capacity.choice.model.name} on {capacity.choice.hardware.name}, {run}{bound}"
+    return f"{capacity.choice.model.name}{where}, {how.dtype}, {how.attn}, {how.runtime}{shared.code_text(how)}{bound}"
 
 
 def _text(page: Page, capacity: Capacity) -> None:
     """The answers, a line each, and what limits them."""
     page.line(f"{_heading(capacity)}\n")
     page.fields(capacity.answers, COLUMNS)
+    explain_positions(page, capacity)
+
+
+def explain_positions(page: Page, capacity: Capacity) -> None:
+    """What the limit is, where the positions are one."""
     if any(answer.limited_by == "positions" for answer in capacity.answers):
         positions = capacity.choice.model.n_positions
         page.line(f"\npositions: the model has learned {positions} positions and cannot run beyond them")

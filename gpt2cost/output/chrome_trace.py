@@ -16,6 +16,7 @@ from gpt2cost.output.shapes import input_dims, shape_numbers
 from gpt2cost.output.shared import sizes_text
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.predict import Phase, Prediction
+from gpt2cost.prediction.settings import SIZE_FIELDS
 from gpt2cost.table.kernel import Free, Kernel
 from gpt2cost.table.options import COMPILED
 from gpt2cost.timing.queue import host_cost, waits
@@ -61,7 +62,8 @@ def chrome_trace(prediction: Prediction) -> Record:
     events, start_s, launches = list(_track_names(prediction.hardware)), 0.0, 0
     for phase, slices in zip(prediction.phases, slices_of(*prediction.phases), strict=True):
         end_s = slices[-1].end_s
-        notes = {"latency_s": end_s, "sizes": sizes_text(phase)}
+        sizes = {name: getattr(phase, name) for name in SIZE_FIELDS.values()}
+        notes = {"latency_s": end_s, "sizes": sizes_text(phase), **sizes}
         events.append(_slice(HOST, "user_annotation", phase.phase, start_s, start_s + end_s, notes))
         events += _module_events(slices, start_s)
         events += _events(phase.pass_, slices, start_s, launches)

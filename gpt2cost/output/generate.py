@@ -15,12 +15,14 @@ from gpt2cost.output.shared import (
     HOW,
     hardware_head,
     model_record,
+    range_text,
     repeat_warnings,
     run_text,
     size_text,
     trust_text,
 )
-from gpt2cost.prediction.generate import Generation, Stretch
+from gpt2cost.output.with_range import Ranged, cost_text
+from gpt2cost.prediction.generate import RANGE, Generation, Stretch
 from gpt2cost.prediction.one_pass import as_python
 from gpt2cost.units import format_quantity
 
@@ -35,8 +37,9 @@ TURN = (
 CURVE = ("position", *TURN[:5], "bound")
 """A point of the curve in JSON."""
 TEXT = (
-    column("position", "position"), column("latency_s", "latency", "s"), column("pass_s", "pass", "s"),
-    column("generate_s", "generate", "s"), column("bound", "bound"),
+    column("position", "position"), column("latency_s", "latency", "s"), column("latency_low_s", "low", "s"),
+    column("latency_high_s", "high", "s"), column("pass_s", "pass", "s"), column("generate_s", "generate", "s"),
+    column("bound", "bound"),
 )  # fmt: skip
 """The columns of the text."""
 
@@ -61,6 +64,8 @@ SETTINGS = (
     *attributes(*HOW, of="settings.how"),
 )
 """How text is generated, flat."""
+PRICE = attributes("price_per_hour", "cost_per_million_tokens")
+"""What the device costs, and a token of the whole run."""
 IMPL = attributes("impl", of="settings.how")
 """Whose `generate` it is: the last field of a row."""
 
@@ -72,20 +77,23 @@ def _summed(key: str, name: str) -> Field[Generation]:
 FIGURES: tuple[Field[Generation], ...] = (
     attribute("ttft_s"), Field("ttft_low_s", "", "", lambda run: float(run.first.latency_low_s)),
     Field("ttft_high_s", "", "", lambda run: float(run.first.latency_high_s)),
-    *attributes("tpot_first_s", "tpot_mean_s", "tpot_last_s", "total_s"),
+    *attributes("tpot_first_s", "tpot_mean_s", "tpot_last_s", "tpot_low_s", "tpot_high_s", "total_s"),
     _summed("total_low_s", "latency_low_s"), _summed("total_high_s", "latency_high_s"), _summed("passes_s", "pass_s"),
     _summed("generate_s", "generate_s"), attribute("tokens_per_s"),
     Field("tokens_per_s_per_request", "", "", lambda run: run.tokens_per_s / run.settings.batch_size),
     *attributes("peak_bytes", "fits", "price_per_hour", "cost_per_million_tokens"),
+    Field("cost_low_per_million_tokens", "", "", lambda run: run.cost_at("latency_low_s")),
+    Field("cost_high_per_million_tokens", "", "", lambda run: run.cost_at("latency_high_s")),
+    attribute("tokens_per_dollar"),
 )  # fmt: skip
-"""The figures of a whole run."""
+"""The figures of a whole run. The range of the time per token is that of its mean."""
 
 # ---------------------------------------------------------------------------------------------- records
 
 
 def _rows(run: Generation) -> Iterator[Record]:
     """One flat row per new token, with every input."""
-    inputs, impl = (record_of(fields, run) for fields in ((*CHOICE[:2], *SETTINGS), IMPL))
+    inputs, impl = (record_of(fields, run) for fields in ((*CHOICE[:2], *SETTINGS, *PRICE), IMPL))
     return ({**inputs, **token, **impl} for token in _tokens(run))
 
 
@@ -158,12 +166,17 @@ def _text(page: Page, run: Generation) -> None:
 
 
 def _stretch(stretch: Stretch) -> str:
-    latency = format_quantity(stretch.latency_s, "s")
+    latency = _ranged(stretch, 1)
     if stretch.tokens == 1:
         return f"{stretch.phase} of position {stretch.first_position}: {latency}, {stretch.bound}-bound"
     where = f"positions {stretch.first_position} to {stretch.last_position}"
-    per_token = format_quantity(stretch.latency_s / stretch.tokens, "s")
-    return f"{stretch.phase} of {where}: {latency}, {per_token} per token, {stretch.bound}-bound"
+    per_token = f"{_ranged(stretch, stretch.tokens)} per token"
+    return f"{stretch.phase} of {where}: {per_token}, {latency} in all, {stretch.bound}-bound"
+
+
+def _ranged(stretch: Stretch, tokens: int) -> str:
+    middle, low, high = (getattr(stretch, name) / tokens for name in RANGE)
+    return f"{format_quantity(middle, 's')} ({range_text(low, high)})"
 
 
 def _conclusions(run: Generation) -> Iterator[str]:
@@ -172,21 +185,27 @@ def _conclusions(run: Generation) -> Iterator[str]:
     def shown(key: str, unit: str = "s") -> str:
         return format_quantity(figure[key], unit)
 
-    def ranged(key: str, *tokens: Record) -> str:
+    def ranged(key: str, *tokens: Record, middle: str = "") -> str:
         words = dict.fromkeys(trust_text(token["trust"], token["trust_from"], run.hardware) for token in tokens)
-        return f"{shown(f'{key}_s')} ({shown(f'{key}_low_s')} to {shown(f'{key}_high_s')}, {', '.join(words)})"
+        range_ = range_text(figure[f"{key}_low_s"], figure[f"{key}_high_s"])
+        return f"{shown(middle or f'{key}_s')} ({range_}, {', '.join(words)})"
 
-    later = [f"{name} {shown(f'tpot_{name}_s')}" for name in ("first", "mean", "last") if len(run.positions)]
     every = _tokens(run)
     yield f"time to first token: {ranged('ttft', every[0])}"
-    yield f"time per later token: {', '.join(later) or 'none'}"
+    later = ranged("tpot", *every[1:], middle="tpot_mean_s") if len(run.positions) else "none"
+    yield f"time per later token: {later}"
     yield f"total: {ranged('total', *every)}, of which passes {shown('passes_s')}, generate {shown('generate_s')}"
     per_request = shown("tokens_per_s_per_request", "")
     yield f"throughput: {shown('tokens_per_s', '')} tokens/s, {per_request} tokens/s per request"
     capacity = format_quantity(run.hardware.memory.usable_bytes, "B")
     yield f"memory: {shown('peak_bytes', 'B')} at the peak of {capacity}, {'fits' if run.fits else 'does NOT fit'}"
     if run.price_per_hour is not None:
-        yield f"cost: {run.cost_per_million_tokens:.4g} per million new tokens at {run.price_per_hour:g} per hour"
+        yield f"cost: {cost_text(cost_range(run), run.price_per_hour)}"
+
+
+def cost_range(run: Generation) -> Ranged:
+    """What a million tokens cost, and the range of it."""
+    return tuple(map(run.cost_at, RANGE))
 
 
 def _summary(run: Generation) -> tuple[str, str]:

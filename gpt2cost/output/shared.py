@@ -105,6 +105,11 @@ def trust_text(word: str, source: str, hardware: Hardware) -> str:
     return f"measured on {source}" if word == "measured" and source != unchanged_name(hardware) else word
 
 
+def range_text(low_s: float, high_s: float) -> str:
+    """The range of a latency."""
+    return f"{format_quantity(low_s, 's')} to {format_quantity(high_s, 's')}"
+
+
 def repeat_warnings(page: Page, warnings: Iterable[str]) -> None:
     """What a long text has made scroll away, once more at its end."""
     for warning in warnings:

@@ -46,7 +46,8 @@ def show_sweep(sink: Sink, sweep: Rows, blocks: Iterable[Block]) -> None:
     if sink.format == "json":
         sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
     elif sink.format in chunks:
-        sink.stream(chunks[sink.format](blocks, sweep.names))
+        pieces = chunks[sink.format](blocks, sweep.names)
+        sink.stream(pieces if sweep.shard.number == 1 or sink.format == "jsonl" else islice(pieces, 1, None))
     else:
         rows = list(islice(chain.from_iterable(map(block_rows, blocks)), TABLE_ROWS + 1))
         sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep))

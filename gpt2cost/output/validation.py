@@ -11,8 +11,9 @@ from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 from gpt2cost.measure.evidence import as_evidence, run_of
+from gpt2cost.measure.profile_score import KernelScore, ProfileScore
 from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
-from gpt2cost.measure.score import STEADY, KernelScore, ProfileScore, Summary, Validation
+from gpt2cost.measure.score import STEADY, Summary, Validation
 from gpt2cost.measure.torch_trace import observed_passes
 from gpt2cost.output.accuracy import (
     FIGURES,
@@ -116,10 +117,16 @@ MEASURED_OPS = replace(MEASURED, rows=_op_records)
 
 # ---------------------------------------------------------------------------------------------- scored
 
+COUNT: Field[KernelScore] = Field("count", "count", "right", lambda kernel: _launches(kernel.count))
 KERNEL: tuple[Field[KernelScore], ...] = (
-    attribute("name", "kernel"), attribute("op"), attribute("kind"), attribute("count", "count"), *FIGURES,
+    attribute("name", "kernel"), attribute("op"), attribute("kind"), COUNT, attribute("expected"), *FIGURES,
 )  # fmt: skip
 """The fields of a kernel of a profiled pass, or of all kernels of a kind."""
+
+
+def _launches(count: float) -> float:
+    """Launches per pass: mostly a whole number."""
+    return int(count) if count == int(count) else round(count, 2)
 
 
 def _run_of_profile(profile: ProfileScore) -> MeasuredRun:
@@ -214,8 +221,9 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
         page.fields(profile.kernels, (name, *figures))
     for left, seconds in profile.unmapped.items():
         page.line(f"unmapped: {cut(left, NAME_WIDTH)}, {format_quantity(seconds, 's')} per pass")
-    for missing in profile.missing:
-        page.line(f"missing: {missing}")
+    for kernel in profile.kernels:
+        if kernel.name in profile.missing:
+            page.line(f"missing: {kernel.name}, {kernel.count:.3g} of {kernel.expected} launches seen")
 
 
 def varying_table(

@@ -59,6 +59,7 @@ class Rows(Result):
     choices: Sequence[Any]
     kernels: bool
     warnings: tuple[str, ...]
+    shard: Any
 
     @property
     @abstractmethod
@@ -68,7 +69,14 @@ class Rows(Result):
     @property
     def points(self) -> int:
         """How many points of the grid are evaluated."""
-        return self.sizes * len(self.choices)
+        first, end = self.bounds
+        return end - first
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first point of the grid that is evaluated, and the first after them."""
+        bounds: tuple[int, int] = self.shard.bounds(self.sizes * len(self.choices))
+        return bounds
 
     @property
     def sizes(self) -> int:

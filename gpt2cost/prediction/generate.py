@@ -28,6 +28,8 @@ from gpt2cost.table.options import GRAPHED
 MAX_TOKENS = 10**6
 """The most new tokens; the curve has a point for each."""
 
+RANGE = ("latency_s", "latency_low_s", "latency_high_s")
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -39,6 +41,8 @@ class Stretch:
     tokens: int
     bound: str
     latency_s: float
+    latency_low_s: float
+    latency_high_s: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,9 +81,14 @@ class Generation(Result):
         return float(getattr(self.first, name)) + float(np.sum(getattr(self.rest, name)))
 
     @property
+    def tokens(self) -> int:
+        """New tokens of the whole batch."""
+        return int(self.settings.batch_size * self.settings.new_tokens)
+
+    @property
     def tokens_per_s(self) -> float:
         """New tokens per second, of the whole batch."""
-        return self.settings.batch_size * self.settings.new_tokens / self.total_s
+        return self.tokens / self.total_s
 
     @property
     def tpot_first_s(self) -> float | None:
@@ -90,6 +99,16 @@ class Generation(Result):
     def tpot_mean_s(self) -> float | None:
         """Seconds per output token, the mean over all but the first."""
         return float(np.mean(self.rest.latency_s)) if len(self.positions) else None
+
+    @property
+    def tpot_low_s(self) -> float | None:
+        """Seconds per output token, the least to expect of the mean."""
+        return float(np.mean(self.rest.latency_low_s)) if len(self.positions) else None
+
+    @property
+    def tpot_high_s(self) -> float | None:
+        """Seconds per output token, the most to expect of the mean."""
+        return float(np.mean(self.rest.latency_high_s)) if len(self.positions) else None
 
     @property
     def tpot_last_s(self) -> float | None:
@@ -104,7 +123,18 @@ class Generation(Result):
     @property
     def cost_per_million_tokens(self) -> float | None:
         """In the currency of `price_per_hour`, by new tokens of the whole batch."""
-        return None if self.price_per_hour is None else self.price_per_hour / 3600 / self.tokens_per_s * 1e6
+        return self.cost_at("latency_s")
+
+    @property
+    def tokens_per_dollar(self) -> float | None:
+        """New tokens of the whole batch per unit of the currency of `price_per_hour`."""
+        return None if (cost := self.cost_per_million_tokens) is None else 1e6 / cost
+
+    def cost_at(self, name: str) -> float | None:
+        """`cost_per_million_tokens` at one of the latencies of a `Turn`."""
+        if self.price_per_hour is None:
+            return None
+        return self.price_per_hour / 3600 * self.summed(name) / self.tokens * 1e6
 
 
 def generate(
@@ -133,19 +163,36 @@ def generate(
     Raises `InputError` for anything unknown or impossible, with what would be right.
     """
     loaded, hw = load_model(model), load_hardware(gpu)
-    check_writes(loaded)
-    batch, prompt_tokens = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
-    new_tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
-    sample, padded = check_flag("sample", sample), check_flag("padded", padded)
-    how = check_how(dtype, attn, runtime, "last", use_cache, cache_type, impl).on(loaded)
-    check_device(hw, how, loaded.head_dim)
-    _check_steps(how, padded)
+    settings = check_generate(
+        loaded, batch, prompt_tokens, new_tokens, dtype, attn, runtime, sample, use_cache, cache_type, impl, padded
+    )
     price = None if price_per_hour is None else check_positive("price_per_hour", price_per_hour)
-    settings = GenerateSettings(batch, prompt_tokens, new_tokens, how, sample, padded)
-    turns = Turns(loaded, hw, settings)
-    first, rest, peak = turns.first(), turns.rest(), turns.peak()
+    return generate_run(loaded, hw, settings, price)
+
+
+def check_generate(
+    model: Model, batch: object, prompt_tokens: object, new_tokens: object, dtype: str | None, attn: str | None,
+    runtime: str, sample: object, use_cache: bool, cache_type: str, impl: str | None, padded: object,
+) -> GenerateSettings:  # fmt: skip
+    """The settings of a run of `model`, every one checked. Raises `InputError` for the first that is wrong."""
+    sizes = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
+    tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
+    draws, masked = check_flag("sample", sample), check_flag("padded", padded)
+    check_writes(model)
+    how = check_how(dtype, attn, runtime, "last", use_cache, cache_type, impl).on(model)
+    return GenerateSettings(*sizes, tokens, how, draws, masked)
+
+
+def generate_run(
+    model: Model, hw: Hardware, settings: GenerateSettings, price_per_hour: float | None = None
+) -> Generation:
+    """`generate` for settings that have been checked. Raises `InputError` where the device cannot run them."""
+    check_device(hw, settings.how, model.head_dim)
+    _check_steps(settings.how, settings.padded)
+    turns = Turns(model, hw, settings)
+    first, rest, peak = turns.first(), turns.rest(), int(turns.peak())
     return Generation(
-        model=loaded,
+        model=model,
         hardware=hw,
         settings=settings,
         first=first,
@@ -154,8 +201,8 @@ def generate(
         stretches=tuple(_stretches(settings.prompt_tokens, first, rest)),
         loop=tuple(turns.loop()),
         peak_bytes=peak,
-        price_per_hour=price,
-        warnings=(*loaded.notes, *_warnings(loaded, hw, settings, peak)),
+        price_per_hour=price_per_hour,
+        warnings=(*model.notes, *_warnings(model, hw, settings, peak)),
     )
 
 
@@ -190,10 +237,13 @@ def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int)
 
 
 def _stretches(prompt_tokens: int, first: Turn, rest: Turn) -> Iterator[Stretch]:
-    yield Stretch("prefill", prompt_tokens, prompt_tokens, 1, str(first.bound), float(first.latency_s))
+    def seconds(turn: Turn, part: Any = ...) -> Iterator[float]:
+        return (float(np.sum(np.asarray(getattr(turn, name))[part])) for name in RANGE)
+
+    yield Stretch("prefill", prompt_tokens, prompt_tokens, 1, str(first.bound), *seconds(first))
     start = 0
     for bound, run in groupby(rest.bound):
-        count = len(list(run))
-        seconds = float(np.sum(rest.latency_s[start : start + count]))
-        yield Stretch("decode", prompt_tokens + start + 1, prompt_tokens + start + count, count, str(bound), seconds)
-        start += count
+        stop = start + len(list(run))
+        places = prompt_tokens + start + 1, prompt_tokens + stop
+        yield Stretch("decode", *places, stop - start, str(bound), *seconds(rest, slice(start, stop)))
+        start = stop

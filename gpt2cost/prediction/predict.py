@@ -122,6 +122,15 @@ class Phase(Result):
         return self.sizes.kv_len
 
     @property
+    def tokens(self) -> Size:
+        """Tokens per sequence that the pass brings: without a KV cache a decode step runs more."""
+        return 1 if self.phase == "decode" else self.seq_len
+
+    @property
+    def flops_per_token(self) -> Number:
+        return self.totals.flops / (self.batch_size * self.tokens)
+
+    @property
     def symbols(self) -> Mapping[str, Number]:
         """The values with which the row formulas evaluate to the rows' figures."""
         return self.pass_.symbols

@@ -6,9 +6,11 @@ A block is one choice of everything but sizes, over a part of the sizes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
 from gpt2cost.prediction.settings import How, Sizes, check_cached, check_device, check_sizes, is_decode
+from gpt2cost.prediction.shard import WHOLE, Shard, parse_shard, within
+from gpt2cost.prediction.what_ifs import changed_by_each, check_changes, is_list_of
 from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest
 
@@ -32,9 +36,10 @@ INPUTS = (
 COLUMNS = (
     *INPUTS, "phase", "kv_len", "latency_s", "latency_low_s", "latency_high_s", "trust", "trust_from", "device_s",
     "host_s", "flops", "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s", "total_bytes", "fits", "valid",
-    "impl",
+    "impl", "parameters", "kv_cache_bytes", "kv_bytes_per_token", "flops_per_token",
 )  # fmt: skip
-"""A row per point. `seq_len` and `cache_len` are the run's; `kv_len` is the phase's. `total_bytes` is memory in use."""
+"""A row per point. `seq_len` and `cache_len` are the run's; `kv_len` is the phase's. `total_bytes` is memory in use.
+`flops_per_token`: of the tokens that the phase brings."""
 KERNEL_COLUMNS = (
     *INPUTS, "phase", "kv_len", "name", "op", "kind", "count", "flops", "read_bytes", "write_bytes", "device_s",
     "share", "bound", "arithmetic_intensity", "pass_latency_s", "trust", "trust_from", "total_bytes", "fits", "valid",
@@ -64,13 +69,19 @@ class Sweep(Rows):
     only_fitting: bool
     only_valid: bool
     warnings: tuple[str, ...]
+    shard: Shard = WHOLE
 
     def blocks(self) -> Iterator[Block]:
-        """The rows, block by block, in constant memory."""
+        """The rows, block by block, in constant memory. A shard evaluates the same blocks as the whole, so that its
+        rows are the same to the last digit."""
         limit = BLOCK_ROWS // (64 if self.kernels else 1)
+        first, bounds = 0, self.bounds
         for choice in self.choices:
             for part in _parts(self.grid, limit):
-                yield _block(choice, self, part)
+                points = math.prod(map(len, part))
+                if first < bounds[1] and first + points > bounds[0]:
+                    yield within(_block(choice, self, part), first, bounds, of_points=3)
+                first += points
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,14 +109,17 @@ def sweep(
     only_valid: bool = False,
     model_changes: Mapping[str, Any] | None = None,
     hw_changes: Mapping[str, Any] | None = None,
+    shard: str = "1/1",
 ) -> Sweep:
     """Predict every point of a grid: rows with the keys of `COLUMNS`, or of `KERNEL_COLUMNS` with `kernels`.
 
     Each of `model` ... `runtime` and `impl` is one value, a list, or text such as `"1,2,8"`, `"1-64*2"` or
     `"128-1024+128"`. Seconds, bytes and FLOPs. The order is that of nested loops over model, gpu, dtype, attn, runtime,
-    impl, batch, seq and cache; with phase `both` a point has two rows, or one where the pass is itself a decode step. A
-    choice that the device cannot run is left out, with a warning, and so is a row of which no CUDA graph can be
-    captured. The grid is checked at the call; `InputError` for what is wrong in it, and where nothing runs.
+    impl, batch, seq and cache; values of `model_changes` and `hw_changes` may be lists, which are loops inside those of
+    model and gpu. With phase `both` a point has two rows, or one where the pass is itself a decode step. A choice that
+    the device cannot run is left out, with a warning, and so is a row of which no CUDA graph can be captured. `shard`,
+    such as `"3/16"`, evaluates a part of the points. The grid is checked at the call; `InputError` for what is wrong in
+    it, and where nothing runs.
     """
     grid = make_grid(
         model=model, gpu=gpu, batch=batch, seq=seq, cache=cache, dtype=dtype, attn=attn, runtime=runtime, phase=phase,
@@ -114,7 +128,7 @@ def sweep(
     choices, warnings = plan(grid, model_changes, hw_changes)
     flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid}
     checked = {name: check_flag(name, value) for name, value in flags.items()}
-    return Sweep(grid, tuple(choices), **checked, warnings=tuple(warnings))
+    return Sweep(grid, tuple(choices), **checked, warnings=tuple(warnings), shard=parse_shard(shard))
 
 
 def plan(
@@ -164,9 +178,17 @@ def loaded_axes(
     hw_changes: Mapping[str, Any] | None, notes: list[str],
 ) -> tuple[list[Model], list[Hardware]]:  # fmt: skip
     """The models and devices of two axes, changed; `notes` are told which names say the same."""
-    models = _loaded("model", (change_model(load_model(name), model_changes or {}) for name in model_names), notes)
-    devices = _loaded("gpu", (change_hardware(load_hardware(gpu), hw_changes or {}) for gpu in gpus), notes)
-    return models, devices
+    of_models, of_devices = check_changes("set", model_changes), check_changes("hw-set", hw_changes)
+
+    def changed_models() -> Iterator[Model]:
+        for model in map(load_model, model_names):
+            yield from changed_by_each(model, of_models, change_model, notes, lambda key: False)
+
+    def changed_devices() -> Iterator[Hardware]:
+        for device in map(load_hardware, gpus):
+            yield from changed_by_each(device, of_devices, change_hardware, notes, partial(is_list_of, device))
+
+    return _loaded("model", changed_models(), notes), _loaded("gpu", changed_devices(), notes)
 
 
 def _loaded(name: str, named: Iterable[Any], notes: list[str]) -> list[Any]:
@@ -249,6 +271,9 @@ def _common(prediction: Prediction, phase: Phase) -> dict[str, Column]:
         "valid": (np.asarray(phase.kv_len) <= prediction.model.n_positions)[..., None],
         "trust": np.asarray(phase.totals.trust)[..., None],
         "trust_from": np.asarray(phase.totals.trust_from)[..., None],
+        "parameters": prediction.model.parameters,
+        "kv_cache_bytes": whole(memory.kv_cache_bytes)[..., None],
+        "kv_bytes_per_token": memory.kv_bytes_per_token,
         "keep": ~np.asarray(uncapturable(prediction.model, prediction.how, phase.sizes)[0])[..., None],
     }
 
@@ -262,6 +287,7 @@ def _pass_figures(prediction: Prediction, phase: Phase) -> dict[str, Column]:
         **_common(prediction, phase),
         **{name: whole(getattr(phase.totals, name))[..., None] for name in counts},
         **{name: np.asarray(getattr(phase.totals, name))[..., None] for name in others},
+        "flops_per_token": np.asarray(phase.flops_per_token)[..., None],
     }
 
 

@@ -21,6 +21,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.blocks import Block, Column, Rows, whole
 from gpt2cost.prediction.grid import Axis, name_axis, size_axis, split_list
+from gpt2cost.prediction.shard import WHOLE, Shard, parse_shard, within
 from gpt2cost.prediction.sweep import loaded_axes
 from gpt2cost.prediction.train import check_gpus, train_run
 from gpt2cost.prediction.train_settings import (
@@ -118,12 +119,17 @@ class TrainSweep(Rows):
     only_valid: bool
     warnings: tuple[str, ...]
     kernels: bool = False
+    shard: Shard = WHOLE
 
     def blocks(self) -> Iterator[Block]:
         """The rows, block by block, in constant memory."""
+        first, bounds = 0, self.bounds
         for choice in self.choices:
             for part in _parts(_axes(self.grid, choice.model)):
-                yield _block(choice, self, part)
+                points = math.prod(1 if axis is None else len(axis) for axis in part)
+                if first < bounds[1] and first + points > bounds[0]:
+                    yield within(_block(choice, self, part), first, bounds, of_points=len(SIZE_AXES))
+                first += points
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,6 +186,7 @@ def sweep_training(
     only_valid: bool = False,
     model_changes: Mapping[str, Any] | None = None,
     hw_changes: Mapping[str, Any] | None = None,
+    shard: str = "1/1",
     **axes: Any,
 ) -> TrainSweep:
     """Predict a training step at every point of a grid: rows with the keys of `TRAIN_COLUMNS`.
@@ -191,7 +198,7 @@ def sweep_training(
     """
     grid = make_train_grid(model=model, gpu=gpu, **axes)
     choices, warnings = plan_training(grid, model_changes, hw_changes)
-    return TrainSweep(grid, tuple(choices), only_fitting, only_valid, tuple(warnings))
+    return TrainSweep(grid, tuple(choices), only_fitting, only_valid, tuple(warnings), shard=parse_shard(shard))
 
 
 def plan_training(

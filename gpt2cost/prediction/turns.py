@@ -42,9 +42,12 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """How text is generated. `padded`: some prompts are shorter, and filled up on the left."""
+    """How text is generated. `padded`: some prompts are shorter, and filled up on the left.
 
-    batch_size: int
+    `batch_size` may be an array of shape (batches, 1), none of them 1, whose set-up has other kernels.
+    """
+
+    batch_size: Size
     prompt_tokens: int
     new_tokens: int
     how: How
@@ -58,7 +61,7 @@ class GenerateSettings:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """One turn of the loop, or many as arrays of shape (tokens,). Seconds.
+    """One turn of the loop, or many as arrays of shape (tokens,), of many batches (batches, tokens). Seconds.
 
     `latency_s` is from one wait for the device to the next; `pass_s` is the forward pass on its own, as `predict`
     gives it. `generate_s`, their difference, is what `generate` adds.
@@ -135,7 +138,7 @@ class Turns:
         if s.how.impl == "nanogpt":
             loop = (nanogpt.before(), "eager"), (nanogpt.after(s.sample), "eager")
             return [loop[0], (table_rows(options, s.how.runtime), s.how.runtime), loop[1]]
-        before = generate_loop.setup(s.batch_size > 1) if first else ()
+        before = generate_loop.setup(bool(np.all(s.batch_size > 1))) if first else ()
         return [
             ((*before, *generate_loop.before(dataclasses.replace(options, traced=False))), "eager"),
             (table_rows(options, s.how.runtime), s.how.runtime),
@@ -172,19 +175,25 @@ class Turns:
 
     def rest(self) -> Turn:
         """All tokens after the first, as arrays."""
-        tokens = np.arange(1, self.settings.new_tokens, dtype=np.float64)
-        blocks = [tokens[start : start + BLOCK] for start in range(0, max(1, len(tokens)), BLOCK)]
+        return self.later(np.arange(1, self.settings.new_tokens, dtype=np.float64))
+
+    def later(self, tokens: Any) -> Turn:
+        """Some of the tokens after the first, by their numbers, as arrays."""
+        step = max(1, BLOCK // np.size(self.settings.batch_size))
+        blocks = [tokens[start : start + step] for start in range(0, max(1, len(tokens)), step)]
         turns = [self.turn(self.sizes(block), first=False) for block in blocks]
+        shapes = [np.broadcast_shapes(np.shape(self.settings.batch_size), block.shape) for block in blocks]
 
         def joined(name: str) -> Any:
             pieces = (getattr(turn, name) for turn in turns)
-            return np.concatenate([np.broadcast_to(p, b.shape) for p, b in zip(pieces, blocks, strict=True)])
+            return np.concatenate([np.broadcast_to(p, s) for p, s in zip(pieces, shapes, strict=True)], axis=-1)
 
         return Turn(**{field.name: joined(field.name) for field in dataclasses.fields(Turn)})
 
-    def peak(self) -> int:
+    def peak(self) -> Number:
         """Weights, KV cache and live activations of the run at their fullest, in bytes."""
-        return int(max(sum(self.memory(token)) for token in (0, self.settings.new_tokens - 1)))
+        first, last = (sum(self.memory(token)) for token in (0, self.settings.new_tokens - 1))
+        return np.maximum(first, last)
 
     def memory(self, token: Size) -> tuple[Number, Number, Number]:
         """Weights, KV cache and live activations of the turn that gives a new token, at its fullest, in bytes."""

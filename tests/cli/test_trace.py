@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import Call, Result, assert_refused
+from helpers import Call, Result, assert_refused, refusal
 
 from gpt2cost import predict
 from gpt2cost.measure.torch_trace import read_sized_trace
 from gpt2cost.output.chrome_trace import chrome_trace
+from gpt2cost.table.options import RUNTIMES
 
 TRACE = ("trace", "--model", "distilgpt2", "--gpu", "a100", "--seq", "16")
 
@@ -34,6 +36,61 @@ def test_shapes_are_written_as_the_profiler_writes_them(sizes: tuple[int, int, i
     assert read_sized_trace(path)[1] == sizes
     kernels = [event["args"] for event in document["traceEvents"] if event.get("cat") == "kernel"]
     assert all(kernel["Output Dims"] for kernel in kernels)
+
+
+def assert_exact(gpt2cost: Call, path: Path, *flags: str) -> list[dict[str, Any]]:
+    """The profiles of a predicted trace that is read back."""
+    result = gpt2cost("validate", "--trace", path, "--model", "distilgpt2", "--gpu", "a100", "--format", "json", *flags)
+    assert result.code == 0, result.err
+    assert result.err == ""
+    profiles: list[dict[str, Any]] = json.loads(result.out)["profiles"]
+    for one in profiles:
+        assert one["mapped_share"] == pytest.approx(1)
+        assert (one["in_order"], one["missing"], one["unmapped"]) == (True, [], [])
+        assert all(abs(row["error"]) < 1e-4 for row in [one["total"], *one["kinds"], *one["kernels"]])
+    return profiles
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_predicted_run_is_read_back_as_itself(runtime: str, attn: str, gpt2cost: Call, tmp_path: Path) -> None:
+    """Catches attention that is booked as copies, merged kernels and graphs' nodes that are not found again."""
+    path, sizes = tmp_path / "trace.json", ("--batch", "2", "--seq", "40")
+    given = ("--runtime", runtime, "--attn", attn)
+    assert gpt2cost(*TRACE[:5], *sizes, *given, "-o", path).code == 0
+    prefill, decode = assert_exact(gpt2cost, path, *given)
+    assert [(one["seq_len"], one["cache_len"]) for one in (prefill, decode)] == [(40, 0), (1, 40)]
+    for one, phase in zip(
+        (prefill, decode),
+        predict("distilgpt2", "a100", batch=2, seq=40, runtime=runtime, attn=attn).phases,
+        strict=True,
+    ):
+        assert one["total"]["predicted_s"] == pytest.approx(phase.totals.device_s)
+        assert one["total"]["count"] == phase.totals.launches
+    assert assert_exact(gpt2cost, path, "--case", "2,1,40") == [decode]
+    assert assert_exact(gpt2cost, path) == [prefill, decode]  # how it ran, the trace says
+
+
+@pytest.mark.parametrize("flags", ["--logits last", "--no-use-cache", "--attn flash_attention_2", "--dtype bf16"])
+def test_what_a_predicted_run_says_of_itself_is_heard(flags: str, gpt2cost: Call, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    assert gpt2cost(*TRACE, *flags.split(), "--phase", "prefill", "-o", path).code == 0
+    dtype = flags.split() if "dtype" in flags else []
+    (one,) = assert_exact(gpt2cost, path, *dtype)
+    assert one["total"]["count"] > 0
+
+
+def test_a_predicted_run_of_another_model_or_device(gpt2cost: Call, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    assert gpt2cost(*TRACE, "-o", path).code == 0
+    said = refusal(gpt2cost("validate", "--trace", path, "--model", "gpt2-large", "--gpu", "a100"))
+    assert "n_layer 6" in said
+    assert "--model distilgpt2" in said
+    result = gpt2cost("validate", "--trace", path, "--model", "distilgpt2", "--gpu", "l4")
+    assert result.code == 0
+    assert "recorded on a100-sxm-80gb (--gpu a100-sxm-80gb), not on l4" in result.err
+    eager = gpt2cost("validate", "--trace", path, "--model", "distilgpt2", "--gpu", "a100", "--attn", "eager")
+    assert "--attn sdpa is" in refusal(eager)
 
 
 @pytest.mark.parametrize(

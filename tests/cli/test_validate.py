@@ -143,7 +143,6 @@ def test_what_a_trace_needs(gpt2cost: Call, tiny_config: str, traces: dict[bool,
     assert "expected all three" in refusal(gpt2cost("validate", "--trace", traces[True], *given, "--batch", "2"))
     two = ("--case", "1,2,0", "--case", "1,3,0")
     assert "expected one size" in refusal(gpt2cost("validate", "--trace", traces[True], *given, *two))
-    assert "--model is required" in refusal(gpt2cost("validate", "--trace", traces[True], "--gpu", "a100"))
     assert "cannot read" in refusal(gpt2cost("validate", "--trace", tmp_path / "none.json", *given))
     other = ("--batch", "1", "--seq", "6", "--cache", "0")
     assert "its batch, seq are (2, 6), got (1, 6)" in refusal(

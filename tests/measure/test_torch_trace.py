@@ -128,6 +128,13 @@ def test_a_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
     assert starts == sorted(starts)
 
 
+def test_a_file_is_gzip_by_what_is_in_it(tmp_path: Path) -> None:
+    events = json.dumps([{"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1.0, "dur": 1.0}]).encode()
+    for name, content in (("packed.json", gzip.compress(events)), ("plain.json.gz", events)):
+        (tmp_path / name).write_bytes(content)
+        assert [one.op for one in read_trace(tmp_path / name)] == ["add"]
+
+
 def test_another_pass_than_expected(tmp_path: Path) -> None:
     """A trace of the wrong kind is told from the right one: eager attention is not in the table of sdpa."""
     found = matched(read_trace(exported(recorded("eager", 1, 6, 0), tmp_path / "trace.json")), "sdpa", 1, 6, 0)
@@ -399,12 +406,11 @@ def test_a_bad_file(content: bytes, message: str, tmp_path: Path) -> None:
 def test_no_file_a_folder_and_no_gzip(tmp_path: Path) -> None:
     whole = gzip.compress(b"[]" * 1000)
     for name, content in (
-        ("a.json.gz", b"[]"),
         ("b.json.gz", whole[:-9]),
-        ("c.json.gz", whole[:12] + b"x" + whole[13:]),
+        ("c.json", whole[:12] + b"x" + whole[13:]),
     ):
         (tmp_path / name).write_bytes(content)
-    for path in (tmp_path, tmp_path / "absent.json", *tmp_path.glob("*.gz")):
+    for path in (tmp_path, tmp_path / "absent.json", *tmp_path.glob("?.json*")):
         with pytest.raises(InputError, match="cannot read"):
             read_trace(path)
 

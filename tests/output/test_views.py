@@ -23,12 +23,14 @@ from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import Scored, Validation, score_evidence, score_trace
 from gpt2cost.measure.torch_trace import read_trace
 from gpt2cost.output import accuracy, capacity, compare, generate, sweep, validation
+from gpt2cost.output import service as of_service
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.output.formats import to_markdown
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
 from gpt2cost.output.shared import CHOICE, IMPL
 from gpt2cost.output.sink import Sink
+from gpt2cost.prediction.service import service
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep
 from gpt2cost.prediction.sweep_order import ordered
@@ -94,9 +96,14 @@ def case(name: str) -> Case:
         case "generation":
             shown = gpt2cost.generate("gpt2", "a100", batch=2, new_tokens=12, price_per_hour=2.0)
             settings = ["batch_size", "prompt_tokens", "new_tokens", "sample", "padded", *how]
+            settings += ["price_per_hour", "cost_per_million_tokens"]
             return Case(
                 shown.view, shown, ["model", "gpu", *settings, "token", "position", "phase", *generate.TURN, "impl"], ""
             )
+        case "service":
+            shown = service("gpt2", ["t4", "l4"], new_tokens=12, price_per_hour={"t4": 1.0}, max_tpot_s=0.01)
+            asked = ["prompt_tokens", "new_tokens", "sample", "padded", *how, "max_ttft_s", "max_tpot_s", "at"]
+            return Case(shown.view, shown, ["model", *asked, *keys(*of_service.OFFER), "impl"], "offers")
         case "comparison":
             shown = gpt2cost.compare("gpt2", ["a100", "t4"], dtype=["fp16", "fp32"])
             return Case(shown.view, shown, keys(*compare.FIELDS), "")
@@ -121,7 +128,7 @@ def case(name: str) -> Case:
 
 
 CASES = (
-    "capacity", "generation", "comparison", "sweep", "sweep of kernels", "evidence", "kernels", "validation",
+    "capacity", "generation", "service", "comparison", "sweep", "sweep of kernels", "evidence", "kernels", "validation",
     "measured", "measured ops",
 )  # fmt: skip
 

@@ -34,6 +34,9 @@ def expected_rows(prediction: Prediction, batch: int, seq: int, cache: int) -> l
             "kv_len": phase.kv_len,
             "total_bytes": prediction.memory.total_bytes, "fits": prediction.memory.fits,
             "valid": phase.kv_len <= prediction.model.n_positions,
+            "parameters": prediction.model.parameters, "kv_cache_bytes": prediction.memory.kv_cache_bytes,
+            "kv_bytes_per_token": prediction.memory.kv_bytes_per_token,
+            "flops_per_token": phase.totals.flops / (phase.totals.tokens_per_s * phase.totals.latency_s),
             **{name: getattr(phase.totals, name) for name in (
                 "latency_s", "latency_low_s", "latency_high_s", "trust", "trust_from", "device_s", "host_s", "flops",
                 "read_bytes", "write_bytes", "launches", "bound", "tokens_per_s",
