@@ -16,6 +16,7 @@ from gpt2cost.cli.flags import (
     HostFactorFlag,
     HwSetFlag,
     SetFlag,
+    assignments,
     choices,
     device_names,
     hardware_changes,
