@@ -51,7 +51,7 @@ class FoundTrace:
 
 
 OP: tuple[Field[FoundOp], ...] = (
-    Field("op", "op", "", lambda op: op.op), attribute("count", "count"), attribute("measured_s", "time", "s"),
+    Field("op", "op", "", lambda op: op.op), attribute("count", "count"), attribute("measured_s", "time", "own s"),
     attribute("share", "share", "%"),
 )  # fmt: skip
 _NAME: Field[FoundOp] = Field("op", "op", "", lambda op: cut(op.op, NAME_WIDTH))

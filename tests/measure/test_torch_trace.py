@@ -274,6 +274,40 @@ def test_a_cuda_trace(attn: str, phase: str, with_ops: bool, tmp_path: Path) -> 
     assert 2e6 * total == pytest.approx(sum(times))
 
 
+ON_HIP = {
+    ON_CUDA["addmm"][1][1]: "Cijk_Ailk_Bljk_HHS_BH_Bias_HA_S_SAV_UserArgs_MT256x128x32_MI16x16x1_SN_K1",
+    ON_CUDA["mm"][1][0]: "Cijk_Alik_Bljk_HHS_BH_MT128x96x64_MI16x16x16x1_SN_1LDSB0_APM1",
+    ON_CUDA["bmm"][1][0]: "Cijk_Alik_Bljk_SB_MT64x64x16_MI16x16x4x1_SN_GRVW4_GSU1",
+    COMBINE: "Cijk_SS_BiasS_HAS_ScaleAlphaVec_PostGSU16", REDUCE: "Cijk_S_PostGSU8", FLASH: "attn_fwd.kd",
+    MEMSET: "__amd_rocclr_fillBufferAligned", COPY: "__amd_rocclr_copyBuffer",
+}  # fmt: skip
+"""A kernel of CUDA -> one of AMD's libraries that does the same: hipBLASLt's, aotriton's, the runtime's own. PyTorch's
+have the same names on both."""
+
+
+@pytest.mark.parametrize("with_ops", [True, False])
+@pytest.mark.parametrize("attn", ATTENTION)
+def test_a_hip_trace(attn: str, with_ops: bool, tmp_path: Path) -> None:
+    sizes = (2, *PHASES["chunk"])
+    events, _ = cuda_trace(expected_kernels(attn, sizes), with_ops)
+    for event in events:
+        event["name"] = ON_HIP.get(event["name"], event["name"].replace("cudaLaunch", "hipLaunch"))
+    assert_whole(matched(read_trace(write(tmp_path / "trace.json", events)), attn, *sizes))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_trace_of_apple_s_gpu(phase: str, tmp_path: Path) -> None:
+    """The ops of MPS: attention has a name of its own, and a linear layer is one op, with nothing inside."""
+    sizes = (2, *PHASES[phase])
+    document = json.loads(exported(recorded("sdpa", *sizes), tmp_path / "cpu.json").read_text("utf-8"))
+    events = [event for event in document["traceEvents"] if event.get("cat") == "cpu_op"]
+    linears = [(e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "aten::linear"]
+    kept = [e for e in events if not any(begin < e["ts"] <= end for begin, end in linears)]
+    for event in kept:
+        event["name"] = event["name"].replace("flash_attention_for_cpu", "attention_math_for_mps")
+    assert_whole(matched(read_trace(write(tmp_path / "mps.json", kept)), "sdpa", *sizes))
+
+
 def test_an_unknown_kernel_in_the_middle(tmp_path: Path) -> None:
     kernels = expected_kernels("eager", (1, 1, 9))
     events, _ = cuda_trace(kernels, True, alien_after=[30, 50])
