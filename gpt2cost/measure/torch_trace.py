@@ -49,7 +49,7 @@ WRAPPERS = {
 _LEAVES = {
     "layer_norm": "native_layer_norm",
     "linear": "linear",
-    "scaled_dot_product_attention": "",
+    "scaled_dot_product_attention": ATTENTION,
     "softmax": "_softmax",
 }
 """Of those what computes where it contains no op, as on Apple's GPUs and in a predicted trace: under which name."""

@@ -159,6 +159,8 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         cache_type=how.cache_type,  # type: ignore[arg-type]
         impl=how.impl or model.impl,
         bias=model.bias,
+        head=model.head,
+        has_pad_token=model.pad_token_id is not None,
     )
 
 

@@ -44,6 +44,7 @@ from gpt2cost.prediction.settings import (
     check_sizes,
     does_not_fit,
     is_decode,
+    one_at_a_time,
     unused_changes,
 )
 from gpt2cost.result import Result
@@ -337,6 +338,7 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
     yield from unused_changes(model)
+    yield from one_at_a_time(model, phases[0].batch_size)
     for phase in phases:
         yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)
     if not np.all(memory.fits):
