@@ -128,12 +128,12 @@ def values(model: Model, dtype: str, batch: int, seq: int, cache: int) -> dict[s
 
 def unrolled(rows: list[Row], layers: int) -> Iterator[tuple[str, Kernel | Free]]:
     """The steps in the order in which they run, with the repeated block's rows repeated and numbered."""
-    block = [row for row in rows if row.module.startswith("transformer.h")]
+    block = [row for row in rows if row.count != 1]
     for row in rows:
         if row is block[0]:
             for layer in range(layers):
                 for inner in block:
-                    yield re.sub(r"\.h\b", f".h.{layer}", inner.module, count=1), inner.step
+                    yield re.sub(r"\bh\b", f"h.{layer}", inner.module, count=1), inner.step
         elif row not in block:
             yield row.module, row.step
 

@@ -24,7 +24,7 @@ from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.citations import LINES_FILE, Citation, cited, installed_transformers, resolve, shipped_lines
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, TableOptions
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, TableOptions
 from gpt2cost.table.training import training_table
 
 
@@ -37,6 +37,8 @@ def all_citations() -> tuple[Citation, ...]:
     for attn, activation, upcast in itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True)):
         dropped = ("embd", "attn", "resid")
         training_table(TableOptions(attn, activation, upcast, train=True, dropout=dropped, autocast=True))
+    for head, has_pad_token in itertools.product(HEADS, (False, True)):
+        cost_table(TableOptions(head=head, has_pad_token=has_pad_token))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):
         for cache_type in CACHE_TYPES:
             options = TableOptions(attn, padded=padded, cache_type=cache_type, in_generate=True)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from gpt2cost.checks import check_choice
 from gpt2cost.device.catalog import HOST_FACTOR, change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
@@ -25,7 +26,7 @@ from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model, preset_names
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -128,6 +129,10 @@ GpuFlag = Annotated[
         "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
     ),
 ]
+HeadFlag = Annotated[
+    str | None,
+    choice("--head", HEADS, f"What the hidden states go through: {either(HEADS)}.", show_default="of its architecture"),
+]
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
 ]
@@ -188,11 +193,15 @@ class ModelFlags:
         ),
     ] = None
     set_: SetFlag = None
+    head: HeadFlag = None
 
     def load_model(self, default: str | None = None) -> Model:
-        """The model of --model and --set. Raises `InputError` where there is none."""
-        name = required("--model", default if self.model is None else self.model)
-        return change_model(load_model(name), assignments("--set", self.set_, ","))
+        """The model of --model, --set and --head. Raises `InputError` where there is none."""
+        loaded = load_model(required("--model", default if self.model is None else self.model))
+        changes = model_changes(self.set_, self.head)
+        if loaded.head == changes.get("head"):
+            del changes["head"]
+        return change_model(loaded, changes)
 
 
 @dataclass(eq=False, repr=False)
@@ -316,6 +325,17 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
         if key in changes:
             raise InputError(f"{flag}: {plain(key)} is set twice")
         changes[key] = value
+    return changes
+
+
+def model_changes(set_: list[str] | None, head: str | None) -> dict[str, str]:
+    """What --set and --head change of a model. Raises `InputError` where both give the head."""
+    changes = assignments("--set", set_, ",")
+    if head is not None:
+        check_choice("head", head, HEADS)
+        if "head" in changes:
+            raise InputError("--head: head is set by --set too")
+        changes["head"] = head
     return changes
 
 

@@ -12,6 +12,7 @@ import typer
 from gpt2cost.cli.flags import (
     OWN_ATTN,
     OWN_DTYPE,
+    HeadFlag,
     HostFactorFlag,
     HwSetFlag,
     SetFlag,
@@ -19,6 +20,7 @@ from gpt2cost.cli.flags import (
     choices,
     device_names,
     hardware_changes,
+    model_changes,
     model_names,
     required,
     several,
@@ -144,6 +146,7 @@ class ManyFlags:
 
     model: ModelsFlag = None
     set_: SetFlag = None
+    head: HeadFlag = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
@@ -157,11 +160,11 @@ class ManyFlags:
         return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
     def model_changes(self) -> dict[str, Any]:
-        """What --set changes: one value of a key, or a list of them as in n_layer=6,12."""
+        """What --set and --head change: one value of a key, or a list of them as in n_layer=6,12."""
         given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
         return {
             key: value.split(_BETWEEN) if _BETWEEN in value else value
-            for key, value in assignments("--set", given, ",").items()
+            for key, value in model_changes(given, self.head).items()
         }
 
     def hw_changes(self) -> dict[str, Any]:

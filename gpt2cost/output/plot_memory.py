@@ -19,6 +19,7 @@ from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.train_memory import PARTS, memory_by_kernel, memory_of
 from gpt2cost.prediction.turns import Turns
+from gpt2cost.table.heads import HEAD_MODULES
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.liveness import LAYER_CACHE, OLD_CACHE, live_tensors
 from gpt2cost.units import format_quantity
@@ -171,7 +172,8 @@ def _section(row: Row, layer: int, block: Sequence[int]) -> str:
         return "embeddings"
     if row.index <= block[-1]:
         return f"h.{layer}"
-    return "lm_head" if row.module == "lm_head" else "ln_f"
+    first = row.module.split(".")[0]
+    return first if first in HEAD_MODULES else "ln_f"
 
 
 def _sections(labels: Iterable[str]) -> tuple[Section, ...]:

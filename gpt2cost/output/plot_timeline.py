@@ -9,6 +9,7 @@ from itertools import groupby
 from gpt2cost.output.chrome_trace import slices_of
 from gpt2cost.output.plot_data import Picture, how_line, pass_line
 from gpt2cost.prediction.predict import Prediction
+from gpt2cost.table.heads import HEAD_MODULES
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.queue_steps import Slice
 
@@ -87,14 +88,14 @@ def _groups(slices: Sequence[Slice], track: str, layers: int) -> Iterator[Group]
     seen: set[str] = set()
 
     def label(piece: Slice) -> str:
-        _, *names = piece.module.split(".")
+        names = piece.module.removeprefix("transformer").removeprefix(".").split(".")
         is_layer = names[:1] == ["h"] and len(names) > 1
         if is_layer and names[1].isdecimal():
             own = f"h.{names[1]}"
         elif is_layer:  # what a compiler has taken out of the first block or out of the last
             own = f"h.{layers - 1}" if "h.0" in seen else "h.0"
-        elif names[:1] == ["ln_f"] or piece.module == "lm_head":
-            own = names[0] if names else "lm_head"
+        elif names[0] in ("ln_f", *HEAD_MODULES):
+            own = names[0]
         else:
             begins = "h.0" not in seen and (piece.module or kind_of(piece) != "host")
             own = "embeddings" if begins else ""

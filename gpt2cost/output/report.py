@@ -42,6 +42,7 @@ from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.trust import MEANING
+from gpt2cost.table.heads import HEAD_MODULES
 from gpt2cost.version import __version__
 
 FILES = Path(__file__).with_name("page_files")
@@ -250,7 +251,7 @@ def _group_of(module: str) -> str:
     parts = module.removeprefix("transformer").strip(".").split(".")
     if parts[0] == "h":
         return ".".join(parts[:2]) if len(parts) > 1 else "h: residual adds"
-    return parts[0] if parts[0] in ("causal_mask", "ln_f", "lm_head") else "embeddings"
+    return parts[0] if parts[0] in ("causal_mask", "ln_f", *HEAD_MODULES) else "embeddings"
 
 
 def _ridge(prediction: Prediction) -> float:

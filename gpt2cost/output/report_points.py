@@ -128,7 +128,7 @@ def _what_ifs(model: Model, hw: Hardware, how: How, phase: Phase) -> Iterator[tu
     for change in WHAT_IFS:
         name, value = change.split()
         other = replace(how, logits=value) if name == "logits" else replace(how, runtime=value)
-        if other == how or (name == "logits" and phase.phase == "decode"):
+        if other == how or (name == "logits" and (phase.phase == "decode" or model.head != "lm")):
             continue
         try:
             check_device(hw, other, model.head_dim)

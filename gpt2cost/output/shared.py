@@ -15,19 +15,25 @@ from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.prediction.trust import unchanged_name
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
+from gpt2cost.table.heads import CLASSES
 from gpt2cost.units import format_quantity
 
 MODEL: tuple[Field[Model], ...] = (
     attribute("name", "model"), *(attribute(name, name) for name in ("n_layer", "n_head", "n_embd")),
     attribute("n_inner"), attribute("vocab_size", "vocab_size"), attribute("n_positions", "n_positions"),
     *attributes("activation_function", "tie_word_embeddings", "reorder_and_upcast_attn"),
-    attribute("parameters", "parameters", ","),
+    attribute("parameters", "parameters", ","), attribute("head"),
 )  # fmt: skip
 """A model's dimensions under GPT2Config's names, and its parameters."""
 SIZES = ("batch_size", "seq_len", "cache_len")
 HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type")
 CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
 """The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+PASS = (
+    attribute("phase", of="phase"), *(attribute(f"phase_{name}", path=f"phase.{name}") for name in SIZES[1:]),
+    attribute("kv_len", of="phase"),
+)  # fmt: skip
+"""The fields of what has a phase of a run. `seq_len` and `cache_len` are the run's everywhere; a phase's are these."""
 IMPL = attribute("impl", of="how")
 """Whose code runs it: the last field of a flat row, whose older ones have their places."""
 TOTALS: tuple[Field[Any], ...] = (
@@ -86,9 +92,9 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
     """What is run on which device, and how. It says which of the settings the config has asked for."""
     own = " and ".join(name for name in ("dtype", "attn") if getattr(model, name) == getattr(how, name))
     asked = f" ({own} of its config)" if own else ""
-    return (
-        f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}{asked}"
-    )
+    cls = "" if model.head == "lm" else f"{CLASSES[model.head]}, "
+    parameters = f"{cls}{format_quantity(model.parameters, '')} parameters"
+    return f"{model.name} ({parameters}) on {hardware.name}, {how_text(how)}{asked}"
 
 
 def size_text(model: Model, how: How) -> str:

@@ -18,7 +18,7 @@ from gpt2cost.errors import InputError, echo, nearest
 from gpt2cost.prediction.asked import Asked, asked_for
 from gpt2cost.prediction.explain import KernelExplanation, explained
 from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, table_options, table_rows
-from gpt2cost.prediction.settings import TRAIN, How, Number, Sizes, check_implementation
+from gpt2cost.prediction.settings import TRAIN, How, Number, Sizes, check_implementation, check_writes
 from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import rows_of_step, step_work, train_options
 from gpt2cost.result import Result
@@ -148,6 +148,8 @@ def explain_step(
         cache_type=cache_type, impl=impl, precision=precision, checkpointing=checkpointing, dropout=dropout,
     )  # fmt: skip
     train, hardware = asked.train, asked.hardware
+    if phase == GENERATE:
+        check_writes(asked.model)
     if train is not None:
         parts = list(_of_training(asked, train))
         hardware = None if hardware is None else hardware.under_load

@@ -7,6 +7,7 @@ bytes are exact Python integers; on a grid they are float64.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,16 @@ from gpt2cost.prediction.settings import (
     check_sizes,
     does_not_fit,
     is_decode,
+    one_at_a_time,
     unused_changes,
 )
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.table.liveness import peak_bytes
+
+MOST_POINTS = 100_000
+"""The most points of a grid in arrays: about half a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +223,12 @@ def predict(
     """
     how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
+    points = math.prod(np.broadcast_shapes(*map(np.shape, dataclasses.astuple(sizes))))
+    if points > MOST_POINTS:
+        raise InputError(
+            f"batch, seq, cache: {points:,} points, of each of which all kernels' figures would be held in memory, for"
+            f" which {MOST_POINTS:,} are the most; use sweep, which takes any number"
+        )
     return predict_run(load_model(model), load_hardware(gpu), how, sizes, phase)
 
 
@@ -327,6 +338,7 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
     yield from unused_changes(model)
+    yield from one_at_a_time(model, phases[0].batch_size)
     for phase in phases:
         yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)
     if not np.all(memory.fits):

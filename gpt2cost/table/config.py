@@ -21,10 +21,10 @@ from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.files import data_dir
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
-from gpt2cost.table.config_file import OTHER_NAMES, as_gpt2, attn_of, dtype_of, read_config
+from gpt2cost.table.config_file import OTHER_NAMES, as_gpt2, attn_of, dtype_of, head_of, labels_of, read_config
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.hub import config_of, hub_config
-from gpt2cost.table.options import Impl
+from gpt2cost.table.options import Head, Impl
 from gpt2cost.units import parse_count
 
 _DIMENSION = {"range": (1, 10**7)}
@@ -50,9 +50,10 @@ HUB_ALIASES = {
 class Model:
     """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names and with its defaults in transformers 5.x.
 
-    `n_inner` is a number, though a config may leave it out. `changes` is what `change_model` set. `bias` is nanoGPT's
-    (of Linear and LayerNorm). `impl`, `dtype` and `attn` say how the model is run where nobody says otherwise: by whose
-    code, in what its weights are stored, and by which attention implementation; "" where the config does not say.
+    `head` is that of the class which `architectures` names. `n_inner` is a number, though a config may leave it out.
+    `changes` is what `change_model` set. `bias` is nanoGPT's (of Linear and LayerNorm). `impl`, `dtype` and `attn` say
+    how the model is run where nobody says otherwise: by whose code, in what its weights are stored, and by which
+    attention implementation; "" where the config does not say.
     """
 
     name: str = field(default="", metadata=_DERIVED)
@@ -71,6 +72,9 @@ class Model:
     tie_word_embeddings: bool = True
     add_cross_attention: bool = False
     use_cache: bool = True
+    pad_token_id: int | None = None
+    head: Head = "lm"
+    num_labels: int = field(default=2, metadata=_DIMENSION)
     attn_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
@@ -106,13 +110,14 @@ class Model:
             "hidden_size": self.n_embd,
             "intermediate_size": self.n_inner,
             "vocab_size": self.vocab_size,
+            "num_labels": self.num_labels,
             "n_positions": self.n_positions,
         }
 
     @cached_property
     def parameters(self) -> int:
         """The number of parameters, tied embeddings counted once."""
-        return int(parameter_count(self.tie_word_embeddings, self.bias).evaluate(self.symbols()))
+        return int(parameter_count(self.tie_word_embeddings, self.bias, self.head).evaluate(self.symbols()))
 
 
 def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model:
@@ -122,9 +127,11 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     million, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
     """
     keys, notes = as_gpt2(config, where)
+    head, of_head = head_of(config, where)
+    keys |= {"head": head, "num_labels": labels_of(config, head)}
     model = _checked({key: value for key, value in keys.items() if key != "bias"}, name, where)  # HuggingFace has none
     (dtype, of_dtype), (attn, of_attn) = dtype_of(config, where), attn_of(config, where)
-    return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_dtype, *of_attn))
+    return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_head, *of_dtype, *of_attn))
 
 
 def _checked(config: Mapping[str, Any], name: str, where: str) -> Model:
@@ -174,6 +181,7 @@ def check_impl(impl: Impl, model: Model) -> None:
         "n_inner": (model.n_inner == 4 * model.n_embd, f"4 x n_embd = {4 * model.n_embd}"),
         "activation_function": (gelu, "gelu_new"),
         "tie_word_embeddings": (model.tie_word_embeddings, "true"),
+        "head": (model.head == "lm", "lm"),
         "scale_attn_weights": (model.scale_attn_weights, "true"),
         "scale_attn_by_inverse_layer_idx": (not model.scale_attn_by_inverse_layer_idx, "false"),
         "reorder_and_upcast_attn": (not model.reorder_and_upcast_attn, "false"),
@@ -211,7 +219,7 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     config = {key: getattr(model, key) for key in keys}
     if model.n_inner == 4 * model.n_embd:
         del config["n_inner"]
-    name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
+    name = f"{model.name}[{';'.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = _checked(config | set_to, name, "set")
     kept = {key: getattr(model, key) for key in ("impl", "dtype", "attn", "notes")}
     return replace(changed, **kept, changes=(*model.changes, *set_to.items()))

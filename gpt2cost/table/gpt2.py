@@ -16,9 +16,9 @@ from gpt2cost.table.attention import PROBABILITIES, attention
 from gpt2cost.table.citations import cite
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
+from gpt2cost.table.heads import head_parameters, headed
 from gpt2cost.table.kernel import (
     Free,
-    Gemm,
     Kernel,
     Module,
     Tensor,
@@ -29,11 +29,9 @@ from gpt2cost.table.kernel import (
     output,
     pointwise,
     tensor,
-    weight,
 )
-from gpt2cost.table.loss import causal_lm_loss
-from gpt2cost.table.masks import causal_mask, packed_sequence
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.masks import causal_mask, packed_sequence, pad_search
+from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64
 
 
@@ -105,6 +103,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     )  # fmt: skip
     children: tuple[Module | Kernel | Free, ...] = (
         Free("transformer", "call", inputs=(ids,), outputs=(normed,)),
+        *(pad_search(ids) if options.has_pad_token and not (options.padded or options.traced or options.train) else ()),
         Free("views", "view", 1, inputs=(ids,), outputs=(ids,)),
         Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
         *(() if options.in_generate else numbered),
@@ -125,37 +124,18 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
 
 @lru_cache(maxsize=64)
 def cost_table(options: TableOptions = TableOptions()) -> Module:
-    """GPT2LMHeadModel, or another implementation's model: the whole table for one way of running it.
+    """GPT2LMHeadModel, one of another head, or another implementation's model: the table for one way of running it.
 
     Raises `InputError` for an activation function that is not modelled.
     """
     if options.impl == "nanogpt":
         return nanogpt.gpt(options)
-    body, x = transformer(options)
-    rows: tuple[Formula | int, ...] = (B, 1) if options.logits == "last" else (B, T)
-    m = B if options.logits == "last" else B * T
-    kept = tensor(x.name, *rows, D, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
-    lm_head = Kernel(
-        name="",
-        op="mm",
-        kind="gemm",
-        inputs=(kept, weight("lm_head.weight", V, D)),
-        outputs=(tensor("logits", *rows, V),),
-        flops=2 * m * V * D,
-        source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states"),
-        shape=Gemm(formula(1), m, V, D, "NT"),
-        in_module=True,
-    )
-    head = Module("lm_head", "Linear", (lm_head,))
-    loss = causal_lm_loss(lm_head.outputs[0]) if options.train else ()
-    call = Free("model", "call", inputs=(tensor("input_ids", B, T, element=i64),), outputs=lm_head.outputs)
-    cut = Free("slice", "view", 1, inputs=(x,), outputs=(kept,))
-    return Module("", "GPT2LMHeadModel", (call, body, cut, head, *loss))
+    return headed(*transformer(options), options)
 
 
-def parameter_count(tied: bool = True, bias: bool = True) -> Formula:
+def parameter_count(tied: bool = True, bias: bool = True, head: Head = "lm") -> Formula:
     """The model's parameters. Tied embeddings are counted once. `bias`: of Linear and LayerNorm."""
     positions, one = symbol("n_positions"), int(bias)
     layer_norms = (1 + one) * D
     layer = 2 * layer_norms + (D + one) * 3 * D + (D + one) * D + (D + one) * F + (F + one) * D
-    return V * D + positions * D + L * layer + layer_norms + (0 if tied else V * D)
+    return V * D + positions * D + L * layer + layer_norms + head_parameters(head, tied)

@@ -180,6 +180,27 @@ def _packed(
     return steps, whole
 
 
+def pad_search(ids: Tensor) -> tuple[Kernel | Free, ...]:
+    """`warn_if_padding_and_no_attention_mask`: is the pad token first or last of a sequence? The host waits twice.
+
+    The list of the two places becomes a tensor on the host, and is copied to the device; the answer comes back.
+    """
+    source = cite(
+        "PreTrainedModel.warn_if_padding_and_no_attention_mask",
+        "if self.config.pad_token_id in input_ids[:, [-1, 0]]:",
+        file="modeling_utils.py",
+    )
+    places, ends = tensor("ends", 2, element=i64), tensor("end_ids", B, 2, element=i64)
+    is_pad, answer = tensor("is_pad", B, 2, element=b8), tensor("any_pad", element=b8)
+    return (
+        Free("ends_sync", "sync"),
+        copy("end_ids", "index", (ids, places), ends, source),
+        pointwise("is_pad", "eq", (ends,), is_pad, source),
+        reduction("any_pad", "any", is_pad, answer, 2 * B, source),
+        Free("pad_sync", "sync"),
+    )
+
+
 def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Kernel | Free, ...]:
     """`find_packed_sequence_indices`: without a cache, do the positions restart? The answer goes to the host.
 

@@ -12,18 +12,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpt2cost.table import why_activations, why_generate, why_masks, why_model, why_training
+from gpt2cost.table import why_activations, why_generate, why_heads, why_masks, why_model, why_training
 from gpt2cost.table.checkpointing import AGAIN
 from gpt2cost.table.citations import NANOGPT
 from gpt2cost.table.kernel import Kernel, Row
 
 RULES = {f"backward {key}": text for key, text in why_training.RULES.items()}
 DOES = {
-    **why_model.DOES, **why_activations.DOES, **why_masks.DOES, **why_generate.DOES, **why_training.DOES,
+    **why_model.DOES, **why_activations.DOES, **why_masks.DOES, **why_generate.DOES, **why_heads.DOES,
+    **why_training.DOES,
 }  # fmt: skip
 REMOVED_BY = {
     **why_model.REMOVED_BY, **why_activations.REMOVED_BY, **why_masks.REMOVED_BY, **why_generate.REMOVED_BY,
-    **why_training.REMOVED_BY,
+    **why_training.REMOVED_BY, **why_heads.REMOVED_BY,
 }  # fmt: skip
 
 _BACKWARD = re.compile(r"(?P<forward>.*?)\.?(?P<role>(?:grad|backward)(?:_.*|\..*)?)")

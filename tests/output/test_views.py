@@ -122,9 +122,9 @@ def case(name: str) -> Case:
         case "validation":
             return Case(validation.validation_view(), validated(), keys(*accuracy.SCORED), "passes")
         case "measured":
-            return Case(validation.MEASURED, records(), keys(*validation.PASS), "passes")
+            return Case(validation.MEASURED, records(), ["gpu", *keys(*validation.PASS)], "passes")
         case _:
-            return Case(validation.MEASURED_OPS, records(), [*keys(*accuracy.RUN), *validation.OP], "ops")
+            return Case(validation.MEASURED_OPS, records(), ["gpu", *keys(*accuracy.RUN), *validation.OP], "ops")
 
 
 CASES = (
