@@ -29,6 +29,8 @@ REMOVED_BY = {
 _BACKWARD = re.compile(r"(?P<forward>.*?)\.?(?P<role>(?:grad|backward)(?:_.*|\..*)?)")
 """A backward kernel's name: that of the forward's kernel, and what it is of its node's."""
 
+_ALONE = "backward sum"
+"""The rule whose kernel stays one of its own where the forward's is merged."""
 _SENTENCE = re.compile(r"(?<=\.) (?=[A-Z0-9])")
 """The blank between two sentences."""
 
@@ -53,7 +55,7 @@ def why(row: Row) -> Why:
     if step.name.rpartition(".")[2] == AGAIN:
         does += " Run again in the backward pass, since checkpointing has kept the block's input alone."
         return Why(does, "--checkpointing none, which keeps what the first run has made")
-    if key in RULES:
+    if key in RULES and key != _ALONE:
         return Why(does, next((REMOVED_BY[of] for of in _keys(row, _forward(row)) if of in REMOVED_BY), ""))
     return Why(does, REMOVED_BY.get(key, ""))
 

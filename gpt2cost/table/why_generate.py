@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 _SETUP = "once per call of generate"
-_ANSWER = "Reduces that to one truth value, for Python to ask."
+_ANSWER = "Reduces the test to one truth value, which Python then asks for."
 _SYNC = f"The host waits for the answer, {_SETUP}"
 _SAMPLED = "greedy decoding by HuggingFace's code: generate without --sample"
-_ASSERT = "Ends the program if that is false; the host does not wait for it."
 
 DOES = {
     # ------------------------------------------------------------------------------------------ before all turns
@@ -22,8 +21,8 @@ DOES = {
     "generate.setup.right_padding_answer": _ANSWER,
     "generate.setup.right_padding_sync": f"{_SYNC}: whether a prompt is padded on the right.",
     "generate.setup.cumsum": "Counts the tokens of each prompt by its attention mask: positions, leaving padding out.",
-    "generate.setup.minus_1": "Subtracts 1: positions count from 0 on.",
-    "generate.setup.is_0": "Marks padding.",
+    "generate.setup.minus_1": "Subtracts 1 from the counts: positions begin at 0.",
+    "generate.setup.is_0": "Marks padding: where the attention mask is 0.",
     "generate.setup.positions": "Gives padding the position 0, since it would have -1.",
     "generate.setup.is_1": "Marks what is no padding: a mask of ones alone can be dropped.",
     "generate.setup.is_1_answer": _ANSWER,
@@ -46,11 +45,15 @@ DOES = {
     "generate.update_kwargs": "Python that extends positions and mask for the next turn: time of the host.",
     "generate.views": "Reshapes and slices of positions: no kernel.",
     "generate.arange": "Numbers the new token: 0.",
-    "generate.plus_last": "Adds the last position of each sequence.",
-    "generate.plus_1": "Adds 1: the next token's position.",
-    "generate.cat_positions": "Appends it: torch.cat copies all positions into a new tensor, in every turn.",
-    "generate.new_mask": "A one for the new token, for the attention mask.",
-    "generate.cat_mask": "Appends it: torch.cat copies the attention mask into a new tensor, in every turn.",
+    "generate.plus_last": "Adds each sequence's last position to the new token's number.",
+    "generate.plus_1": "Adds 1 to that sum: the new token's position.",
+    "generate.cat_positions": (
+        "Appends the new token's position: torch.cat copies all positions into a new tensor, in every turn."
+    ),
+    "generate.new_mask": "Makes a one for the new token, which is no padding.",
+    "generate.cat_mask": (
+        "Appends that one to the attention mask: torch.cat copies all of it into a new tensor, in every turn."
+    ),
     "generate.select": "Takes the logits of the last position: a view, no kernel.",
     "generate.logits_float32": (
         "Copies the last position's logits in float32: for exactness, and so that the whole logits can be freed, which"
@@ -58,33 +61,36 @@ DOES = {
     ),
     "generate.logits_processor": "Python of the logits processors: time of the host.",
     "generate.argmax": "Chooses the next token: the one with the largest logit, in each sequence.",
-    "generate.kept": "Keeps the new token of a sequence that is not finished, by a product with 1 or 0.",
-    "generate.over": "1 for a sequence that is finished.",
-    "generate.padding_id": "The padding token for those.",
-    "generate.tokens": "The sum: the new token, or padding after the end of a text.",
+    "generate.kept": "The new token of a sequence that goes on, 0 for one that has ended: a product with 1 or 0.",
+    "generate.over": "1 for a sequence that has ended, 0 for one that goes on.",
+    "generate.padding_id": "The padding token for a sequence that has ended, 0 for one that goes on.",
+    "generate.tokens": "The sum of both: the new token, or padding after the end of a text.",
     "generate.unsqueeze": "Makes the tokens a column: a view, no kernel.",
     "generate.cat_ids": "Appends the new tokens: torch.cat copies the whole text into a new tensor, in every turn.",
     "generate.stopping_criteria": "Python of the stopping criteria: time of the host.",
-    "generate.not_done": "False for each sequence: the start of what the stopping criteria say.",
+    "generate.not_done": "False for each sequence: what the stopping criteria begin with.",
     "generate.too_long": "Whether the text is as long as was asked for, which the host knows, as a tensor.",
-    "generate.or_too_long": "Joins that to it.",
+    "generate.or_too_long": "Marks all sequences as done where the text is as long as was asked for.",
     "generate.slice": "Takes the newest token: a view, no kernel.",
-    "generate.is_eos": "Whether it is the end-of-text token (50256), in each sequence.",
-    "generate.any_eos": "Whether any of the newest tokens is, of which there is one.",
-    "generate.or_eos": "Joins that to it.",
-    "generate.not_stopped": "The opposite: which sequences go on.",
-    "generate.unfinished": "Those that went on before and still do.",
+    "generate.is_eos": "Whether the newest token is the end-of-text token (50256), in each sequence.",
+    "generate.any_eos": "Whether any of a sequence's newest tokens is, of which there is one.",
+    "generate.or_eos": "Marks a sequence as done where its text has ended.",
+    "generate.not_stopped": "Which sequences are not done.",
+    "generate.unfinished": "Which sequences go on: those that did before and are not done.",
     "generate.stop_check": "Python of the check whether to stop: time of the host.",
-    "generate.max": "Whether any sequence goes on, as a number.",
-    "generate.stop": "Compares it with 0.",
+    "generate.max": "The largest of these marks: 1 while any sequence goes on.",
+    "generate.stop": "Compares the largest mark with 0, at which all sequences have ended.",
     "generate.stop_check_sync": (
-        "The host waits for the answer in every turn: it launches nothing of the next token before this one is there."
+        "The host waits in every turn for the answer whether to stop: it launches nothing of the next token before"
+        " this one is there."
     ),
     # ------------------------------------------------------------------------------------------ a token drawn
-    "generate.topk": "Finds the 50 largest logits of each sequence, the default top_k.",
-    "generate.top_k": "Takes the least of them: views, no kernel.",
-    "generate.below_top_k": "Marks the logits below it.",
-    "generate.masked_fill": "Fills these with minus infinity, so that they are never drawn.",
+    "generate.topk": "Finds the top_k largest logits of each sequence: 50 by default.",
+    "generate.top_k": "Takes the least of the largest logits: views, no kernel.",
+    "generate.below_top_k": "Marks the logits below the top_k largest.",
+    "generate.masked_fill": (
+        "Fills the logits below the top_k largest with minus infinity, so that they are never drawn."
+    ),
     "generate.softmax": "Turns logits into probabilities.",
     "generate.squeeze": "Drops the dimension of one sample: a view, no kernel.",
     "generate.temperature": "Divides the logits by the temperature, a kernel also where it is 1.",
@@ -93,18 +99,24 @@ DOES = {
     "generate.multinomial.aminmax": (
         "Finds the least and the largest probability: torch.multinomial checks its input first."
     ),
-    "generate.multinomial.ge": "Whether the least is at least 0.",
-    "generate.multinomial.lt": "Whether the largest is finite.",
-    "generate.multinomial.bitwise_and": "Whether both hold.",
-    "generate.multinomial.assert_valid": _ASSERT,
+    "generate.multinomial.ge": "Whether the least probability is at least 0.",
+    "generate.multinomial.lt": "Whether the largest probability is finite.",
+    "generate.multinomial.bitwise_and": "Whether both hold: all probabilities are valid.",
+    "generate.multinomial.assert_valid": (
+        "Ends the program where a probability is not valid; the host does not wait for it."
+    ),
     "generate.multinomial.sum": "The sum of each sequence's probabilities.",
-    "generate.multinomial.eq": "Whether it is 0.",
-    "generate.multinomial.any": "Whether it is 0 for any sequence.",
-    "generate.multinomial.bitwise_not": "Whether it is for none.",
-    "generate.multinomial.assert_no_sum_0": _ASSERT,
+    "generate.multinomial.eq": "Whether a sequence's probabilities sum to 0.",
+    "generate.multinomial.any": "Whether those of any sequence do.",
+    "generate.multinomial.bitwise_not": "Whether those of none do.",
+    "generate.multinomial.assert_no_sum_0": (
+        "Ends the program where probabilities sum to 0; the host does not wait for it."
+    ),
     "generate.multinomial.exponential": "Draws an exponential number for each token.",
-    "generate.multinomial.div": "Divides each probability by it: the token with the largest quotient wins the race.",
-    "generate.multinomial.argmax": "Finds it: each token wins with its own probability.",
+    "generate.multinomial.div": (
+        "Divides each probability by its exponential number: the token with the largest quotient is drawn."
+    ),
+    "generate.multinomial.argmax": "Finds the largest quotient: each token has it with its own probability.",
 }
 
 REMOVED_BY = {

@@ -12,8 +12,8 @@ _NOT_STATIC = "--cache-type dynamic, whose torch.cat moves the whole cache inste
 _MASKED = "on a dynamic cache, without padding, neither a prefill nor a step of one token has a mask tensor"
 _DROPOUT = "nn.Dropout returns its input as it is in inference, or where its probability is 0: no kernel."
 _DROPS = (
-    "In train mode each element on its own becomes 0 with the config's probability, and the rest is divided by one less"
-    " it. A boolean mask of what was kept is written for the backward pass."
+    "In train mode each element on its own becomes 0 with the config's probability p, and the others are divided by"
+    " 1 - p. A boolean mask of what was kept is written for the backward pass."
 )
 _CALL = "The Python call of {0}: time of the host, and no kernel of its own."
 
@@ -35,8 +35,8 @@ DOES = {
         " the positions, int64, one row for the whole batch."
     ),
     "position_ids_static": (
-        "The same on a static cache that has been written to, whose length is a tensor on the device: int64 positions,"
-        " one row for the whole batch."
+        "Adds the length of a static cache that has been written to, a tensor on the device: the positions, int64, one"
+        " row for the whole batch."
     ),
     "pos": "Numbers the tokens from 0 on: the positions, int64, one row for the whole batch.",
     "wpe": (
@@ -181,8 +181,8 @@ DOES = {
         " the square of scores never reaches memory. FLOPs count the full square; a causal kernel skips the rest."
     ),
     "attn.scaled_dot_product_attention_masked": (
-        "The same fused kernel with an explicit mask: needed when several new tokens follow cached ones, or with"
-        " padding. Flash attention takes no mask, so a slower kernel runs."
+        "Fused attention with an explicit mask, which several new tokens on a cache need, padding, and a static cache."
+        " Flash attention takes no mask, so a slower kernel runs."
     ),
     "attn._scaled_dot_product_flash_attention": (
         "Fused attention in train mode, by flash attention, in 16 bit: scores, softmax, dropout and context, tile by"
@@ -193,8 +193,8 @@ DOES = {
         " the log-sum-exp of each query's scores, so that backward can compute the weights anew."
     ),
     "attn._scaled_dot_product_efficient_attention_masked": (
-        "The same with an explicit mask: a traced pass without a cache cannot ask whether sequences are packed, so it"
-        " has one."
+        "Fused attention in train mode with an explicit mask: a traced pass without a cache cannot ask whether"
+        " sequences are packed, so it has one."
     ),
     "attn.flash_attn_func": (
         "The flash-attn package's fused kernel: scores, scaling by 1/sqrt(head_dim), the causal rule, softmax and"
@@ -227,9 +227,7 @@ DOES = {
         " at each place is to predict the next. The logits are not cut."
     ),
     "labels.shift": "Drops each row's first label: a view, no kernel.",
-    "labels.contiguous": (
-        "Copies the shifted labels together, since they are flattened next; those of one sequence lie so."
-    ),
+    "labels.contiguous": "Copies the shifted labels together, since they are flattened next.",
     "log_softmax": (
         "The logarithm of each token's softmax over the vocabulary, the first half of cross-entropy: it writes a tensor"
         " as large as the logits."
@@ -264,7 +262,7 @@ REMOVED_BY = {
     **dict.fromkeys(("attn.mask_clone", "attn.mask [masked_fill]"), "HuggingFace's code adds a mask: --impl hf"),
     "attn.mask [nanogpt]": _FUSED,
     **dict.fromkeys(("attn.minus_infinity", "attn.zero", "attn.float_mask"), _MASKED),
-    "attn.scaled_dot_product_attention_masked": "a prefill in one pass, without padding and on no cache, has no mask",
+    "attn.scaled_dot_product_attention_masked": _MASKED,
     "attn.pad_mask": "a kv_len that is a multiple of 8",
     "attn._scaled_dot_product_efficient_attention": "a 16-bit precision, where the GPU has flash attention",
     "attn._scaled_dot_product_efficient_attention_masked": "--runtime eager, which asks and then needs no mask",

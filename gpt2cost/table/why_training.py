@@ -18,8 +18,8 @@ RULES = {
         " As many FLOPs as the forward's product."
     ),
     "mm grad_weight": (
-        "Gradient of the weight of {step}, by the rule of a product: the transposed input times the output's gradient,"
-        " summed over all tokens. As many FLOPs as the forward's product."
+        "Gradient of the weight of {step}, by the rule of a product: the input times the output's gradient, which sums"
+        " over all tokens. As many FLOPs as the forward's product."
     ),
     "sum grad_bias": "Gradient of the bias of {step}: the output's gradient summed over all tokens.",
     "bmm": (
@@ -135,17 +135,19 @@ DOES = {
     "scaler.scale.double": "Casts the loss scale to float64, to divide by it exactly.",
     "scaler.reciprocal": "One over the loss scale.",
     "scaler.inv_scale": (
-        "Back to float32: what gradients are multiplied by, since the loss was multiplied by the scale."
+        "One over the loss scale, back in float32: gradients are multiplied by it, since the loss was multiplied by the"
+        " scale."
     ),
     "scaler.inv_scale [full]": (
         "The number 1: the fused optimiser unscales by itself, and only infinities are looked for."
     ),
-    "scaler.found_inf": "A zero, which the next kernel sets where a gradient is infinite or no number.",
+    "scaler.found_inf": "Makes a zero that is set where a gradient is infinite or not a number.",
     "scaler.found_inf [add]": "Adds up what was found on each device, of which there is one.",
-    "scaler.found_inf.copy": "A copy of it for each device that has gradients, of which there is one.",
-    "scaler.inv_scale.copy": "A copy of it for each device that has gradients, of which there is one.",
+    "scaler.found_inf.copy": "Copies that zero to each device that has gradients, of which there is one.",
+    "scaler.inv_scale.copy": "Copies the factor to each device that has gradients, of which there is one.",
     "scaler.unscale": (
-        "Multiplies all gradients by one over the loss scale, and notes whether one of them is infinite or no number."
+        "Multiplies all gradients by one over the loss scale, and notes whether one of them is infinite or not a"
+        " number."
     ),
     "scaler.grad_scale": "The loss scale, for the fused optimiser to divide by.",
     "scaler.update_scale": (
@@ -157,11 +159,13 @@ DOES = {
     "clip.norms": "The norm of each gradient, of all tensors in as few launches as take them.",
     "clip.stack": "Puts the norms side by side: one number for each tensor.",
     "clip.total_norm": "The norm of the norms: that of all gradients together.",
-    "clip.add": "Adds 1e-6, against a division by 0.",
-    "clip.reciprocal": "One over that.",
-    "clip.ratio": "Times the largest norm that is allowed.",
-    "clip.clamp": "At most 1: gradients are made smaller, never larger.",
-    "clip.scale": "Multiplies all gradients by it, also where it is 1, so that the host need not wait for the norm.",
+    "clip.add": "Adds 1e-6 to the norm, against a division by 0.",
+    "clip.reciprocal": "One over the norm of all gradients.",
+    "clip.ratio": "The largest norm that is allowed over the norm: the factor for the gradients.",
+    "clip.clamp": "Limits the factor to 1: gradients are made smaller, never larger.",
+    "clip.scale": (
+        "Multiplies all gradients by the factor, also where it is 1, so that the host need not wait for the norm."
+    ),
     # ------------------------------------------------------------------------------------------ AdamW
     "optimizer.step [call]": (
         "Python of the optimiser's step, which counts steps on the CPU, one tensor after the other."
@@ -174,9 +178,11 @@ DOES = {
     "optimizer.exp_avg_sq_decay": "The second moment, first half: the running mean of squares times beta2.",
     "optimizer.exp_avg_sq": "The second moment, second half: plus 1 - beta2 times the squared gradients.",
     "optimizer.sqrt": "The root of the second moment, a temporary as large as the parameters.",
-    "optimizer.bias_correction": "Corrects it for the moments having begun at 0, one number for each tensor.",
-    "optimizer.eps": "Adds eps, against a division by 0.",
-    "optimizer.update": "The update: each parameter less the learning rate times first moment over that root.",
+    "optimizer.bias_correction": "Corrects the root for the moments having begun at 0, by one number for each tensor.",
+    "optimizer.eps": "Adds eps to the root, against a division by 0.",
+    "optimizer.update": (
+        "The update: each parameter less the learning rate times its first moment over the root of its second."
+    ),
     "optimizer.update [_fused_adamw_]": (
         "All of AdamW in one kernel for many tensors: decay, both moments and the update, so that each is read and"
         " written once."

@@ -12,9 +12,12 @@ import typer.main
 from every_table import different_rows, of_passes, of_training
 
 from gpt2cost.cli.app import COMMANDS, app
+from gpt2cost.table.formula import NEVER, Formula
+from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, walk
 from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import T
 from gpt2cost.table.training import training_table
 from gpt2cost.table.why import DOES, REMOVED_BY, RULES, key_of, why
 
@@ -72,6 +75,46 @@ def test_what_is_said_to_remove_a_step_does(flag: str) -> None:
                 removed += 1
                 assert row.path not in other
     assert removed
+
+
+SIZES: dict[str, dict[str, Formula | int]] = {
+    "a batch of 1": {"batch_size": 1},
+    "a micro-batch of 1": {"batch_size": 1},
+    "a batch above 1": {"batch_size": 2},
+    "a step of one token": {"seq_len": 1},
+    "kv_len that is a multiple of 8": {"kv_len": 16},
+    "a prefill": {"cache_len": 0, "kv_len": T},
+    "a step of one token has a mask": {"seq_len": 1},
+}
+"""What a text says of the sizes at which a step is not launched -> these sizes."""
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_step_is_not_launched_at_the_sizes_that_are_said(sizes: str) -> None:
+    checked = 0
+    for options in (*of_passes(), *(of_training() if "micro" in sizes else ())):
+        if options.padded or options.cache_type == "static" or (options.traced and not options.use_cache):
+            continue
+        for row in _rows(options):
+            said = why(row).removed_by
+            if sizes in said and "--attn sdpa without padding" not in said:
+                checked += 1
+                assert row.step.when.where(SIZES[sizes]) == NEVER, row.path
+    assert checked
+
+
+def test_what_compiled_code_merges_is_merged() -> None:
+    """Where there is no static cache, whose conditions keep some apart."""
+    checked = 0
+    for options in of_passes():
+        if options.traced and not options.in_generate and options.cache_type == "dynamic":
+            rows = tuple(walk(cost_table(options)))
+            alone = {row.path for row in fuse(rows)}
+            for row in rows:
+                if why(row).removed_by.startswith("--runtime compile merges"):
+                    checked += 1
+                    assert row.path not in alone
+    assert checked > 50
 
 
 def _rows(options: TableOptions) -> Any:
