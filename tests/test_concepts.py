@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,12 @@ from transformers.cache_utils import DynamicCache
 
 from gpt2cost.files import data_dir
 from gpt2cost.output.glossary import GLOSSARY, SUBJECTS
+from gpt2cost.prediction.trust import WORDS
+from gpt2cost.table import symbols
+from gpt2cost.table.formula import Formula
+from gpt2cost.table.kernel import Kind
+from gpt2cost.table.options import RUNTIMES
+from gpt2cost.timing.kernel import BOUNDS
 
 TEXT = (ROOT / "docs" / "concepts.md").read_text("utf-8")
 EMBEDDINGS = ("transformer.wte", "transformer.wpe")
@@ -55,6 +61,16 @@ def test_a_term_is_explained_in_plain_words() -> None:
         assert 20 < len(text) < 240, term
         assert text.endswith(".")
         assert "`" not in text
+
+
+def test_what_the_output_says_has_an_entry() -> None:
+    """Symbols, kinds, bounds, trust words, runtimes and attention implementations."""
+    words = {str(value) for value in vars(symbols).values() if isinstance(value, Formula)}
+    words |= {"GEMM" if kind == "gemm" else kind for kind in get_args(Kind)} | {f"{bound}-bound" for bound in BOUNDS}
+    words |= {*WORDS, *RUNTIMES, "sdpa", "host-bound", "eager runtime", "eager attention", "flash attention"} - {
+        "eager"
+    }
+    assert words <= GLOSSARY.keys(), words - GLOSSARY.keys()
 
 
 # ---------------------------------------------------------------------------------------------- parameters

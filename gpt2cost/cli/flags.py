@@ -141,7 +141,7 @@ HostFactorFlag = Annotated[
     float | None,
     typer.Option(
         "--host-factor",
-        help="What if: this machine's CPU takes so many times as long as the device file's; it belongs to no GPU.",
+        help="What if: the machine's CPU takes this many times as long as the device's file assumes of its host.",
         show_default="1",
     ),
 ]

@@ -25,8 +25,6 @@ PART_TEXTS = {
     "optimizer": "optimizer: moments", "bucket": "buckets of DDP", "casts": "weights in 16 bit",
     "logits": "logits, loss",
 }  # fmt: skip
-
-
 MANY = 300
 """Steps from which on their borders would hide them."""
 
@@ -43,27 +41,22 @@ def draw_memory(data: Memory) -> Figure:
     _sections(whole, data.whole)
     device = f"the device can give {format_quantity(data.capacity_bytes, 'B')}"
     if data.capacity_bytes < 1.22 * data.peak_bytes:
+        device = f"dashed: {device}"
         whole.axhline(data.capacity_bytes / divisor, color="#D55E00", linestyle="--", linewidth=1.2)
     at_peak = {PART_TEXTS.get(name, name): float(sizes[data.peak]) for name, sizes in data.whole.parts.items()}
-    _legend(
-        figure,
-        "at the peak",
-        at_peak,
-        [PART_COLOURS[name] for name in data.whole.parts],
-        whole.get_position().y1,
-        device,
-    )
+    colours = [PART_COLOURS[name] for name in data.whole.parts]
+    _legend(figure, "at the peak", at_peak, colours, whole.get_position().y1, device)
     if data.close is not None:
         names = [name for name in data.close.parts if name != OTHERS]
-        colours = {**{name: LINE_COLOURS[i % len(LINE_COLOURS)] for i, name in enumerate(names)}, OTHERS: "#D9D9D9"}
+        by_tensor = {**{name: LINE_COLOURS[i % len(LINE_COLOURS)] for i, name in enumerate(names)}, OTHERS: "#D9D9D9"}
         close = figure.add_axes((0.085, 1.35 / height, 0.70, 1.75 / height))
-        _stack(close, data.close, colours, float(np.max(data.close.total)) * 1.06)
+        _stack(close, data.close, by_tensor, float(np.max(data.close.total)) * 1.06)
         close.set_xticks([])
         close.set_title(data.close.title, loc="left", fontsize=10)
         spots = [(x + 0.5, short(name)) for x, name in zip(data.close.positions, data.close.names, strict=True)]
         labels_below(close, [(x, name.removeprefix("h.")) for x, name in spots], close.get_ylim()[0])
         largest = {name: float(np.max(sizes)) for name, sizes in data.close.parts.items()}
-        _legend(figure, "largest size", largest, list(colours.values()), close.get_position().y1, "")
+        _legend(figure, "largest size", largest, list(by_tensor.values()), close.get_position().y1, "")
     return figure
 
 
@@ -96,15 +89,9 @@ def _peak(axes: Any, data: Memory, divisor: float) -> None:
     is_right = x > (edges[0] + edges[-1]) / 2
     axes.plot([x], [y], marker="v", color="#000000", markersize=6, clip_on=False, zorder=5)
     note(
-        axes,
-        text,
-        (x, y),
-        (-9 if is_right else 9, 3),
-        ha="right" if is_right else "left",
-        va="bottom",
-        zorder=6,
+        axes, text, (x, y), (-9 if is_right else 9, 3), ha="right" if is_right else "left", va="bottom", zorder=6,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-    )
+    )  # fmt: skip
 
 
 def _sections(axes: Any, data: Stack) -> None:
@@ -118,12 +105,8 @@ def _sections(axes: Any, data: Stack) -> None:
     spans = [(edges[section.first], edges[section.last + 1], section.label) for section in data.sections]
     at = [[axes.transData.transform((x, 0))[0] for x in (start, end)] for start, end, _ in spans]
     widths = [0.6 * SMALL * pixels * len(label) + 5 for *_, label in spans]
-    ends = (
-        spans[0][2],
-        spans[-1][2],
-        *(label for *_, label in spans if not label.startswith("h.") and label != "ln_f"),
-    )
-    shown = [i for i, (a, b) in enumerate(at) if b - a >= widths[i] or spans[i][2] in ends]
+    always = [label for *_, label in spans if not label.startswith("h.") and label != "ln_f"]
+    shown = [i for i, (a, b) in enumerate(at) if b - a >= widths[i] or spans[i][2] in always]
     middles = [sum(at[i]) / 2 for i in shown]
     places = spread(middles, [widths[i] for i in shown], axes.bbox.x0, axes.bbox.x1 + 30)
     for start, *_ in spans[1:]:

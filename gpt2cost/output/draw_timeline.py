@@ -1,4 +1,4 @@
-"""The timeline, drawn: the whole pass, then one layer on each track, in windows of one width."""
+"""The timeline, drawn: the whole pass, then one layer on each track, while it is there."""
 
 from __future__ import annotations
 

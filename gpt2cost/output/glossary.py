@@ -11,6 +11,7 @@ SUBJECTS: dict[str, dict[str, str]] = {
             " them."
         ),
         "module": "A part of the model as PyTorch nests it (an nn.Module), such as GPT2Block or GPT2Attention.",
+        "own": "What a module launches itself, without the modules in it: the row h (own), 3 own kernels.",
         "op": "One operation of PyTorch, such as addmm or cat. Each op that computes or copies launches a kernel.",
         "kernel": (
             "A program that the GPU runs over many elements at once, such as one matrix product. A forward pass of"
@@ -42,9 +43,10 @@ SUBJECTS: dict[str, dict[str, str]] = {
             " product; nothing is convolved."
         ),
         "elementwise": (
-            "A kernel with one result per element, such as an addition or a tanh. It moves"
-            " several bytes per FLOP, so bandwidth limits all but the smallest."
+            "A kernel with one result per element, such as an addition or a tanh. It moves several bytes per FLOP, so"
+            " bandwidth limits all but the smallest."
         ),
+        "attention": "A kernel of fused attention: scores, softmax and context at once.",
         "reduction": "A kernel that combines the numbers of a row: softmax, layer norm, sum.",
         "copy": "A kernel that moves bytes and computes nothing: cat, clone, a cast to another dtype.",
         "gather": (
@@ -129,9 +131,11 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "device time": (
             "The seconds in which the device runs kernels. In the rest of the latency it waits for the host."
         ),
+        "waiting": "The seconds of a pass in which no kernel runs, since the host has not issued one yet.",
         "host time": "The seconds that the host takes to issue all kernels.",
         "DRAM": "The device's main memory (HBM, GDDR or LPDDR): gigabytes, at hundreds to thousands of GB/s.",
         "L2": "The cache between the GPU's processors and DRAM: megabytes, several times as fast as DRAM.",
+        "moved": "Bytes read and bytes written, together.",
         "arithmetic intensity": "FLOPs per byte moved, FLOP/B: of a kernel, a module or a pass.",
         "roofline": (
             "The least time of a kernel: the longer of FLOPs over peak FLOP/s and bytes over DRAM bandwidth. As a"

@@ -131,18 +131,20 @@ def context(report: Report) -> Record:
     shown = Shown(prediction, phases[0], rows)
     tree = shown.tree()
     memory = memory_part(prediction.memory)
+    generated, trained = generate_part(report.generation), train_part(report.training)
     record |= _for_script(report)
     return {
         "version": __version__, "convention": FLOPS_CONVENTION, "source": source_text(how.impl),
         "title": f"{model.name} on {hw.name}, predicted by gpt2cost", "model": model, "hw": hw,
         "run": run_text(model, hw, how), "lead": report_text.lead(prediction, points),
         "warning": "; ".join(prediction.warnings),
-        "sections": _sections(report), "cards": _cards(report), "axes": _axes(points), "shown": _shown(prediction),
+        "sections": _sections(report), "cards": _cards(report, generated, trained), "axes": _axes(points),
+        "shown": _shown(prediction),
         "first": _first(prediction, points), "fits": report_text.fits(prediction.memory),
         "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(), "columns": shown.columns(COLUMNS),
         "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
         "charts": list(pass_charts(prediction)), "curves": curves(prediction, report.others), "memory": memory,
-        "generate": generate_part(report.generation), "train": train_part(report.training),
+        "generate": generated, "train": trained,
         "devices": device_rows(prediction, report.others), "evidence": evidence_part(hw, how),
         "words": MEANING, "own_words": _own_words(prediction), "glossary": SUBJECTS, "command": report.command,
         "data_note": "The prediction as gpt2cost predict --format json writes it is in this file.",
@@ -162,13 +164,13 @@ def _first(prediction: Prediction, points: Points) -> Record:
     phase = prediction.phases[0]
     said, meaning = report_text.trust(prediction, phase)
     return {
-        "pace": report_text.pace(phase), "slowest": report_text.slowest(phase),
+        "pace": report_text.pace(phase, prediction.hardware), "slowest": report_text.slowest(phase),
         "helps": report_text.helps(points, 0, phase), "said": said, "trust": meaning,
         "word": str(phase.totals.trust), "bound": f"{phase.totals.bound}-bound",
     }  # fmt: skip
 
 
-def _cards(report: Report) -> list[Record]:
+def _cards(report: Report, generated: Record | None, trained: Record | None) -> list[Record]:
     """What can be chosen above: the passes, a generation, a training step."""
     prediction = report.prediction
     cards: list[Record] = []
@@ -179,14 +181,13 @@ def _cards(report: Report) -> list[Record]:
             "range": range_text(totals.latency_low_s, totals.latency_high_s), "bound": f"{totals.bound}-bound",
             "rate": rate_text(totals.tokens_per_s), "trust": word,
         })  # fmt: skip
-    if run := generate_part(report.generation):
-        assert report.generation is not None
+    if run := generated:
         cards.append({
             "id": "generate", "panel": "panel-generate", "label": f"generate {run['tokens']} tokens",
-            "value": run["total"], "range": run["range"], "bound": f"{report.generation.stretches[-1].bound}-bound",
-            "rate": rate_text(report.generation.tokens_per_s), "trust": run["trust"],
+            "value": run["total"], "range": run["range"], "bound": f"{run['stretches'][-1].bound}-bound",
+            "rate": run["rate"], "trust": run["trust"],
         })  # fmt: skip
-    if step := train_part(report.training):
+    if step := trained:
         cards.append({
             "id": "train", "panel": "panel-train", "label": "training step", "value": step["step"],
             "range": step["range"], "bound": f"{step['bound']}-bound", "rate": step["rate"], "trust": step["trust"],
@@ -270,7 +271,7 @@ def _for_script(report: Report) -> Record:
     """What else the page's script needs to write another point as this one is written."""
     prediction = report.prediction
     return {
-        "phrases": report_text.PHRASES, "phases": [phase.phase for phase in prediction.phases],
+        "phrases": report_text.phrases(prediction.hardware), "phases": [phase.phase for phase in prediction.phases],
         "labels": {"shown": _shown(prediction), "warning": "; ".join(prediction.warnings)},
         "capacity": prediction.memory.capacity_bytes, "least_gain": report_text.LEAST_GAIN,
         "least_share": report_text.LEAST_SHARE, "least_mark": SMALLEST,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2cost.output.field import Record
+from gpt2cost.output.launch import flops_text, product_of, when_text
 from gpt2cost.output.page import short_number
 from gpt2cost.output.report_points import row_key
 from gpt2cost.output.report_tree import Branch, Leaf, grown, leaves
@@ -128,7 +129,8 @@ class Shown:
         shown: Record = {
             "name": step.name or "forward", "op": "" if step.op in (step.name, "call") else step.op,
             "link": leaf.link, "number": leaf.number, "kind": "", "hidden": row_key(row) not in self.runs,
-            "why": reason, "when": str(step.when), "out": None, "module": "", "weights": "", "parameters": "",
+            "why": reason, "when": when_text(step.when) if str(step.when) else "", "out": None,
+            "module": "", "weights": "", "parameters": "",
         }  # fmt: skip
         if not isinstance(step, Kernel):
             return shown
@@ -140,7 +142,8 @@ class Shown:
             "out": self._shape(step.outputs[0]), "inputs": [self._tensor(own) for own in step.inputs],
             "outputs": [self._tensor(own) for own in step.outputs],
             "formulas": [(key, label, str(formula)) for key, label, formula in formulas if formula],
-            "one": self._one(leaf.number), "count": str(row.count), "source": str(step.source),
+            "product": product_of(step), "product_text": flops_text(step), "one": self._one(leaf.number),
+            "count": str(row.count), "source": str(step.source), "quoted": step.source,
         }  # fmt: skip
 
     def _one(self, place: int) -> Record:

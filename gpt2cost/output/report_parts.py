@@ -147,6 +147,7 @@ def generate_part(run: Generation | None) -> Record | None:
     return {
         "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches,
         "charts": generate_charts(run), "trust": _generation_trust(run),
+        "rate": rate_text(run.tokens_per_s),
         "total": quantity(run.total_s, "s"), "range": whole,
     }  # fmt: skip
 
@@ -213,5 +214,5 @@ def _train_phase(phase: TrainPhase) -> Record:
         for row in slowest
     ]  # fmt: skip
     hidden = len(records) - len(rows)
-    title = f"{phase.phase.replace('_', ' ')}: {times} a step, {quantity(phase.pass_.device_s, 's')} of the device"
+    title = f"{phase.phase.replace('_', ' ')}: {times} per step, {quantity(phase.pass_.device_s, 's')} of the device"
     return {"title": title, "rows": rows, "more": f"and {hidden} more kernels" if hidden > 0 else ""}

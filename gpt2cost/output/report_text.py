@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.kernel_rows import cost_records
 from gpt2cost.output.report_points import Points
 from gpt2cost.output.shared import trust_text
@@ -26,6 +27,7 @@ PHRASES: dict[str, str] = {
     "takes": "{what} takes {latency} and is {bound}-bound",
     "range": "{low} to {high}",
     "host": "The host sets the pace: the device is busy for {busy} of the time and waits for launches in the rest.",
+    "host_cpu": "Python and dispatch set the pace: kernels take {busy} of the time.",
     "compute": "Arithmetic sets the pace: products run at {flops} of the peak FLOP/s.",
     "memory": "DRAM sets the pace: its bandwidth is used to {bandwidth}.",
     "l2": "Traffic between the processors and L2 sets the pace; DRAM is used to {bandwidth}.",
@@ -72,6 +74,11 @@ def best_change(points: Points, number: int) -> Change | None:
     return best if best and now_s / best.latency_s >= LEAST_GAIN else None
 
 
+def phrases(hw: Hardware) -> dict[str, str]:
+    """The phrases of a device: a CPU is its own host."""
+    return PHRASES | ({"host": PHRASES["host_cpu"]} if hw.vendor == "cpu" else {})
+
+
 def takes(phase: Phase) -> str:
     """What a phase takes, and what bounds it: half a sentence."""
     what = PHRASES[phase.phase].format(batch=phase.batch_size, seq=phase.seq_len)
@@ -79,10 +86,10 @@ def takes(phase: Phase) -> str:
     return PHRASES["takes"].format(what=what, latency=latency, bound=phase.totals.bound)
 
 
-def pace(phase: Phase) -> str:
+def pace(phase: Phase, hw: Hardware) -> str:
     """What sets the pace of a phase."""
     totals = phase.totals
-    return PHRASES[totals.bound].format(
+    return phrases(hw)[totals.bound].format(
         busy=percent(min(1.0, totals.device_s / totals.latency_s)),
         flops=percent(totals.flops_utilization),
         bandwidth=percent(totals.bandwidth_utilization),

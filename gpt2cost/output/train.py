@@ -131,7 +131,7 @@ def _markdown(training: Training, group: str, explained: bool) -> str:
     document = _document(training, group, explained)
     phases: list[tuple[str, list[Record]]] = []
     for phase in (*document["phases"], *document["gradient_phases"]):
-        title = f"## {phase['phase']}, {_times(phase['count'])} a step"
+        title = f"## {phase['phase']}, {_times(phase['count'])} per step"
         phases += [(title, phase["kernels"]), ("", figures(phase["totals"]))]
         phases += [(f"### {phase['phase']}: slowest", phase.get("slowest", []))]
     return sections(
@@ -254,7 +254,7 @@ def _phase_heading(phase: TrainPhase) -> str:
     kernels = dict.fromkeys(cost.attention_kernel for cost in phase.kernels if cost.attention_kernel)
     attention = f", attention by {', '.join(kernels)}" if kernels else ""
     each, launches = " each" if phase.count > 1 else "", sum(cost.count for cost in phase.kernels)
-    return f"{phase.phase}: {_times(phase.count)} a step, {launches} launches{each}{attention}"
+    return f"{phase.phase}: {_times(phase.count)} per step, {launches} launches{each}{attention}"
 
 
 def _times(count: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SMALL, Result, assert_refused, process
+from helpers import ROOT, SMALL, Result, assert_refused, process
 
 
 def test_output_file(gpt2cost: Any, tmp_path: Path) -> None:
@@ -109,6 +109,15 @@ def test_terminals(tmp_path: Path) -> None:
     assert "\x1b" not in in_a_terminal([*SMALL, "--format", "json"])
     in_a_terminal([*SMALL, "-o", str(tmp_path / "out.txt")])
     assert "\x1b" not in (tmp_path / "out.txt").read_text()
+
+
+def test_a_newcomers_first_screen() -> None:
+    """The README's first output, on a terminal of 100 columns."""
+    command = re.findall(r"<!-- output of: gpt2cost (.*) -->", (ROOT / "README.md").read_text("utf-8"))[0]
+    lines = in_a_terminal(command.split(), COLUMNS="100", NO_COLOR="1").splitlines()
+    assert 10 < len(lines) <= 45
+    assert all(len(line) <= 100 for line in lines)
+    assert not any("warning" in line for line in lines)
 
 
 def test_a_link_stays_a_link(gpt2cost: Any, tmp_path: Path) -> None:

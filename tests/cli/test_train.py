@@ -165,7 +165,7 @@ def test_the_largest_micro_batch_of_a_tiny_model(gpt2cost: Any, tmp_path: Path) 
 def test_markdown(gpt2cost: Any) -> None:
     lines = gpt2cost(*SMALL, *RUN, "--format", "markdown").out.splitlines()
     titles = [line for line in lines if line.startswith("## ")]
-    assert titles[:4] == ["## step", "## memory", "## run", "## forward, 3 times a step"]
+    assert titles[:4] == ["## step", "## memory", "## run", "## forward, 3 times per step"]
 
 
 def test_text(gpt2cost: Any) -> None:

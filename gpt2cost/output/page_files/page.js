@@ -24,7 +24,7 @@
     const exponent = Number(rounded.toExponential().split("e")[1]);
     const [prefix, power] = prefixOf(exponent, unit);
     const above = exponent - power;
-    const number = above >= -3 && above <= 5 ? (rounded / 10 ** power).toFixed(Math.max(0, 2 - above)) : (rounded / 10 ** power).toExponential(2);
+    const number = above >= -3 && above <= 5 ? (rounded / 10 ** power).toFixed(Math.max(0, 2 - above)) : (rounded / 10 ** power).toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
     return `${number}\u00a0${prefix}${unit}`.trim();
   }
 
@@ -235,7 +235,6 @@
 
   // ------------------------------------------------------------------ the roofline's marks at another point
 
-  const SVG = "http://www.w3.org/2000/svg";
   const rooflines = new Map(data.phases.map((name) => [name, $(`#roofline-${name} svg`)]).filter(([, svg]) => svg));
   const listed = new Map([...rooflines].map(([name, svg]) => [name, $$("[data-share],[data-name]", svg).map((text) => [text, text.textContent, text.dataset.kernel])]));
 
@@ -258,7 +257,7 @@
     };
     const [x, y, strip] = ["x", "y", "strip"].map(scale);
     const add = (tag, attributes, text) => {
-      const element = svg.appendChild(document.createElementNS(SVG, tag));
+      const element = svg.appendChild(document.createElementNS(svg.namespaceURI, tag));
       Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
       if (text) element.textContent = text;
       return element;
@@ -272,7 +271,7 @@
       if (part < data.least_mark) return;
       const [cx, cy] = row.flops ? [x(row.flops / moved), y(row.flops / row.s)] : [strip(moved / row.s), Number(scales.dataset.middle)];
       const mark = add("circle", { cx, cy, r: 3 + 14 * Math.sqrt(part), class: `mark moved k-${row.kind}`, "data-kernel": kernel });
-      mark.appendChild(document.createElementNS(SVG, "title")).textContent = `${kernel} (${row.kind}): ${share(part)} of device time, ${quantity(row.s, "s")}`;
+      mark.appendChild(document.createElementNS(svg.namespaceURI, "title")).textContent = `${kernel} (${row.kind}): ${share(part)} of device time, ${quantity(row.s, "s")}`;
       if (rank < 6) add("text", { x: cx + 9, y: cy - 9, class: "strong halo moved" }, String(rank + 1));
     });
   }
