@@ -29,6 +29,8 @@ REMOVED_BY = {
 _BACKWARD = re.compile(r"(?P<forward>.*?)\.?(?P<role>(?:grad|backward)(?:_.*|\..*)?)")
 """A backward kernel's name: that of the forward's kernel, and what it is of its node's."""
 
+_CAST = re.compile(r"(?:^|\.)cast_\w+$")
+"""The end of a step's name by which it is a cast of one of its operands, under autocast."""
 _ALONE = "backward sum"
 """The rule whose kernel stays one of its own where the forward's is merged."""
 _SENTENCE = re.compile(r"(?<=\.) (?=[A-Z0-9])")
@@ -56,7 +58,8 @@ def why(row: Row) -> Why:
         does += " Run again in the backward pass, since checkpointing has kept the block's input alone."
         return Why(does, "--checkpointing none, which keeps what the first run has made")
     if key in RULES and key != _ALONE:
-        return Why(does, next((REMOVED_BY[of] for of in _keys(row, _forward(row)) if of in REMOVED_BY), ""))
+        forward = _forward(row) if step.op == "_to_copy" else re.sub(_CAST, "", _forward(row))
+        return Why(does, next((REMOVED_BY[of] for of in _keys(row, forward) if of in REMOVED_BY), ""))
     return Why(does, REMOVED_BY.get(key, ""))
 
 
@@ -125,7 +128,7 @@ def _forward(row: Row) -> str:
 
 def _step(row: Row) -> str:
     """The path of the forward's step that a step belongs to, in short."""
-    name = re.sub(r"\.?cast_\w+$", "", _forward(row).removesuffix(AGAIN).removesuffix("."))
+    name = re.sub(_CAST, "", _forward(row).removesuffix(AGAIN).removesuffix("."))
     return ".".join(filter(None, (row.module, name))).removeprefix("transformer.") or row.path
 
 

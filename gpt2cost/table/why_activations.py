@@ -73,7 +73,7 @@ def formula_of(key: str) -> str:
 
 
 def _part(place: int, count: int, formula: str, part: str) -> str:
-    note = "" if place else " In eager mode each arithmetic operation is a kernel that reads and writes whole tensors."
+    note = "" if place else " Without a compiler each operation is a kernel that reads and writes whole tensors."
     return f"Kernel {place + 1} of {count} of the activation {formula}: {part}.{note}"
 
 

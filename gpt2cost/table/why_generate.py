@@ -85,7 +85,9 @@ DOES = {
         " this one is there."
     ),
     # ------------------------------------------------------------------------------------------ a token drawn
-    "generate.topk": "Finds the top_k largest logits of each sequence: 50 by default.",
+    "generate.topk": (
+        "Finds the top_k largest logits of each sequence: 50 by default, 1 where nanoGPT's loop is to be greedy."
+    ),
     "generate.top_k": "Takes the least of the largest logits: views, no kernel.",
     "generate.below_top_k": "Marks the logits below the top_k largest.",
     "generate.masked_fill": (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-_ONCE = "--attn sdpa without padding, on a dynamic cache: neither a prefill nor a step of one token has a mask"
+_ONCE = (
+    "--attn sdpa without padding: on a dynamic cache neither a prefill nor a step of one token has a mask, and without"
+    " a KV cache, --runtime eager has none"
+)
 _PADDING = "prompts of one length, without padding"
 _TRACED = (
     "--runtime eager, or a KV cache: only a traced pass without one cannot ask, and masks as if there were several"

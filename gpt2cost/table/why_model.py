@@ -9,7 +9,10 @@ _COMPILED = (
 )
 _STATIC = "--cache-type static writes the new rows in place"
 _NOT_STATIC = "--cache-type dynamic, whose torch.cat moves the whole cache instead"
-_MASKED = "on a dynamic cache, without padding, neither a prefill nor a step of one token has a mask tensor"
+_MASKED = (
+    "without padding: on a dynamic cache neither a prefill nor a step of one token has a mask tensor, and without a KV"
+    " cache, --runtime eager has none"
+)
 _DROPOUT = "nn.Dropout returns its input as it is in inference, or where its probability is 0: no kernel."
 _DROPS = (
     "In train mode each element on its own becomes 0 with the config's probability p, and the others are divided by"
@@ -44,8 +47,8 @@ DOES = {
         " which is why a longer text cannot be run."
     ),
     "add": (
-        "Adds token and position embeddings: the hidden states that enter the first block. The positions have one row"
-        " for the whole batch, which is broadcast, so that it is read once."
+        "Adds token and position embeddings: the hidden states that enter the first block. Positions of one row for the"
+        " whole batch are broadcast, so that it is read once; HuggingFace's generate passes a row for each sequence."
     ),
     "drop [call]": f"Dropout of the embeddings. {_DROPOUT}",
     "drop": f"Dropout of the embeddings. {_DROPS}",
@@ -122,12 +125,12 @@ DOES = {
         " would have laid them out so."
     ),
     "attn.scores": (
-        "Each query times each key of its head: seq_len x kv_len scores per head, the full square although half of it"
-        " is masked later."
+        "Each query times each key of its head: seq_len x kv_len scores per head, also those of later tokens, which are"
+        " masked next."
     ),
     "attn.scores [baddbmm]": (
-        "Each query times each key of its head in float32, scaled by 1/sqrt(head_dim) inside the product (alpha), so"
-        " that no 16-bit score overflows."
+        "Each query times each key of its head in float32, so that no 16-bit score overflows, and scaled inside the"
+        " product (alpha): by 1/sqrt(head_dim), unless the config says otherwise."
     ),
     "attn.upcast_query": "Casts the queries to float32, as reorder_and_upcast_attn asks, where they have 16 bits.",
     "attn.upcast_key": (
@@ -135,7 +138,8 @@ DOES = {
     ),
     "attn.scale": (
         "Multiplies the scores by 1/sqrt(head_dim), the width of one head (64 in GPT-2, not the hidden size 768), so"
-        " that their spread does not grow with it: a kernel of its own over all of them."
+        " that their spread does not grow with it: a kernel of its own over all of them, which also runs where"
+        " scale_attn_weights=false makes the number 1."
     ),
     "attn.scale [div]": "Divides the scores by sqrt(head_dim), a scalar tensor, as transformers 4.38 did.",
     "attn.mask": (
@@ -168,8 +172,8 @@ DOES = {
     "attn.minus_infinity": "Makes the number that masks: sdpa turns the boolean mask into a float one in every layer.",
     "attn.zero": "Makes the zero of the float mask: sdpa turns the boolean mask into a float one in every layer.",
     "attn.float_mask": (
-        "Turns the boolean mask into a float one, 0 or minus infinity, in every layer although it is the same one:"
-        " torch's sdpa takes no other."
+        "Turns the boolean mask into a float one, 0 or minus infinity, in every layer although it is the same one: the"
+        " kernels below torch's sdpa take no other."
     ),
     "attn.pad_mask": (
         "Copies the float mask into rows of a multiple of 8 elements, which the memory-efficient kernel loads; torch"
@@ -177,16 +181,17 @@ DOES = {
     ),
     "attn.pad_mask.slice": "The view of the wider mask that the attention kernel is given: no kernel.",
     "attn.scaled_dot_product_attention": (
-        "Scores, scaling by 1/sqrt(head_dim), the causal rule, softmax and context in one fused kernel, tile by tile:"
-        " the square of scores never reaches memory. FLOPs count the full square; a causal kernel skips the rest."
+        "Scores and their scaling, the causal rule between several new tokens, softmax and context in one fused kernel,"
+        " tile by tile: the scores never reach memory. FLOPs count all of them; the kernel skips tiles that the causal"
+        " rule leaves empty."
     ),
     "attn.scaled_dot_product_attention_masked": (
-        "Fused attention with an explicit mask, which several new tokens on a cache need, padding, and a static cache."
-        " Flash attention takes no mask, so a slower kernel runs."
+        "Fused attention with an explicit mask, which several new tokens on a cache need, padding, a static cache, and"
+        " compiled code without a cache. CUDA's flash attention takes no mask: the memory-efficient kernel runs there."
     ),
     "attn._scaled_dot_product_flash_attention": (
-        "Fused attention in train mode, by flash attention, in 16 bit: scores, softmax, dropout and context, tile by"
-        " tile. It saves the log-sum-exp of each query's scores, so that backward can compute the weights anew."
+        "Fused attention in train mode, by flash attention, in 16 bit: scores, softmax, dropout if any, and context,"
+        " tile by tile. It saves the log-sum-exp of each query's scores, so that backward can compute the weights anew."
     ),
     "attn._scaled_dot_product_efficient_attention": (
         "Fused attention in train mode, by torch's memory-efficient kernel, where flash attention cannot run. It saves"
@@ -197,8 +202,8 @@ DOES = {
         " sequences are packed, so it has one."
     ),
     "attn.flash_attn_func": (
-        "The flash-attn package's fused kernel: scores, scaling by 1/sqrt(head_dim), the causal rule, softmax and"
-        " context, tile by tile, so that the square of scores never reaches memory."
+        "The flash-attn package's fused kernel: scores and their scaling, the causal rule between several new tokens,"
+        " softmax and context, tile by tile, so that the scores never reach memory."
     ),
     "attn.c_proj": (
         "The attention's output projection: mixes what the heads have found, hidden_size to hidden_size."

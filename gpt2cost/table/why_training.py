@@ -51,10 +51,10 @@ RULES = {
     "clone": "Copies the gradient of {operand} in the order of tokens, so that it can be put beside the others.",
     # ------------------------------------------------------------------------------------------ norms, sums, dropout
     "native_layer_norm_backward": (
-        "Backward of {step}: gradients of its input, weight and bias, from the input and the saved mean and reciprocal"
+        "Backward of {step}: gradients of its input and its weights, from the input and the saved mean and reciprocal"
         " deviation of each token."
     ),
-    "sum weights": "Gradients of the weight and the bias of {step}: sums over all tokens, apart from the input's.",
+    "sum weights": "Gradients of the weights of {step}: sums over all tokens, apart from the input's.",
     "sum": "Gradient of {operand} in {step}: it was broadcast over the batch, so its gradient is the sum over it.",
     "native_dropout_backward": (
         "Backward of {step}: the gradient of what was kept, scaled as in the forward; 0 elsewhere."
@@ -83,7 +83,7 @@ RULES = {
     "_log_softmax_backward_data": "Backward of {step}: g - softmax*sum(g) for each token, as large as the logits.",
     # ------------------------------------------------------------------------------------------ casts
     "_to_copy cast": "Casts the gradient of {operand} to the dtype of what it is the gradient of.",
-    "_to_copy": "Backward of the cast {step}: casts the gradient back to the dtype from before it.",
+    "_to_copy": "Backward of the cast at {step}: casts the gradient back to the dtype from before it.",
     # ------------------------------------------------------------------------------------------ activation functions
     "mul grad": _CHAIN + "a product with a number; the gradient times the same number.",
     "mul": (
@@ -91,7 +91,7 @@ RULES = {
         " saved."
     ),
     "div grad": _CHAIN + "a division by a number; the gradient over the same number.",
-    "pow.backward_pow": _CHAIN + "its exponent less one, x^2 of x^3.",
+    "pow.backward_pow": _CHAIN + "its input to the power of the exponent less one.",
     "pow.backward_mul": _CHAIN + "times the exponent.",
     "pow.backward": _CHAIN + "times the gradient, which ends the rule n*x^(n-1).",
     "erf.backward_pow": _CHAIN + "x^2, for the rule 2/sqrt(pi)*exp(-x^2).",

@@ -15,7 +15,7 @@ from gpt2cost.cli.app import COMMANDS, app
 from gpt2cost.table.formula import NEVER, Formula
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Kernel, walk
+from gpt2cost.table.kernel import Kernel, Row, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import T
 from gpt2cost.table.training import training_table
@@ -61,6 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "--cache-type dynamic": {"cache_type": "dynamic"},
     "--dropout 0": {"dropout": ()},
     "--logits all": {"logits": "all"},
+    "--precision bf16,": {"autocast": False},
 }
 """What a text says that removes a step -> the same of a table. Of masks it depends on the sizes."""
 
@@ -68,12 +69,15 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("flag", CHANGES)
 def test_what_is_said_to_remove_a_step_does(flag: str) -> None:
     removed = 0
-    for options in (*of_passes(), *(of_training() if flag in ("--attn sdpa", "--dropout 0") else ())):
-        other = {row.path for row in _rows(replace(options, **CHANGES[flag])) if isinstance(row.step, Kernel)}
+    for options in (
+        *of_passes(),
+        *(of_training() if flag in ("--attn sdpa", "--dropout 0", "--precision bf16,") else ()),
+    ):
+        other = {_made(row) for row in _rows(replace(options, **CHANGES[flag])) if isinstance(row.step, Kernel)}
         for row in _rows(options):
             if flag in why(row).removed_by and "mask" not in row.step.name:
                 removed += 1
-                assert row.path not in other
+                assert _made(row) not in other
     assert removed
 
 
@@ -118,7 +122,45 @@ def test_what_compiled_code_merges_is_merged() -> None:
 
 
 def _rows(options: TableOptions) -> Any:
-    return training_table(options).forward if options.train else walk(cost_table(options))
+    if not options.train:
+        return walk(cost_table(options))
+    table = training_table(options)
+    return (*table.forward, *table.backward)
+
+
+def _made(row: Row) -> str:
+    """A row's path, without the cast by which autocast's gradients go."""
+    return row.path.replace(".cast_input.grad_", ".grad_")
+
+
+def test_reasons_of_gradients_name_steps_and_tensors_that_there_are() -> None:
+    checked = 0
+    for options in of_training():
+        table = training_table(options)
+        steps = {row.path.removeprefix("transformer.") for row in table.forward}
+        steps |= {row.module.removeprefix("transformer.") for row in table.forward}
+        for row in table.backward:
+            does = why(row).does
+            named = re.findall(r"\bh\.[\w.]*\w", does)
+            assert steps.issuperset(named), does
+            checked += len(named)
+            assert "float32" not in does.partition(",")[0], does
+    assert checked > 1000
+
+
+def test_what_a_mask_is_for_is_said_where_there_is_no_cache_too() -> None:
+    """Compiled code without a KV cache cannot ask whether texts are packed: sdpa then always has a mask."""
+    for options in (*of_passes(), *of_training()):
+        if (
+            options.attn == "sdpa"
+            and options.traced
+            and not options.use_cache
+            and not options.padded
+            and options.impl == "hf"
+        ):
+            for row in _rows(options):
+                if row.step.name in ("float_mask", "causal_mask.le", "scaled_dot_product_attention_masked"):
+                    assert "without a KV cache, --runtime eager" in why(row).removed_by
 
 
 def test_formulas_of_activation_functions_are_those_of_transformers() -> None:
