@@ -80,7 +80,7 @@ class Report:
 
 def page(report: Report) -> str:
     """The page. Raises `InputError` for a prediction of more than one point."""
-    css, js = ((FILES / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    css, js = (_packed((FILES / name).read_text("utf-8")) for name in ("page.css", "page.js"))
     css += svg.STYLE + "".join(f".k-{kind}{{--dot:{colour}}}" for kind, colour in KIND_COLOURS.items())
     environment = Environment(
         loader=FileSystemLoader(FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False
@@ -88,6 +88,12 @@ def page(report: Report) -> str:
     environment.globals |= {"q": quantity, "term_id": term_id, "caption": caption}
     inline = {"css": Markup(css), "js": Markup(js), "css_hash": _hash(css), "js_hash": _hash(js)}
     return environment.get_template("page.html").render(**inline, **context(report))
+
+
+def _packed(text: str) -> str:
+    """A script or a style without indentation, empty lines and lines of comment."""
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 def _hash(text: str) -> str:

@@ -114,7 +114,7 @@ class Shown:
             "name": name, "path": branch.path.removeprefix("transformer."), "first": branch.first, "last": branch.last,
             "cls": node.cls if node and branch.name else "",
             "out": self._shape(node.output) if node and node.output else None,
-            "weights": _weights(node), "parameters": _parameters(node),
+            "weights": _weights(node), "parameters": _parameters(node, each=count != above),
             "f": self._figures(branch.first, branch.last).text(self.phase.totals.device_s),
             "children": [
                 self._branch(child, count) if isinstance(child, Branch) else self.step(child)
@@ -200,10 +200,14 @@ def _weights(node: Node | None) -> str:
         + (f", the weight of {own.tied_to}" if own.tied_to else "")
         for own in node.weights
     )
-    return "; ".join(parts)
+    each = f"; {node.parameters // node.count:,} parameters in each" if node.count > 1 and node.weights else ""
+    return "; ".join(parts) + each
 
 
-def _parameters(node: Node | None) -> str:
+def _parameters(node: Node | None, each: bool = False) -> str:
+    """Those of all copies; with `each` as so many times those of one."""
     if node and any(own.tied_to for own in node.weights):
         return "0 (tied)"
-    return f"{node.parameters:,}" if node and node.parameters else ""
+    if not node or not node.parameters:
+        return ""
+    return f"{node.count} x {node.parameters // node.count:,}" if each else f"{node.parameters:,}"

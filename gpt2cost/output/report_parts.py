@@ -14,7 +14,7 @@ from gpt2cost.output.field import Record
 from gpt2cost.output.kernel_rows import kernel_records
 from gpt2cost.output.report_charts import generate_charts, train_charts
 from gpt2cost.output.report_model import percent, quantity
-from gpt2cost.output.shared import trust_text
+from gpt2cost.output.shared import how_text, trust_text
 from gpt2cost.output.train import MEMORY_PARTS
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import MemoryUse, Prediction, predict_run
@@ -113,11 +113,10 @@ def evidence_part(hw: Hardware, how: How) -> Record:
 def _case(scored: Scored) -> Record:
     run = run_of_case(scored)
     return {
-        "model": run.model, "size": run.sizes.text, "dtype": run.how.dtype, "attn": run.how.attn,
-        "runtime": run.how.runtime, "measured": quantity(scored.measured_s, "s"),
-        "predicted": quantity(scored.predicted_s, "s"), "error": f"{100 * scored.error:+.1f}\u00a0%",
-        "range": range_text(scored.low_s, scored.high_s), "inside": "yes" if scored.inside else "NO",
-        "source": scored.case.row.source,
+        "model": run.model, "run": f"{run.sizes.text}, {how_text(run.how)}",
+        "measured": quantity(scored.measured_s, "s"), "predicted": quantity(scored.predicted_s, "s"),
+        "error": f"{100 * scored.error:+.1f}\u00a0%", "range": range_text(scored.low_s, scored.high_s),
+        "inside": "yes" if scored.inside else "NO", "source": scored.case.row.source,
     }  # fmt: skip
 
 
@@ -173,7 +172,7 @@ def train_part(training: Training | None) -> Record | None:
     }  # fmt: skip
     parts["host before and after"] = max(0.0, step.step_s - sum(parts.values()))
     bars = [
-        {**bar, "name": bar["key"], "share": percent(bar["width"] / 1000)}
+        {**bar, "name": bar["key"], "share": percent(bar["width"] / 1000), "line": list(parts).index(bar["key"])}
         for bar in stacked((name, float(seconds)) for name, seconds in parts.items() if seconds)
     ]
     capacity = f"{'fits' if memory.fits else 'does not fit'}, of {quantity(memory.capacity_bytes, 'B')}"

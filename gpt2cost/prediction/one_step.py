@@ -30,6 +30,8 @@ from gpt2cost.table.why import Why, why
 
 GENERATE = "generate"
 STEP_PHASES = ("prefill", "decode", GENERATE, TRAIN)
+_LAYER = re.compile(r"(?<=\bh)\.(\d+)(?=\.|$)")
+"""The number of a block in a path."""
 MANY = 3
 """A name that stands for more steps than these stands for a group, as that of a module does."""
 
@@ -147,6 +149,10 @@ def explain_step(
         attn=attn, runtime=runtime, logits="last" if phase == GENERATE else logits, use_cache=use_cache,
         cache_type=cache_type, impl=impl, precision=precision, checkpointing=checkpointing, dropout=dropout,
     )  # fmt: skip
+    layer = _LAYER.search(step)
+    if layer and int(layer[1]) >= asked.model.n_layer:
+        last = asked.model.n_layer - 1
+        raise InputError(f"step: {asked.model.name} has the layers h.0 to h.{last}, got {echo(layer[0][1:])}")
     train, hardware = asked.train, asked.hardware
     if train is not None:
         parts = list(_of_training(asked, train))
@@ -207,7 +213,7 @@ def _ends(path: str, asked: str) -> bool:
 
 def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, Row]]]:
     """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`."""
-    name = re.sub(r"\.\d+(?=\.|$)", "", asked)
+    name = _LAYER.sub("", asked)
     rows = [(part, row) for part in parts for row in part.rows if _is_step(row)]
     alone = [(part, row) for part, row in rows if _ends(_path(row), name) and _path(row) == row.path]
     if alone:
@@ -245,8 +251,8 @@ def _unknown(asked: str, parts: Sequence[_Part], elsewhere: str) -> str:
     }
     last = {path.rpartition(".")[2]: path for path in sorted(paths)}
     hint = elsewhere or nearest(asked, paths) or nearest(asked.rpartition(".")[2], last)
-    if not hint and asked:
-        hint = ", ".join(sorted(path for path in paths if asked in path)[:MANY])
+    if not hint and len(asked) > 1 and (inside := sorted(path for path in paths if asked in path)):
+        hint = f"did you mean {', '.join(map(repr, inside[:MANY]))}?"
     return f"step: nothing in this pass is called {echo(asked)}" + (
         f": {hint}" if hint else "; gpt2cost table lists all"
     )

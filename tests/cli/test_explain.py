@@ -190,6 +190,8 @@ def test_flat_formats(form: str, gpt2cost: Any) -> None:
         (("cat_keyy",), "did you mean 'h.attn.cat_key'"),
         (("write_key",), "--cache-type static has it"),
         (("grad_weight",), "gpt2cost table"),
+        (("h.12.mlp",), "step: gpt2 has the layers h.0 to h.11, got '12'"),
+        (("dot_product",), "did you mean 'h.attn.scaled_dot_product_attention'"),
         (("",), "step: nothing in this pass is called ''"),
         (("cat_key", "--phase", "both"), "phase: expected one of prefill, decode, generate, train, got 'both'"),
         (("cat_key", "--precision", "fp32"), "precision: goes with phase train alone"),
