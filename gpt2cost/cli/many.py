@@ -16,10 +16,14 @@ from gpt2cost.cli.flags import (
     device_names,
     hardware_changes,
     model_names,
+    required,
     several,
     size,
 )
+from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.dtypes import DTYPES
+from gpt2cost.device.hardware import Hardware
+from gpt2cost.prediction.grid import split_list
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES
 
 ModelsFlag = Annotated[
@@ -42,6 +46,21 @@ def size_list(name: str, default: str | None) -> Any:
         "cache": "Tokens in the KV cache: 0,512.",
     }
     return size(name, helps[name], show_default=default or True)
+
+
+@dataclass(eq=False, repr=False)
+class DevicesFlags:
+    """Devices for the same work: the first is the main one."""
+
+    gpu: GpusFlag = None
+    hw_set: HwSetFlag = None
+    host_factor: HostFactorFlag = None
+
+    def load_devices(self) -> list[Hardware]:
+        """The devices, each once. Raises `InputError` where there is none."""
+        names = split_list("gpu", required("--gpu", self.gpu))
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return [change_hardware(load_hardware(name), changes) for name in dict.fromkeys(names)]
 
 
 @dataclass(eq=False, repr=False)

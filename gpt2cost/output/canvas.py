@@ -20,6 +20,7 @@ STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
     "grid.color": "#E5E5E5", "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 9,
     "svg.hashsalt": "gpt2cost", "pdf.fonttype": 42, "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a model's name may have dollar signs
 }  # fmt: skip
 SMALL = 8.5
 """Points of the texts inside a picture."""

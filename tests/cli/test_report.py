@@ -49,6 +49,8 @@ def test_where_nothing_can_be_generated(tmp_path: Path, gpt2cost: Call) -> None:
         (("--dtype", "fp32", "--attn", "flash_attention_2", "-o", "page.html"), "flash_attention_2 needs"),
         (("--new-tokens", "-1", "-o", "page.html"), "new_tokens"),
         (("--seq", "1024", "--strict", "-o", "page.html"), "n_positions"),
+        (("--gpus", "8", "-o", "page.html"), "--gpus: goes with --train alone"),
+        (("--new-tokens", "1000", "--strict", "-o", "page.html"), "generate: kv_len 1127 of the last pass exceeds"),
     ],
 )
 def test_bad_input_is_one_line(
