@@ -143,6 +143,8 @@ def test_a_micro_step_has_two_trees(gpt2cost: Any) -> None:
         (("--phase", "train", "--dtype", "bf16"), "dtype: not of training"),
         (("--phase", "train", "--cache", "3"), "cache: not of training"),
         (("--depth", "-1"), "depth: expected"),
+        (("--parameters", "--depth", "1"), "--depth: not with --parameters"),
+        (("--parameters", "--free"), "--free: not with --parameters"),
         (("--hw-set", "memory.bandwidth=2 TB/s"), "--gpu is required"),
         (("--impl", "nanogpt", "--cache", "3"), "cache: expected 0 with impl nanogpt"),
         (("--attn", "flash_attention_2", "--cache-type", "static"), "cache_type static"),
