@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpt2cost.checks import check_choice
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.shared import code_text, how_text, sizes_text
+from gpt2cost.output.shared import how_text, sizes_text
 from gpt2cost.prediction.grid import make_grid
 from gpt2cost.prediction.one_pass import host_sets_pace
 from gpt2cost.prediction.predict import Phase, Prediction, predict
@@ -137,8 +137,7 @@ def step_line(how: TrainHow) -> str:
         f", checkpointing {how.checkpointing}" * (how.checkpointing != "none"),
         f", ZeRO {how.zero}" * (how.zero > 0),
     )
-    passes = f"{how.precision}, {how.how.attn} attention, {how.how.runtime} runtime{code_text(how.how)}"
-    return f"{passes}, {how.optimizer}{''.join(more)}"
+    return f"{how_text(how.how, how.precision)}, {how.optimizer}{''.join(more)}"
 
 
 def pass_line(phase: Phase) -> str:

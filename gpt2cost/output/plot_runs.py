@@ -16,7 +16,7 @@ from gpt2cost.output.plot_data import BANDS, MOST_POINTS, Floats, Line, Swept, h
 from gpt2cost.prediction.generate import generate
 from gpt2cost.prediction.grid import size_axis
 from gpt2cost.prediction.settings import How
-from gpt2cost.prediction.train import check_gpus, train_run
+from gpt2cost.prediction.train import Step, check_gpus, train_run
 from gpt2cost.prediction.train_settings import Batch, TrainHow, check_batch
 from gpt2cost.table.config import Model
 
@@ -99,6 +99,12 @@ def generated(model: Model, hw: Hardware, **settings: Any) -> Generated:
     )
 
 
+def step_parts(step: Step) -> dict[str, Any]:
+    """The seconds of a training step by its parts, which add up."""
+    parts = {label: getattr(step, name) for label, name in STEP_PARTS.items()}
+    return {**parts, HOST_ALONE: np.maximum(0.0, step.step_s - sum(parts.values()))}
+
+
 def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, object]) -> StepSplit:
     """A training step along the one of `STEP_AXES` in `sizes` that has several values.
 
@@ -122,8 +128,7 @@ def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, ob
     def spread(numbers: Any) -> Floats:
         return np.asarray(np.broadcast_to(numbers, values.shape), np.float64)
 
-    parts = {label: spread(getattr(step, name)) for label, name in STEP_PARTS.items()}
-    parts[HOST_ALONE] = np.maximum(0.0, spread(step.step_s) - sum(parts.values()))
+    parts = {label: spread(seconds) for label, seconds in step_parts(step).items()}
     per_gpu = spread(step.tokens_per_s_per_gpu)
     over_gpus = axis == "gpus"
     return StepSplit(

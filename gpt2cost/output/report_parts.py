@@ -12,6 +12,7 @@ from gpt2cost.measure.score import Scored, score_evidence
 from gpt2cost.output.accuracy import run_of_case
 from gpt2cost.output.field import Record
 from gpt2cost.output.kernel_rows import kernel_records
+from gpt2cost.output.plot_runs import step_parts
 from gpt2cost.output.report_charts import generate_charts, train_charts
 from gpt2cost.output.report_model import percent, quantity
 from gpt2cost.output.shared import how_text, trust_text
@@ -166,11 +167,7 @@ def train_part(training: Training | None) -> Record | None:
     if training is None:
         return None
     step, batch, memory = training.step, training.batch, training.memory
-    parts = {
-        "forward": step.forward_s, "backward": step.backward_s, "communication": step.exposed_communication_s,
-        "clip": step.clip_s, "optimizer": step.optimizer_s,
-    }  # fmt: skip
-    parts["host before and after"] = max(0.0, step.step_s - sum(parts.values()))
+    parts = step_parts(step)
     bars = [
         {**bar, "name": bar["key"], "share": percent(bar["width"] / 1000), "line": list(parts).index(bar["key"])}
         for bar in stacked((name, float(seconds)) for name, seconds in parts.items() if seconds)
@@ -185,11 +182,11 @@ def train_part(training: Training | None) -> Record | None:
         ("largest micro-batch", str(training.max_micro_batch), "that fits"),
     ]
     gpus = f"{batch.gpus} GPUs" if batch.gpus > 1 else "1 GPU"
-    how = training.train.how
+    how = training.train
     run = (
-        f"{training.train.precision}, {how.attn} attention, {how.runtime} runtime, {gpus},"
+        f"{how_text(how.how, how.precision)}, {gpus},"
         f" micro-batch {batch.micro_batch} x {batch.seq_len} tokens, {batch.grad_accum} in a step,"
-        f" {training.train.optimizer}"
+        f" {how.optimizer}"
     )
     sizes = [(name, quantity(getattr(memory, key), "B")) for key, name in MEMORY_PARTS.items() if getattr(memory, key)]
     return {

@@ -12,6 +12,7 @@ from gpt2cost.output.page import Page
 from gpt2cost.prediction.one_pass import kv_cache_bytes
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.prediction.train_settings import TrainHow, one_dropout
 from gpt2cost.prediction.trust import unchanged_name
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
@@ -72,9 +73,19 @@ def sizes_text(phase: Phase) -> str:
     return f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
 
 
-def how_text(how: How) -> str:
-    """How a pass is run."""
-    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+def settings_of(model: Model, how: How, train: TrainHow | None, sizes: Sizes) -> Record:
+    """What was asked for of one pass, or of a training step, which has neither a cache nor a choice of logits."""
+    own, names = record_of(attributes(*SIZES), sizes), (*HOW, "impl")
+    if train is None:
+        return {**own, **record_of(attributes(*names), how)}
+    passes = record_of(attributes("attn", "runtime", "impl"), how)
+    kept = {"checkpointing": train.checkpointing, "dropout": one_dropout(model)}
+    return {**own, "precision": train.precision, **passes, **kept}
+
+
+def how_text(how: How, precision: str = "") -> str:
+    """How a pass is run, in its dtype, or of training in a precision."""
+    return f"{precision or how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
 
 
 def code_text(how: How) -> str:

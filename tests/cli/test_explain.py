@@ -177,6 +177,22 @@ def test_the_source_line_is_the_installed_one() -> None:
             assert row.step.source.fragment in source_line(row.step.source)
 
 
+@pytest.mark.parametrize("more", [(), ("--phase", "train", "--dropout", "0.2")])
+def test_what_was_asked_for_stands_in_a_row_and_is_what_tree_writes(more: tuple[str, ...], gpt2cost: Any) -> None:
+    settings = explained(gpt2cost, "h.mlp.c_fc", *MODEL, *more)["settings"]
+    assert settings == json.loads(gpt2cost("tree", *MODEL, *more, "--format", "json").out)["settings"]
+    assert {"attn", "runtime", "impl"} <= settings.keys()
+    assert ("dropout" in settings) == ("--dropout" in more)
+    row = json.loads(gpt2cost("explain", "h.mlp.c_fc", *MODEL, *more, "--format", "jsonl").out.splitlines()[0])
+    assert settings.items() <= row.items()
+
+
+def test_a_micro_step_has_no_new_tokens(gpt2cost: Any) -> None:
+    text = gpt2cost("explain", "ln_1", *MODEL, "--phase", "train").out
+    assert "tokens, bf16-mixed" in text.splitlines()[0]
+    assert "new tokens" not in text.splitlines()[0]
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "markdown"])
 def test_flat_formats(form: str, gpt2cost: Any) -> None:
     out = gpt2cost("explain", "h.mlp", *MODEL, "--gpu", "t4", "--format", form).out
