@@ -24,7 +24,7 @@ from gpt2cost.prediction.train_step import rows_of_step, step_work, train_option
 from gpt2cost.result import Result
 from gpt2cost.table import generate_loop, nanogpt
 from gpt2cost.table.config import Model
-from gpt2cost.table.kernel import Free, Kernel, Row
+from gpt2cost.table.kernel import Free, Kernel, Row, inside_out
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.table.why import Why, why
 
@@ -98,11 +98,10 @@ class _Part:
     pass_: Pass | None = None
 
     def step(self, row: Row, hardware: Hardware | None, how: How) -> Step:
-        launches = int(row.count.evaluate(self.symbols) * row.step.when.evaluate(self.symbols))
         costs = () if self.pass_ is None else self.pass_.kernels
         cost = next((cost for cost in costs if cost.row.index == row.index), None)
         time = None if cost is None or hardware is None else _time(self, cost, hardware, how)
-        return Step(self.phase, row, self.symbols, launches, why(row), time)
+        return Step(self.phase, row, self.symbols, row.times(self.symbols), why(row), time)
 
 
 def _time(part: _Part, cost: KernelCost, hardware: Hardware, how: How) -> StepTime:
@@ -214,7 +213,7 @@ def _ends(path: str, asked: str) -> bool:
 def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, Row]]]:
     """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`."""
     name = _LAYER.sub("", asked)
-    rows = [(part, row) for part in parts for row in part.rows if _is_step(row)]
+    rows = [(part, row) for part in parts for row in part.rows if row.does_something]
     alone = [(part, row) for part, row in rows if _ends(_path(row), name) and _path(row) == row.path]
     if alone:
         different = {(part.phase, row.path, row.step.op): (part, row) for part, row in alone}
@@ -222,7 +221,7 @@ def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, R
     merged = [(part, row) for part, row in rows if any(_ends(own.path, name) for own in _parts(row))]
     if merged:  # a compiler has put it into another kernel
         return "", merged[:MANY]
-    inside = [(part, row) for part, row in rows if any(_ends(path, name) for path in _modules(row.path))]
+    inside = [(part, row) for part, row in rows if any(_ends(path, name) for path in inside_out(row.path))]
     return ("" if len(inside) == 1 else name), inside
 
 
@@ -231,23 +230,11 @@ def _parts(row: Row) -> tuple[Row, ...]:
     return row.step.parts if isinstance(row.step, Kernel) else ()
 
 
-def _is_step(row: Row) -> bool:
-    """Whether anything is done in a row: some only say what a variable keeps alive."""
-    return isinstance(row.step, Kernel) or row.step.count > 0
-
-
-def _modules(path: str) -> Iterator[str]:
-    """A path, and those of what it is in."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-
-
 def _unknown(asked: str, parts: Sequence[_Part], elsewhere: str) -> str:
     """The message about a name that nothing has."""
     paths = {_path(row).removeprefix("transformer.") for part in parts for row in part.rows}
     paths |= {
-        module.removeprefix("transformer.") for part in parts for row in part.rows for module in _modules(row.module)
+        module.removeprefix("transformer.") for part in parts for row in part.rows for module in inside_out(row.module)
     }
     last = {path.rpartition(".")[2]: path for path in sorted(paths)}
     hint = elsewhere or nearest(asked, paths) or nearest(asked.rpartition(".")[2], last)

@@ -12,11 +12,11 @@ counts once; a gather reads the rows that it copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
@@ -224,6 +224,22 @@ class Row:
     def path(self) -> str:
         """The step's address. The one kernel of a leaf module bears the module's own: `transformer.h.attn.c_attn`."""
         return ".".join(filter(None, (self.module, self.step.name)))
+
+    @property
+    def does_something(self) -> bool:
+        """False of a row that only says what a variable keeps alive."""
+        return isinstance(self.step, Kernel) or self.step.count > 0
+
+    def times(self, values: Mapping[str, Any]) -> int:
+        """How often it runs, where each symbol has one value."""
+        return int(self.count.evaluate(values) * self.step.when.evaluate(values))
+
+
+def inside_out(path: str) -> Iterator[str]:
+    """A path, and those of what it is in."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def walk(module: Module) -> Iterator[Row]:
