@@ -211,11 +211,15 @@ def _ends(path: str, asked: str) -> bool:
 
 
 def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, Row]]]:
-    """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`."""
+    """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`.
+
+    What is called so as a whole comes before what only ends so: `generate` is the module, not a step in it.
+    """
     name = _LAYER.sub("", asked)
     rows = [(part, row) for part in parts for row in part.rows if row.does_something]
     alone = [(part, row) for part, row in rows if _ends(_path(row), name) and _path(row) == row.path]
-    if alone:
+    modules = {module for _, row in rows for module in inside_out(row.module)} - {row.path for _, row in rows}
+    if alone and name not in modules:
         different = {(part.phase, row.path, row.step.op): (part, row) for part, row in alone}
         return "" if len(different) <= MANY else name, list(different.values())
     merged = [(part, row) for part, row in rows if any(_ends(own.path, name) for own in _parts(row))]

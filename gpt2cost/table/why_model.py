@@ -134,7 +134,7 @@ DOES = {
     ),
     "attn.upcast_query": "Casts the queries to float32, as reorder_and_upcast_attn asks, where they have 16 bits.",
     "attn.upcast_key": (
-        "Casts the keys to float32, the whole cache, as reorder_and_upcast_attn asks, where they have 16 bits."
+        "Casts the keys to float32, the cached ones too, as reorder_and_upcast_attn asks, where they have 16 bits."
     ),
     "attn.scale": (
         "Multiplies the scores by 1/sqrt(head_dim), the width of one head (64 in GPT-2, not the hidden size 768), so"

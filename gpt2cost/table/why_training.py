@@ -14,8 +14,8 @@ _CHAIN = "Backward of {step}: "
 RULES = {
     # ------------------------------------------------------------------------------------------ products
     "mm grad_input": (
-        "Gradient of the input of {step}, by the rule of a product: the output's gradient times the transposed weight."
-        " As many FLOPs as the forward's product."
+        "Gradient of the input of {step}, by the rule of a product: the output's gradient times the weight, transposed"
+        " against the forward's use of it. As many FLOPs as the forward's product."
     ),
     "mm grad_weight": (
         "Gradient of the weight of {step}, by the rule of a product: the input times the output's gradient, which sums"
@@ -144,10 +144,10 @@ DOES = {
     "scaler.found_inf": "Makes a zero that is set where a gradient is infinite or not a number.",
     "scaler.found_inf [add]": "Adds up what was found on each device, of which there is one.",
     "scaler.found_inf.copy": "Copies that zero to each device that has gradients, of which there is one.",
-    "scaler.inv_scale.copy": "Copies the factor to each device that has gradients, of which there is one.",
+    "scaler.inv_scale.copy": "Copies the factor for the gradients to each device that has some, of which there is one.",
     "scaler.unscale": (
-        "Multiplies all gradients by one over the loss scale, and notes whether one of them is infinite or not a"
-        " number."
+        "Multiplies all gradients by one over the loss scale (by 1 where a fused optimiser divides by the scale"
+        " itself), and notes whether one of them is infinite or not a number."
     ),
     "scaler.grad_scale": "The loss scale, for the fused optimiser to divide by.",
     "scaler.update_scale": (

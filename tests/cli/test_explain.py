@@ -160,6 +160,9 @@ def test_steps_of_generation(gpt2cost: Any) -> None:
     (step,) = explained(gpt2cost, "generate.cat_ids", "--phase", "generate")["steps"]
     assert step["phase"] == "after a pass"
     assert "multinomial" in gpt2cost("explain", "multinomial", "--phase", "generate", "--sample").out
+    whole = explained(gpt2cost, "generate", "--phase", "generate")
+    assert whole["group"] == "generate"
+    assert {step["phase"] for step in whole["steps"]} == {"before all passes", "before a pass", "after a pass"}
 
 
 def test_a_pass_beyond_the_positions_is_warned_of(gpt2cost: Any) -> None:
