@@ -206,7 +206,6 @@ def memory(
             loaded, hardware, batch=sizes.or_usual()["batch"], prompt_tokens=128 if prompt is None else prompt,
             new_tokens=128 if new_tokens is None else new_tokens, **settings,
         )  # fmt: skip
-        print_warnings(generation.warnings)
         picture.write(plot_memory.memory_over_tokens(generation))
         return
     refuse(vars(text), f"goes with --over {TOKENS} alone")
@@ -217,12 +216,10 @@ def memory(
         training = predict_train(
             loaded, hardware, seq=sizes.seq, attn=how.attn, runtime=how.runtime, impl=how.impl, **given
         )
-        print_warnings(training.warnings)
         picture.write(plot_memory.memory_of_training(training))
         return
     own = check_sizes(**sizes.or_usual(), use_cache=not how.no_use_cache)
     prediction = predict_run(loaded, hardware, how.how(), own, phase)
-    print_warnings(prediction.warnings)
     picture.write(plot_memory.memory(prediction))
 
 
@@ -261,9 +258,7 @@ def train(
 
 
 def _predicted(run: RunFlags, phase: str) -> Prediction:
-    prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
-    print_warnings(prediction.warnings)
-    return prediction
+    return predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
 
 
 class _Picture:
@@ -276,6 +271,7 @@ class _Picture:
         check_writable(output)
         self.path, self.drawing = output, load("gpt2cost.output.plot", "plot")
 
-    def write(self, data: Any) -> None:
-        """Draw `data`, and write the file whole or not at all."""
+    def write(self, data: plot_data.Picture) -> None:
+        """Print the warnings of `data`, draw it, and write the file whole or not at all."""
+        print_warnings(data.warnings)
         write_bytes([self.drawing.rendered(self.drawing.draw(data), self.path.suffix.lower()[1:])], self.path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from gpt2cost.output.apart import spread
 from gpt2cost.output.plot_data import Picture
+from gpt2cost.output.shared import short_name
 
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True,
@@ -59,7 +60,7 @@ def size_axis(axes: Any, sizes: Any) -> None:
 
 def short(name: str) -> str:
     """A kernel's name where room is scarce."""
-    return name.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask")[:34]
+    return short_name(name)[:34]
 
 
 def stacked(axes: Any, sizes: Any, layers: dict[str, tuple[Any, dict[str, Any]]]) -> Any:
@@ -144,27 +145,6 @@ class Room:
                 break
         text.set_position(best)
         self.texts += [Bbox.from_extents(*box).padded(GAP) for box in there]
-
-
-def spread(centres: Sequence[float], widths: Sequence[float], low: float, high: float) -> list[float]:
-    """The centres of texts of some widths in a row, moved as little as keeps them apart and between two edges.
-
-    The mean of a run of texts that touch is the mean of where they wanted to be (isotonic regression).
-    """
-    if not centres:
-        return []
-    before = np.cumsum([0.0, *((a + b) / 2 for a, b in pairwise(widths))])
-    runs: list[tuple[float, int]] = []
-    for centre, offset in zip(centres, before, strict=True):
-        own, count = centre - offset, 1
-        while runs and runs[-1][0] >= own:
-            mean, more = runs.pop()
-            own, count = (own * count + mean * more) / (count + more), count + more
-        runs.append((own, count))
-    places = np.repeat([mean for mean, _ in runs], [count for _, count in runs]) + before
-    first, last = low + widths[0] / 2 + before, high - widths[-1] / 2 - (before[-1] - before)
-    places = np.maximum(np.minimum(places, last), first)
-    return [float(place) for place in places]
 
 
 def labels_below(axes: Any, spots: Sequence[tuple[float, str]], y: float, **style: Any) -> None:

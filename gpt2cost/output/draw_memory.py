@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from gpt2cost.output.canvas import SMALL, labels_below, new_figure, note, short, spread
+from gpt2cost.output.apart import spread
+from gpt2cost.output.canvas import SMALL, labels_below, new_figure, note, short
 from gpt2cost.output.colours import LINE_COLOURS
 from gpt2cost.output.draw_sweeps import draw_line, line_legend, value_axis
 from gpt2cost.output.plot_memory import OTHERS, Memory, Stack

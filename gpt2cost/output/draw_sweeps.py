@@ -15,6 +15,7 @@ from gpt2cost.output.canvas import BARS, SMALL, new_figure, size_axis, stacked
 from gpt2cost.output.colours import KIND_COLOURS, LINE_COLOURS
 from gpt2cost.output.plot_data import KIND_TEXTS, Breakdown, Curve, Line
 from gpt2cost.output.plot_runs import HOST_ALONE, StepSplit
+from gpt2cost.prediction.compare import WAITING
 from gpt2cost.units import format_quantity, scale_for
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -22,7 +23,6 @@ PART_COLOURS = {
     "forward": "#0072B2", "backward": "#56B4E9", "communication": "#D55E00", "gradient clipping": "#F0E442",
     "optimizer": "#009E73",
 }  # fmt: skip
-WAITING = "waiting"
 WIDELY = 8
 """Where the largest of several times is so many times the smallest, bars show them per token."""
 HOST_BOUND = "hollow: host-bound,\nthe host takes longer to\nissue the pass than the\ndevice to run it"
@@ -52,8 +52,7 @@ def draw_breakdown(data: Breakdown) -> Figure:
     lower.set_ylabel("share of the pass (%)")
     lower.set_ylim(0, 100)
     lower.set_xlabel(data.axis_text)
-    texts = {**KIND_TEXTS, WAITING: "for the host, and to launch"}
-    handles = [Patch(label=f"{name}\n{texts[name]}", **fills[name]) for name in reversed(layers)]
+    handles = [Patch(label=f"{name}\n{KIND_TEXTS[name]}", **fills[name]) for name in reversed(layers)]
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0.745, 0.87), title="kernel kind", alignment="left",
         labelspacing=0.8,

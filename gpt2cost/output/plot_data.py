@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ from gpt2cost.checks import check_choice
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.shared import how_text, sizes_text
+from gpt2cost.prediction.compare import WAITING
 from gpt2cost.prediction.grid import make_grid
 from gpt2cost.prediction.one_pass import host_sets_pace
 from gpt2cost.prediction.predict import Phase, Prediction, predict
@@ -26,8 +27,9 @@ KIND_TEXTS = {
     "gemm": "product with weights", "bmm": "scores, context per head", "attention": "fused attention",
     "reduction": "layer norm, softmax, sums", "elementwise": "arithmetic per element",
     "copy": "copies, cat of the cache", "gather": "rows of embeddings", "fill": "constants",
+    WAITING: "for the host, and to launch",
 }  # fmt: skip
-"""What the kernels of a kind are."""
+"""What the kernels of a kind are, and what a pass does while none runs."""
 AXES = {"batch": "batch size (sequences)", "seq": "new tokens per sequence", "cache": "cached tokens per sequence"}
 SMALLEST = 0.005
 """Share of a phase's device time below which the roofline leaves a kernel out."""
@@ -63,10 +65,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Picture:
-    """What every picture has."""
+    """What every picture has. `warnings`: of the prediction that it shows."""
 
     title: str
     subtitle: str
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ def roofline(prediction: Prediction) -> Roofline:
     return Roofline(
         title=f"Roofline of {prediction.model.name} on {hw.name}: predicted kernels",
         subtitle=f"{'; '.join(map(pass_line, prediction.phases))}\n{how_line(how)}",
+        warnings=prediction.warnings,
         peaks={f"{dtype} peak": hw.compute.peak_flop_per_s[dtype] for dtype in dict.fromkeys((how.dtype, "fp32"))},
         bandwidths={"L2 bandwidth": memory.l2_bandwidth_bytes_per_s, "DRAM bandwidth": memory.bandwidth_bytes_per_s},
         ridge=hw.ridge_flop_per_byte(how.dtype),
@@ -199,7 +203,7 @@ def breakdown(
     `settings` as `predict` takes them: dtype, attn, runtime, logits, use_cache. Raises `InputError` for bad input.
     """
     axis, values, given = swept(sizes)
-    how, pass_ = _phase(model, hw, given, phase, settings)
+    how, pass_, warnings = _phase(model, hw, given, phase, settings)
     kinds: dict[str, Floats] = {}
     for kind in KINDS:
         total = _broadcast(sum(cost.device_s for cost in pass_.kernels if cost.kernel.kind == kind), values)
@@ -208,6 +212,7 @@ def breakdown(
     return Breakdown(
         title=f"Where the time of {model.name} goes on {hw.name}: predicted {_name(pass_)}",
         subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}",
+        warnings=warnings,
         axis=axis,
         axis_text=_axis_text(axis, pass_),
         sizes=_own_sizes(axis, pass_, values),
@@ -231,8 +236,10 @@ def curve(
         raise InputError("gpu: expected at least one device")
     axis, values, given = swept(sizes)
     lines = []
+    warnings: dict[str, None] = {}
     for hw in devices:
-        how, pass_ = _phase(model, hw, given, phase, settings)
+        how, pass_, own_warnings = _phase(model, hw, given, phase, settings)
+        warnings |= dict.fromkeys(own_warnings)
         totals = pass_.totals
         middle, low, high = totals.latency_s, totals.latency_low_s, totals.latency_high_s
         if quantity == "throughput":
@@ -246,6 +253,7 @@ def curve(
     return Curve(
         title=f"Predicted {_name(pass_)} {quantity} of {model.name}",
         subtitle=f"{_fixed(axis, given, pass_)}\n{how_line(how)}; {BANDS}",
+        warnings=tuple(warnings),
         axis=axis,
         axis_text=_axis_text(axis, pass_),
         quantity=quantity,
@@ -261,11 +269,11 @@ def _broadcast(numbers: Any, sizes: NDArray[np.int64]) -> Floats:
 
 def _phase(
     model: Model, hw: Hardware, given: dict[str, Any], phase: str, settings: dict[str, Any]
-) -> tuple[How, Phase]:
-    """The one pass that is asked for; what it is called is `predict`'s to say."""
+) -> tuple[How, Phase, tuple[str, ...]]:
+    """The one pass that is asked for, and its warnings; what it is called is `predict`'s to say."""
     check_choice("phase", phase, ("prefill", "decode"))
     prediction = predict(model, hw, **given, phase=phase, **settings)
-    return prediction.how, prediction.phases[0]
+    return prediction.how, prediction.phases[0], prediction.warnings
 
 
 def _is_step(pass_: Phase) -> bool:

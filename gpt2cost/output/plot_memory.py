@@ -108,6 +108,7 @@ def memory(prediction: Prediction) -> Memory:
     return Memory(
         title=f"Memory of {model.name} on {prediction.hardware.name}: predicted {phase.phase}",
         subtitle=f"{pass_line(phase)}\n{how_line(prediction.how)}",
+        warnings=prediction.warnings,
         whole=whole,
         close=_close(moments[start:]),
         peak=peak,
@@ -270,6 +271,7 @@ def memory_over_tokens(generation: Generation) -> Memory:
     return Memory(
         title=f"Memory of {model.name} on {hw.name}: predicted generation",
         subtitle=f"batch {settings.batch_size}, {settings.prompt_tokens} + {count} tokens\n{how_line(settings.how)}",
+        warnings=generation.warnings,
         whole=whole,
         close=None,
         peak=peak,
@@ -308,6 +310,7 @@ def memory_of_training(training: Training) -> Memory:
     return Memory(
         title=f"Memory of {model.name} on {hw.name}: predicted training step",
         subtitle=f"micro-batch {batch.micro_batch}, {batch.seq_len} tokens per sequence{accum}{gpus}\n{step_line(how)}",
+        warnings=training.warnings,
         whole=whole,
         close=None,
         peak=peak,

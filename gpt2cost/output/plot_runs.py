@@ -68,6 +68,7 @@ def generated(model: Model, hw: Hardware, **settings: Any) -> Generated:
     Raises `InputError` for bad input, and where neither runs.
     """
     lines, reasons, new_tokens = [], [], 0
+    warnings: list[str] = []
     for label, use_cache in ((WITH_CACHE, True), (WITHOUT_CACHE, False)):
         try:
             run = generate(model, hw, **settings, use_cache=use_cache)
@@ -84,6 +85,7 @@ def generated(model: Model, hw: Hardware, **settings: Any) -> Generated:
         )
         waits = np.concatenate([np.atleast_1d(turn.bound) == "host" for turn in turns])
         lines.append(Line(label, middle, low, high, waits))
+        warnings += run.warnings
         shown, new_tokens = run.settings, run.settings.new_tokens
     if not lines:
         raise reasons[0]
@@ -91,6 +93,7 @@ def generated(model: Model, hw: Hardware, **settings: Any) -> Generated:
     return Generated(
         title=f"Time per token of {model.name} on {hw.name}: predicted generation",
         subtitle=f"batch {shown.batch_size}, prompts of {shown.prompt_tokens} tokens\n{how_line(how)}; {BANDS}",
+        warnings=tuple(dict.fromkeys(warnings)),
         axis="token",
         axis_text="new token (the first takes the whole prompt)",
         sizes=np.arange(1, new_tokens + 1),
@@ -134,6 +137,7 @@ def step_split(model: Model, hw: Hardware, how: TrainHow, sizes: Mapping[str, ob
     return StepSplit(
         title=f"Where a training step of {model.name} spends its time on {hw.name}: predicted",
         subtitle=f"{_fixed(axis, batches)}\n{step_line(training.train)}",
+        warnings=training.warnings,
         axis=axis,
         axis_text=STEP_AXES[axis],
         sizes=values,

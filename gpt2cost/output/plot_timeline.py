@@ -67,6 +67,7 @@ def timeline(prediction: Prediction) -> Timeline:
     return Timeline(
         title=f"Timeline of {prediction.model.name} on {prediction.hardware.name}: predicted {phase.phase}",
         subtitle=f"{pass_line(phase)}\n{how_line(prediction.how)}",
+        warnings=prediction.warnings,
         slices=tuple(slices),
         groups=groups,
         latency_s=end_s,

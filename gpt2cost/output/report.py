@@ -20,6 +20,7 @@ from gpt2cost.output import report_text, svg
 from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.field import Record
 from gpt2cost.output.glossary import SUBJECTS
+from gpt2cost.output.pass_text import waiting_name
 from gpt2cost.output.plot_data import KINDS, SMALLEST
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.output.record import FLOPS_CONVENTION
@@ -148,7 +149,8 @@ def context(report: Report) -> Record:
         "shown": _shown(prediction),
         "first": _first(prediction, points), "fits": report_text.fits(prediction.memory),
         "kinds": _kinds(phases[0]), "tree": tree, "kernels": shown.kernels(), "columns": shown.columns(COLUMNS),
-        "total": shown.total(), "sides": _sides(prediction), "ridge": number(_ridge(prediction)) + " FLOP/B",
+        "total": shown.total(), "sides": _sides(prediction),
+        "ridge": f"{number(hw.ridge_flop_per_byte(how.dtype))} FLOP/B",
         "charts": list(pass_charts(prediction)), "curves": curves(prediction, report.others), "memory": memory,
         "generate": generated, "train": trained,
         "devices": device_rows(prediction, report.others), "evidence": evidence_part(hw, how),
@@ -218,11 +220,11 @@ def _kinds(phase: Phase) -> list[Record]:
     sums = dict.fromkeys(KINDS, 0.0)
     for cost in phase.kernels:
         sums[cost.kernel.kind] += float(cost.device_s)
-    sums["host"] = max(0.0, float(phase.totals.latency_s) - sum(sums.values()))
+    sums["host"] = float(phase.totals.waiting_s)
     return [
         {
             **bar, "name": bar["key"], "share": percent(bar["width"] / 1000),
-            "label": "waiting for the host" if bar["key"] == "host" else bar["key"],
+            "label": waiting_name(phase.pass_) if bar["key"] == "host" else bar["key"],
             "term": TERMS.get(bar["key"], bar["key"]), "hidden": bar["width"] < 1000 * report_text.LEAST_SHARE,
         }
         for bar in stacked(sums.items())
@@ -257,11 +259,6 @@ def _group_of(module: str) -> str:
     if parts[0] == "h":
         return ".".join(parts[:2]) if len(parts) > 1 else "h: residual adds"
     return parts[0] if parts[0] in ("causal_mask", "ln_f", "lm_head") else "embeddings"
-
-
-def _ridge(prediction: Prediction) -> float:
-    hw = prediction.hardware
-    return hw.compute.peak_flop_per_s[prediction.how.dtype] / hw.memory.bandwidth_bytes_per_s
 
 
 def _own_words(prediction: Prediction) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpt2cost.output.field import Record
 from gpt2cost.output.launch import flops_text, product_of, when_text
-from gpt2cost.output.page import short_number
+from gpt2cost.output.page import NOTHING, short_number
 from gpt2cost.output.report_points import row_key
 from gpt2cost.output.report_tree import Branch, Leaf, grown, leaves
 from gpt2cost.output.shapes import numbers_text, symbols_text
@@ -18,8 +18,6 @@ from gpt2cost.prediction.tree import Node, tree_of
 from gpt2cost.table.kernel import Kernel, Row, Tensor
 from gpt2cost.table.why import why
 from gpt2cost.units import format_quantity, scale_for
-
-NOTHING = "-"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -49,7 +49,18 @@ SHARE, BOUND = column("share", "share", "%"), column("bound", "bound")
 MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
 INTENSITY = column("arithmetic_intensity", "FLOP/B", ".")
 
+SHORT_NAMES = {"scaled_dot_product_attention": "sdpa", "causal_mask": "mask"}
+"""What is written for part of a kernel's name where room is scarce."""
+
 # ---------------------------------------------------------------------------------------------- records and phrases
+
+
+def short_name(path: str) -> str:
+    """A kernel's name where room is scarce."""
+    name = path.removeprefix("transformer.")
+    for long, short in SHORT_NAMES.items():
+        name = name.replace(long, short)
+    return name
 
 
 def asked(sizes: Sizes, phase: str, how: How) -> Record:

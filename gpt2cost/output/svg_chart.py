@@ -215,32 +215,6 @@ def size_ticks(sizes: Sequence[int]) -> list[tuple[float, str]]:
     return [(float(size), f"{size:,}") for size in sizes[::step]]
 
 
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The ascending places, moved as little as it takes to lie `gap` apart between `low` and `high`.
-
-    Without its share of the gaps, each is to be no less than the one before: neighbours that are, take their mean.
-    """
-    groups: list[list[float]] = []
-    for index, place in enumerate(places):
-        groups.append([place - gap * index])
-        while len(groups) > 1 and _mean(groups[-2]) > _mean(groups[-1]):
-            last = groups.pop()
-            groups[-1] += last
-    most = max(low, high - gap * (len(places) - 1))
-    level = [min(max(_mean(group), low), most) for group in groups for _ in group]
-    return [place + gap * index for index, place in enumerate(level)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def short_name(name: str) -> str:
-    """A kernel's name where room is scarce."""
-    name = name.removeprefix("transformer.")
-    return name.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask")
-
-
 def size_scale(sizes: NDArray[Any], start: float, end: float) -> Scale:
     """Swept sizes: logarithmic where most of them are in the lower part of their range."""
     low, high, middle = float(sizes[0]), float(sizes[-1]), float(sizes[len(sizes) // 2])

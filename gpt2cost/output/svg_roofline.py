@@ -8,6 +8,7 @@ from html import escape
 
 from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.plot_data import SMALLEST, Point, Roofline
+from gpt2cost.output.shared import short_name
 from gpt2cost.output.svg_chart import (
     LINE,
     WIDTH,
@@ -18,7 +19,6 @@ from gpt2cost.output.svg_chart import (
     number,
     path,
     plain,
-    short_name,
     text_width,
     tip,
 )

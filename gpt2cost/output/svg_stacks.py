@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cost.output.plot_data import Breakdown, Floats
+from gpt2cost.output.plot_data import KIND_TEXTS, Breakdown, Floats
 from gpt2cost.output.plot_runs import StepSplit
 from gpt2cost.output.svg_chart import (
     LINE,
@@ -24,6 +24,7 @@ from gpt2cost.output.svg_chart import (
     size_ticks,
     tip,
 )
+from gpt2cost.prediction.compare import WAITING
 from gpt2cost.units import scale_for
 
 LEFT, RIGHT = 52.0, WIDTH - 22
@@ -33,7 +34,6 @@ BARS = 12
 """Up to so many sizes are bars, more are areas."""
 FINEST = 64
 """The most sizes that the outline of an area goes through."""
-WAITING = "waiting for host and launches"
 
 Layers = Mapping[str, tuple[str, Floats]]
 """Class -> what it is, and how much of it there is at each size."""
@@ -68,7 +68,7 @@ class Columns:
 def breakdown(data: Breakdown) -> str:
     """The chart: 480 units wide; time above, shares below."""
     layers = {f"k-{kind}": (kind, seconds) for kind, seconds in data.kinds.items()}
-    layers["k-waiting"] = (WAITING, data.waiting)
+    layers["k-waiting"] = (f"{WAITING} {KIND_TEXTS[WAITING]}", data.waiting)
     whole = sum((seconds for _, seconds in layers.values()), np.zeros(len(data.sizes)))
     first = max(layers.values(), key=lambda layer: layer[1][-1])
     chart = Chart(

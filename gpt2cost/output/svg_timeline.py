@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 
+from gpt2cost.output.apart import spread
 from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.plot_timeline import TRACKS, Group, Timeline, kind_of
+from gpt2cost.output.shared import short_name
 from gpt2cost.output.svg_chart import (
     LINE,
     WIDTH,
@@ -17,8 +19,6 @@ from gpt2cost.output.svg_chart import (
     number,
     path,
     plain,
-    short_name,
-    spread,
     text_width,
     tip,
 )
@@ -132,7 +132,8 @@ def _names(chart: Chart, data: Timeline, inside: list[Slice], scale: Scale, y: f
     longest.sort(key=lambda piece: piece.start_s)
     names = [cut_to(short_name(piece.name).removeprefix(f"{data.layer}."), 150.0) for piece in longest]
     middles = [scale((piece.start_s + piece.end_s) / 2) for piece in longest]
-    for piece, text, middle, place in zip(longest, names, middles, spread(middles, GAP, LEFT, RIGHT), strict=True):
+    places = spread(middles, [GAP] * len(middles), LEFT - GAP / 2, RIGHT + GAP / 2)
+    for piece, text, middle, place in zip(longest, names, middles, places, strict=True):
         chart.add("path", class_="lead", d=path([(middle, y), (place, y + 12)]))
         turn = f"rotate(90 {number(place - 4)} {number(y + 15)})"
         chart.add("text", escape(text), x=place - 4, y=y + 15, transform=turn, data_kernel=_kernel(piece))

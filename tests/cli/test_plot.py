@@ -114,3 +114,20 @@ def test_a_name_may_have_dollar_signs(tmp_path: Path, gpt2cost: Call) -> None:
     (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}', "utf-8")
     path = tmp_path / "picture.svg"
     assert gpt2cost("plot", "memory", "--model", folder, "--gpu", "a100", "-o", path) == Result(0, "", "")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["generate", "--prompt", "1000", "--new-tokens", "100"],
+        ["breakdown", "--seq", "512,2048"],
+        ["curve", "--gpu", "t4,a100", "--seq", "512,2048", "--phase", "prefill"],
+        ["train", "--seq", "512,2048"],
+        ["memory", "--seq", "2048"],
+    ],
+)
+def test_sizes_that_the_model_cannot_run_are_warned_of_once(flags: list[str], tmp_path: Path, gpt2cost: Call) -> None:
+    kind, *more = flags
+    result = gpt2cost("plot", kind, "--model", "distilgpt2", "--gpu", "a100", *more, "-o", tmp_path / "x.svg")
+    assert result.code == 0
+    assert result.err.count("exceeds n_positions 1024 of distilgpt2") == result.err.count("\n") == 1
