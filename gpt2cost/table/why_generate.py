@@ -82,7 +82,7 @@ DOES = {
     "generate.stop": "Compares the largest mark with 0, at which all sequences have ended.",
     "generate.stop_check_sync": (
         "The host waits in every turn for the answer whether to stop: it launches nothing of the next token before"
-        " this one is there."
+        " this one is there. On Apple's GPUs transformers asks for it a turn late, which is not modelled."
     ),
     # ------------------------------------------------------------------------------------------ a token drawn
     "generate.topk": (

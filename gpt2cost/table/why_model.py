@@ -13,6 +13,7 @@ _MASKED = (
     "without padding: on a dynamic cache neither a prefill nor a step of one token has a mask tensor, and without a KV"
     " cache, --runtime eager has none"
 )
+_MATH = "Where no fused kernel takes heads of such a width, torch runs products and a softmax instead (math)."
 _DROPOUT = "nn.Dropout returns its input as it is in inference, or where its probability is 0: no kernel."
 _DROPS = (
     "In train mode each element on its own becomes 0 with the config's probability p, and the others are divided by"
@@ -183,11 +184,12 @@ DOES = {
     "attn.scaled_dot_product_attention": (
         "Scores and their scaling, the causal rule between several new tokens, softmax and context in one fused kernel,"
         " tile by tile: the scores never reach memory. FLOPs count all of them; the kernel skips tiles that the causal"
-        " rule leaves empty."
+        f" rule leaves empty. {_MATH}"
     ),
     "attn.scaled_dot_product_attention_masked": (
         "Fused attention with an explicit mask, which several new tokens on a cache need, padding, a static cache, and"
         " compiled code without a cache. CUDA's flash attention takes no mask: the memory-efficient kernel runs there."
+        f" {_MATH}"
     ),
     "attn._scaled_dot_product_flash_attention": (
         "Fused attention in train mode, by flash attention, in 16 bit: scores, softmax, dropout if any, and context,"
