@@ -147,7 +147,7 @@ def generate_part(run: Generation | None) -> Record | None:
     return {
         "tokens": settings.new_tokens, "lead": lead, "facts": facts, "stretches": run.stretches,
         "charts": generate_charts(run), "trust": _generation_trust(run),
-        "rate": rate_text(run.tokens_per_s),
+        "rate": rate_text(run.tokens_per_s), "warning": "; ".join(run.warnings),
         "total": quantity(run.total_s, "s"), "range": whole,
     }  # fmt: skip
 
@@ -190,7 +190,8 @@ def train_part(training: Training | None) -> Record | None:
     )
     sizes = [(name, quantity(getattr(memory, key), "B")) for key, name in MEMORY_PARTS.items() if getattr(memory, key)]
     return {
-        "run": run, "facts": facts, "parts": bars, "memory": [*sizes, ("total", quantity(memory.total_bytes, "B"))],
+        "run": run, "warning": "; ".join(training.warnings), "facts": facts, "parts": bars,
+        "memory": [*sizes, ("total", quantity(memory.total_bytes, "B"))],
         "peak_at": memory.peak_at, "charts": train_charts(training), "phases": list(map(_train_phase, training.phases)),
         "step": facts[0][1], "range": facts[0][2], "bound": step.bound, "rate": facts[1][1],
         "trust": trust_text(training.trust, training.trust_from, training.hardware),
