@@ -50,7 +50,6 @@ def tree(
         refuse({"depth": depth, "kernels": kernels, "free": free}, "not with --parameters, which shows components")
     if depth is not None:
         check_point("depth", depth, 0)
-    hardware = None if device.gpu is None and not device.hw_set else device.load_device()
-    found = model_tree.tree(model.load_model(), hardware, phase=phase, **work.work(), **vars(training))
+    found = model_tree.tree(model.load_model(), device.load_any(), phase=phase, **work.work(), **vars(training))
     heed(found.warnings, strict)
     sink.show(PARAMETERS if parameters else tree_view(Shown(depth, kernels, free)), found)

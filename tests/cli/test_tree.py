@@ -145,7 +145,7 @@ def test_a_micro_step_has_two_trees(gpt2cost: Any) -> None:
         (("--depth", "-1"), "depth: expected"),
         (("--parameters", "--depth", "1"), "--depth: not with --parameters"),
         (("--parameters", "--free"), "--free: not with --parameters"),
-        (("--hw-set", "memory.bandwidth=2 TB/s"), "--gpu is required"),
+        (("--hw-set", "memory.bandwidth=2 TB/s"), "--hw-set: goes with --gpu"),
         (("--impl", "nanogpt", "--cache", "3"), "cache: expected 0 with impl nanogpt"),
         (("--attn", "flash_attention_2", "--cache-type", "static"), "cache_type static"),
         (("--gpu", "t4", "--dtype", "bf16"), "dtype: t4 has no bf16"),
