@@ -29,8 +29,8 @@ from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, Train
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes
-from gpt2cost.output import plot_data, plot_memory, plot_runs, plot_timeline
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.pictures import plot_data, plot_memory, plot_runs, plot_timeline
 from gpt2cost.prediction.generate import generate as predict_generate
 from gpt2cost.prediction.predict import Prediction, predict_run
 from gpt2cost.prediction.settings import LEAST, PHASES, TRAIN, check_sizes
@@ -269,7 +269,7 @@ class _Picture:
             given = "" if output is None else f", got {output}"
             raise InputError(f"-o is required, and ends in {', '.join(SUFFIXES)}{given}")
         check_writable(output)
-        self.path, self.drawing = output, load("gpt2cost.output.plot", "plot")
+        self.path, self.drawing = output, load("gpt2cost.output.pictures.plot", "plot")
 
     def write(self, data: plot_data.Picture) -> None:
         """Print the warnings of `data`, draw it, and write the file whole or not at all."""

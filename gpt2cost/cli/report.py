@@ -69,7 +69,7 @@ def report(
     if output is None or output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"-o is required, and ends in .html{'' if output is None else f', got {output}'}")
     check_writable(output)
-    room = load("gpt2cost.output.report", "report")
+    room = load("gpt2cost.output.report.context", "report")
     loaded, (hw, *others) = model.load_model(), devices.load_devices()
     prediction = predict_run(loaded, hw, work.how(), work.sizes(), "both")
     generation, trained = _generation(loaded, hw, work, new_tokens), _training(loaded, hw, work, training)

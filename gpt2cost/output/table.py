@@ -15,7 +15,7 @@ from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.module_sums import ModuleSum, module_sums
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from gpt2cost.table import generate_loop, nanogpt
 from gpt2cost.table.config import Model
 from gpt2cost.table.kernel import Free, Kernel, Row, inside_out
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
-from gpt2cost.table.why import Why, why
+from gpt2cost.table.why.reasons import Why, why
 
 GENERATE = "generate"
 STEP_PHASES = ("prefill", "decode", GENERATE, TRAIN)

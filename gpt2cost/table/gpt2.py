@@ -13,24 +13,11 @@ from functools import lru_cache
 from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
+from gpt2cost.table.builders import addmm, fill, gather, layer_norm, output, pointwise, tensor, weight
 from gpt2cost.table.citations import cite
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
-from gpt2cost.table.kernel import (
-    Free,
-    Gemm,
-    Kernel,
-    Module,
-    Tensor,
-    addmm,
-    fill,
-    gather,
-    layer_norm,
-    output,
-    pointwise,
-    tensor,
-    weight,
-)
+from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.loss import causal_lm_loss
 from gpt2cost.table.masks import causal_mask, packed_sequence
 from gpt2cost.table.options import TableOptions

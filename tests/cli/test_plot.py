@@ -102,7 +102,7 @@ def test_flags_of_other_pictures(
 
 def test_without_matplotlib_there_is_a_hint(gpt2cost: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "gpt2cost.output.plot", raising=False)
+    monkeypatch.delitem(sys.modules, "gpt2cost.output.pictures.plot", raising=False)
     result = gpt2cost("plot", "roofline", "--model", "distilgpt2", "--gpu", "a100", "-o", tmp_path / "x.png")
     assert_refused(result, 'plot needs matplotlib: pip install "gpt2cost[plot]"')
 

@@ -64,6 +64,6 @@ def test_bad_input_is_one_line(
 
 def test_without_jinja2(tmp_path: Path, gpt2cost: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delitem(sys.modules, "gpt2cost.output.report", raising=False)
+    monkeypatch.delitem(sys.modules, "gpt2cost.output.report.context", raising=False)
     result = gpt2cost(*REPORT, "-o", tmp_path / "page.html")
     assert_refused(result, 'report needs jinja2: pip install "gpt2cost[page]"')

@@ -20,11 +20,11 @@ import pytest
 
 import gpt2cost
 from gpt2cost.table.kernel import Kernel
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 
 pytest.importorskip("jinja2")
 
-from gpt2cost.output import report
+from gpt2cost.output.report import context as report
 
 SIZES = {"batch": 8, "seq": 512}
 

@@ -19,7 +19,7 @@ from gpt2cost.table.kernel import Kernel, Row, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import T
 from gpt2cost.table.training import training_table
-from gpt2cost.table.why import DOES, REMOVED_BY, RULES, key_of, why
+from gpt2cost.table.why.reasons import DOES, REMOVED_BY, RULES, key_of, why
 
 
 def test_every_step_of_every_table_has_a_reason_and_no_text_is_left_over() -> None:

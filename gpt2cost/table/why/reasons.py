@@ -12,10 +12,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpt2cost.table import why_activations, why_generate, why_masks, why_model, why_training
 from gpt2cost.table.checkpointing import AGAIN
 from gpt2cost.table.citations import NANOGPT
 from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.why import activations as why_activations
+from gpt2cost.table.why import generate as why_generate
+from gpt2cost.table.why import masks as why_masks
+from gpt2cost.table.why import model as why_model
+from gpt2cost.table.why import training as why_training
 
 RULES = {f"backward {key}": text for key, text in why_training.RULES.items()}
 DOES = {

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from gpt2cost.output.apart import spread
-from gpt2cost.output.canvas import SMALL, labels_below, new_figure, note, short
 from gpt2cost.output.colours import KIND_COLOURS
-from gpt2cost.output.plot_timeline import Group, Timeline, kind_of
+from gpt2cost.output.pictures.canvas import SMALL, labels_below, new_figure, note, short
+from gpt2cost.output.pictures.plot_timeline import Group, Timeline, kind_of
 from gpt2cost.timing.queue_steps import Slice
 from gpt2cost.units import format_quantity, scale_for
 

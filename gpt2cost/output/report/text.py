@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.kernel_rows import cost_records
-from gpt2cost.output.report_points import Points
+from gpt2cost.output.report.points import Points
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING

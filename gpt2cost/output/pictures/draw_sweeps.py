@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from gpt2cost.output.canvas import BARS, SMALL, new_figure, size_axis, stacked
 from gpt2cost.output.colours import KIND_COLOURS, LINE_COLOURS
-from gpt2cost.output.plot_data import KIND_TEXTS, Breakdown, Curve, Line
-from gpt2cost.output.plot_runs import HOST_ALONE, StepSplit
+from gpt2cost.output.pictures.canvas import BARS, SMALL, new_figure, size_axis, stacked
+from gpt2cost.output.pictures.plot_data import KIND_TEXTS, Breakdown, Curve, Line
+from gpt2cost.output.pictures.plot_runs import HOST_ALONE, StepSplit
 from gpt2cost.prediction.compare import WAITING
 from gpt2cost.units import format_quantity, scale_for
 

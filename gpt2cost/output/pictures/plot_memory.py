@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_data import Floats, Picture, how_line, pass_line, step_line
+from gpt2cost.output.pictures.plot_data import Floats, Picture, how_line, pass_line, step_line
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.one_pass import buffers_bytes, kv_cache_bytes
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run

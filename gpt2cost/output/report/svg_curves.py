@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gpt2cost.output.plot_data import Curve, Line, Swept
-from gpt2cost.output.plot_runs import Generated
-from gpt2cost.output.svg_chart import (
+from gpt2cost.output.pictures.plot_data import Curve, Line, Swept
+from gpt2cost.output.pictures.plot_runs import Generated
+from gpt2cost.output.report.svg_chart import (
     LINE,
     WIDTH,
     Chart,

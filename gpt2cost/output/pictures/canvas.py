@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from gpt2cost.output.apart import spread
-from gpt2cost.output.plot_data import Picture
+from gpt2cost.output.pictures.plot_data import Picture
 from gpt2cost.output.shared import short_name
 
 STYLE = {

@@ -16,17 +16,18 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.output import report_text, svg
 from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.field import Record
 from gpt2cost.output.glossary import SUBJECTS
 from gpt2cost.output.pass_text import waiting_name
-from gpt2cost.output.plot_data import KINDS, SMALLEST
+from gpt2cost.output.pictures.plot_data import KINDS, SMALLEST
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.output.record import FLOPS_CONVENTION
-from gpt2cost.output.report_charts import curves, pass_charts
-from gpt2cost.output.report_model import Figures, Shown, figures_of, number, percent, quantity
-from gpt2cost.output.report_parts import (
+from gpt2cost.output.report import svg
+from gpt2cost.output.report import text as report_text
+from gpt2cost.output.report.charts import curves, pass_charts
+from gpt2cost.output.report.model import Figures, Shown, figures_of, number, percent, quantity
+from gpt2cost.output.report.parts import (
     device_rows,
     evidence_part,
     generate_part,
@@ -36,8 +37,8 @@ from gpt2cost.output.report_parts import (
     stacked,
     train_part,
 )
-from gpt2cost.output.report_points import Points, points_around, table_of_all
-from gpt2cost.output.report_record import points_record
+from gpt2cost.output.report.points import Points, points_around, table_of_all
+from gpt2cost.output.report.record import points_record
 from gpt2cost.output.shared import run_text, source_text
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction

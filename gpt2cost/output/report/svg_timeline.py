@@ -8,9 +8,8 @@ from html import escape
 
 from gpt2cost.output.apart import spread
 from gpt2cost.output.colours import KIND_COLOURS
-from gpt2cost.output.plot_timeline import TRACKS, Group, Timeline, kind_of
-from gpt2cost.output.shared import short_name
-from gpt2cost.output.svg_chart import (
+from gpt2cost.output.pictures.plot_timeline import TRACKS, Group, Timeline, kind_of
+from gpt2cost.output.report.svg_chart import (
     LINE,
     WIDTH,
     Chart,
@@ -22,6 +21,7 @@ from gpt2cost.output.svg_chart import (
     text_width,
     tip,
 )
+from gpt2cost.output.shared import short_name
 from gpt2cost.timing.queue_steps import Slice
 from gpt2cost.units import format_quantity, scale_for
 

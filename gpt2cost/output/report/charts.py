@@ -11,11 +11,11 @@ from markupsafe import Markup
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.output.field import Record
-from gpt2cost.output.plot_data import Breakdown, Curve, Picture, breakdown, curve, roofline
-from gpt2cost.output.plot_memory import memory, memory_of_training, memory_over_tokens
-from gpt2cost.output.plot_runs import generated, step_split
-from gpt2cost.output.plot_timeline import timeline
-from gpt2cost.output.svg import draw, draw_curve
+from gpt2cost.output.pictures.plot_data import Breakdown, Curve, Picture, breakdown, curve, roofline
+from gpt2cost.output.pictures.plot_memory import memory, memory_of_training, memory_over_tokens
+from gpt2cost.output.pictures.plot_runs import generated, step_split
+from gpt2cost.output.pictures.plot_timeline import timeline
+from gpt2cost.output.report.svg import draw, draw_curve
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction

@@ -14,9 +14,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from gpt2cost.output.canvas import MARKERS, SMALL, Room, new_figure, note, short, square
 from gpt2cost.output.colours import KIND_COLOURS
-from gpt2cost.output.plot_data import SMALLEST, Point, Roofline
+from gpt2cost.output.pictures.canvas import MARKERS, SMALL, Room, new_figure, note, short, square
+from gpt2cost.output.pictures.plot_data import SMALLEST, Point, Roofline
 from gpt2cost.units import format_quantity
 
 NUMBERED = 6

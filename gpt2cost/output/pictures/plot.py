@@ -10,15 +10,15 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gpt2cost.output.canvas import STYLE
-from gpt2cost.output.draw_memory import draw_generated, draw_memory
-from gpt2cost.output.draw_roofline import draw_roofline
-from gpt2cost.output.draw_sweeps import draw_breakdown, draw_curve, draw_split
-from gpt2cost.output.draw_timeline import draw_timeline
-from gpt2cost.output.plot_data import Breakdown, Curve, Picture, Roofline
-from gpt2cost.output.plot_memory import Memory
-from gpt2cost.output.plot_runs import Generated, StepSplit
-from gpt2cost.output.plot_timeline import Timeline
+from gpt2cost.output.pictures.canvas import STYLE
+from gpt2cost.output.pictures.draw_memory import draw_generated, draw_memory
+from gpt2cost.output.pictures.draw_roofline import draw_roofline
+from gpt2cost.output.pictures.draw_sweeps import draw_breakdown, draw_curve, draw_split
+from gpt2cost.output.pictures.draw_timeline import draw_timeline
+from gpt2cost.output.pictures.plot_data import Breakdown, Curve, Picture, Roofline
+from gpt2cost.output.pictures.plot_memory import Memory
+from gpt2cost.output.pictures.plot_runs import Generated, StepSplit
+from gpt2cost.output.pictures.plot_timeline import Timeline
 
 COLOURS = 256
 """Of a PNG: a few, and the shades that smooth their edges."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from gpt2cost.output.field import Record
 from gpt2cost.output.launch import flops_text, product_of, when_text
 from gpt2cost.output.page import NOTHING, short_number
-from gpt2cost.output.report_points import row_key
-from gpt2cost.output.report_tree import Branch, Leaf, grown, leaves
+from gpt2cost.output.report.points import row_key
+from gpt2cost.output.report.tree import Branch, Leaf, grown, leaves
 from gpt2cost.output.shapes import numbers_text, symbols_text
 from gpt2cost.prediction.one_pass import KernelCost
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.tree import Node, tree_of
 from gpt2cost.table.kernel import Kernel, Row, Tensor
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 from gpt2cost.units import format_quantity, scale_for
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt2cost.output.plot_data import Floats
-from gpt2cost.output.plot_memory import OTHERS, Memory, Section, Stack
+from gpt2cost.output.pictures.plot_data import Floats
+from gpt2cost.output.pictures.plot_memory import OTHERS, Memory, Section, Stack
+from gpt2cost.output.report.svg_chart import LINE, WIDTH, Chart, Scale, cut_to, number, plain, tip
 from gpt2cost.output.shared import short_name
-from gpt2cost.output.svg_chart import LINE, WIDTH, Chart, Scale, cut_to, number, plain, tip
 from gpt2cost.units import format_quantity, scale_for
 
 LEFT, RIGHT, TOP, HIGH = 52.0, WIDTH - 16, 84.0, 150.0

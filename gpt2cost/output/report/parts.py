@@ -12,9 +12,9 @@ from gpt2cost.measure.score import Scored, score_evidence
 from gpt2cost.output.accuracy import run_of_case
 from gpt2cost.output.field import Record
 from gpt2cost.output.kernel_rows import kernel_records
-from gpt2cost.output.plot_runs import step_parts
-from gpt2cost.output.report_charts import generate_charts, train_charts
-from gpt2cost.output.report_model import percent, quantity
+from gpt2cost.output.pictures.plot_runs import step_parts
+from gpt2cost.output.report.charts import generate_charts, train_charts
+from gpt2cost.output.report.model import percent, quantity
 from gpt2cost.output.shared import how_text, trust_text
 from gpt2cost.output.train import MEMORY_PARTS
 from gpt2cost.prediction.generate import Generation

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from gpt2cost.output.chrome_trace import slices_of
-from gpt2cost.output.plot_data import Picture, how_line, pass_line
+from gpt2cost.output.pictures.plot_data import Picture, how_line, pass_line
 from gpt2cost.prediction.predict import Prediction
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.queue_steps import Slice

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.output.field import Record
-from gpt2cost.output.report_points import WHAT_IFS, Choice, Points, row_key
+from gpt2cost.output.report.points import WHAT_IFS, Choice, Points, row_key
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.one_pass import symbol_values
 from gpt2cost.prediction.predict import Phase

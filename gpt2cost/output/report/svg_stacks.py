@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2cost.output.plot_data import KIND_TEXTS, Breakdown, Floats
-from gpt2cost.output.plot_runs import StepSplit
-from gpt2cost.output.svg_chart import (
+from gpt2cost.output.pictures.plot_data import KIND_TEXTS, Breakdown, Floats
+from gpt2cost.output.pictures.plot_runs import StepSplit
+from gpt2cost.output.report.svg_chart import (
     LINE,
     WIDTH,
     Chart,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpt2cost.checks import check_point
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_data import BANDS, MOST_POINTS, Floats, Line, Swept, how_line, step_line
+from gpt2cost.output.pictures.plot_data import BANDS, MOST_POINTS, Floats, Line, Swept, how_line, step_line
 from gpt2cost.prediction.generate import generate
 from gpt2cost.prediction.grid import size_axis
 from gpt2cost.prediction.settings import How

@@ -11,11 +11,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gpt2cost.output.apart import spread
-from gpt2cost.output.canvas import SMALL, labels_below, new_figure, note, short
 from gpt2cost.output.colours import LINE_COLOURS
-from gpt2cost.output.draw_sweeps import draw_line, line_legend, value_axis
-from gpt2cost.output.plot_memory import OTHERS, Memory, Stack
-from gpt2cost.output.plot_runs import Generated
+from gpt2cost.output.pictures.canvas import SMALL, labels_below, new_figure, note, short
+from gpt2cost.output.pictures.draw_sweeps import draw_line, line_legend, value_axis
+from gpt2cost.output.pictures.plot_memory import OTHERS, Memory, Stack
+from gpt2cost.output.pictures.plot_runs import Generated
 from gpt2cost.units import format_quantity, scale_for
 
 PART_COLOURS = {

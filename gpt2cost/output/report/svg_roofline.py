@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from gpt2cost.output.colours import KIND_COLOURS
-from gpt2cost.output.plot_data import SMALLEST, Point, Roofline
-from gpt2cost.output.shared import short_name
-from gpt2cost.output.svg_chart import (
+from gpt2cost.output.pictures.plot_data import SMALLEST, Point, Roofline
+from gpt2cost.output.report.svg_chart import (
     LINE,
     WIDTH,
     Box,
@@ -22,6 +21,7 @@ from gpt2cost.output.svg_chart import (
     text_width,
     tip,
 )
+from gpt2cost.output.shared import short_name
 from gpt2cost.units import format_quantity
 
 LEFT, RIGHT, TOP, BOTTOM = 46.0, WIDTH - 22, 32.0, 300.0

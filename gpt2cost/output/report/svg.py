@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from gpt2cost.output.colours import KIND_COLOURS, LINE_COLOURS
-from gpt2cost.output.plot_data import Breakdown, Curve, Picture, Roofline
-from gpt2cost.output.plot_memory import Memory
-from gpt2cost.output.plot_runs import Generated, StepSplit
-from gpt2cost.output.plot_timeline import Timeline
-from gpt2cost.output.svg_curves import curve, generated
-from gpt2cost.output.svg_memory import memory
-from gpt2cost.output.svg_roofline import roofline
-from gpt2cost.output.svg_stacks import breakdown, step_split
-from gpt2cost.output.svg_timeline import timeline
+from gpt2cost.output.pictures.plot_data import Breakdown, Curve, Picture, Roofline
+from gpt2cost.output.pictures.plot_memory import Memory
+from gpt2cost.output.pictures.plot_runs import Generated, StepSplit
+from gpt2cost.output.pictures.plot_timeline import Timeline
+from gpt2cost.output.report.svg_curves import curve, generated
+from gpt2cost.output.report.svg_memory import memory
+from gpt2cost.output.report.svg_roofline import roofline
+from gpt2cost.output.report.svg_stacks import breakdown, step_split
+from gpt2cost.output.report.svg_timeline import timeline
 
 _DARK = {"#D9D9D9": "#4d5560", "#000000": "#ffffff"}
 """What would not be seen on a dark page, or too well."""
