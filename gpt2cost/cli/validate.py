@@ -45,6 +45,8 @@ from gpt2cost.table.config import load_model
 
 VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
 """What is measured -> the vendor of the devices that predict it."""
+OF_A_PREDICTION = (*LEAST, "case", "dtype", "attn", "runtime", "no_use_cache")
+"""Flags that say with what a trace is compared, beside the model and the device."""
 TRACE_HELP = (
     "Measure nothing: score the kernels in this trace of torch.profiler, or of gpt2cost trace; without --model say what"
     " is in it."
@@ -79,6 +81,11 @@ def validate(
     if trace is not None:
         read = load_trace(trace)
         if flags.model is None:
+            refuse(
+                {name: getattr(flags, name) for name in OF_A_PREDICTION},
+                "goes with --model, to compare a trace with it",
+            )
+            on.load_any()
             sink.show(FOUND, found_in(read))
         else:
             sink.show(validation_view(kernels=True), _traced(on, read, trace, flags))
