@@ -110,10 +110,11 @@ def choice(flag: str, choices: Sequence[str], help: str = "", **more: Any) -> An
     return typer.Option(flag, help=help or f"{either(choices)}.", autocompletion=among(*choices), **more)
 
 
-def choices(flag: str, names: Sequence[str], default: str) -> Any:
+def choices(flag: str, names: Sequence[str], default: str | None, help: str = "") -> Any:
     """A flag that takes one or more of `names`, `default` where it is not given."""
     complete = several(among(*names))
-    return typer.Option(flag, help=f"Of {', '.join(names)} one or more.", show_default=default, autocompletion=complete)
+    text = help or f"Of {', '.join(names)} one or more."
+    return typer.Option(flag, help=text, show_default=default or True, autocompletion=complete)
 
 
 def size(name: str, help: str, **more: Any) -> Any:
@@ -219,6 +220,15 @@ class ChipFlags:
         """What the flags change of the device."""
         return hardware_changes(self.hw_set)
 
+    def load_any(self) -> Hardware | None:
+        """The same where --gpu is given. Raises `InputError` for changes of no device."""
+        if self.gpu is not None:
+            return self.load_device()
+        for name, value in vars(self).items():
+            if value is not None:
+                raise InputError(f"--{name.replace('_', '-')}: goes with --gpu")
+        return None
+
 
 @dataclass(eq=False, repr=False)
 class DeviceFlags(ChipFlags):
@@ -229,15 +239,6 @@ class DeviceFlags(ChipFlags):
     def changes(self) -> dict[str, Any]:
         """What the flags change of the device and its machine."""
         return hardware_changes(self.hw_set, self.host_factor)
-
-    def load_any(self) -> Hardware | None:
-        """The same where --gpu is given. Raises `InputError` for changes of no device."""
-        if self.gpu is not None:
-            return self.load_device()
-        for flag, value in (("--hw-set", self.hw_set), ("--host-factor", self.host_factor)):
-            if value is not None:
-                raise InputError(f"{flag}: goes with --gpu")
-        return None
 
 
 @dataclass(eq=False, repr=False)

@@ -93,4 +93,4 @@ def train(
     training = predict_train(model.load_model(), device.load_device(), **flags)
     heed(training.warnings, strict)
     sink.show(training_view(group, explain, all_), training)
-    exits.leave(bool(training.memory.fits))
+    exits.leave(oom=bool(training.memory.fits), positions=training.valid)

@@ -190,6 +190,11 @@ class Prediction(Result):
         """The single-token step; None where it was not asked for."""
         return self._phase("decode")
 
+    @property
+    def valid(self) -> bool:
+        """Whether all phases are within the model's positions."""
+        return all(np.all(phase.kv_len <= self.model.n_positions) for phase in self.phases)
+
     def _phase(self, name: str) -> Phase | None:
         return next((phase for phase in self.phases if phase.phase == name), None)
 
