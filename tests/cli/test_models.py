@@ -47,7 +47,6 @@ BAD_CONFIGS = {
     "activation": (config(activation_function="swoosh"), "swoosh"),
     "activation list": (config(activation_function=["relu"]), "activation_function"),
     "switch": (config(reorder_and_upcast_attn="yes"), "reorder_and_upcast_attn"),
-    "cross attention": (config(add_cross_attention=True), "cross"),
     "nested": ("[" * 100_000, "nested too deeply"),
     "NUL": ("\0", "NUL character"),
 }
