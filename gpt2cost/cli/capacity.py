@@ -73,8 +73,11 @@ def fit(
     )
     print_warnings(found.warnings)
     show_each(sink, found, found.results[0].view, len(chosen))
-    answers = (answer for each in found.results for answer in each.answers)
-    exits.leave(all(answer.prediction or answer.limited_by != "memory" for answer in answers))
+    answers = [answer for each in found.results for answer in each.answers]
+    exits.leave(
+        oom=all(answer.prediction or answer.limited_by != "memory" for answer in answers),
+        positions=all(answer.sizes.kv_len <= loaded.n_positions for answer in answers),
+    )
 
 
 def _refuse(of_passes: list[str], level: LevelFlags) -> None:
@@ -107,4 +110,4 @@ def _fit_service(
     )  # fmt: skip
     print_warnings(found.warnings)
     sink.show(found.view, found)
-    exits.leave(all(offer.run or offer.limited_by != "memory" for offer in found.offers))
+    exits.leave(oom=all(offer.run or offer.limited_by != "memory" for offer in found.offers), positions=True)

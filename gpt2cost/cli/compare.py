@@ -68,7 +68,8 @@ def compare(
     comparison = compare_choices(choices, checked, phase, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
-    exits.leave(all(candidate.prediction.memory.fits for candidate in comparison.candidates))
+    predictions = [candidate.prediction for candidate in comparison.candidates]
+    exits.leave(oom=all(one.memory.fits for one in predictions), positions=all(one.valid for one in predictions))
 
 
 def _compare_phases(
@@ -84,7 +85,7 @@ def _compare_phases(
         raise InputError("--phases: --seq 1 on a cache is a decode step, which has no prefill beside it")
     print_warnings((*warnings, *prediction.warnings))
     sink.show(SIDE_BY_SIDE, prediction)
-    exits.leave(bool(prediction.memory.fits))
+    exits.leave(oom=bool(prediction.memory.fits), positions=prediction.valid)
 
 
 def _compare_training(
@@ -105,7 +106,8 @@ def _compare_training(
     comparison = compare_points(points, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
-    exits.leave(all(candidate.training.memory.fits for candidate in comparison.candidates))
+    trained = [candidate.training for candidate in comparison.candidates]
+    exits.leave(oom=all(one.memory.fits for one in trained), positions=all(one.valid for one in trained))
 
 
 def _check_count(count: int, warnings: Sequence[str]) -> None:

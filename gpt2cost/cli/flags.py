@@ -110,10 +110,11 @@ def choice(flag: str, choices: Sequence[str], help: str = "", **more: Any) -> An
     return typer.Option(flag, help=help or f"{either(choices)}.", autocompletion=among(*choices), **more)
 
 
-def choices(flag: str, names: Sequence[str], default: str) -> Any:
+def choices(flag: str, names: Sequence[str], default: str | None, help: str = "") -> Any:
     """A flag that takes one or more of `names`, `default` where it is not given."""
     complete = several(among(*names))
-    return typer.Option(flag, help=f"Of {', '.join(names)} one or more.", show_default=default, autocompletion=complete)
+    text = help or f"Of {', '.join(names)} one or more."
+    return typer.Option(flag, help=text, show_default=default or True, autocompletion=complete)
 
 
 def size(name: str, help: str, **more: Any) -> Any:

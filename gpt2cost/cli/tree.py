@@ -8,7 +8,7 @@ import typer
 
 from gpt2cost.checks import check_point
 from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
-from gpt2cost.cli.train_many import TrainRowFlags
+from gpt2cost.cli.train_many import TrainRowFlags, refuse
 from gpt2cost.output.parameters import PARAMETERS
 from gpt2cost.output.tree import tree_view
 from gpt2cost.output.tree_lines import Shown
@@ -48,6 +48,9 @@ def tree(
     sink = out.sink()
     if depth is not None:
         check_point("depth", depth, 0)
+    if parameters:
+        given = {"depth": depth, "kernels": kernels, "free": free, "gpu": device.gpu, "hw_set": device.hw_set or None}
+        refuse(given, "does not go with --parameters")
     hardware = None if device.gpu is None and not device.hw_set else device.load_device()
     found = model_tree.tree(model.load_model(), hardware, phase=phase, **work.work(), **vars(training))
     heed(found.warnings, strict)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.exits import RangeExitFlags
 from gpt2cost.cli.flags import DeviceFlags, OutputFlags, takes
 from gpt2cost.cli.measure import (
     NOT_OF_STEPS,
@@ -63,6 +64,7 @@ def validate(
     ] = None,
     trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
     training: MeasureStepFlags,
+    exits: RangeExitFlags,
     out: OutputFlags,
 ) -> None:
     """Put predictions beside measurements of this machine: pass by pass and kernel by kernel, or training steps."""
@@ -75,6 +77,8 @@ def validate(
         raise InputError("--shard: a trace is scored as a whole")
     if from_ is not None and trace is not None:
         raise InputError("--from and --trace: expected one of them")
+    if trace is not None:
+        refuse({"fail_on": exits.fail_on}, "kernels of a trace have no ranges")
     sink = out.sink()
     if trace is not None:
         read = load_trace(trace)
@@ -85,7 +89,9 @@ def validate(
         return
     hw = on.load_device()
     if phase == TRAIN:
-        sink.show(TRAIN_VALIDATION, _validated_steps(hw, from_, flags, training))
+        steps = _validated_steps(hw, from_, flags, training)
+        sink.show(TRAIN_VALIDATION, steps)
+        exits.leave(range=all(step.inside for step in steps.steps))
         return
     if from_ is not None:
         validation = score(hw, _recorded(from_, flags, kernels))
@@ -94,6 +100,7 @@ def validate(
     if sink.format not in ("table", "json"):
         print_warnings(f"skipped {count} records: {reason}" for reason, count in validation.skipped.items())
     sink.show(validation_view(kernels), validation)
+    exits.leave(range=all(scored.inside for scored in validation.passes))
 
 
 def _measured(hw: Hardware, flags: MeasureFlags, kernels: bool) -> Iterable[Measurement]:

@@ -88,9 +88,15 @@ def _record(step: Step) -> Record:
     return record
 
 
+def _settings(result: StepExplanation) -> Record:
+    """How the pass is run, and of training what only that has."""
+    train = {} if result.train is None else record_of(attributes("precision", "checkpointing"), result.train)
+    return {**record_of(attributes(*HOW, "impl"), result.how), **train}
+
+
 def _rows(result: StepExplanation) -> list[Record]:
     inputs = {"model": result.model.name, "gpu": result.hardware.name if result.hardware else None}
-    inputs |= record_of((*attributes(*SIZES),), result.sizes)
+    inputs |= {**record_of(attributes(*SIZES), result.sizes), **_settings(result)}
     return [{**inputs, **_record(step)} for step in result.steps]
 
 
@@ -120,20 +126,11 @@ def _document(result: StepExplanation) -> Record:
         kernel = step.kernel
         own = {} if kernel is None else {"launch": _launch(step, kernel), "source_line": source_line(kernel.source)}
         steps.append({**_record(step), "runs": bool(step.launches), **_tensor_records(step), **own})
-    train = (
-        {}
-        if result.train is None
-        else {"precision": result.train.precision, "checkpointing": result.train.checkpointing}
-    )
     return {
         **envelope(result.model, result.hardware),
         "model": model_record(result.model, result.how),
         "hardware": hardware_head(result.hardware, result.how.dtype) if result.hardware else None,
-        "settings": {
-            **record_of(attributes(*SIZES), result.sizes),
-            **record_of((*attributes(*HOW), *attributes("impl")), result.how),
-            **train,
-        },
+        "settings": {**record_of(attributes(*SIZES), result.sizes), **_settings(result)},
         "group": result.group or None,
         "symbols": dict(result.steps[0].symbols),
         "steps": steps,

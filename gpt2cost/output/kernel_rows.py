@@ -19,6 +19,8 @@ from gpt2cost.table.kernel import Row
 
 GROUPS = ("kernel", "module", "layer")
 """What a row of a pass may be."""
+EXPLAINED = ("table", "json", "markdown")
+"""The formats that have room for an explanation beside the rows."""
 SUMS = ("count", "flops", "read_bytes", "write_bytes", "device_s")
 """The figures of a row that are those of its kernels, summed."""
 

@@ -39,9 +39,11 @@ def _figures(row: Record) -> Record:
 def _rows(prediction: Prediction) -> Iterator[Record]:
     """One flat row per phase and module, with every input."""
     inputs = record_of((*INPUTS, shared.IMPL), prediction)
+    memory = record_of(shared.MEMORY, prediction.memory)
     for phase in prediction.phases:
+        results = {**memory, "valid": phase.kv_len <= prediction.model.n_positions}
         for row in _modules(phase):
-            yield {**inputs, "phase": phase.phase, "module": row["name"], **_figures(row)}
+            yield {**inputs, "phase": phase.phase, "module": row["name"], **_figures(row), **results}
 
 
 def _document(prediction: Prediction) -> Record:

@@ -29,6 +29,11 @@ SIZES = ("batch_size", "seq_len", "cache_len")
 HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type")
 CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
 """The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+PASS = (
+    attribute("phase", of="phase"), *(attribute(f"phase_{name}", path=f"phase.{name}") for name in SIZES[1:]),
+    attribute("kv_len", of="phase"),
+)  # fmt: skip
+"""The fields of what has a phase of a run. `seq_len` and `cache_len` are the run's everywhere; a phase's are these."""
 IMPL = attribute("impl", of="how")
 """Whose code runs it: the last field of a flat row, whose older ones have their places."""
 TOTALS: tuple[Field[Any], ...] = (

@@ -51,6 +51,11 @@ class Sink:
         if self.output is not None:
             check_writable(self.output)
 
+    def only_in(self, flag: str, *formats: str) -> None:
+        """Raise `InputError` where a flag that was given would change nothing in this format."""
+        if self.format not in formats:
+            raise InputError(f"{flag}: goes with --format {' or '.join(formats)}, not with {self.format}")
+
     def show(self, view: View[T], result: T) -> None:
         """Write a result in the format that was asked for."""
         match self.format:

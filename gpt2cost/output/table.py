@@ -22,14 +22,16 @@ from gpt2cost.table.why import why
 class CostTable:
     """The rows of the table for one way of running a model, by phase: a pass has one, without a name.
 
-    `symbols` have values where a model is named. `per_launch`: formulas and figures are of one launch, those of modules
-    of one call, and not of all in the pass. `free`: steps that launch no kernel are shown too.
+    `asked`: what was asked for. `symbols` have values where a model is named. `per_launch`: formulas and figures are of
+    one launch, those of modules of one call, and not of all in the pass. `free`: steps that launch no kernel are shown
+    too.
     """
 
     attn: str
     impl: str
     rows: Mapping[str, tuple[Row, ...]]
     symbols: Mapping[str, int] | None
+    asked: Mapping[str, Any]
     per_launch: bool = False
     free: bool = False
 
@@ -79,8 +81,9 @@ FIELDS: tuple[Field[Row], ...] = (
 
 
 def records(table: CostTable, flat: bool = True) -> list[Record]:
-    """A row per step that is shown. `flat`: its tensors are texts."""
-    return [_record(table, phase, row, flat) for phase, row in table.shown]
+    """A row per step that is shown. `flat`: with every input, and its tensors as texts."""
+    asked = table.asked if flat else {}
+    return [{**asked, **_record(table, phase, row, flat)} for phase, row in table.shown]
 
 
 def _record(table: CostTable, phase: str, row: Row, flat: bool) -> Record:
@@ -141,6 +144,7 @@ def document(table: CostTable) -> Record:
         "attn": table.attn,
         "impl": table.impl,
         "per_launch": table.per_launch,
+        "settings": dict(table.asked),
         "symbols": None if table.symbols is None else dict(table.symbols),
         "kernels": records(table, flat=False),
         "modules": modules,

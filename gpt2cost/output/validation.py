@@ -84,12 +84,22 @@ def _ops(record: Measurement) -> list[Record]:
     return sorted((dict(zip(OP, row, strict=True)) for row in rows), key=lambda op: -op["measured_s"])
 
 
+def measured_on(records: Iterable[Measurement]) -> Record:
+    """The name of the device that was measured, as the driver or the processor gives it: the first cell of a row."""
+    known = machine(records)
+    return {"gpu": known.get("gpu") or known.get("cpu_model") or known.get("device")}
+
+
 def _pass_records(records: Iterable[Measurement]) -> list[Record]:
-    return [record_of(PASS, measured) for measured in _measured(records, "pass")]
+    records = list(records)
+    return [{**measured_on(records), **record_of(PASS, measured)} for measured in _measured(records, "pass")]
 
 
 def _op_records(records: Iterable[Measurement]) -> list[Record]:
-    return [{**record_of(RUN, run), **op} for run, record in _measured(records, "profile") for op in _ops(record)]
+    records = list(records)
+    on = measured_on(records)
+    profiles = _measured(records, "profile")
+    return [{**on, **record_of(RUN, run), **op} for run, record in profiles for op in _ops(record)]
 
 
 def _measured_document(records: Sequence[Measurement]) -> Record:

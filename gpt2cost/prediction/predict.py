@@ -7,6 +7,7 @@ bytes are exact Python integers; on a grid they are float64.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,9 @@ from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.table.liveness import peak_bytes
+
+MOST_POINTS = 100_000
+"""The most points of a grid in arrays: about half a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +191,11 @@ class Prediction(Result):
         """The single-token step; None where it was not asked for."""
         return self._phase("decode")
 
+    @property
+    def valid(self) -> bool:
+        """Whether all phases are within the model's positions."""
+        return all(np.all(phase.kv_len <= self.model.n_positions) for phase in self.phases)
+
     def _phase(self, name: str) -> Phase | None:
         return next((phase for phase in self.phases if phase.phase == name), None)
 
@@ -220,6 +229,12 @@ def predict(
     """
     how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
+    points = math.prod(np.broadcast_shapes(*map(np.shape, dataclasses.astuple(sizes))))
+    if points > MOST_POINTS:
+        raise InputError(
+            f"batch, seq, cache: {points:,} points, of each of which all kernels' figures would be held in memory, for"
+            f" which {MOST_POINTS:,} are the most; use sweep, which takes any number"
+        )
     return predict_run(load_model(model), load_hardware(gpu), how, sizes, phase)
 
 

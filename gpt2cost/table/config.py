@@ -240,7 +240,7 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     config = {key: getattr(model, key) for key in keys}
     if model.n_inner == 4 * model.n_embd:
         del config["n_inner"]
-    name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
+    name = f"{model.name}[{';'.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = _checked(config | set_to, name, "set")
     kept = {key: getattr(model, key) for key in ("impl", "dtype", "attn", "notes")}
     return replace(changed, **kept, changes=(*model.changes, *set_to.items()))

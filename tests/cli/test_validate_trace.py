@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cost.measure import records
+from gpt2cost.measure import records, trace_file
 from gpt2cost.measure.torch_trace import load_trace
 from gpt2cost.measure.trace_says import said_by
 
@@ -294,6 +294,9 @@ def test_what_is_read_is_bounded(gpt2cost: Call, tmp_path: Path, monkeypatch: py
         (tmp_path / name).write_bytes(content)
         assert_refused(gpt2cost("validate", "--trace", tmp_path / name), "more than 1 MB")
     assert_refused(gpt2cost("validate", "--trace", "/dev/zero"), "more than 1 MB")
+    monkeypatch.setattr(trace_file, "MOST_EVENTS", 1000)
+    (tmp_path / "events.json").write_text(json.dumps({"traceEvents": [{}] * 1001}))
+    assert_refused(gpt2cost("validate", "--trace", tmp_path / "events.json"), "more than 1,000 events")
     assert_refused(gpt2cost("validate", "--trace", "a" * 300), "File name too long")
 
 

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache
 from gpt2cost.errors import InputError
 from gpt2cost.measure import trace_match
 from gpt2cost.measure.torch_trace import Observed, observed_of_profile, read_sized_trace, read_trace
+from gpt2cost.measure.trace_file import read_trace_file
 from gpt2cost.measure.trace_match import Match, match
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
@@ -133,6 +134,21 @@ def test_a_file_is_gzip_by_what_is_in_it(tmp_path: Path) -> None:
     for name, content in (("packed.json", gzip.compress(events)), ("plain.json.gz", events)):
         (tmp_path / name).write_bytes(content)
         assert [one.op for one in read_trace(tmp_path / name)] == ["add"]
+
+
+def test_a_document_is_read_event_by_event(tmp_path: Path) -> None:
+    """What `json` reads of it, wherever the events stand and whatever their texts hold."""
+    op = {"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1.0, "dur": 1.0, "args": {"a": '"traceEvents": [ ]}'}}
+    path = tmp_path / "trace.json"
+    for document in (
+        {"a": 'no "traceEvents" yet', "traceEvents": [op, {"ph": "M"}, op], "deviceProperties": [{"id": 0}]},
+        {"deviceProperties": [], "traceEvents": [op]},
+    ):
+        for indent in (None, 2):
+            path.write_text(json.dumps(document, indent=indent), "utf-8")
+            file = read_trace_file(path)
+            assert list(file.slices) == [event for event in document["traceEvents"] if event["ph"] == "X"]
+            assert file.head == {key: value for key, value in document.items() if key != "traceEvents"}
 
 
 def test_another_pass_than_expected(tmp_path: Path) -> None:
@@ -418,6 +434,15 @@ def bad_files() -> Iterator[Any]:
     yield pytest.param(b"not JSON", "expected JSON", id="not JSON")
     yield pytest.param(b"[" * 100_000, "expected JSON", id="deep")
     yield pytest.param(b"\xff\xfe{}", "cannot read", id="not UTF-8")
+    for cut in (
+        b'{"traceEvents": [{}',
+        b'{"traceEvents": [{},]}',
+        b'{"traceEvents": [{} {}]}',
+        b"[{}] 3",
+        b"[,{}]",
+        b"[{}]]",
+    ):
+        yield pytest.param(cut, "expected JSON", id=cut.decode())
     yield pytest.param(b"{}", "traceEvents", id="no traceEvents")
     yield pytest.param(b'{"traceEvents": {}}', "traceEvents", id="no list")
     yield pytest.param(b"3", "traceEvents", id="a number")
