@@ -46,6 +46,8 @@ _DERIVED = {"derived": True}
 PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 """A config's probabilities of dropout, which training alone has."""
 
+_NO_KEYS = ("bias", "encoder_len")
+"""What a HuggingFace config has not."""
 HUB_ALIASES = {
     "openai-community/gpt2": "gpt2",
     "openai-community/gpt2-medium": "gpt2-medium",
@@ -148,7 +150,7 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     keys, notes = as_gpt2(config, where)
     head, of_head = head_of(config, where)
     keys |= {"head": head, "num_labels": labels_of(config, head)}
-    model = _checked({key: value for key, value in keys.items() if key != "bias"}, name, where)  # HuggingFace has none
+    model = _checked({key: value for key, value in keys.items() if key not in _NO_KEYS}, name, where)
     (dtype, of_dtype), (attn, of_attn) = dtype_of(config, where), attn_of(config, where)
     check_quantization(config, where)
     return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_head, *of_dtype, *of_attn))
