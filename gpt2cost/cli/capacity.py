@@ -9,7 +9,7 @@ import typer
 
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
-from gpt2cost.cli.many import DevicesFlags, GivenSizeFlags, show_each
+from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, show_each
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
@@ -45,7 +45,7 @@ class LevelFlags:
 def fit(
     *,
     model: ModelFlags,
-    devices: DevicesFlags,
+    devices: PricedDevicesFlags,
     sizes: GivenSizeFlags,
     how: HowFlags,
     phase: Annotated[str | None, choice("--phase", PHASES, f"{PHASE_HELP}.", show_default="both")] = None,
@@ -95,7 +95,7 @@ def _seconds(flag: str, text: str | None) -> float | None:
 
 
 def _fit_service(
-    model: ModelFlags, devices: DevicesFlags, how: HowFlags, level: LevelFlags, exits: ExitFlags, sink: Sink
+    model: ModelFlags, devices: PricedDevicesFlags, how: HowFlags, level: LevelFlags, exits: ExitFlags, sink: Sink
 ) -> None:
     """The batch with which each device holds a service level."""
     settings = how.settings()

@@ -224,6 +224,15 @@ class ChipFlags:
         """What the flags change of the device."""
         return hardware_changes(self.hw_set)
 
+    def load_any(self) -> Hardware | None:
+        """The same where --gpu is given. Raises `InputError` for changes of no device."""
+        if self.gpu is not None:
+            return self.load_device()
+        for name, value in vars(self).items():
+            if value is not None:
+                raise InputError(f"--{name.replace('_', '-')}: goes with --gpu")
+        return None
+
 
 @dataclass(eq=False, repr=False)
 class DeviceFlags(ChipFlags):
@@ -234,15 +243,6 @@ class DeviceFlags(ChipFlags):
     def changes(self) -> dict[str, Any]:
         """What the flags change of the device and its machine."""
         return hardware_changes(self.hw_set, self.host_factor)
-
-    def load_any(self) -> Hardware | None:
-        """The same where --gpu is given. Raises `InputError` for changes of no device."""
-        if self.gpu is not None:
-            return self.load_device()
-        for flag, value in (("--hw-set", self.hw_set), ("--host-factor", self.host_factor)):
-            if value is not None:
-                raise InputError(f"{flag}: goes with --gpu")
-        return None
 
 
 @dataclass(eq=False, repr=False)

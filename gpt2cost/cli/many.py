@@ -61,6 +61,20 @@ def size_list(name: str, default: str | None) -> Any:
 
 
 @dataclass(eq=False, repr=False)
+class DevicesFlags:
+    """Devices for the same work: the first is the main one."""
+
+    gpu: GpusFlag = None
+    hw_set: HwSetFlag = None
+    host_factor: HostFactorFlag = None
+
+    def load_devices(self) -> list[Hardware]:
+        """The devices, each once. Raises `InputError` where there is none."""
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return [change_hardware(device, changes) for device in devices_of(required("--gpu", self.gpu))]
+
+
+@dataclass(eq=False, repr=False)
 class SizeListFlags:
     """Sizes of many passes: lists and ranges."""
 
@@ -115,18 +129,10 @@ ShardFlag = Annotated[
 
 
 @dataclass(eq=False, repr=False)
-class DevicesFlags:
-    """One device or several, and what they cost."""
+class PricedDevicesFlags(DevicesFlags):
+    """The same, and what they cost."""
 
-    gpu: GpusFlag = None
-    hw_set: HwSetFlag = None
-    host_factor: HostFactorFlag = None
     price_per_hour: PriceFlag = None
-
-    def load_devices(self) -> list[Hardware]:
-        """The devices of --gpu, each changed. Raises `InputError` where there is none."""
-        changes = hardware_changes(self.hw_set, self.host_factor)
-        return [change_hardware(device, changes) for device in devices_of(required("--gpu", self.gpu))]
 
     def prices(self) -> Prices:
         """What they cost per hour."""

@@ -20,7 +20,7 @@ from gpt2cost.cli.flags import (
     heed,
     takes,
 )
-from gpt2cost.cli.many import DevicesFlags, show_each
+from gpt2cost.cli.many import PricedDevicesFlags, show_each
 from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.prediction.predict import predict_run
@@ -31,7 +31,7 @@ from gpt2cost.prediction.several import ask_each
 def predict(
     *,
     model: ModelFlags,
-    devices: DevicesFlags,
+    devices: PricedDevicesFlags,
     work: WorkFlags,
     phase: PhaseFlag = "both",
     group: Annotated[str, choice("--group", GROUPS, f"A row per {either(GROUPS)}.")] = "kernel",

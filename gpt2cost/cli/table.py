@@ -9,7 +9,7 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.flags import ModelFlags, OutputFlags, WorkFlags, choice, takes
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags, refuse
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags, refuse, refuse_changed
 from gpt2cost.errors import InputError
 from gpt2cost.output.field import attributes, record_of
 from gpt2cost.output.shared import HOW, SIZES
@@ -88,8 +88,7 @@ def _numbers(model: ModelFlags, loaded: Model, sizes: Sizes) -> dict[str, Any]:
 
 def _trained(model: ModelFlags, work: WorkFlags, training: TrainRowFlags) -> CostTable:
     """Of one micro-step of --batch sequences."""
-    of_passes = ("dtype", "cache", "logits", "cache_type", "no_use_cache")
-    refuse({name: getattr(work, name) for name in of_passes if getattr(work, name) != USUAL[name]}, NOT_OF_TRAINING)
+    refuse_changed(work, NOT_OF_TRAINING, "dtype", "cache", "logits", "cache_type", "no_use_cache")
     asked = {name: value for name, value in vars(training).items() if value is not None}
     dropout = asked.pop("dropout", None)
     how = check_train_how(attn=work.attn, runtime=work.runtime, impl=work.impl, **asked)

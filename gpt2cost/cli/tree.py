@@ -46,12 +46,10 @@ def tree(
     With --gpu, the time on the device too. Sums are with all that is in a module; blocks are shown once.
     """
     sink = out.sink()
+    if parameters:
+        refuse({"depth": depth, "kernels": kernels, "free": free}, "not with --parameters, which shows components")
     if depth is not None:
         check_point("depth", depth, 0)
-    if parameters:
-        given = {"depth": depth, "kernels": kernels, "free": free, "gpu": device.gpu, "hw_set": device.hw_set or None}
-        refuse(given, "does not go with --parameters")
-    hardware = None if device.gpu is None and not device.hw_set else device.load_device()
-    found = model_tree.tree(model.load_model(), hardware, phase=phase, **work.work(), **vars(training))
+    found = model_tree.tree(model.load_model(), device.load_any(), phase=phase, **work.work(), **vars(training))
     heed(found.warnings, strict)
     sink.show(PARAMETERS if parameters else tree_view(Shown(depth, kernels, free)), found)

@@ -69,7 +69,7 @@ def said_by(trace: Trace) -> Said:
         dimensions = {n: (model if isinstance(model, dict) else {}).get(n, 0) for n in DIMENSIONS}
     torch = next((v for k, v in head.items() if re.search(r"(?i)torch.*version", k) and isinstance(v, str)), "")
     known = {name: size for name, size in dimensions.items() if isinstance(size, int) and size > 0}
-    return Said(known, dtypes, _device(trace), torch, trace.file.is_old, settings)
+    return Said(known, dtypes, device_of(trace), torch, trace.file.is_old, settings)
 
 
 # ------------------------------------------------------------------------------------------------ held against
@@ -215,7 +215,7 @@ def _dtypes(ops: Iterable[Observed], observed: Iterable[Observed]) -> tuple[str,
     return _TYPES.get(found, ())
 
 
-def _device(trace: Trace) -> str:
+def device_of(trace: Trace) -> str:
     """The name of the device that ran the first kernel; empty where it is not said."""
     devices = trace.file.head.get("deviceProperties")
     named = (

@@ -41,7 +41,7 @@ def slice_count(pass_: Pass) -> int:
             + (host_cost(row.step, pass_.host, pass_.runtime, pass_.symbols) > 0)
             + replayed
         )
-        count += int(row.count.evaluate(pass_.symbols) * row.step.when.evaluate(pass_.symbols)) * takes
+        count += row.times(pass_.symbols) * takes
     return count
 
 

@@ -21,6 +21,7 @@ FIGURES = ("count", "flops", "read_bytes", "write_bytes", "arithmetic_intensity"
 """What is said of a module in each phase."""
 LAYOUTS: tuple[tuple[Field[Record], ...], ...] = (
     (FLOPS, MOVED, INTENSITY, DEVICE_S, OF_PASS), (FLOPS, INTENSITY, DEVICE_S, OF_PASS),
+    (INTENSITY, DEVICE_S, OF_PASS),
 )  # fmt: skip
 """The columns of a phase, the fullest layout first."""
 

@@ -25,7 +25,7 @@ from gpt2cost.prediction.explain import Advice, Explanation, KernelExplanation, 
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.kernel import Row
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 from gpt2cost.units import format_quantity, scale_for
 
 # ---------------------------------------------------------------------------------------------- records

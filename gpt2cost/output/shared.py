@@ -12,6 +12,7 @@ from gpt2cost.output.page import Page
 from gpt2cost.prediction.one_pass import kv_cache_bytes
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.prediction.train_settings import TrainHow, one_dropout
 from gpt2cost.prediction.trust import unchanged_name
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
@@ -54,7 +55,18 @@ SHARE, BOUND = column("share", "share", "%"), column("bound", "bound")
 MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
 INTENSITY = column("arithmetic_intensity", "FLOP/B", ".")
 
+SHORT_NAMES = {"scaled_dot_product_attention": "sdpa", "causal_mask": "mask"}
+"""What is written for part of a kernel's name where room is scarce."""
+
 # ---------------------------------------------------------------------------------------------- records and phrases
+
+
+def short_name(path: str) -> str:
+    """A kernel's name where room is scarce."""
+    name = path.removeprefix("transformer.")
+    for long, short in SHORT_NAMES.items():
+        name = name.replace(long, short)
+    return name
 
 
 def asked(sizes: Sizes, phase: str, how: How) -> Record:
@@ -78,9 +90,19 @@ def sizes_text(phase: Phase) -> str:
     return f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
 
 
-def how_text(how: How) -> str:
-    """How a pass is run."""
-    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+def settings_of(model: Model, how: How, train: TrainHow | None, sizes: Sizes) -> Record:
+    """What was asked for of one pass, or of a training step, which has neither a cache nor a choice of logits."""
+    own, names = record_of(attributes(*SIZES), sizes), (*HOW, "impl")
+    if train is None:
+        return {**own, **record_of(attributes(*names), how)}
+    passes = record_of(attributes("attn", "runtime", "impl"), how)
+    kept = {"checkpointing": train.checkpointing, "dropout": one_dropout(model)}
+    return {**own, "precision": train.precision, **passes, **kept}
+
+
+def how_text(how: How, precision: str = "") -> str:
+    """How a pass is run, in its dtype, or of training in a precision."""
+    return f"{precision or how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
 
 
 def code_text(how: How) -> str:

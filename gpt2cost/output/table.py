@@ -15,7 +15,7 @@ from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.module_sums import ModuleSum, module_sums
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CostTable:
         return ((phase, row) for phase, rows in self.rows.items() for row in rows if self._is_shown(row))
 
     def _is_shown(self, row: Row) -> bool:
-        return isinstance(row.step, Kernel) or (self.free and row.step.count > 0)
+        return isinstance(row.step, Kernel) or (self.free and row.does_something)
 
     def formulas(self, row: Row) -> dict[str, Formula]:
         """FLOPs and bytes of a step, of one launch or over all."""
@@ -53,7 +53,7 @@ class CostTable:
         """How often a step runs, and the values of its formulas, where the symbols have values."""
         if self.symbols is None:
             return {}
-        count = int(row.count.evaluate(self.symbols) * row.step.when.evaluate(self.symbols))
+        count = row.times(self.symbols)
         values = {name: int(own.evaluate(self.symbols)) for name, own in self.formulas(row).items()}
         return {"count": count, **{name: value if count else 0 for name, value in values.items()}}
 

@@ -13,24 +13,13 @@ from functools import lru_cache
 from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
+from gpt2cost.table.builders import addmm, fill, gather, layer_norm, output, pointwise, tensor
 from gpt2cost.table.citations import cite
 from gpt2cost.table.crossattention import cross_attention
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
 from gpt2cost.table.heads import head_parameters, headed
-from gpt2cost.table.kernel import (
-    Free,
-    Kernel,
-    Module,
-    Tensor,
-    addmm,
-    fill,
-    gather,
-    layer_norm,
-    output,
-    pointwise,
-    tensor,
-)
+from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
 from gpt2cost.table.masks import causal_mask, packed_sequence, pad_search
 from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64

@@ -8,23 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeAlias
 
+from gpt2cost.table.builders import copy, fill, linear, output, pointwise, reduction, tensor, weight
 from gpt2cost.table.citations import cite
 from gpt2cost.table.formula import ALWAYS, Formula, formula
-from gpt2cost.table.kernel import (
-    Free,
-    Gemm,
-    Kernel,
-    Module,
-    Tensor,
-    copy,
-    fill,
-    linear,
-    output,
-    pointwise,
-    reduction,
-    tensor,
-    weight,
-)
+from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.loss import causal_lm_loss
 from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.symbols import B, D, N, T, V, b8, f32, i64

@@ -9,33 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import MY_GPU, Call, assert_refused
+from helpers import EVERY_COMMAND, MY_GPU, Call, assert_refused
 
 from gpt2cost.cli import app
 
-ONE = ["--model", "gpt2", "--gpu", "a100"]
-SIZES = ["--seq", "16"]
-FINE: dict[str, list[str]] = {
-    "predict": [*ONE, *SIZES],
-    "train": [*ONE, *SIZES],
-    "sweep": [*ONE, *SIZES],
-    "compare": ["--model", "gpt2", "--gpu", "a100,t4", *SIZES],
-    "fit": [*ONE, *SIZES],
-    "generate": [*ONE, "--prompt", "8", "--new-tokens", "2"],
-    "trace": [*ONE, *SIZES],
-    "calibrate": ["--from", "{recorded}", "-o", "out.yaml"],
-    "measure": ["--model", "{tiny}", "--batch", "1", "--seq", "4", "--cache", "0", "--rounds", "2", "--threads", "1"],
-    "validate": ["--gpu", "a100", "--from", "{passes}"],
-    "table": [],
-    "tree": ["--model", "gpt2"],
-    "explain": ["c_attn", *ONE],
-    "models": [],
-    "kernel": ["gemm", "--gpu", "a100", "--m", "8", "--n", "8", "--k", "8"],
-    "accuracy": ["--gpu", "a100"],
-    "hardware": ["show", "a100"],
-    "plot": ["curve", *ONE, "--batch", "1,2", "-o", "out.svg"],
-    "report": [*ONE, *SIZES, "-o", "out.html"],
-}
+ONE, SIZES = EVERY_COMMAND["predict"][:4], EVERY_COMMAND["predict"][4:]
 NEEDS = {"calibrate": "scipy", "measure": "torch", "plot": "matplotlib", "report": "jinja2"}
 PASS = {
     "kind": "pass", "model": "gpt2", "dtype": "fp32", "attn": "sdpa", "batch": 1, "seq": 16, "cache": 0,
@@ -55,16 +33,16 @@ def arguments(tmp_path: Path, tiny_config: str, monkeypatch: pytest.MonkeyPatch)
         if command in NEEDS:
             pytest.importorskip(NEEDS[command])
         names = {"recorded": RECORDED, "passes": passes, "tiny": tiny_config}
-        return [command, *(text.format(**names) for text in FINE[command])]
+        return [command, *(text.format(**names) for text in EVERY_COMMAND[command])]
 
     return of
 
 
 def test_every_command_is_here() -> None:
-    assert list(FINE) == list(app.COMMANDS)
+    assert list(EVERY_COMMAND) == list(app.COMMANDS)
 
 
-@pytest.mark.parametrize("command", FINE)
+@pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_fine_is_0(command: str, arguments: Any, gpt2cost: Call, few_samples_if_torch: None) -> None:
     assert gpt2cost(*arguments(command)).code == 0
 
@@ -78,7 +56,7 @@ def few_samples_if_torch(request: pytest.FixtureRequest) -> None:
     request.getfixturevalue("few_samples")
 
 
-@pytest.mark.parametrize("command", FINE)
+@pytest.mark.parametrize("command", EVERY_COMMAND)
 @pytest.mark.parametrize("wrong", [["--nonsense"], ["--format", "nope"], ["-o", "no-folder/x.yaml"]])
 def test_wrong_usage_is_2(command: str, wrong: list[str], arguments: Any, gpt2cost: Call) -> None:
     given = [part for part in arguments(command) if part not in ("-o", "out.yaml", "out.svg", "out.html")]
@@ -103,7 +81,7 @@ class Full:
         raise OSError
 
 
-@pytest.mark.parametrize("command", FINE)
+@pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_our_failure_is_1(
     command: str, arguments: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     few_samples_if_torch: None, tmp_path: Path,
