@@ -9,22 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpt2cost.table.attention import MERGE_HEADS_COPY, SPLIT_HEADS_COPY
+from gpt2cost.table.builders import copy, linear, output, pointwise, tensor
 from gpt2cost.table.citations import cite
 from gpt2cost.table.dropout import NOT_CALLED
 from gpt2cost.table.formula import ALWAYS, Condition
-from gpt2cost.table.kernel import (
-    Free,
-    FusedAttention,
-    Gemm,
-    Kernel,
-    Module,
-    Tensor,
-    copy,
-    linear,
-    output,
-    pointwise,
-    tensor,
-)
+from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, E, H, T, hd
 
