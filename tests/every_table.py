@@ -45,6 +45,8 @@ def of_passes() -> Iterator[TableOptions]:
         yield TableOptions(activation_function=name)
     for head, has_pad_token, traced in product(HEADS, SWITCH, SWITCH):
         yield TableOptions(head=head, has_pad_token=has_pad_token, traced=traced)
+    for attn, has_cache in product(ATTENTION_IMPLEMENTATIONS, SWITCH):
+        yield TableOptions(attn, encoder=True, use_cache=has_cache)
     for mask, scale in product(KERNEL_VARIANTS["mask"], KERNEL_VARIANTS["scale"]):
         yield TableOptions("eager", variants=(("mask", mask), ("scale", scale)))
     for attn, logits, bias, traced in product(("eager", "sdpa"), LOGITS, SWITCH, SWITCH):

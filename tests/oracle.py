@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import GPT2Config, modeling_flash_attention_utils
-from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 aten = torch.ops.aten
 
@@ -294,8 +294,12 @@ def trace(
     static: int = 0,
     captured: bool = False,
     cls: str = "GPT2LMHeadModel",
+    encoder: int = 0,
 ) -> Trace:
-    """The kernels of one pass. `static`: the length of a static cache; `captured`: while a CUDA graph is recorded."""
+    """The kernels of one pass. `static`: the length of a static cache; `captured`: while a CUDA graph is recorded.
+
+    `encoder`: how many states of an encoder are passed, whose keys and values a cache that is not empty has.
+    """
     model = build(config, attn, dtype, cls=cls)
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
     mask = torch.empty((batch, cache + seq), dtype=torch.long, device="meta") if padded else None
@@ -320,8 +324,17 @@ def trace(
         )  # not packed: "all in one sequence" is true, "several sequences" is false
         if padded or static:
             record.answer = False  # the mask is not all ones; a cache of which is asked whether it is empty is not
+        if encoder and cache:
+            crossed = DynamicCache(config=config)
+            for layer in range(config.n_layer):
+                own = (batch, config.n_head, encoder, config.n_embd // config.n_head)
+                crossed.update(*(torch.empty(own, dtype=dtype, device="meta") for _ in range(2)), layer)
+            past = EncoderDecoderCache(past, crossed)
+            record.launches.clear()
+        states = torch.empty((batch, encoder, config.n_embd), dtype=dtype, device="meta") if encoder else None
+        passed = {} if states is None else {"encoder_hidden_states": states}
         kept = {"logits_to_keep": logits_to_keep} if cls == "GPT2LMHeadModel" else {}
-        model(ids, past, use_cache=use_cache, attention_mask=mask, **kept)
+        model(ids, past, use_cache=use_cache, attention_mask=mask, **kept, **passed)
     if static:  # a new static cache counts its tokens on the CPU, and moves the count to the meta device as no other
         record.launches = [
             x for x in record.launches if (x.op, x.write_bytes) != ("_to_copy", 8) or "attn" not in x.module

@@ -38,6 +38,8 @@ def all_citations() -> tuple[Citation, ...]:
     for attn, activation, upcast in itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True)):
         dropped = ("embd", "attn", "resid")
         training_table(TableOptions(attn, activation, upcast, train=True, dropout=dropped, autocast=True))
+    for attn in ATTENTION_IMPLEMENTATIONS:
+        cost_table(TableOptions(attn, encoder=True))
     for head, has_pad_token in itertools.product(HEADS, (False, True)):
         cost_table(TableOptions(head=head, has_pad_token=has_pad_token))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):

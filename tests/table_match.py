@@ -30,10 +30,11 @@ def assert_table_equals_trace(
     static: int = 0,
     captured: bool = False,
     head: str = "lm",
+    encoder: int = 0,
 ) -> None:
     trace = oracle.trace(
         config, attn, DTYPES[dtype], batch, seq, cache, use_cache, int(logits == "last"), padded, static, captured,
-        CLASSES[head],  # type: ignore[index]
+        CLASSES[head], encoder,  # type: ignore[index]
     )  # fmt: skip
     model = load_model(config)
     options = TableOptions(
@@ -46,9 +47,10 @@ def assert_table_equals_trace(
         cache_type="static" if static else "dynamic",
         traced=captured,
         head=head,  # type: ignore[arg-type]
+        encoder=encoder > 0,
         has_pad_token=config.pad_token_id is not None,
     )
-    sizes = values(model, dtype, batch, seq, cache)
+    sizes = {**values(model, dtype, batch, seq, cache), "encoder_len": encoder}
     sizes["kv_len"] = static or sizes["kv_len"]
     steps = unrolled(list(walk(cost_table(options))), model.n_layer)
     launched = [(module, step) for module, step in steps if step.when.evaluate(sizes)]

@@ -130,6 +130,9 @@ GpuFlag = Annotated[
         "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
     ),
 ]
+EncoderLenFlag = Annotated[
+    int | None, typer.Option("--encoder-len", help="States of an encoder that cross-attention sees.", show_default="0")
+]
 HeadFlag = Annotated[
     str | None,
     choice("--head", HEADS, f"What the hidden states go through: {either(HEADS)}.", show_default="of its architecture"),
@@ -195,11 +198,12 @@ class ModelFlags:
     ] = None
     set_: SetFlag = None
     head: HeadFlag = None
+    encoder_len: EncoderLenFlag = None
 
     def load_model(self, default: str | None = None) -> Model:
         """The model of --model, --set and --head. Raises `InputError` where there is none."""
         loaded = load_model(required("--model", default if self.model is None else self.model))
-        changes = model_changes(self.set_, self.head)
+        changes = model_changes(self.set_, self.head, self.encoder_len)
         if loaded.head == changes.get("head"):
             del changes["head"]
         return change_model(loaded, changes)
@@ -329,9 +333,13 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
     return changes
 
 
-def model_changes(set_: list[str] | None, head: str | None) -> dict[str, str]:
-    """What --set and --head change of a model. Raises `InputError` where both give the head."""
+def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | None) -> dict[str, str]:
+    """What --set, --head and --encoder-len change of a model. Raises `InputError` where two give the same."""
     changes = assignments("--set", set_, ",")
+    if encoder_len is not None:
+        if "encoder_len" in changes:
+            raise InputError("--encoder-len: encoder_len is set by --set too")
+        changes["encoder_len"] = str(encoder_len)
     if head is not None:
         check_choice("head", head, HEADS)
         if "head" in changes:

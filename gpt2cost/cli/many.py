@@ -12,6 +12,7 @@ import typer
 from gpt2cost.cli.flags import (
     OWN_ATTN,
     OWN_DTYPE,
+    EncoderLenFlag,
     HeadFlag,
     HostFactorFlag,
     HwSetFlag,
@@ -153,6 +154,7 @@ class ManyFlags:
     model: ModelsFlag = None
     set_: SetFlag = None
     head: HeadFlag = None
+    encoder_len: EncoderLenFlag = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
@@ -170,7 +172,7 @@ class ManyFlags:
         given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
         return {
             key: value.split(_BETWEEN) if _BETWEEN in value else value
-            for key, value in model_changes(given, self.head).items()
+            for key, value in model_changes(given, self.head, self.encoder_len).items()
         }
 
     def hw_changes(self) -> dict[str, Any]:

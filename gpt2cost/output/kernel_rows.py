@@ -107,7 +107,7 @@ def line_name(line: Sequence[KernelCost], kernels: Sequence[KernelCost]) -> str:
     first, last = line[0].row, line[-1].row
     if len(line) == 1:
         return first.path
-    if len(line) == sum(cost.row.module == first.module for cost in kernels):
+    if first.module and len(line) == sum(cost.row.module == first.module for cost in kernels):
         return f"{first.module} ({len(line)} kernels)"
     if len(line) > 2:
         return f"{last.path} ({len(line)} kernels)"

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 NAME_WIDTH = 40
 """Longest name of a kernel that is no row of the table, in characters."""
+MOST_UNMAPPED = 20
+"""How many ops or kernels that the table lacks the text names."""
 NO_CACHE: Field[MeasuredRun] = Field("use_cache", "KV cache", "", lambda run: "" if run.how.use_cache else "no cache")
 CHOICES: tuple[Field[MeasuredRun], ...] = (*RUN[:4], NO_CACHE)
 """What a heading or a column says of a run, beside its size."""
@@ -232,8 +235,11 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
     if kernels:
         page.line()
         page.fields(profile.kernels, (name, *figures))
-    for left, seconds in profile.unmapped.items():
+    for left, seconds in islice(profile.unmapped.items(), MOST_UNMAPPED):
         page.line(f"unmapped: {cut(left, NAME_WIDTH)}, {format_quantity(seconds, 's')} per pass")
+    if len(profile.unmapped) > MOST_UNMAPPED:
+        rest_s = sum(islice(profile.unmapped.values(), MOST_UNMAPPED, None))
+        page.line(f"unmapped: {len(profile.unmapped) - MOST_UNMAPPED} more, {format_quantity(rest_s, 's')} per pass")
     for kernel in profile.kernels:
         if kernel.name in profile.missing:
             page.line(f"missing: {kernel.name}, {kernel.count:.3g} of {kernel.expected} launches seen")

@@ -160,6 +160,7 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         impl=how.impl or model.impl,
         bias=model.bias,
         head=model.head,
+        encoder=model.encoder_len > 0,
         has_pad_token=model.pad_token_id is not None,
     )
 
@@ -226,6 +227,11 @@ def _kernel_cost(
 def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> Number:
     """Keys and values of all layers."""
     return 2 * model.n_layer * model.n_embd * ELEMENT_BYTES[dtype] * batch_size * kv_len
+
+
+def cross_cache_bytes(model: Model, dtype: str, batch_size: Size) -> Number:
+    """Keys and values of the encoder's states, which a cache keeps in all layers."""
+    return kv_cache_bytes(model, dtype, batch_size, model.encoder_len)
 
 
 def buffers_bytes(model: Model, how: How, values: Mapping[str, Number]) -> Number:

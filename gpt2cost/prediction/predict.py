@@ -25,6 +25,7 @@ from gpt2cost.prediction.one_pass import (
     as_python,
     bound_of_pass,
     buffers_bytes,
+    cross_cache_bytes,
     host_sets_pace,
     kv_cache_bytes,
     run_pass,
@@ -328,6 +329,7 @@ def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> 
     live: Number = 0
     for phase in phases:
         own_cache = kv_cache_bytes(model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
+        own_cache = own_cache + cross_cache_bytes(model, how.dtype, phase.batch_size) * how.use_cache
         fuller = own_cache + phase.activations_bytes > cache + live
         cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
     whole, capacity = weights + cache + live, round(hw.memory.usable_bytes)
@@ -343,6 +345,8 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
     yield from unused_changes(model)
+    if model.add_cross_attention and not model.encoder_len:
+        yield "add_cross_attention: predicted without an encoder's states; --encoder-len says how many are passed"
     yield from one_at_a_time(model, phases[0].batch_size)
     for phase in phases:
         yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)

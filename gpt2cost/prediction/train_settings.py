@@ -181,7 +181,9 @@ def one_dropout(model: Model) -> float | None:
 
 
 def check_trains(model: Model) -> None:
-    """Raise `InputError` where the loss is not a language model's."""
+    """Raise `InputError` where the loss is not a language model's, or there is an encoder."""
+    if model.add_cross_attention:
+        raise InputError(f"add_cross_attention: training is modelled without it, and {model.name} has it")
     if model.head != "lm":
         raise InputError(
             f"head: training is modelled with lm's loss, and {model.name} is a {CLASSES[model.head]}; --head lm"

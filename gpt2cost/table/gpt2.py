@@ -15,6 +15,7 @@ from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
 from gpt2cost.table.builders import addmm, fill, gather, layer_norm, output, pointwise, tensor
 from gpt2cost.table.citations import cite
+from gpt2cost.table.crossattention import cross_attention
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
 from gpt2cost.table.heads import head_parameters, headed
@@ -35,12 +36,27 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     return Module("mlp", "GPT2MLP", (Free("mlp", "call", inputs=(x,), outputs=(z,)), c_fc, activated, c_proj, drop)), z
 
 
+def cross(x: Tensor, options: TableOptions) -> tuple[tuple[Module | Kernel, ...], Tensor]:
+    """What GPT2Block runs between attention and MLP where an encoder's states are passed."""
+    src = "GPT2Block.forward"
+    normed = layer_norm("ln_cross_attn", x, cite(src, "self.ln_cross_attn(hidden_states)"))
+    attention_, attended = cross_attention(output(normed), options)
+    added = tensor("cross_residual", B, T, D)
+    source = cite(src, "hidden_states = residual + cross_attn_output")
+    return (
+        normed,
+        attention_,
+        pointwise("cross_residual", "add", (x, attended), added, source, fusion_group="norm"),
+    ), added
+
+
 def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Block. The residuals are the block's input and the sum after attention, not the normalised ones."""
     src = "GPT2Block.forward"
     ln_1 = layer_norm("ln_1", x, cite(src, "self.ln_1(hidden_states)"))
     attn, attn_output = attention(output(ln_1), mask, positions, options)
-    middle, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
+    own, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
+    crossed, middle = cross(own, options) if options.encoder else ((), own)
     add_1 = cite(src, "hidden_states = attn_output + residual")
     ln_2 = layer_norm("ln_2", middle, cite(src, "self.ln_2(hidden_states)"))
     feed_forward, mlp_output = mlp(output(ln_2), options)
@@ -49,8 +65,9 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
         Free("block", "call", inputs=(x,), outputs=(y,)),
         ln_1,
         attn,
-        pointwise("attn_residual", "add", (attn_output, x), middle, add_1, fusion_group="norm"),
+        pointwise("attn_residual", "add", (attn_output, x), own, add_1, fusion_group="norm"),
         Free("hidden_states", "view", 0, keeps=(output(ln_1),)),
+        *crossed,
         ln_2,
         feed_forward,
         pointwise("mlp_residual", "add", (middle, mlp_output), y, add_2, fusion_group="norm"),
@@ -122,9 +139,12 @@ def cost_table(options: TableOptions = TableOptions()) -> Module:
     return headed(*transformer(options), options)
 
 
-def parameter_count(tied: bool = True, bias: bool = True, head: Head = "lm") -> Formula:
-    """The model's parameters. Tied embeddings are counted once. `bias`: of Linear and LayerNorm."""
+def parameter_count(tied: bool = True, bias: bool = True, head: Head = "lm", crossed: bool = False) -> Formula:
+    """The model's parameters. Tied embeddings are counted once. `bias`: of Linear and LayerNorm. `crossed`: with
+    cross-attention in the blocks."""
     positions, one = symbol("n_positions"), int(bias)
     layer_norms = (1 + one) * D
     layer = 2 * layer_norms + (D + one) * 3 * D + (D + one) * D + (D + one) * F + (F + one) * D
+    if crossed:
+        layer += layer_norms + (D + one) * 4 * D
     return V * D + positions * D + L * layer + layer_norms + head_parameters(head, tied)

@@ -82,7 +82,7 @@ class Gemm:
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, causal.
+    """softmax(Q K^T + mask) V in one kernel: `new_tokens` queries per head over `kv_len` keys, `causal` or all of them.
 
     `backward`: its gradients, which compute the probabilities anew: five products where the forward has two.
     """
@@ -94,6 +94,7 @@ class FusedAttention:
     kv_len: Formula
     masked: bool  # an explicit mask tensor rather than the kernel's own causal rule
     backward: bool = False
+    causal: bool = True
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class TableOptions:
     has_flash: bool = True  # torch has a flash attention kernel for the device; else it runs its memory-efficient one
     autocast: bool = False  # mixed precision: weights in float32 (w_bytes), products in 16 bit (a_bytes)
     head: Head = "lm"
+    encoder: bool = False  # states of an encoder are passed, and the blocks have cross-attention
     has_pad_token: bool = False  # in the config: without a mask, it is looked for among the ids
     scale_attn_weights: bool = True  # or scale_attn_by_inverse_layer_idx, by 1 in the first layer: not followed
 

@@ -14,6 +14,7 @@ hd = symbol("head_dim")
 D = symbol("hidden_size")  # H * hd
 F = symbol("intermediate_size")
 V = symbol("vocab_size")
+E = symbol("encoder_len")  # an encoder's states, which cross-attention sees
 N = symbol("num_labels")  # classes that a classification head tells apart
 w = symbol("w_bytes")  # bytes of a weight element
 a = symbol("a_bytes")  # bytes of an activation element

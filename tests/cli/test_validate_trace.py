@@ -131,6 +131,13 @@ def test_without_a_model_it_says_what_it_found(gpt2cost: Call, trace: Path) -> N
     assert len(rows) == 1 + len(document["ops"])
 
 
+def test_what_goes_with_a_model_alone(gpt2cost: Call, trace: Path) -> None:
+    for flags in (("--dtype", "fp16"), ("--case", "1,2,3"), ("--attn", "eager"), ("--no-use-cache",), ("--seq", "6")):
+        assert_refused(gpt2cost("validate", "--trace", trace, *flags), f"{flags[0]}: goes with --model")
+    assert_refused(gpt2cost("validate", "--trace", trace, "--gpu", "a101"), "a100")
+    assert gpt2cost("validate", "--trace", trace, "--gpu", "a100").code == 0
+
+
 def old(events: Events) -> Events:
     """As torch 1.9 wrote it."""
     for event in events:
