@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,17 @@ from gpt2cost.files import read_text
 
 DEPTH_LIMIT = 20
 """Deepest nesting of a YAML file; real ones have 4."""
+_MISREAD = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Plain scalars that YAML 1.1 reads as numbers to the base of 8 or 60: nobody means 8 by 010, or 90 by 1:30."""
 
 
-def read_yaml(path: Path) -> object:
-    """The content of a YAML file of plain scalars, lists and mappings.
+def read_yaml(path: Path, pipes: bool = False) -> object:
+    """The content of a YAML file of plain scalars, lists and mappings; `pipes`: see `read_text`.
 
     InputError for whatever is not that: an unreadable file (see `read_text`), a syntax error (with its line), tags,
     anchors and aliases, a key given twice, nesting beyond DEPTH_LIMIT, more than one document.
     """
-    text, where = read_text(path), plain(str(path))
+    text, where = read_text(path, pipes), plain(str(path))
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _refuse_oddities(yaml.parse(text, loader), where)  # before load: deep nesting would crash the C loader
@@ -60,7 +63,8 @@ class _Open:
 
 
 def _refuse_oddities(events: Iterable[Event], where: str) -> None:
-    """Raise InputError for what plain data does not need: tags, anchors, repeated or complex keys, deep nesting."""
+    """Raise InputError for what plain data does not need: tags, anchors, repeated or complex keys, deep nesting, and
+    numbers that are not decimal."""
     stack: list[_Open] = []
     for event in events:
         line = f"{where}: line {event.start_mark.line + 1}: " if event.start_mark else f"{where}: "
@@ -72,6 +76,11 @@ def _refuse_oddities(events: Iterable[Event], where: str) -> None:
             raise InputError(f"{line}anchors and aliases (& and *) are not allowed: write the value out")
         if getattr(event, "tag", None) is not None:
             raise InputError(f"{line}tags (!) are not allowed: write a plain value")
+        if isinstance(event, ScalarEvent) and event.implicit[0] and _MISREAD.fullmatch(event.value):
+            raise InputError(
+                f"{line}{echo(event.value)} is no decimal number: YAML reads it to the base of"
+                f" {60 if ':' in event.value else 8}; write it as one, or in quotes"
+            )
         if stack and (keys := stack[-1].keys) is not None:
             if stack[-1].at_key:
                 if not isinstance(event, ScalarEvent):

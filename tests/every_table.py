@@ -16,7 +16,14 @@ from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Row, walk
 from gpt2cost.table.optimizer import DECAYS, OPTIMIZERS, clip_rows, optimizer_rows
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, KERNEL_VARIANTS, LOGITS, TableOptions
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CHECKPOINTING,
+    HEADS,
+    KERNEL_VARIANTS,
+    LOGITS,
+    TableOptions,
+)
 from gpt2cost.table.training import training_table
 from gpt2cost.table.training_fusion import fuse_training
 
@@ -36,6 +43,10 @@ def of_passes() -> Iterator[TableOptions]:
             yield replace(own, reorder_and_upcast_attn=True)
     for name in ACTIVATIONS:
         yield TableOptions(activation_function=name)
+    for head, has_pad_token, traced in product(HEADS, SWITCH, SWITCH):
+        yield TableOptions(head=head, has_pad_token=has_pad_token, traced=traced)
+    for attn, has_cache in product(ATTENTION_IMPLEMENTATIONS, SWITCH):
+        yield TableOptions(attn, encoder=True, use_cache=has_cache)
     for mask, scale in product(KERNEL_VARIANTS["mask"], KERNEL_VARIANTS["scale"]):
         yield TableOptions("eager", variants=(("mask", mask), ("scale", scale)))
     for attn, logits, bias, traced in product(("eager", "sdpa"), LOGITS, SWITCH, SWITCH):

@@ -49,6 +49,32 @@ PREDICT = ["predict", "--model", "distilgpt2", "--gpu", "a100"]
 SMALL = [*PREDICT, "--batch", "2", "--seq", "16", "--cache", "4"]
 
 
+_ONE = ["--model", "gpt2", "--gpu", "a100"]
+_SIZES = ["--seq", "16"]
+EVERY_COMMAND: dict[str, list[str]] = {
+    "predict": [*_ONE, *_SIZES],
+    "train": [*_ONE, *_SIZES],
+    "sweep": [*_ONE, *_SIZES],
+    "compare": ["--model", "gpt2", "--gpu", "a100,t4", *_SIZES],
+    "fit": [*_ONE, *_SIZES],
+    "generate": [*_ONE, "--prompt", "8", "--new-tokens", "2"],
+    "trace": [*_ONE, *_SIZES],
+    "calibrate": ["--from", "{recorded}", "-o", "out.yaml"],
+    "measure": ["--model", "{tiny}", "--batch", "1", "--seq", "4", "--cache", "0", "--rounds", "2", "--threads", "1"],
+    "validate": ["--gpu", "a100", "--from", "{passes}"],
+    "table": [],
+    "tree": ["--model", "gpt2"],
+    "explain": ["c_attn", *_ONE],
+    "models": [],
+    "kernel": ["gemm", "--gpu", "a100", "--m", "8", "--n", "8", "--k", "8"],
+    "accuracy": ["--gpu", "a100"],
+    "hardware": ["show", "a100"],
+    "plot": ["curve", *_ONE, "--batch", "1,2", "-o", "out.svg"],
+    "report": [*_ONE, *_SIZES, "-o", "out.html"],
+}
+"""Each command of the command line with arguments with which it is fine; names in braces are of files."""
+
+
 def flattened(kernel: dict[str, Any], side: str) -> str:
     """A kernel's tensors as the flat formats have them."""
     return ", ".join(f"{one['name']} {one['symbols']} {'x'.join(map(str, one['shape'])) or 1}" for one in kernel[side])
@@ -128,12 +154,12 @@ def values(model: Model, dtype: str, batch: int, seq: int, cache: int) -> dict[s
 
 def unrolled(rows: list[Row], layers: int) -> Iterator[tuple[str, Kernel | Free]]:
     """The steps in the order in which they run, with the repeated block's rows repeated and numbered."""
-    block = [row for row in rows if row.module.startswith("transformer.h")]
+    block = [row for row in rows if row.count != 1]
     for row in rows:
         if row is block[0]:
             for layer in range(layers):
                 for inner in block:
-                    yield re.sub(r"\.h\b", f".h.{layer}", inner.module, count=1), inner.step
+                    yield re.sub(r"\bh\b", f"h.{layer}", inner.module, count=1), inner.step
         elif row not in block:
             yield row.module, row.step
 

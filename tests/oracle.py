@@ -22,12 +22,13 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+import transformers
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import GPT2Config, GPT2LMHeadModel, modeling_flash_attention_utils
-from transformers.cache_utils import DynamicCache, StaticCache
+from transformers import GPT2Config, modeling_flash_attention_utils
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 aten = torch.ops.aten
 
@@ -158,11 +159,13 @@ class Trace(TorchDispatchMode):
     def operands(self, op: str, args: Any, kwargs: Any, out: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """What a kernel reads, and what it writes."""
         inputs, outputs = ([t for t in tensors(tree) if t.numel()] for tree in ((args, kwargs), out))
+        if op == "gather":
+            return [args[2], out], outputs
         if op == "embedding":  # a gather reads the indices and the rows that it copies
             return [args[1], out], outputs
         if op == "baddbmm" and kwargs.get("beta") == 0:  # the input is not read
             return inputs[1:], outputs
-        if op == "new_ones" or (op.endswith("_") and op.startswith("fill")):
+        if op in ("new_ones", "full_like") or (op.endswith("_") and op.startswith("fill")):
             return [], outputs
         if op == "index_copy_":  # writes the new rows, and does not read what it is written into
             return inputs[1:], inputs[2:]
@@ -182,10 +185,21 @@ class Trace(TorchDispatchMode):
 
 
 class FusedAttention(TorchFunctionMode):
-    """Gives `scaled_dot_product_attention` the fused kernel that a GPU would run."""
+    """Gives `scaled_dot_product_attention` the fused kernel that a GPU would run.
+
+    A list as an index is copied to the device, and the host waits for the copy: a wait of the `trace`.
+    """
+
+    def __init__(self, trace: Trace | None = None) -> None:
+        super().__init__()
+        self.trace = trace
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.trace and func is torch.Tensor.__getitem__ and isinstance(args[1], tuple):
+            self.trace.syncs += sum(
+                isinstance(place, list) for place in args[1]
+            )  # the list is copied to the device, and the host waits for the copy
         if func is torch.nn.functional.scaled_dot_product_attention:
             return self.fused(*args, **kwargs)
         return func(*args, **kwargs)
@@ -254,15 +268,15 @@ def tiny(**keys: Any) -> GPT2Config:
     return GPT2Config(**{**base, **keys})
 
 
-def build(config: GPT2Config, attn: str, dtype: torch.dtype, train: bool = False) -> GPT2LMHeadModel:
+def build(config: GPT2Config, attn: str, dtype: torch.dtype, train: bool = False, cls: str = "GPT2LMHeadModel") -> Any:
     """The model of a config, built once: a trace leaves nothing behind in it but gradients."""
-    return _built(config.to_json_string(use_diff=False), attn, dtype, train)
+    return _built(config.to_json_string(use_diff=False), attn, dtype, train, cls)
 
 
 @functools.lru_cache(maxsize=16)
-def _built(config: str, attn: str, dtype: torch.dtype, train: bool) -> GPT2LMHeadModel:
+def _built(config: str, attn: str, dtype: torch.dtype, train: bool, cls: str) -> Any:
     with default_dtype(dtype), torch.device("meta"):
-        model = GPT2LMHeadModel(GPT2Config(**json.loads(config))).train(train)
+        model = getattr(transformers, cls)(GPT2Config(**json.loads(config))).train(train)
     model.config._attn_implementation = attn  # after construction, which would look for the flash-attn package
     return model
 
@@ -279,9 +293,14 @@ def trace(
     padded: bool = False,
     static: int = 0,
     captured: bool = False,
+    cls: str = "GPT2LMHeadModel",
+    encoder: int = 0,
 ) -> Trace:
-    """The kernels of one pass. `static`: the length of a static cache; `captured`: while a CUDA graph is recorded."""
-    model = build(config, attn, dtype)
+    """The kernels of one pass. `static`: the length of a static cache; `captured`: while a CUDA graph is recorded.
+
+    `encoder`: how many states of an encoder are passed, whose keys and values a cache that is not empty has.
+    """
+    model = build(config, attn, dtype, cls=cls)
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
     mask = torch.empty((batch, cache + seq), dtype=torch.long, device="meta") if padded else None
     past = StaticCache(config, static) if static else DynamicCache(config=config) if cache else None
@@ -291,7 +310,13 @@ def trace(
             past.update(
                 torch.empty(shape, dtype=dtype, device="meta"), torch.empty(shape, dtype=dtype, device="meta"), layer
             )
-    with torch.no_grad(), stubbed_flash_attention(), capturing(captured), FusedAttention(), Trace(model) as record:
+    with (
+        torch.no_grad(),
+        stubbed_flash_attention(),
+        capturing(captured),
+        Trace(model) as record,
+        FusedAttention(record),
+    ):
         for layer in past.layers if cache else ():
             record.hold([layer.keys, layer.values])
         record.answer = (
@@ -299,7 +324,17 @@ def trace(
         )  # not packed: "all in one sequence" is true, "several sequences" is false
         if padded or static:
             record.answer = False  # the mask is not all ones; a cache of which is asked whether it is empty is not
-        model(ids, past, use_cache=use_cache, logits_to_keep=logits_to_keep, attention_mask=mask)
+        if encoder and cache:
+            crossed = DynamicCache(config=config)
+            for layer in range(config.n_layer):
+                own = (batch, config.n_head, encoder, config.n_embd // config.n_head)
+                crossed.update(*(torch.empty(own, dtype=dtype, device="meta") for _ in range(2)), layer)
+            past = EncoderDecoderCache(past, crossed)
+            record.launches.clear()
+        states = torch.empty((batch, encoder, config.n_embd), dtype=dtype, device="meta") if encoder else None
+        passed = {} if states is None else {"encoder_hidden_states": states}
+        kept = {"logits_to_keep": logits_to_keep} if cls == "GPT2LMHeadModel" else {}
+        model(ids, past, use_cache=use_cache, attention_mask=mask, **kept, **passed)
     if static:  # a new static cache counts its tokens on the CPU, and moves the count to the meta device as no other
         record.launches = [
             x for x in record.launches if (x.op, x.write_bytes) != ("_to_copy", 8) or "attn" not in x.module

@@ -13,6 +13,7 @@ import itertools
 import json
 from pathlib import Path
 
+import columns
 from gate import GATE, gate_figures
 from pages import PAGES, regenerated
 
@@ -24,7 +25,7 @@ from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.citations import LINES_FILE, Citation, cited, installed_transformers, resolve, shipped_lines
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, TableOptions
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, TableOptions
 from gpt2cost.table.training import training_table
 
 
@@ -37,6 +38,10 @@ def all_citations() -> tuple[Citation, ...]:
     for attn, activation, upcast in itertools.product(ATTENTION_IMPLEMENTATIONS, ACTIVATIONS, (False, True)):
         dropped = ("embd", "attn", "resid")
         training_table(TableOptions(attn, activation, upcast, train=True, dropout=dropped, autocast=True))
+    for attn in ATTENTION_IMPLEMENTATIONS:
+        cost_table(TableOptions(attn, encoder=True))
+    for head, has_pad_token in itertools.product(HEADS, (False, True)):
+        cost_table(TableOptions(head=head, has_pad_token=has_pad_token))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):
         for cache_type in CACHE_TYPES:
             options = TableOptions(attn, padded=padded, cache_type=cache_type, in_generate=True)  # type: ignore[arg-type]
@@ -75,6 +80,7 @@ if __name__ == "__main__":
     assert installed is not None
     LINES_FILE.write_text(citations_text(*installed), "utf-8")
     RESIDUALS_FILE.write_text(residuals_text(), "utf-8")
+    columns.PAGE.write_text(columns.page(), "utf-8")
     shipped.cache_clear(), spread.cache_clear()
     figures = gate_figures(score_evidence())
     GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

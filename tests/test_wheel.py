@@ -31,8 +31,8 @@ def test_the_wheel_works_anywhere(tmp_path: Path) -> None:
         shipped = {Path(name).name for name in names if name.startswith(f"gpt2cost/data/{folder}/")}
         assert shipped == {path.name for path in (ROOT / folder).glob(f"*.{suffix}")}
     assert "gpt2cost/py.typed" in names
-    pages = {path.name for path in (ROOT / "gpt2cost/output/page_files").iterdir()}
-    assert pages == {Path(name).name for name in names if name.startswith("gpt2cost/output/page_files/")}
+    pages = {path.name for path in (ROOT / "gpt2cost/output/report/page_files").iterdir()}
+    assert pages == {Path(name).name for name in names if name.startswith("gpt2cost/output/report/page_files/")}
     assert not [name for name in names if "test" in name or "__pycache__" in name]
 
     # A new environment, which borrows only the dependencies of this one: its own packages come first.

@@ -41,6 +41,8 @@ def calibrate(records: Sequence[Measurement], name: str, like: str | None = None
     `InputError` for records that say nothing of a machine or too little of its kernels.
     """
     described = machine(records)
+    if like is not None and described and not described.get("gpu"):
+        raise InputError("calibrate: like: only a GPU's fit starts from another device; these measurements are a CPU's")
     if not described:
         raise InputError("calibrate: the measurements do not say which machine they are of: no line of kind 'machine'")
     check_records(records)

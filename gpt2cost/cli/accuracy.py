@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.cli.exits import RangeExitFlags
 from gpt2cost.cli.flags import OutputFlags, takes
 from gpt2cost.cli.many import GpusFlag
 from gpt2cost.device.catalog import load_hardware
@@ -45,6 +46,7 @@ def accuracy(
         typer.Option("--trust", help="What is known of A100, H100, RTX 4090 and the M series, or of --gpu, in a word."),
     ] = False,
     gpu: GpusFlag = None,
+    exits: RangeExitFlags,
     out: OutputFlags,
 ) -> None:
     """Put predictions beside measurements: the passes in the hardware files, or kernels and steps in CSV files.
@@ -61,6 +63,8 @@ def accuracy(
         raise InputError("accuracy: --fit-constant goes with --measurements")
     if gpu is not None and measurements is not None:
         raise InputError("accuracy: --gpu does not go with --measurements: the files name their devices")
+    if exits.fail_on is not None and together:
+        raise InputError(f"accuracy: --fail-on does not go with {together[0]}, which has no ranges")
     devices = None if gpu is None else _devices(gpu)
     if measurements is not None:
         sink.show(KERNELS, score_measurements(measurements, fit_constant))
@@ -69,7 +73,9 @@ def accuracy(
     elif trust:
         sink.show(TRUST, trust_table(devices))
     else:
-        sink.show(EVIDENCE, score_evidence(devices))
+        scored = score_evidence(devices)
+        sink.show(EVIDENCE, scored)
+        exits.leave(range=all(case.inside for case in scored))
 
 
 def _devices(gpu: str) -> list[Hardware]:

@@ -112,7 +112,7 @@ def _help(name: str) -> str | None:
 
 
 ABOUT = "Predict the FLOPs, bytes and latency of GPT-2-class models, kernel by kernel."
-EXITS = "Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or input, 3 --fail-on oom and it does not fit."
+EXITS = "Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or input, 3 --fail-on said no."
 
 app = typer.Typer(
     name="gpt2cost",

@@ -11,6 +11,7 @@ from gpt2cost.checks import check_choice
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import FormatFlag, device_names, takes
 from gpt2cost.cli.measure import DeviceFlag, ThreadsFlag
+from gpt2cost.cli.train_many import refuse
 from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text
@@ -52,6 +53,11 @@ def calibrate(
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"calibrate: -o: expected a name that ends in .yaml, got {output.name!r}")
     check_writable(output)
+    if from_ is not None:
+        measuring = {"quick": quick, "dtype": dtype, "threads": threads, "device": device if device != "cpu" else None}
+        refuse(measuring, "is of a measurement, and does not go with --from")
+    elif like is not None and device == "cpu":
+        raise InputError("--like: only a GPU's fit starts from another device: --device cuda")
     fits = load("gpt2cost.calibration.calibrate", "calibrate")
     journal = _measured(output.with_suffix(".jsonl"), device, quick, dtype, threads) if from_ is None else None
     calibrated = fits.calibrate(read_records(from_ or output.with_suffix(".jsonl")), output.stem, like)
@@ -67,7 +73,7 @@ def _measured(path: Path, device: str, quick: bool, dtype: str | None, threads: 
     sweeps = load("gpt2cost.measure.sweeps", "calibrate")
     check_writable(path)
     on_cpu = device == "cpu"
-    chosen = split_list("dtype", dtype or ("fp32" if on_cpu else "fp16,bf16,fp32"))
+    chosen = split_list("dtype", ("fp32" if on_cpu else "fp16,bf16,fp32") if dtype is None else dtype)
     dtypes = tuple(dict.fromkeys(["fp32", *chosen] if on_cpu else chosen))
     try:
         journal: Journal = sweeps.measure_kernels(

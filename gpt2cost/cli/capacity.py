@@ -9,7 +9,7 @@ import typer
 
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
-from gpt2cost.cli.many import DevicesFlags, GivenSizeFlags, show_each
+from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, show_each
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
@@ -45,7 +45,7 @@ class LevelFlags:
 def fit(
     *,
     model: ModelFlags,
-    devices: DevicesFlags,
+    devices: PricedDevicesFlags,
     sizes: GivenSizeFlags,
     how: HowFlags,
     phase: Annotated[str | None, choice("--phase", PHASES, f"{PHASE_HELP}.", show_default="both")] = None,
@@ -73,8 +73,11 @@ def fit(
     )
     print_warnings(found.warnings)
     show_each(sink, found, found.results[0].view, len(chosen))
-    answers = (answer for each in found.results for answer in each.answers)
-    exits.leave(all(answer.prediction or answer.limited_by != "memory" for answer in answers))
+    answers = [answer for each in found.results for answer in each.answers]
+    exits.leave(
+        oom=all(answer.prediction or answer.limited_by != "memory" for answer in answers),
+        positions=all(answer.sizes.kv_len <= loaded.n_positions for answer in answers),
+    )
 
 
 def _refuse(of_passes: list[str], level: LevelFlags) -> None:
@@ -92,7 +95,7 @@ def _seconds(flag: str, text: str | None) -> float | None:
 
 
 def _fit_service(
-    model: ModelFlags, devices: DevicesFlags, how: HowFlags, level: LevelFlags, exits: ExitFlags, sink: Sink
+    model: ModelFlags, devices: PricedDevicesFlags, how: HowFlags, level: LevelFlags, exits: ExitFlags, sink: Sink
 ) -> None:
     """The batch with which each device holds a service level."""
     settings = how.settings()
@@ -107,4 +110,4 @@ def _fit_service(
     )  # fmt: skip
     print_warnings(found.warnings)
     sink.show(found.view, found)
-    exits.leave(all(offer.run or offer.limited_by != "memory" for offer in found.offers))
+    exits.leave(oom=all(offer.run or offer.limited_by != "memory" for offer in found.offers), positions=True)

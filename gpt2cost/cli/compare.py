@@ -11,7 +11,7 @@ from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, takes
 from gpt2cost.cli.many import GivenSizeFlags, ManyFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse, refuse_changed
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.phases import SIDE_BY_SIDE
@@ -68,7 +68,8 @@ def compare(
     comparison = compare_choices(choices, checked, phase, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
-    exits.leave(all(candidate.prediction.memory.fits for candidate in comparison.candidates))
+    predictions = [candidate.prediction for candidate in comparison.candidates]
+    exits.leave(oom=all(one.memory.fits for one in predictions), positions=all(one.valid for one in predictions))
 
 
 def _compare_phases(
@@ -84,7 +85,7 @@ def _compare_phases(
         raise InputError("--phases: --seq 1 on a cache is a decode step, which has no prefill beside it")
     print_warnings((*warnings, *prediction.warnings))
     sink.show(SIDE_BY_SIDE, prediction)
-    exits.leave(bool(prediction.memory.fits))
+    exits.leave(oom=bool(prediction.memory.fits), positions=prediction.valid)
 
 
 def _compare_training(
@@ -92,11 +93,8 @@ def _compare_training(
     sink: Sink,
 ) -> None:  # fmt: skip
     """Training steps side by side."""
-    inference = {"batch": sizes.batch, "cache": sizes.cache, "dtype": many.dtype, "no_use_cache": outputs.no_use_cache}
-    usual = LogitsFlags()
-    inference |= {name: getattr(outputs, name) for name in ("logits", "cache_type")
-                  if getattr(outputs, name) != getattr(usual, name)}  # fmt: skip
-    refuse(inference, NOT_OF_TRAINING)
+    refuse({"batch": sizes.batch, "cache": sizes.cache, "dtype": many.dtype}, NOT_OF_TRAINING)
+    refuse_changed(outputs, NOT_OF_TRAINING)
     axes = {name: value for name, value in many.axes().items() if name != "dtype"}
     grid = make_train_grid(**axes, seq=sizes.seq, **training.given())
     choices, warnings = plan_training(grid, many.model_changes(), many.hw_changes())
@@ -105,7 +103,8 @@ def _compare_training(
     comparison = compare_points(points, warnings)
     print_warnings(comparison.warnings)
     sink.show(comparison.view, comparison)
-    exits.leave(all(candidate.training.memory.fits for candidate in comparison.candidates))
+    trained = [candidate.training for candidate in comparison.candidates]
+    exits.leave(oom=all(one.memory.fits for one in trained), positions=all(one.valid for one in trained))
 
 
 def _check_count(count: int, warnings: Sequence[str]) -> None:

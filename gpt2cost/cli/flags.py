@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from gpt2cost.checks import check_choice
 from gpt2cost.device.catalog import HOST_FACTOR, change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
@@ -25,7 +26,7 @@ from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model, preset_names
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -109,10 +110,11 @@ def choice(flag: str, choices: Sequence[str], help: str = "", **more: Any) -> An
     return typer.Option(flag, help=help or f"{either(choices)}.", autocompletion=among(*choices), **more)
 
 
-def choices(flag: str, names: Sequence[str], default: str) -> Any:
+def choices(flag: str, names: Sequence[str], default: str | None, help: str = "") -> Any:
     """A flag that takes one or more of `names`, `default` where it is not given."""
     complete = several(among(*names))
-    return typer.Option(flag, help=f"Of {', '.join(names)} one or more.", show_default=default, autocompletion=complete)
+    text = help or f"Of {', '.join(names)} one or more."
+    return typer.Option(flag, help=text, show_default=default or True, autocompletion=complete)
 
 
 def size(name: str, help: str, **more: Any) -> Any:
@@ -127,6 +129,13 @@ GpuFlag = Annotated[
     typer.Option(
         "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
     ),
+]
+EncoderLenFlag = Annotated[
+    int | None, typer.Option("--encoder-len", help="States of an encoder that cross-attention sees.", show_default="0")
+]
+HeadFlag = Annotated[
+    str | None,
+    choice("--head", HEADS, f"What the hidden states go through: {either(HEADS)}.", show_default="of its architecture"),
 ]
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
@@ -188,11 +197,16 @@ class ModelFlags:
         ),
     ] = None
     set_: SetFlag = None
+    head: HeadFlag = None
+    encoder_len: EncoderLenFlag = None
 
     def load_model(self, default: str | None = None) -> Model:
-        """The model of --model and --set. Raises `InputError` where there is none."""
-        name = required("--model", default if self.model is None else self.model)
-        return change_model(load_model(name), assignments("--set", self.set_, ","))
+        """The model of --model, --set and --head. Raises `InputError` where there is none."""
+        loaded = load_model(required("--model", default if self.model is None else self.model))
+        changes = model_changes(self.set_, self.head, self.encoder_len)
+        if loaded.head == changes.get("head"):
+            del changes["head"]
+        return change_model(loaded, changes)
 
 
 @dataclass(eq=False, repr=False)
@@ -210,6 +224,15 @@ class ChipFlags:
         """What the flags change of the device."""
         return hardware_changes(self.hw_set)
 
+    def load_any(self) -> Hardware | None:
+        """The same where --gpu is given. Raises `InputError` for changes of no device."""
+        if self.gpu is not None:
+            return self.load_device()
+        for name, value in vars(self).items():
+            if value is not None:
+                raise InputError(f"--{name.replace('_', '-')}: goes with --gpu")
+        return None
+
 
 @dataclass(eq=False, repr=False)
 class DeviceFlags(ChipFlags):
@@ -220,15 +243,6 @@ class DeviceFlags(ChipFlags):
     def changes(self) -> dict[str, Any]:
         """What the flags change of the device and its machine."""
         return hardware_changes(self.hw_set, self.host_factor)
-
-    def load_any(self) -> Hardware | None:
-        """The same where --gpu is given. Raises `InputError` for changes of no device."""
-        if self.gpu is not None:
-            return self.load_device()
-        for flag, value in (("--hw-set", self.hw_set), ("--host-factor", self.host_factor)):
-            if value is not None:
-                raise InputError(f"{flag}: goes with --gpu")
-        return None
 
 
 @dataclass(eq=False, repr=False)
@@ -316,6 +330,21 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
         if key in changes:
             raise InputError(f"{flag}: {plain(key)} is set twice")
         changes[key] = value
+    return changes
+
+
+def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | None) -> dict[str, str]:
+    """What --set, --head and --encoder-len change of a model. Raises `InputError` where two give the same."""
+    changes = assignments("--set", set_, ",")
+    if encoder_len is not None:
+        if "encoder_len" in changes:
+            raise InputError("--encoder-len: encoder_len is set by --set too")
+        changes["encoder_len"] = str(encoder_len)
+    if head is not None:
+        check_choice("head", head, HEADS)
+        if "head" in changes:
+            raise InputError("--head: head is set by --set too")
+        changes["head"] = head
     return changes
 
 

@@ -17,7 +17,7 @@ from gpt2cost.cli.flags import (
     heed,
     takes,
 )
-from gpt2cost.cli.many import DevicesFlags, show_each
+from gpt2cost.cli.many import PricedDevicesFlags, show_each
 from gpt2cost.prediction.generate import check_generate, generate_run
 from gpt2cost.prediction.several import ask_each
 
@@ -26,7 +26,7 @@ from gpt2cost.prediction.several import ask_each
 def generate(
     *,
     model: ModelFlags,
-    devices: DevicesFlags,
+    devices: PricedDevicesFlags,
     prompt: Annotated[int, typer.Option("--prompt", help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens to generate for each.")] = 128,
     batch: BatchFlag = 1,
@@ -54,4 +54,4 @@ def generate(
         sink.show(found.results[0].view, found.results[0])
     else:
         show_each(sink, found, found.results[0].view, len(chosen))
-    exits.leave(all(run.fits for run in found.results))
+    exits.leave(oom=all(run.fits for run in found.results), positions=True)  # a text beyond them is refused

@@ -41,7 +41,7 @@ def validate(
     out: OutputFlags,
 ) -> None:
     """Check a hardware file: every problem in it is reported at once."""
-    sink, devices = out.sink(), validate_file(file)
+    sink, devices = out.sink(), validate_file(file, pipes=True)
     for device in devices:
         for row in device.evidence:
             evidence_model(device, row)

@@ -12,6 +12,8 @@ import typer
 from gpt2cost.cli.flags import (
     OWN_ATTN,
     OWN_DTYPE,
+    EncoderLenFlag,
+    HeadFlag,
     HostFactorFlag,
     HwSetFlag,
     SetFlag,
@@ -19,6 +21,7 @@ from gpt2cost.cli.flags import (
     choices,
     device_names,
     hardware_changes,
+    model_changes,
     model_names,
     required,
     several,
@@ -55,6 +58,20 @@ def size_list(name: str, default: str | None) -> Any:
         "cache": "Tokens in the KV cache: 0,512.",
     }
     return size(name, helps[name], show_default=default or True)
+
+
+@dataclass(eq=False, repr=False)
+class DevicesFlags:
+    """Devices for the same work: the first is the main one."""
+
+    gpu: GpusFlag = None
+    hw_set: HwSetFlag = None
+    host_factor: HostFactorFlag = None
+
+    def load_devices(self) -> list[Hardware]:
+        """The devices, each once. Raises `InputError` where there is none."""
+        changes = hardware_changes(self.hw_set, self.host_factor)
+        return [change_hardware(device, changes) for device in devices_of(required("--gpu", self.gpu))]
 
 
 @dataclass(eq=False, repr=False)
@@ -112,18 +129,10 @@ ShardFlag = Annotated[
 
 
 @dataclass(eq=False, repr=False)
-class DevicesFlags:
-    """One device or several, and what they cost."""
+class PricedDevicesFlags(DevicesFlags):
+    """The same, and what they cost."""
 
-    gpu: GpusFlag = None
-    hw_set: HwSetFlag = None
-    host_factor: HostFactorFlag = None
     price_per_hour: PriceFlag = None
-
-    def load_devices(self) -> list[Hardware]:
-        """The devices of --gpu, each changed. Raises `InputError` where there is none."""
-        changes = hardware_changes(self.hw_set, self.host_factor)
-        return [change_hardware(device, changes) for device in devices_of(required("--gpu", self.gpu))]
 
     def prices(self) -> Prices:
         """What they cost per hour."""
@@ -144,6 +153,8 @@ class ManyFlags:
 
     model: ModelsFlag = None
     set_: SetFlag = None
+    head: HeadFlag = None
+    encoder_len: EncoderLenFlag = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
@@ -157,11 +168,11 @@ class ManyFlags:
         return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
     def model_changes(self) -> dict[str, Any]:
-        """What --set changes: one value of a key, or a list of them as in n_layer=6,12."""
+        """What --set and --head change: one value of a key, or a list of them as in n_layer=6,12."""
         given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
         return {
             key: value.split(_BETWEEN) if _BETWEEN in value else value
-            for key, value in assignments("--set", given, ",").items()
+            for key, value in model_changes(given, self.head, self.encoder_len).items()
         }
 
     def hw_changes(self) -> dict[str, Any]:

@@ -172,6 +172,8 @@ def timed_steps(flags: MeasureFlags, cases: Sequence[StepCase], path: Path | Non
 
 def _measure_steps(flags: MeasureFlags, training: MeasureStepFlags, sink: Sink) -> None:
     lines = sink.format == "jsonl"
+    if lines and sink.output is not None and sink.output.suffix.lower() == ".gz":
+        raise InputError("-o: steps are written one by one, so that the file cannot be compressed: leave out .gz")
     records = timed_steps(flags, planned_steps(flags, training), sink.output if lines else None, "measure")
     if not lines:
         sink.show(MEASURED_STEPS, records)

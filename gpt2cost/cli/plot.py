@@ -15,29 +15,23 @@ from gpt2cost.cli.flags import (
     BatchFlag,
     CacheTypeFlag,
     DeviceFlags,
-    HostFactorFlag,
     HowFlags,
-    HwSetFlag,
     ModelFlags,
     PhaseFlag,
     RunFlags,
     SettingFlags,
     choice,
     either,
-    hardware_changes,
-    required,
     takes,
 )
-from gpt2cost.cli.many import GivenSizeFlags, GpusFlag, SizeListFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, TrainFlags, refuse
-from gpt2cost.device.catalog import change_hardware, load_hardware
+from gpt2cost.cli.many import DevicesFlags, GivenSizeFlags, SizeListFlags
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, TrainFlags, refuse, refuse_changed
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes
-from gpt2cost.output import plot_data, plot_memory, plot_runs, plot_timeline
 from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.pictures import plot_data, plot_memory, plot_runs, plot_timeline
 from gpt2cost.prediction.generate import generate as predict_generate
-from gpt2cost.prediction.grid import split_list
 from gpt2cost.prediction.predict import Prediction, predict_run
 from gpt2cost.prediction.settings import LEAST, PHASES, TRAIN, check_sizes
 from gpt2cost.prediction.train import train as predict_train
@@ -153,9 +147,7 @@ def breakdown(
 def curve(
     *,
     model: ModelFlags,
-    gpu: GpusFlag = None,
-    hw_set: HwSetFlag = None,
-    host_factor: HostFactorFlag = None,
+    devices: DevicesFlags,
     swept: SweptFlags,
     phase: OnePhaseFlag = "decode",
     quantity: Annotated[str, choice("--quantity", plot_data.QUANTITIES)] = "latency",
@@ -163,11 +155,8 @@ def curve(
 ) -> None:
     """Latency or throughput over the size that is swept, of one device or several, with the range of each."""
     picture = _Picture(output)
-    loaded = model.load_model()
-    names = split_list("gpu", required("--gpu", gpu))
-    changes = hardware_changes(hw_set, host_factor)
-    devices = [change_hardware(load_hardware(name), changes) for name in dict.fromkeys(names)]
-    picture.write(plot_data.curve(loaded, devices, swept.sizes(), phase, quantity, **swept.settings()))
+    loaded, several = model.load_model(), devices.load_devices()
+    picture.write(plot_data.curve(loaded, several, swept.sizes(), phase, quantity, **swept.settings()))
 
 
 @plot.command()
@@ -206,6 +195,8 @@ def memory(
     if over == TOKENS:
         if phase == TRAIN:
             raise InputError(f"--over {TOKENS}: a training step generates none; it goes with --over {STEPS} alone")
+        if phase != PHASES[0]:
+            raise InputError(f"--phase: not with --over {TOKENS}, which takes the prompt and every later token")
         refuse(
             {"seq": sizes.seq, "cache": sizes.cache}, "not with --over tokens, which takes --prompt and --new-tokens"
         )
@@ -215,28 +206,20 @@ def memory(
             loaded, hardware, batch=sizes.or_usual()["batch"], prompt_tokens=128 if prompt is None else prompt,
             new_tokens=128 if new_tokens is None else new_tokens, **settings,
         )  # fmt: skip
-        print_warnings(generation.warnings)
         picture.write(plot_memory.memory_over_tokens(generation))
         return
     refuse(vars(text), f"goes with --over {TOKENS} alone")
     if phase == TRAIN:
-        usual = HowFlags()
-        inference = {"batch": sizes.batch, "cache": sizes.cache}
-        inference |= {
-            name: getattr(how, name) for name in ("dtype", "logits", "no_use_cache", "cache_type")
-            if getattr(how, name) != getattr(usual, name)
-        }  # fmt: skip
-        refuse(inference, NOT_OF_TRAINING)
+        refuse({"batch": sizes.batch, "cache": sizes.cache}, NOT_OF_TRAINING)
+        refuse_changed(how, NOT_OF_TRAINING, "dtype", "logits", "no_use_cache", "cache_type")
         given = {name: value for name, value in vars(step).items() if value is not None}
         training = predict_train(
             loaded, hardware, seq=sizes.seq, attn=how.attn, runtime=how.runtime, impl=how.impl, **given
         )
-        print_warnings(training.warnings)
         picture.write(plot_memory.memory_of_training(training))
         return
     own = check_sizes(**sizes.or_usual(), use_cache=not how.no_use_cache)
     prediction = predict_run(loaded, hardware, how.how(), own, phase)
-    print_warnings(prediction.warnings)
     picture.write(plot_memory.memory(prediction))
 
 
@@ -275,9 +258,7 @@ def train(
 
 
 def _predicted(run: RunFlags, phase: str) -> Prediction:
-    prediction = predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
-    print_warnings(prediction.warnings)
-    return prediction
+    return predict_run(run.load_model(), run.load_device(), run.how(), run.sizes(), phase)
 
 
 class _Picture:
@@ -288,8 +269,9 @@ class _Picture:
             given = "" if output is None else f", got {output}"
             raise InputError(f"-o is required, and ends in {', '.join(SUFFIXES)}{given}")
         check_writable(output)
-        self.path, self.drawing = output, load("gpt2cost.output.plot", "plot")
+        self.path, self.drawing = output, load("gpt2cost.output.pictures.plot", "plot")
 
-    def write(self, data: Any) -> None:
-        """Draw `data`, and write the file whole or not at all."""
+    def write(self, data: plot_data.Picture) -> None:
+        """Print the warnings of `data`, draw it, and write the file whole or not at all."""
+        print_warnings(data.warnings)
         write_bytes([self.drawing.rendered(self.drawing.draw(data), self.path.suffix.lower()[1:])], self.path)

@@ -20,8 +20,8 @@ from gpt2cost.cli.flags import (
     heed,
     takes,
 )
-from gpt2cost.cli.many import DevicesFlags, show_each
-from gpt2cost.output.kernel_rows import GROUPS
+from gpt2cost.cli.many import PricedDevicesFlags, show_each
+from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.prediction.predict import predict_run
 from gpt2cost.prediction.several import ask_each
@@ -31,7 +31,7 @@ from gpt2cost.prediction.several import ask_each
 def predict(
     *,
     model: ModelFlags,
-    devices: DevicesFlags,
+    devices: PricedDevicesFlags,
     work: WorkFlags,
     phase: PhaseFlag = "both",
     group: Annotated[str, choice("--group", GROUPS, f"A row per {either(GROUPS)}.")] = "kernel",
@@ -49,8 +49,15 @@ def predict(
     """
     check_choice("group", group, GROUPS)
     sink = out.sink()
+    if explain:
+        sink.only_in("--explain", *EXPLAINED)
+    if all_:
+        sink.only_in("--all", "table")
     loaded, chosen, how, sizes = model.load_model(), devices.load_devices(), work.how(), work.sizes()
     found = ask_each(chosen, devices.prices(), lambda device, _: predict_run(loaded, device, how, sizes, phase))
     heed(found.warnings, strict)
     show_each(sink, found, prediction_view(group, explain, all_), len(chosen))
-    exits.leave(all(bool(prediction.memory.fits) for prediction in found.results))
+    exits.leave(
+        oom=all(bool(prediction.memory.fits) for prediction in found.results),
+        positions=all(prediction.valid for prediction in found.results),
+    )

@@ -11,27 +11,15 @@ from typing import Annotated
 import typer
 
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import (
-    HostFactorFlag,
-    HwSetFlag,
-    ModelFlags,
-    StrictFlag,
-    WorkFlags,
-    choice,
-    hardware_changes,
-    heed,
-    required,
-    takes,
-)
-from gpt2cost.cli.many import GpusFlag
-from gpt2cost.device.catalog import change_hardware, load_hardware
+from gpt2cost.cli.flags import ModelFlags, StrictFlag, WorkFlags, choice, heed, takes
+from gpt2cost.cli.many import DevicesFlags
+from gpt2cost.cli.train_many import refuse_changed
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.prediction.generate import Generation, generate
-from gpt2cost.prediction.grid import split_list
 from gpt2cost.prediction.predict import predict_run
 from gpt2cost.prediction.train import Training, train
 from gpt2cost.table.config import Model
@@ -41,21 +29,6 @@ NEW_TOKENS = 128
 """That generate adds unless --new-tokens says otherwise."""
 PANEL = "With --train"
 """These flags have a part of the help to themselves."""
-
-
-@dataclass(eq=False, repr=False)
-class DevicesFlags:
-    """The device of the page, and others beside it."""
-
-    gpu: GpusFlag = None
-    hw_set: HwSetFlag = None
-    host_factor: HostFactorFlag = None
-
-    def load_devices(self) -> list[Hardware]:
-        """The devices, the page's own first. Raises `InputError` where there is none."""
-        names = split_list("gpu", required("--gpu", self.gpu))
-        changes = hardware_changes(self.hw_set, self.host_factor)
-        return [change_hardware(load_hardware(name), changes) for name in dict.fromkeys(names)]
 
 
 @dataclass(eq=False, repr=False)
@@ -96,15 +69,15 @@ def report(
     if output is None or output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"-o is required, and ends in .html{'' if output is None else f', got {output}'}")
     check_writable(output)
-    room = load("gpt2cost.output.report", "report")
+    room = load("gpt2cost.output.report.context", "report")
     loaded, (hw, *others) = model.load_model(), devices.load_devices()
     prediction = predict_run(loaded, hw, work.how(), work.sizes(), "both")
-    heed(prediction.warnings, strict)
-    made = room.Report(
-        prediction, tuple(others), _generation(loaded, hw, work, new_tokens), _training(loaded, hw, work, training),
-        _command(),
-    )  # fmt: skip
-    write_text(room.page(made), output)
+    generation, trained = _generation(loaded, hw, work, new_tokens), _training(loaded, hw, work, training)
+    warnings = list(prediction.warnings)
+    for name, run in (("generate", generation), ("train", trained)):
+        warnings += [f"{name}: {text}" for text in (run.warnings if run else ()) if text not in prediction.warnings]
+    heed(warnings, strict)
+    write_text(room.page(room.Report(prediction, tuple(others), generation, trained, _command())), output)
 
 
 def _generation(model: Model, hw: Hardware, work: WorkFlags, new_tokens: int | None) -> Generation | None:
@@ -127,6 +100,7 @@ def _generation(model: Model, hw: Hardware, work: WorkFlags, new_tokens: int | N
 def _training(model: Model, hw: Hardware, work: WorkFlags, flags: TrainPageFlags) -> Training | None:
     """The training step, where it was asked for."""
     if not flags.train:
+        refuse_changed(flags, "goes with --train alone")
         return None
     return train(
         model, hw, micro_batch=work.batch, seq=work.seq, gpus=flags.gpus, grad_accum=flags.grad_accum,

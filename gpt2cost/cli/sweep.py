@@ -134,10 +134,13 @@ def sweep(
         raise InputError(f"the grid has {end - first:,} points; --yes evaluates more than {MANY_POINTS:,}")
     planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part)
     print_warnings(planned.warnings)
-    fits: list[bool] = []
+    seen: dict[str, set[bool]] = {"fits": set(), "valid": set()}
     with _progress(planned.points, sink) as advance:
-        show_sweep(sink, planned, ordered(_counted(planned, advance, fits), sort, top))
-    exits.leave(all(fits) and (bool(fits) or not only_fitting))
+        show_sweep(sink, planned, ordered(_counted(planned, advance, seen), sort, top))
+    exits.leave(
+        oom=all(seen["fits"]) and (bool(seen["fits"]) or not only_fitting),
+        positions=all(seen["valid"]) and (bool(seen["valid"]) or not only_valid),
+    )
 
 
 def _planned(
@@ -163,9 +166,10 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
     return bar
 
 
-def _counted(sweep: Rows, advance: Callable[[int], Any], fits: list[bool]) -> Iterator[Block]:
-    """The blocks of a sweep; `advance` is told the points of each, and `fits` whether each of its rows fits."""
+def _counted(sweep: Rows, advance: Callable[[int], Any], seen: dict[str, set[bool]]) -> Iterator[Block]:
+    """The blocks of a sweep; `advance` is told the points of each, and `seen` what stands in some of its columns."""
     for block in blocks_of(sweep):
         advance(block.points)
-        fits += dict.fromkeys(block.flat("fits").tolist())
+        for name, values in seen.items():
+            values |= set(block.flat(name).tolist())
         yield block

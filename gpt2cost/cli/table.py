@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.flags import ModelFlags, OutputFlags, WorkFlags, choice, takes
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags, refuse
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags, refuse, refuse_changed
 from gpt2cost.errors import InputError
+from gpt2cost.output.field import attributes, record_of
+from gpt2cost.output.shared import HOW, SIZES
 from gpt2cost.output.table import CostTable
 from gpt2cost.output.table_text import TABLE
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
 from gpt2cost.prediction.predict import passes_of
-from gpt2cost.prediction.settings import TRAIN, check_cached, check_implementation
-from gpt2cost.prediction.train_settings import check_train_how, with_dropout
+from gpt2cost.prediction.settings import TRAIN, Sizes, check_cached, check_implementation
+from gpt2cost.prediction.train_settings import check_train_how, one_dropout, with_dropout
 from gpt2cost.prediction.train_step import train_options, train_rows
+from gpt2cost.table.config import Model
 from gpt2cost.table.narrowed import of_phase
 
 PASSES = ("pass", "prefill", "decode", TRAIN)
+USUAL = {field.name: field.default for field in dataclasses.fields(WorkFlags)}
 PHASE_HELP = (
     "pass: all that may run; prefill (on an empty cache), decode (one token on a cache), with what is never launched"
     " left out; or train: forward and backward."
@@ -47,6 +51,10 @@ def table(
     sink = out.sink()
     check_choice("phase", phase, PASSES)
     found = _trained(model, work, training) if phase == TRAIN else _passed(model, work, training, phase)
+    if model.model is None:
+        given = {name: getattr(work, name) for name in ("batch", "seq", "cache", "dtype")}
+        numbers = {name: value for name, value in given.items() if value != USUAL[name]}
+        refuse({**numbers, "set": model.set_ or None}, "goes with --model: without one the table has symbols")
     sink.show(TABLE, dataclasses.replace(found, per_launch=per_launch, free=free))
 
 
@@ -67,14 +75,20 @@ def _passed(model: ModelFlags, work: WorkFlags, training: TrainRowFlags, phase: 
         rows = of_phase(rows, phase, options)
         ((_, sizes),) = passes_of(sizes, phase, how.use_cache)
     symbols = None if model.model is None else symbol_values(loaded, how.dtype, sizes)
-    return CostTable(how.attn, how.impl or loaded.impl, {"": rows}, symbols)
+    dtype = {} if model.model is not None else {"dtype": None}
+    asked = {**_numbers(model, loaded, sizes), **record_of(attributes(*HOW, "impl"), how), **dtype}
+    return CostTable(how.attn, how.impl or loaded.impl, {"": rows}, symbols, asked)
+
+
+def _numbers(model: ModelFlags, loaded: Model, sizes: Sizes) -> dict[str, Any]:
+    """What has values where a model is named; without one the symbols stand for them."""
+    given = {"model": loaded.name, **record_of(attributes(*SIZES), sizes)}
+    return given if model.model is not None else dict.fromkeys(given)
 
 
 def _trained(model: ModelFlags, work: WorkFlags, training: TrainRowFlags) -> CostTable:
     """Of one micro-step of --batch sequences."""
-    usual = {field.name: field.default for field in dataclasses.fields(WorkFlags)}
-    of_passes = ("dtype", "cache", "logits", "cache_type", "no_use_cache")
-    refuse({name: getattr(work, name) for name in of_passes if getattr(work, name) != usual[name]}, NOT_OF_TRAINING)
+    refuse_changed(work, NOT_OF_TRAINING, "dtype", "cache", "logits", "cache_type", "no_use_cache")
     asked = {name: value for name, value in vars(training).items() if value is not None}
     dropout = asked.pop("dropout", None)
     how = check_train_how(attn=work.attn, runtime=work.runtime, impl=work.impl, **asked)
@@ -85,4 +99,6 @@ def _trained(model: ModelFlags, work: WorkFlags, training: TrainRowFlags) -> Cos
     rows = train_rows(train_options(loaded, how), how.checkpointing, how.how.runtime, how.numbers.a_bytes)
     symbols = None if model.model is None else symbol_values(loaded, how.precision, sizes)
     phases = {"forward": rows.forward, "backward": rows.backward}
-    return CostTable(how.how.attn, how.how.impl or loaded.impl, phases, symbols)
+    own = {**record_of(attributes("attn", "runtime", "impl"), how.how), "checkpointing": how.checkpointing}
+    asked_for = {**_numbers(model, loaded, sizes), "precision": how.precision, **own, "dropout": one_dropout(loaded)}
+    return CostTable(how.how.attn, how.how.impl or loaded.impl, phases, symbols, asked_for)

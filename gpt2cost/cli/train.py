@@ -21,7 +21,7 @@ from gpt2cost.cli.flags import (
     takes,
 )
 from gpt2cost.cli.train_many import TrainFlags
-from gpt2cost.output.kernel_rows import GROUPS
+from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.train import training_view
 from gpt2cost.prediction.train import train as predict_train
 from gpt2cost.prediction.train_settings import clip_norm
@@ -84,9 +84,13 @@ def train(
     """Predict a training step and the whole run: time, tokens/s, MFU, memory, communication and cost."""
     check_choice("group", group, GROUPS)
     sink = out.sink()
+    if explain:
+        sink.only_in("--explain", *EXPLAINED)
+    if all_:
+        sink.only_in("--all", "table")
     flags: dict[str, Any] = {**vars(batch), **vars(how), **vars(length)}
     flags["clip_grad_norm"] = clip_norm(how.clip_grad_norm)
     training = predict_train(model.load_model(), device.load_device(), **flags)
     heed(training.warnings, strict)
     sink.show(training_view(group, explain, all_), training)
-    exits.leave(bool(training.memory.fits))
+    exits.leave(oom=bool(training.memory.fits), positions=training.valid)

@@ -138,6 +138,12 @@ def refuse(given: Mapping[str, Any], why: str) -> None:
             raise InputError(f"--{name.replace('_', '-')}: {why}")
 
 
+def refuse_changed(flags: Any, why: str, *names: str) -> None:
+    """The same for the first of some fields of a dataclass, of all where none is named, that is not its default."""
+    usual = {field.name: field.default for field in dataclasses.fields(flags)}
+    refuse({name: getattr(flags, name) for name in names or usual if getattr(flags, name) != usual[name]}, why)
+
+
 NOT_OF_TRAINING = (
     "not of training, which takes --micro-batch, --seq and --precision, and keeps no cache: see --phase train"
 )

@@ -8,7 +8,7 @@ import typer
 
 from gpt2cost.checks import check_point
 from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
-from gpt2cost.cli.train_many import TrainRowFlags
+from gpt2cost.cli.train_many import TrainRowFlags, refuse
 from gpt2cost.output.parameters import PARAMETERS
 from gpt2cost.output.tree import tree_view
 from gpt2cost.output.tree_lines import Shown
@@ -46,9 +46,10 @@ def tree(
     With --gpu, the time on the device too. Sums are with all that is in a module; blocks are shown once.
     """
     sink = out.sink()
+    if parameters:
+        refuse({"depth": depth, "kernels": kernels, "free": free}, "not with --parameters, which shows components")
     if depth is not None:
         check_point("depth", depth, 0)
-    hardware = None if device.gpu is None and not device.hw_set else device.load_device()
-    found = model_tree.tree(model.load_model(), hardware, phase=phase, **work.work(), **vars(training))
+    found = model_tree.tree(model.load_model(), device.load_any(), phase=phase, **work.work(), **vars(training))
     heed(found.warnings, strict)
     sink.show(PARAMETERS if parameters else tree_view(Shown(depth, kernels, free)), found)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.exits import RangeExitFlags
 from gpt2cost.cli.flags import DeviceFlags, OutputFlags, takes
 from gpt2cost.cli.measure import (
     NOT_OF_STEPS,
@@ -31,7 +32,7 @@ from gpt2cost.measure.records import Measurement, read_records
 from gpt2cost.measure.score import Validation
 from gpt2cost.measure.score import validate as score
 from gpt2cost.measure.torch_trace import Trace, load_trace
-from gpt2cost.measure.trace_says import said_by
+from gpt2cost.measure.trace_says import device_of
 from gpt2cost.measure.trace_validation import validate_trace
 from gpt2cost.measure.train_records import asked_for, measured_steps
 from gpt2cost.measure.train_validation import TrainValidation, validate_steps
@@ -45,6 +46,8 @@ from gpt2cost.table.config import load_model
 
 VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
 """What is measured -> the vendor of the devices that predict it."""
+OF_A_PREDICTION = (*LEAST, "case", "dtype", "attn", "runtime", "no_use_cache")
+"""Flags that say with what a trace is compared, beside the model and the device."""
 TRACE_HELP = (
     "Measure nothing: score the kernels in this trace of torch.profiler, or of gpt2cost trace; without --model say what"
     " is in it."
@@ -63,6 +66,7 @@ def validate(
     ] = None,
     trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
     training: MeasureStepFlags,
+    exits: RangeExitFlags,
     out: OutputFlags,
 ) -> None:
     """Put predictions beside measurements of this machine: pass by pass and kernel by kernel, or training steps."""
@@ -75,17 +79,26 @@ def validate(
         raise InputError("--shard: a trace is scored as a whole")
     if from_ is not None and trace is not None:
         raise InputError("--from and --trace: expected one of them")
+    if trace is not None:
+        refuse({"fail_on": exits.fail_on}, "kernels of a trace have no ranges")
     sink = out.sink()
     if trace is not None:
         read = load_trace(trace)
         if flags.model is None:
+            refuse(
+                {name: getattr(flags, name) for name in OF_A_PREDICTION},
+                "goes with --model, to compare a trace with it",
+            )
+            on.load_any()
             sink.show(FOUND, found_in(read))
         else:
             sink.show(validation_view(kernels=True), _traced(on, read, trace, flags))
         return
     hw = on.load_device()
     if phase == TRAIN:
-        sink.show(TRAIN_VALIDATION, _validated_steps(hw, from_, flags, training))
+        steps = _validated_steps(hw, from_, flags, training)
+        sink.show(TRAIN_VALIDATION, steps)
+        exits.leave(range=all(step.inside for step in steps.steps))
         return
     if from_ is not None:
         validation = score(hw, _recorded(from_, flags, kernels))
@@ -94,6 +107,7 @@ def validate(
     if sink.format not in ("table", "json"):
         print_warnings(f"skipped {count} records: {reason}" for reason, count in validation.skipped.items())
     sink.show(validation_view(kernels), validation)
+    exits.leave(range=all(scored.inside for scored in validation.passes))
 
 
 def _measured(hw: Hardware, flags: MeasureFlags, kernels: bool) -> Iterable[Measurement]:
@@ -148,14 +162,13 @@ def _recorded(path: Path, flags: MeasureFlags, kernels: bool) -> Iterable[Measur
 
 def _traced(on: DeviceFlags, trace: Trace, path: Path, flags: MeasureFlags) -> Validation:
     """A trace, scored. Its sizes are the one given, else those that it recorded."""
-    where, said = plain(str(path)), said_by(trace)
     missing = [name for name in LEAST if getattr(flags, name) is None]
     if not flags.case and 0 < len(missing) < len(LEAST):
         raise InputError("--batch, --seq, --cache: expected all three for a trace, or none for those that it recorded")
-    if on.gpu is None and said.device:
-        device = device_called(said.device)
+    if on.gpu is None and (name := device_of(trace)):
+        device = device_called(name)
         hint = f": --gpu {device.name}" if device else ""
-        raise InputError(f"--gpu is required; {where} was recorded on {plain(said.device)}{hint}")
+        raise InputError(f"--gpu is required; {plain(str(path))} was recorded on {plain(name)}{hint}")
     hw, model = on.load_device(), load_model(flags.model)
     validation, warnings = validate_trace(
         trace, path, hw, model, flags.sizes(),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, InputWarning, echo, nearest, plain
-from gpt2cost.files import data_dir, read_text
+from gpt2cost.files import data_dir, is_folder, read_text
 from gpt2cost.schema import build, change, check_mapping
 from gpt2cost.yaml_text import read_yaml, yaml_value
 
@@ -41,7 +41,7 @@ def load_hardware(gpu: str | Path | Hardware) -> Hardware:
     if isinstance(gpu, Hardware):
         return gpu
     if isinstance(gpu, Path) or (isinstance(gpu, str) and _looks_like_a_path(gpu)):
-        return validate_file(gpu)[0]
+        return validate_file(gpu, pipes=True)[0]
     if not isinstance(gpu, str):
         raise InputError(f"hardware: expected a name or a path, got {echo(gpu)}")
     key = gpu.casefold()
@@ -53,7 +53,7 @@ def load_hardware(gpu: str | Path | Hardware) -> Hardware:
                 if key in map(str.casefold, candidate.names):
                     return candidate
     if _is_file(gpu):
-        return validate_file(gpu)[0]
+        return validate_file(gpu, pipes=True)[0]
     if key == "cpu":
         raise InputError(
             "hardware: a CPU is measured first: gpt2cost calibrate --device cpu -o my-cpu.yaml, then --gpu my-cpu.yaml"
@@ -64,14 +64,17 @@ def load_hardware(gpu: str | Path | Hardware) -> Hardware:
     )
 
 
-def validate_file(path: str | Path) -> tuple[Hardware, ...]:
-    """The device of a file and then its variants. Raises InputError that lists what is wrong with the file."""
+def validate_file(path: str | Path, pipes: bool = False) -> tuple[Hardware, ...]:
+    """The device of a file and then its variants; `pipes`: see `read_text`.
+
+    Raises InputError that lists what is wrong with the file.
+    """
     try:
         stat = Path(path).stat()
         stamp = (stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError):
         stamp = (0, 0)  # reading it says what is wrong
-    return _load_file(Path(path), stamp)
+    return _load_file(Path(path), stamp, pipes)
 
 
 def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardware:
@@ -98,7 +101,7 @@ def change_hardware(hardware: Hardware, changes: Mapping[str, object]) -> Hardwa
     if HOST_FACTOR in written:
         written[HOST_FACTOR] = float(f"{_factor(changes[HOST_FACTOR]) * hardware.host_factor:g}")
     said = (f"host x{value:g}" if path == HOST_FACTOR else f"{path}={value}" for path, value in written.items())
-    name = f"{hardware.name}[{','.join(said)}]"
+    name = f"{hardware.name}[{';'.join(said)}]"  # no comma: names stand in CSV
     changes_in_all = {**hardware.changes, **written}
     return dataclasses.replace(
         changed, name=name, aliases=(), evidence=(), changes=changes_in_all, unchanged=hardware.unchanged or hardware
@@ -147,7 +150,7 @@ def _looks_like_a_path(text: str) -> bool:
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).is_file()
+        return Path(text).exists() and not Path(text).is_dir()
     except (OSError, ValueError):  # no possible file name
         return False
 
@@ -163,14 +166,18 @@ def _unless_bad(path: Path, read: Callable[[Path], T]) -> T | None:
 
 def _folders() -> list[Path]:
     """Where names are looked up, in order; the shipped folder is last."""
-    own = os.environ.get(PATH_VARIABLE, "").split(os.pathsep)
-    return [Path(folder) for folder in own if folder] + [data_dir("hardware")]
+    own = [Path(folder) for folder in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if folder]
+    for folder in own:
+        if not is_folder(folder):
+            warnings.warn(f"{PATH_VARIABLE}: no folder {plain(str(folder))}", InputWarning, stacklevel=3)
+    return [*own, data_dir("hardware")]
 
 
 def _files(folder: Path) -> list[Path]:
-    """The YAML files of a folder; none if there is no such folder."""
+    """The YAML files of a folder, without hidden ones, as an editor's lock is; none if there is no such folder."""
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
+        named = (path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
+        return sorted(path for path in named if not path.name.startswith("."))
     except OSError:
         return []
 
@@ -197,9 +204,9 @@ def _candidates(folder: Path, key: str) -> Iterator[Path]:
 
 
 @lru_cache(maxsize=256)
-def _load_file(path: Path, stamp: tuple[int, int]) -> tuple[Hardware, ...]:
+def _load_file(path: Path, stamp: tuple[int, int], pipes: bool) -> tuple[Hardware, ...]:
     """See `validate_file`. `stamp` (time of change, size) tells a changed file from a cached one."""
-    where, tree = plain(str(path)), _read(path)
+    where, tree = plain(str(path)), _read(path, pipes)
     variants = tree.pop("variants", {})
     check_mapping(f"{where}: $.variants", variants)
     devices = [_device(tree, where, tuple(variants))]
@@ -227,8 +234,8 @@ def _provenance_of_variant(device: Hardware, changes: Mapping[Any, Any]) -> Any:
     return {**device.provenance, **borrowed, **own}
 
 
-def _read(path: Path) -> dict[Any, Any]:
-    tree = read_yaml(path)
+def _read(path: Path, pipes: bool = False) -> dict[Any, Any]:
+    tree = read_yaml(path, pipes)
     if not isinstance(tree, dict):
         raise InputError(f"{plain(str(path))}: expected a mapping with name, vendor, memory, ..., got {echo(tree)}")
     return dict(tree)

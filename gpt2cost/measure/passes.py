@@ -155,7 +155,7 @@ def _weight_bytes(name: str, dtype: str) -> int:
 
 def config_of(model: Model) -> Any:
     """The `GPT2Config` of a model, with all that changes what it costs."""
-    keys = set(fields_of(Model)) - {"bias"}
+    keys = set(fields_of(Model)) - {"bias", "head", "pad_token_id", "encoder_len"}
     last = model.vocab_size - 1
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)
 

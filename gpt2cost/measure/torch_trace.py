@@ -49,7 +49,7 @@ WRAPPERS = {
 _LEAVES = {
     "layer_norm": "native_layer_norm",
     "linear": "linear",
-    "scaled_dot_product_attention": "",
+    "scaled_dot_product_attention": ATTENTION,
     "softmax": "_softmax",
 }
 """Of those what computes where it contains no op, as on Apple's GPUs and in a predicted trace: under which name."""
@@ -66,7 +66,7 @@ _MOST_INSIDE = 20
 _NANOSECOND_US = 1e-3  # the resolution of a trace; sums of start and duration are off by less than two
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One op that took time, or one kernel of which no op is known.
 
@@ -118,10 +118,10 @@ class Trace:
     def _predicted(self) -> list[tuple[Size | None, list[Observed]]]:
         """The passes of a predicted trace, whose sizes it says; empty of a recorded one."""
         marks = [e for e in self.file.slices if e["cat"] == "user_annotation"] if self.file.prediction else []
-        starts = [1e-6 * e["ts"] for e in self.file.slices if e["cat"] in _DEVICE]
+        starts = [e["ts"] for e in self.file.slices if e["cat"] in _DEVICE]
         parts: list[tuple[Size | None, list[Observed]]] = []
         for mark in marks if starts else []:
-            begin, end = 1e-6 * mark["ts"] - min(starts), 1e-6 * end_of(mark) - min(starts)
+            begin, end = (1e-6 * (us - min(starts)) for us in (mark["ts"], end_of(mark)))
             sizes = shape_of_dims([args_of(mark).get(name) for name in SIZE_FIELDS.values()])
             known = (sizes[0], sizes[1], sizes[2]) if sizes else None
             parts.append((known, [op for op in self.observed if begin <= op.start_s < end]))
@@ -146,19 +146,19 @@ def load_trace(path: Path) -> Trace:
     """The trace at `path`. Raises `InputError` for a file that is none, or has neither ops nor kernels."""
     file = read_trace_file(path)
     tracks = _taken(file.slices)
-    ops = _from_zero(_observed(_table_op(op["name"]), (), [op], op) for taken in tracks.values() for op in taken)
+    taken = [op for ops in tracks.values() for op in ops]
+    origin_us = min((op["ts"] for op in taken), default=0.0)
+    ops = _in_order(_observed(_table_op(op["name"]), (), [op], op, origin_us) for op in taken)
     has_device = any(event["cat"] in _DEVICE for event in file.slices)
-    observed = _from_zero(_on_device(file, tracks)) if has_device else ops
+    observed = _in_order(_on_device(file, tracks)) if has_device else ops
     if not observed:
         what = "ops or kernels of torch.profiler (cat cpu_op or kernel)"
         raise InputError(f"{plain(str(path))}: traceEvents: expected {what}, found none")
     return Trace(file, ops, observed)
 
 
-def _from_zero(ops: Iterable[Observed]) -> tuple[Observed, ...]:
-    """In order, as if the first began at 0."""
-    ordered = sorted(ops, key=lambda op: op.start_s)
-    return tuple(replace(op, start_s=op.start_s - ordered[0].start_s) for op in ordered)
+def _in_order(ops: Iterable[Observed]) -> tuple[Observed, ...]:
+    return tuple(sorted(ops, key=lambda op: op.start_s))
 
 
 def pass_starts(ops: Sequence[str]) -> list[int]:
@@ -333,20 +333,24 @@ def _on_device(file: TraceFile, tracks: Mapping[Track, Sequence[Event]]) -> list
         return (track_of(launch), place) if place >= 0 and launch["ts"] <= end_of(ops[place]) else None
 
     kernels = sorted((e for e in file.slices if e["cat"] in _DEVICE), key=itemgetter("ts"))
+    origin_us = kernels[0]["ts"]
     if file.prediction is not None:
-        return [replace(_observed(str(args_of(e).get("op", "")), [e["name"]], [e], e), in_stream=True) for e in kernels]
+        named = (_observed(str(args_of(e).get("op", "")), [e["name"]], [e], e, origin_us) for e in kernels)
+        return [replace(kernel, in_stream=True) for kernel in named]
     gathered = grouped(enumerate(kernels), lambda item: launched_by(item[1]) or item[0])
     observed = []
     for launcher, items in gathered.items():
         op = None if isinstance(launcher, int) else tracks[launcher[0]][launcher[1]]
         together = [kernel for _, kernel in items]
         name = "" if op is None else _table_op(op["name"])
-        observed.append(_observed(name, [kernel["name"] for kernel in together], together, op))
+        observed.append(_observed(name, [kernel["name"] for kernel in together], together, op, origin_us))
     return observed
 
 
-def _observed(op: str, kernels: Sequence[str], slices: Sequence[Event], shaped: Event | None) -> Observed:
+def _observed(
+    op: str, kernels: Sequence[str], slices: Sequence[Event], shaped: Event | None, origin_us: float
+) -> Observed:
     """An op with the slices that are its time, and the slice that says its shapes."""
     dims, types = ((), ()) if shaped is None else (tuple(dims_of(shaped)), tuple(types_of(shaped)))
     seconds = 1e-6 * sum(piece["dur"] for piece in slices)
-    return Observed(op, tuple(kernels), seconds, 1e-6 * slices[0]["ts"], dims, types)
+    return Observed(op, tuple(kernels), seconds, 1e-6 * (slices[0]["ts"] - origin_us), dims, types)

@@ -7,6 +7,7 @@ Torch before 1.12 or so wrote other categories (`Operator`, `Runtime`, `Kernel`)
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,16 @@ OLD_CATEGORIES = {
     "Operator": "cpu_op", "Runtime": "cuda_runtime", "Kernel": "kernel", "Memcpy": "gpu_memcpy", "Memset": "gpu_memset",
 }  # fmt: skip
 """What torch before 1.12 or so called a category -> its name since."""
+
+
+_USED = frozenset({"cpu_op", "kernel", "gpu_memcpy", "gpu_memset", "user_annotation", *OLD_CATEGORIES})
+_EVENTS = re.compile(r'\A\s*\[|"traceEvents"\s*:\s*\[')
+"""Where the list of events begins: it is the whole document, or a member of an object."""
+_SPACE = re.compile(r"\s*")
+_SEPARATOR = re.compile(r"\s*(?:,\s*(?!\])|(?=\]))")
+"""What stands behind an event: a comma and another one, or the end of the list."""
+MOST_EVENTS = 2_000_000
+"""The most events of a trace that are read; one of 256 MB has about a million."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +55,54 @@ class TraceFile:
 
 
 def read_trace_file(path: Path) -> TraceFile:
-    """The trace at `path`. Raises `InputError` for a file that is none."""
+    """The trace at `path`. Raises `InputError` for a file that is none, or has too much in it."""
     where = plain(str(path))
-    text = text_of(path)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: expected JSON as torch.profiler's export_chrome_trace writes it") from None
-    head = document if isinstance(document, dict) else {"traceEvents": document}
-    events = head.get("traceEvents")
-    if not isinstance(events, list):
-        raise InputError(f"{where}: expected an object with a list 'traceEvents', as export_chrome_trace writes it")
-    found = [e for e in events if isinstance(e, dict) and e.get("ph") == "X" and isinstance(e.get("cat"), str)]
+    head, found = _parsed(text_of(path), where)
     for event in found:
         timed = is_microseconds(event.get("ts")) and is_microseconds(event.get("dur"))
         if not (timed and isinstance(event.get("name"), str)):
             raise InputError(f"{where}: traceEvents: expected a name, and ts and dur in us, of every slice (ph X)")
     slices = [{**e, "cat": OLD_CATEGORIES[e["cat"]]} if e["cat"] in OLD_CATEGORIES else e for e in found]
-    beside = {key: value for key, value in head.items() if key != "traceEvents"}
-    return TraceFile(beside, slices, any(e["cat"] in OLD_CATEGORIES for e in found))
+    return TraceFile(head, slices, any(e["cat"] in OLD_CATEGORIES for e in found))
+
+
+def _parsed(text: str, where: str) -> tuple[dict[str, Any], list[Event]]:
+    """The document without its events, and the events that are used.
+
+    One event after the other is read, because nine of ten may be calls of Python and arrows, which are not kept.
+    """
+    begins = _EVENTS.search(text)
+    slices: list[Event] = []
+    count = 0
+    decode = json.JSONDecoder().raw_decode
+    try:
+        if begins is None:
+            json.loads(text)
+            what = "an object with a list 'traceEvents', as export_chrome_trace writes it"
+            raise InputError(f"{where}: expected {what}")
+        at = _SPACE.match(text, begins.end()).end()  # type: ignore[union-attr]
+        while not text.startswith("]", at):
+            event, at = decode(text, at)
+            if isinstance(event, dict) and event.get("ph") == "X" and _is_used(event.get("cat")):
+                slices.append(event)
+            count += 1
+            if count > MOST_EVENTS:
+                raise InputError(f"{where}: traceEvents: more than {MOST_EVENTS:,} events; record fewer passes")
+            separator = _SEPARATOR.match(text, at)
+            if separator is None:
+                raise ValueError
+            at = separator.end()
+        rest = json.loads(f"{text[: begins.end()]}{text[at:]}")
+    except InputError:  # which is a ValueError
+        raise
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: expected JSON as torch.profiler's export_chrome_trace writes it") from None
+    head = rest if isinstance(rest, dict) else {}
+    return {key: value for key, value in head.items() if key != "traceEvents"}, slices
+
+
+def _is_used(category: Any) -> bool:
+    return isinstance(category, str) and (category in _USED or category.endswith(("_runtime", "_driver")))
 
 
 def is_microseconds(value: Any) -> bool:

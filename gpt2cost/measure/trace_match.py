@@ -21,6 +21,8 @@ ANCHOR = "native_layer_norm"
 
 TABLE_CELLS = 25_000_000
 """Most cells of an alignment's table, unless one pass needs more: 2 bytes each."""
+AROUND = 1000
+"""So many kernels more than a pass has may lie before its first layer norm, or behind its last."""
 KERNEL_LABELS = {
     r"flash|(?i:fmha)|attention|attn_fwd|sdpa": "attention",
     r"CatArrayBatchedCopy|fused_cat": "cat",
@@ -185,16 +187,18 @@ def _pairs(
     """(index of an observed, index of an expected kernel over all passes), both increasing.
 
     As many passes are aligned at a time as the table's size allows. Such a group begins after the last kernel that
-    was matched, and ends before the first anchor of the next group.
+    was matched, and ends before the first anchor of the next group. What is far from any anchor is no part of a pass.
     """
     if not passes:
         return []
     at_once = max(1, math.isqrt(TABLE_CELLS) // len(expected))
+    around = AROUND + len(expected)
     pairs: list[tuple[int, int]] = []
     for first in range(0, passes, at_once):
         last = min(first + at_once, passes)
         begin = pairs[-1][0] + 1 if pairs else 0
-        end = anchors[last * in_a_pass] if last < passes else len(labels)
+        end = anchors[last * in_a_pass] if last < passes else min(len(labels), anchors[-1] + around)
+        begin = max(begin, anchors[min(first * in_a_pass, len(anchors) - 1)] - around)
         common = _longest_common(labels[begin:end], list(expected) * (last - first))
         pairs += [(begin + i, first * len(expected) + j) for i, j in common]
     return pairs

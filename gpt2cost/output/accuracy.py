@@ -37,7 +37,7 @@ class MeasuredRun:
 RUN: tuple[Field[MeasuredRun], ...] = (
     attribute("model", "model"), attribute("dtype", "dtype", of="how"), attribute("attn", "attention", of="how"),
     attribute("runtime", "runtime", of="how"), attribute("use_cache", of="how"),
-    *(attribute(name, of="sizes") for name in SIZES),
+    *attributes(*SIZES, of="sizes"), *attributes("logits", "cache_type", "impl", of="how"),
 )  # fmt: skip
 """With what every row of a measured pass begins."""
 
@@ -59,7 +59,10 @@ FIGURES = (
     attribute("measured_s", "measured", "own s"), attribute("predicted_s", "predicted", "own s"),
     attribute("error", "error", "+%"),
 )  # fmt: skip
-RANGE = (attribute("low_s", "from", "own s"), attribute("high_s", "to", "own s"))
+RANGE = (
+    attribute("latency_low_s", "from", "own s", path="low_s"),
+    attribute("latency_high_s", "to", "own s", path="high_s"),
+)  # fmt: skip
 TRUST, FITTED = attribute("trust", "trust", of="range"), attribute("fitted", "fitted")
 ROOFLINE, HOST = attribute("roofline_error", "roofline", "+%"), attribute("host_factor", "host", "x", of="case")
 SCORED: tuple[Field[Scored], ...] = (
@@ -139,7 +142,8 @@ def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
         page.line(f"{word}: {meaning}")
 
 
-EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _evidence_text)
+SCORED_COLUMNS = tuple(field.key for field in SCORED)
+EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _evidence_text, columns=SCORED_COLUMNS)
 """Measured passes beside their predictions, and a summary per device."""
 
 # ---------------------------------------------------------------------------------------------- lists

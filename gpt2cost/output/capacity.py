@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from gpt2cost.output import shared
-from gpt2cost.output.field import Field, Record, attribute, record_of, within
+from gpt2cost.output.field import Field, Record, attribute, attributes, record_of, within
 from gpt2cost.output.page import NOTHING, Page
 from gpt2cost.output.record import View, envelope
 from gpt2cost.prediction.capacity import Answer, Capacity
@@ -25,14 +25,17 @@ def _memory(answer: Answer) -> MemoryUse | None:
 
 
 GOAL, PHASE, LIMIT = attribute("goal", "goal"), attribute("phase", "phase"), attribute("limited_by", "limited by")
-BATCH, NEW, CACHED, _ = SIZES = (
-    attribute("batch_size", "batch", ",", of="sizes"), attribute("seq_len", "new tokens", of="sizes"),
-    attribute("cache_len", "cached", of="sizes"), attribute("kv_len", of="sizes"),
+BATCH, NEW, CACHED, _ = OF_PHASE = (
+    attribute("batch_size", "batch", ",", of="run"), attribute("phase_seq_len", "new tokens", path="sizes.seq_len"),
+    attribute("phase_cache_len", "cached", path="sizes.cache_len"), attribute("kv_len", of="sizes"),
 )  # fmt: skip
+SIZES = (BATCH, *attributes("seq_len", "cache_len", of="run"), *OF_PHASE[1:])
+"""Those to ask for, and those of the phase."""
 LATENCY, LOW, HIGH, RATE, _ = TOTALS = within(_totals, shared.TOTALS)
 TRUST = within(_totals, shared.TRUST)
 MEMORY, CAPACITY, _ = within(_memory, shared.MEMORY)
-ANSWER: tuple[Field[Answer], ...] = (GOAL, PHASE, *SIZES, LIMIT, *TOTALS, *TRUST, MEMORY, CAPACITY)
+FITS: Field[Answer] = Field("fits", "", "", lambda answer: answer.prediction is not None)
+ANSWER: tuple[Field[Answer], ...] = (GOAL, PHASE, *SIZES, LIMIT, *TOTALS, *TRUST, MEMORY, CAPACITY, FITS)
 """The fields of an answer, after the choice's. Without a prediction there are no figures."""
 
 
@@ -53,7 +56,14 @@ COLUMNS: tuple[Field[Answer], ...] = (
 
 def _rows(capacity: Capacity) -> list[Record]:
     choice, impl = (record_of(fields, capacity.choice) for fields in (shared.CHOICE, (shared.IMPL,)))
-    return [{**choice, **record_of(ANSWER, answer), **impl} for answer in capacity.answers]
+    limit, positions = {"max_latency_s": capacity.max_latency_s}, capacity.choice.model.n_positions
+
+    def of(answer: Answer) -> Record:
+        """Where nothing fits, there is still a device that it does not fit."""
+        usable = {"capacity_bytes": round(capacity.choice.hardware.memory.usable_bytes)}
+        return {**record_of(ANSWER, answer), **usable, "valid": bool(answer.sizes.kv_len <= positions)}
+
+    return [{**choice, **limit, **of(answer), **impl} for answer in capacity.answers]
 
 
 def _document(capacity: Capacity) -> Record:

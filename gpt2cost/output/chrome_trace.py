@@ -41,7 +41,7 @@ def slice_count(pass_: Pass) -> int:
             + (host_cost(row.step, pass_.host, pass_.runtime, pass_.symbols) > 0)
             + replayed
         )
-        count += int(row.count.evaluate(pass_.symbols) * row.step.when.evaluate(pass_.symbols)) * takes
+        count += row.times(pass_.symbols) * takes
     return count
 
 
@@ -113,7 +113,7 @@ def _module_events(slices: Iterable[Slice], offset_s: float) -> Iterator[Record]
         while len(open_) > depth:
             path = ".".join(name for name, _ in open_)
             _, start_s = open_.pop()
-            if path != "transformer.h":
+            if path not in ("transformer.h", "h"):
                 args = {"module": path}
                 yield _slice(HOST, "python_function", f"nn.Module: {path}", offset_s + start_s, offset_s + end_s, args)
 

@@ -55,16 +55,15 @@ LATENCY, LOW, HIGH, RATE, BOUND = within(attrgetter("phase.totals"), shared.TOTA
 MEMORY, CAPACITY, FITS = within(attrgetter("prediction.memory"), shared.MEMORY)
 RATIO: Field[Compared] = Field("latency_ratio", "ratio", "x", lambda row: LATENCY.get(row) / row.first.totals.latency_s)
 """The latency over the first candidate's."""
-MOVED: Field[Compared] = Field("moved_bytes", "", "", lambda row: sum(cost.moved_bytes for cost in row.phase.kernels))
 VALID: Field[Compared] = Field("valid", "", "", lambda row: row.phase.kv_len <= row.prediction.model.n_positions)
 MARKS: Field[Compared] = Field(
     "", "", "", lambda row: ("" if FITS.get(row) else "does not fit ") + ("" if VALID.get(row) else "*")
 )
 FIGURES: tuple[Field[Compared], ...] = (
-    LABEL, *CHOICE, *TRUST, *attributes("phase", "batch_size", "seq_len", "cache_len", "kv_len", of="phase"),
+    LABEL, *CHOICE, *TRUST, *attributes(*shared.SIZES, of="comparison.sizes"), *shared.PASS,
     LATENCY, LOW, HIGH, *attributes("device_s", "host_s", of="phase.totals"), RATE, BOUND,
-    attribute("flops", of="phase.totals"), MOVED, attribute("launches", of="phase.totals"), MEMORY, CAPACITY, FITS,
-    VALID, RATIO,
+    *attributes("flops", "read_bytes", "write_bytes", "launches", of="phase.totals"), MEMORY, CAPACITY, FITS, VALID,
+    RATIO,
 )  # fmt: skip
 
 

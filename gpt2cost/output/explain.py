@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from textwrap import wrap
 from typing import Any
 
-from gpt2cost.output.field import Field, Record, attributes, record_of
+from gpt2cost.output.field import Field, Record
 from gpt2cost.output.launch import (
     evaluated,
     flops_text,
@@ -20,7 +20,7 @@ from gpt2cost.output.launch import (
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
 from gpt2cost.output.shapes import numbers_text, symbols_text, tensors_of
-from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
+from gpt2cost.output.shared import hardware_head, how_text, model_record, settings_of
 from gpt2cost.prediction.one_step import Step, StepExplanation
 from gpt2cost.prediction.settings import Number
 from gpt2cost.table.kernel import Kernel, Tensor
@@ -90,7 +90,7 @@ def _record(step: Step) -> Record:
 
 def _rows(result: StepExplanation) -> list[Record]:
     inputs = {"model": result.model.name, "gpu": result.hardware.name if result.hardware else None}
-    inputs |= record_of((*attributes(*SIZES),), result.sizes)
+    inputs |= settings_of(result.model, result.how, result.train, result.sizes)
     return [{**inputs, **_record(step)} for step in result.steps]
 
 
@@ -120,20 +120,11 @@ def _document(result: StepExplanation) -> Record:
         kernel = step.kernel
         own = {} if kernel is None else {"launch": _launch(step, kernel), "source_line": source_line(kernel.source)}
         steps.append({**_record(step), "runs": bool(step.launches), **_tensor_records(step), **own})
-    train = (
-        {}
-        if result.train is None
-        else {"precision": result.train.precision, "checkpointing": result.train.checkpointing}
-    )
     return {
         **envelope(result.model, result.hardware),
         "model": model_record(result.model, result.how),
         "hardware": hardware_head(result.hardware, result.how.dtype) if result.hardware else None,
-        "settings": {
-            **record_of(attributes(*SIZES), result.sizes),
-            **record_of((*attributes(*HOW), *attributes("impl")), result.how),
-            **train,
-        },
+        "settings": settings_of(result.model, result.how, result.train, result.sizes),
         "group": result.group or None,
         "symbols": dict(result.steps[0].symbols),
         "steps": steps,
@@ -162,11 +153,10 @@ def _text(page: Page, result: StepExplanation) -> None:
 
 def _how(result: StepExplanation) -> str:
     """What is run."""
-    how, sizes = result.how, result.sizes
-    dtype = how.dtype if result.train is None else result.train.precision
-    cached = "" if result.train else f" on {sizes.cache_len} cached"
-    own = f"{result.model.name}, {sizes.batch_size} x {sizes.seq_len} new tokens{cached}"
-    return f"{own}, {dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+    sizes, precision = result.sizes, result.train.precision if result.train else ""
+    tokens = "tokens" if result.train else f"new tokens on {sizes.cache_len} cached"
+    own = f"{result.model.name}, {sizes.batch_size} x {sizes.seq_len} {tokens}"
+    return f"{own}, {how_text(result.how, precision)}"
 
 
 def _prose(page: Page, text: str, indent: int = 0) -> None:

@@ -202,6 +202,8 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "intermediate_size": "Numbers per token inside the MLP: n_inner, or 4*hidden_size where the config has none.",
         "vocab_size": "Entries of the vocabulary: 50257 in GPT-2.",
         "n_positions": "Learned positions: 1024 in GPT-2.",
+        "num_labels": "Classes that a classification head tells apart (num_labels, or as many as id2label has).",
+        "encoder_len": "States of an encoder that cross-attention sees (--encoder-len).",
         "w_bytes": "Bytes per element of a weight: 2 in fp16 and bf16, 4 in fp32 and tf32.",
         "a_bytes": (
             "Bytes per element of an activation or of the KV cache. It equals w_bytes, except in mixed-precision"

@@ -19,6 +19,8 @@ from gpt2cost.table.kernel import Row
 
 GROUPS = ("kernel", "module", "layer")
 """What a row of a pass may be."""
+EXPLAINED = ("table", "json", "markdown")
+"""The formats that have room for an explanation beside the rows."""
 SUMS = ("count", "flops", "read_bytes", "write_bytes", "device_s")
 """The figures of a row that are those of its kernels, summed."""
 
@@ -105,7 +107,7 @@ def line_name(line: Sequence[KernelCost], kernels: Sequence[KernelCost]) -> str:
     first, last = line[0].row, line[-1].row
     if len(line) == 1:
         return first.path
-    if len(line) == sum(cost.row.module == first.module for cost in kernels):
+    if first.module and len(line) == sum(cost.row.module == first.module for cost in kernels):
         return f"{first.module} ({len(line)} kernels)"
     if len(line) > 2:
         return f"{last.path} ({len(line)} kernels)"

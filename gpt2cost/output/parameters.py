@@ -78,8 +78,8 @@ def _text(page: Page, tree: Tree) -> None:
     page.line(f"{tree.model.name}: {format_quantity(tree.model.parameters, '')} parameters\n")
     page.fields(components(tree), COLUMNS)
     page.line()
-    (head,) = (node for node in tree.root.walk() if node.name == "lm_head")
-    if saved := tied_elements(head.weights):
+    heads = [node for node in tree.root.walk() if node.name == "lm_head"]
+    if saved := sum(tied_elements(head.weights) for head in heads):
         page.line(f"lm_head has the weight of wte, which saves {saved:,} parameters")
     page.line("a block and its parts: parameters of one, shares of all")
 

@@ -12,7 +12,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.field import Field, Record, column
 from gpt2cost.output.kernel_rows import folded_records, kernel_records
 from gpt2cost.output.page import Page, Table, table_of
-from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, NAME
+from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, NAME, short_name
 from gpt2cost.prediction.one_pass import Pass
 from gpt2cost.prediction.predict import Totals
 from gpt2cost.units import format_quantity
@@ -25,20 +25,12 @@ BAR = 8
 """Cells of the bar of the largest share."""
 WHOLE = "the pass"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-SHORT_NAMES = {"scaled_dot_product_attention": "sdpa"}
-"""What a narrow page writes for part of a name."""
 
 READ, WRITTEN = column("read_bytes", "read", "B"), column("write_bytes", "written", "B")
 MOVED = column("moved_bytes", "", "B")
 OF_PASS = column("of_pass", "of pass", "%")
 SHARE_BAR, SOURCE = column("bar"), column("source", "source")
-SHORT_NAME: Field[Record] = dataclasses.replace(NAME, get=lambda row: _shortened(NAME.get(row)))
-
-
-def _shortened(name: str) -> str:
-    for long, short in SHORT_NAMES.items():
-        name = name.replace(long, short)
-    return name
+SHORT_NAME: Field[Record] = dataclasses.replace(NAME, get=lambda row: short_name(row["name"]))
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,8 @@ def pass_layouts(group: str, terminal: bool) -> list[tuple[Field[Record], ...]]:
     short = (COUNT, FLOPS, MOVED, DEVICE_S, OF_PASS, *bar, BOUND)
     if group == "kernel":
         others = [(*columns, *source) for source, columns in product(((SOURCE,), ()), (full, short))]
-        return [(name, *columns) for columns in (*others[:2], others[3]) for name in (NAME, SHORT_NAME)]
+        named = [(name, *columns) for columns in (*others[:2], others[3]) for name in (NAME, SHORT_NAME)]
+        return [*named, tuple(field for field in named[-1] if field is not COUNT)]
     without = tuple(field for field in full if field is not INTENSITY)
     return [(NAME, *columns) for columns in (full, without, short)]
 

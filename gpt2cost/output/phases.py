@@ -21,6 +21,7 @@ FIGURES = ("count", "flops", "read_bytes", "write_bytes", "arithmetic_intensity"
 """What is said of a module in each phase."""
 LAYOUTS: tuple[tuple[Field[Record], ...], ...] = (
     (FLOPS, MOVED, INTENSITY, DEVICE_S, OF_PASS), (FLOPS, INTENSITY, DEVICE_S, OF_PASS),
+    (INTENSITY, DEVICE_S, OF_PASS),
 )  # fmt: skip
 """The columns of a phase, the fullest layout first."""
 
@@ -39,9 +40,11 @@ def _figures(row: Record) -> Record:
 def _rows(prediction: Prediction) -> Iterator[Record]:
     """One flat row per phase and module, with every input."""
     inputs = record_of((*INPUTS, shared.IMPL), prediction)
+    memory = record_of(shared.MEMORY, prediction.memory)
     for phase in prediction.phases:
+        results = {**memory, "valid": phase.kv_len <= prediction.model.n_positions}
         for row in _modules(phase):
-            yield {**inputs, "phase": phase.phase, "module": row["name"], **_figures(row)}
+            yield {**inputs, "phase": phase.phase, "module": row["name"], **_figures(row), **results}
 
 
 def _document(prediction: Prediction) -> Record:

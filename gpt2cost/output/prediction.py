@@ -25,7 +25,7 @@ from gpt2cost.prediction.explain import Advice, Explanation, KernelExplanation, 
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.kernel import Row
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 from gpt2cost.units import format_quantity, scale_for
 
 # ---------------------------------------------------------------------------------------------- records
@@ -33,6 +33,8 @@ from gpt2cost.units import format_quantity, scale_for
 INPUTS = (*CHOICE[:2], *attributes(*SIZES, of="sizes"), *CHOICE[2:])
 """What was asked for: of a prediction, in every row."""
 PASS = attributes("phase", "seq_len", "cache_len", "kv_len")
+RUNS = (*attributes("total_bytes", "fits", of="memory"), shared.IMPL)
+"""The last fields of every row, beside whether the phase is valid: within the model's positions."""
 RESULTS = (*attributes("latency_s", "latency_low_s", "latency_high_s"), *shared.TRUST, *attributes("bound"))
 
 
@@ -43,8 +45,9 @@ def _rows(prediction: Prediction, group: str) -> Iterator[Record]:
     for phase in prediction.phases:
         own = {renamed.get(name, name): value for name, value in record_of(PASS, phase).items()}
         results = {f"pass_{name}": value for name, value in record_of(RESULTS, phase.totals).items()}
+        results |= {**record_of(RUNS[:2], prediction), "valid": phase.kv_len <= prediction.model.n_positions}
         for row in _kernels(phase, group, flat=True):
-            yield {**inputs, **own, **row, **results, **record_of((shared.IMPL,), prediction)}
+            yield {**inputs, **own, **row, **results, **record_of(RUNS[2:], prediction)}
 
 
 def _document(prediction: Prediction, group: str, explained: bool) -> Record:

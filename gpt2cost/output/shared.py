@@ -12,22 +12,29 @@ from gpt2cost.output.page import Page
 from gpt2cost.prediction.one_pass import kv_cache_bytes
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.prediction.train_settings import TrainHow, one_dropout
 from gpt2cost.prediction.trust import unchanged_name
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
+from gpt2cost.table.heads import CLASSES
 from gpt2cost.units import format_quantity
 
 MODEL: tuple[Field[Model], ...] = (
     attribute("name", "model"), *(attribute(name, name) for name in ("n_layer", "n_head", "n_embd")),
     attribute("n_inner"), attribute("vocab_size", "vocab_size"), attribute("n_positions", "n_positions"),
     *attributes("activation_function", "tie_word_embeddings", "reorder_and_upcast_attn"),
-    attribute("parameters", "parameters", ","),
+    attribute("parameters", "parameters", ","), attribute("head"),
 )  # fmt: skip
 """A model's dimensions under GPT2Config's names, and its parameters."""
 SIZES = ("batch_size", "seq_len", "cache_len")
 HOW = ("dtype", "attn", "runtime", "logits", "use_cache", "cache_type")
 CHOICE = (attribute("model", path="model.name"), attribute("gpu", path="hardware.name"), *attributes(*HOW, of="how"))
 """The fields of what has a model, a device and a way of running it: a choice, a prediction."""
+PASS = (
+    attribute("phase", of="phase"), *(attribute(f"phase_{name}", path=f"phase.{name}") for name in SIZES[1:]),
+    attribute("kv_len", of="phase"),
+)  # fmt: skip
+"""The fields of what has a phase of a run. `seq_len` and `cache_len` are the run's everywhere; a phase's are these."""
 IMPL = attribute("impl", of="how")
 """Whose code runs it: the last field of a flat row, whose older ones have their places."""
 TOTALS: tuple[Field[Any], ...] = (
@@ -48,7 +55,18 @@ SHARE, BOUND = column("share", "share", "%"), column("bound", "bound")
 MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
 INTENSITY = column("arithmetic_intensity", "FLOP/B", ".")
 
+SHORT_NAMES = {"scaled_dot_product_attention": "sdpa", "causal_mask": "mask"}
+"""What is written for part of a kernel's name where room is scarce."""
+
 # ---------------------------------------------------------------------------------------------- records and phrases
+
+
+def short_name(path: str) -> str:
+    """A kernel's name where room is scarce."""
+    name = path.removeprefix("transformer.")
+    for long, short in SHORT_NAMES.items():
+        name = name.replace(long, short)
+    return name
 
 
 def asked(sizes: Sizes, phase: str, how: How) -> Record:
@@ -72,9 +90,19 @@ def sizes_text(phase: Phase) -> str:
     return f"{phase.batch_size} x {phase.seq_len} new tokens on {phase.cache_len} cached"
 
 
-def how_text(how: How) -> str:
-    """How a pass is run."""
-    return f"{how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+def settings_of(model: Model, how: How, train: TrainHow | None, sizes: Sizes) -> Record:
+    """What was asked for of one pass, or of a training step, which has neither a cache nor a choice of logits."""
+    own, names = record_of(attributes(*SIZES), sizes), (*HOW, "impl")
+    if train is None:
+        return {**own, **record_of(attributes(*names), how)}
+    passes = record_of(attributes("attn", "runtime", "impl"), how)
+    kept = {"checkpointing": train.checkpointing, "dropout": one_dropout(model)}
+    return {**own, "precision": train.precision, **passes, **kept}
+
+
+def how_text(how: How, precision: str = "") -> str:
+    """How a pass is run, in its dtype, or of training in a precision."""
+    return f"{precision or how.dtype}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
 
 
 def code_text(how: How) -> str:
@@ -86,9 +114,9 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
     """What is run on which device, and how. It says which of the settings the config has asked for."""
     own = " and ".join(name for name in ("dtype", "attn") if getattr(model, name) == getattr(how, name))
     asked = f" ({own} of its config)" if own else ""
-    return (
-        f"{model.name} ({format_quantity(model.parameters, '')} parameters) on {hardware.name}, {how_text(how)}{asked}"
-    )
+    cls = "" if model.head == "lm" else f"{CLASSES[model.head]}, "
+    parameters = f"{cls}{format_quantity(model.parameters, '')} parameters"
+    return f"{model.name} ({parameters}) on {hardware.name}, {how_text(how)}{asked}"
 
 
 def size_text(model: Model, how: How) -> str:

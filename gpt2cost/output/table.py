@@ -15,21 +15,23 @@ from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.module_sums import ModuleSum, module_sums
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 
 
 @dataclass(frozen=True)
 class CostTable:
     """The rows of the table for one way of running a model, by phase: a pass has one, without a name.
 
-    `symbols` have values where a model is named. `per_launch`: formulas and figures are of one launch, those of modules
-    of one call, and not of all in the pass. `free`: steps that launch no kernel are shown too.
+    `asked`: what was asked for. `symbols` have values where a model is named. `per_launch`: formulas and figures are of
+    one launch, those of modules of one call, and not of all in the pass. `free`: steps that launch no kernel are shown
+    too.
     """
 
     attn: str
     impl: str
     rows: Mapping[str, tuple[Row, ...]]
     symbols: Mapping[str, int] | None
+    asked: Mapping[str, Any]
     per_launch: bool = False
     free: bool = False
 
@@ -39,7 +41,7 @@ class CostTable:
         return ((phase, row) for phase, rows in self.rows.items() for row in rows if self._is_shown(row))
 
     def _is_shown(self, row: Row) -> bool:
-        return isinstance(row.step, Kernel) or (self.free and row.step.count > 0)
+        return isinstance(row.step, Kernel) or (self.free and row.does_something)
 
     def formulas(self, row: Row) -> dict[str, Formula]:
         """FLOPs and bytes of a step, of one launch or over all."""
@@ -51,7 +53,7 @@ class CostTable:
         """How often a step runs, and the values of its formulas, where the symbols have values."""
         if self.symbols is None:
             return {}
-        count = int(row.count.evaluate(self.symbols) * row.step.when.evaluate(self.symbols))
+        count = row.times(self.symbols)
         values = {name: int(own.evaluate(self.symbols)) for name, own in self.formulas(row).items()}
         return {"count": count, **{name: value if count else 0 for name, value in values.items()}}
 
@@ -79,8 +81,9 @@ FIELDS: tuple[Field[Row], ...] = (
 
 
 def records(table: CostTable, flat: bool = True) -> list[Record]:
-    """A row per step that is shown. `flat`: its tensors are texts."""
-    return [_record(table, phase, row, flat) for phase, row in table.shown]
+    """A row per step that is shown. `flat`: with every input, and its tensors as texts."""
+    asked = table.asked if flat else {}
+    return [{**asked, **_record(table, phase, row, flat)} for phase, row in table.shown]
 
 
 def _record(table: CostTable, phase: str, row: Row, flat: bool) -> Record:
@@ -141,6 +144,7 @@ def document(table: CostTable) -> Record:
         "attn": table.attn,
         "impl": table.impl,
         "per_launch": table.per_launch,
+        "settings": dict(table.asked),
         "symbols": None if table.symbols is None else dict(table.symbols),
         "kernels": records(table, flat=False),
         "modules": modules,

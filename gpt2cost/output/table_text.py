@@ -15,7 +15,7 @@ from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.table.module_sums import ModuleSum
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 
 
 def _text(page: Page, table: CostTable) -> None:

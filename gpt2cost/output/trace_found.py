@@ -51,7 +51,7 @@ class FoundTrace:
 
 
 OP: tuple[Field[FoundOp], ...] = (
-    Field("op", "op", "", lambda op: op.op), attribute("count", "count"), attribute("measured_s", "time", "s"),
+    Field("op", "op", "", lambda op: op.op), attribute("count", "count"), attribute("measured_s", "time", "own s"),
     attribute("share", "share", "%"),
 )  # fmt: skip
 _NAME: Field[FoundOp] = Field("op", "op", "", lambda op: cut(op.op, NAME_WIDTH))
@@ -108,9 +108,8 @@ def _text(page: Page, found: FoundTrace) -> None:
     more = f" and {len(sizes) - MOST_SIZES} more sizes" if len(sizes) > MOST_SIZES else ""
     page.line(f"passes: {', '.join(sizes[:MOST_SIZES])}{more}")
     if said.device:
-        page.line(
-            f"device: {plain(said.device)}", f", here {found.gpu}" if found.gpu else ", of which there is no file"
-        )
+        here = f", here {found.gpu}" if found.gpu else ", of which there is no file"
+        page.line(f"device: {plain(said.device)}", here if said.device != found.gpu else "")
     how = [" or ".join(said.dtypes), *(f"{name} {value}" for name, value in said.settings.items() if name != "dtype")]
     if any(how):
         page.line(f"how: {', '.join(filter(None, how))}")

@@ -70,6 +70,7 @@ RESULTS: tuple[Field[Training], ...] = (
     *attributes("step_s", "step_low_s", "step_high_s", of="step"), *attributes("trust", "trust_from"),
     attribute("step_bound", path="step.bound"), *attributes("tokens_per_s", "mfu", of="step"),
     *attributes("total_bytes", "fits", of="memory"),
+    attribute("valid"),
     attribute("steps", of="run"), attribute("run_tokens", path="run.tokens"),
     attribute("run_time_s", path="run.time_s"), *attributes("gpu_hours", "cost", of="run"),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from gpt2cost.output.accuracy import FIGURES, INSIDE, RANGE, REPEAT, SUMMARY
 from gpt2cost.output.field import Field, Record, attribute, attributes, record_of, within
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
-from gpt2cost.output.validation import counted, errors_text, slowdown_line, summary_lines, varying_table
+from gpt2cost.output.validation import counted, errors_text, measured_on, slowdown_line, summary_lines, varying_table
 from gpt2cost.prediction.train_settings import one_dropout
 
 CASE: tuple[Field[StepCase], ...] = (
@@ -73,7 +73,8 @@ STEP = (*within(attrgetter("case"), CASE), *MEASURED_STEP, PEAK)
 
 
 def _step_rows(records: Iterable[Measurement]) -> list[Record]:
-    return [record_of(STEP, step) for step in measured_steps(records)]
+    records = list(records)
+    return [{**measured_on(records), **record_of(STEP, step)} for step in measured_steps(records)]
 
 
 def _measured_document(records: Sequence[Measurement]) -> Record:

@@ -11,10 +11,9 @@ from gpt2cost.output.formats import sections
 from gpt2cost.output.page import NOTHING, Page, short_number
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.output.shapes import numbers_text, shape_numbers, symbols_text
-from gpt2cost.output.shared import HOW, SIZES, code_text, hardware_head, model_record
+from gpt2cost.output.shared import hardware_head, how_text, model_record, settings_of
 from gpt2cost.output.tree_lines import MODULES, Line, Shown, lines
 from gpt2cost.prediction.model_tree import PassTree, Tree
-from gpt2cost.prediction.train_settings import one_dropout
 from gpt2cost.prediction.tree import Weight
 from gpt2cost.units import format_quantity
 
@@ -93,13 +92,7 @@ FLAT = (*_HEAD, WEIGHTS, Field("output_shape", "", "", _output_text), _SYMBOLS, 
 
 
 def _settings(tree: Tree) -> Record:
-    """What was asked for, beside model and device."""
-    sizes, how = record_of(attributes(*SIZES), tree.passes[0].sizes), record_of(attributes(*HOW, "impl"), tree.how)
-    if tree.train is None:
-        return {**sizes, **how}
-    own = {name: how[name] for name in ("attn", "runtime", "impl")}
-    checkpointing, dropout = tree.train.checkpointing, one_dropout(tree.model)
-    return {**sizes, "precision": tree.train.precision, **own, "checkpointing": checkpointing, "dropout": dropout}
+    return settings_of(tree.model, tree.how, tree.train, tree.passes[0].sizes)
 
 
 def _nodes(tree: Tree, shown: Shown, fields: tuple[Field[Line], ...]) -> list[Record]:
@@ -154,10 +147,9 @@ def _text(page: Page, tree: Tree, shown: Shown) -> None:
 
 def heading(tree: Tree) -> str:
     """The model, the device if there is one, and how it is run."""
-    how, device = tree.how, "" if tree.hardware is None else f" on {tree.hardware.name}"
-    numbers = how.dtype if tree.train is None else tree.train.precision
+    device = "" if tree.hardware is None else f" on {tree.hardware.name}"
     name = f"{tree.model.name} ({format_quantity(tree.model.parameters, '')} parameters)"
-    return f"{name}{device}, {numbers}, {how.attn} attention, {how.runtime} runtime{code_text(how)}"
+    return f"{name}{device}, {how_text(tree.how, tree.train.precision if tree.train else '')}"
 
 
 def _totals(own: PassTree) -> str:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ from gpt2cost.output.accuracy import (
     RANGE,
     REPEAT,
     RUN,
+    SCORED_COLUMNS,
     SIZE,
     SUMMARY,
     TRUST,
@@ -37,6 +39,8 @@ T = TypeVar("T")
 
 NAME_WIDTH = 40
 """Longest name of a kernel that is no row of the table, in characters."""
+MOST_UNMAPPED = 20
+"""How many ops or kernels that the table lacks the text names."""
 NO_CACHE: Field[MeasuredRun] = Field("use_cache", "KV cache", "", lambda run: "" if run.how.use_cache else "no cache")
 CHOICES: tuple[Field[MeasuredRun], ...] = (*RUN[:4], NO_CACHE)
 """What a heading or a column says of a run, beside its size."""
@@ -84,12 +88,22 @@ def _ops(record: Measurement) -> list[Record]:
     return sorted((dict(zip(OP, row, strict=True)) for row in rows), key=lambda op: -op["measured_s"])
 
 
+def measured_on(records: Iterable[Measurement]) -> Record:
+    """The name of the device that was measured, as the driver or the processor gives it: the first cell of a row."""
+    known = machine(records)
+    return {"gpu": known.get("gpu") or known.get("cpu_model") or known.get("device")}
+
+
 def _pass_records(records: Iterable[Measurement]) -> list[Record]:
-    return [record_of(PASS, measured) for measured in _measured(records, "pass")]
+    records = list(records)
+    return [{**measured_on(records), **record_of(PASS, measured)} for measured in _measured(records, "pass")]
 
 
 def _op_records(records: Iterable[Measurement]) -> list[Record]:
-    return [{**record_of(RUN, run), **op} for run, record in _measured(records, "profile") for op in _ops(record)]
+    records = list(records)
+    on = measured_on(records)
+    profiles = _measured(records, "profile")
+    return [{**on, **record_of(RUN, run), **op} for run, record in profiles for op in _ops(record)]
 
 
 def _measured_document(records: Sequence[Measurement]) -> Record:
@@ -110,9 +124,11 @@ def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
         page.fields(ops, OP_TEXT)
 
 
-MEASURED: View[Sequence[Measurement]] = View(_pass_records, _measured_document, _measured_text)
+MEASURED: View[Sequence[Measurement]] = View(
+    _pass_records, _measured_document, _measured_text, columns=("gpu", *(field.key for field in PASS))
+)
 """What `measure` recorded: the machine, passes, profiles. A row per pass."""
-MEASURED_OPS = replace(MEASURED, rows=_op_records)
+MEASURED_OPS = replace(MEASURED, rows=_op_records, columns=("gpu", *(field.key for field in RUN), *OP))
 """The same with a row per op of the profiled passes."""
 
 # ---------------------------------------------------------------------------------------------- scored
@@ -219,8 +235,11 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
     if kernels:
         page.line()
         page.fields(profile.kernels, (name, *figures))
-    for left, seconds in profile.unmapped.items():
+    for left, seconds in islice(profile.unmapped.items(), MOST_UNMAPPED):
         page.line(f"unmapped: {cut(left, NAME_WIDTH)}, {format_quantity(seconds, 's')} per pass")
+    if len(profile.unmapped) > MOST_UNMAPPED:
+        rest_s = sum(islice(profile.unmapped.values(), MOST_UNMAPPED, None))
+        page.line(f"unmapped: {len(profile.unmapped) - MOST_UNMAPPED} more, {format_quantity(rest_s, 's')} per pass")
     for kernel in profile.kernels:
         if kernel.name in profile.missing:
             page.line(f"missing: {kernel.name}, {kernel.count:.3g} of {kernel.expected} launches seen")
@@ -266,6 +285,7 @@ def validation_view(kernels: bool = False) -> View[Validation]:
         document=_document,
         text=partial(_text, kernels=kernels),
         summary=_validation_summary,
+        columns=("gpu", *(field.key for field in RUN), *(field.key for field in KERNEL)) if kernels else SCORED_COLUMNS,
     )
 
 

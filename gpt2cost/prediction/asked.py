@@ -23,7 +23,7 @@ from gpt2cost.prediction.settings import (
     check_implementation,
     check_single_sizes,
 )
-from gpt2cost.prediction.train_settings import TrainHow, check_train_how, check_training, with_dropout
+from gpt2cost.prediction.train_settings import TrainHow, check_train_how, check_training, check_trains, with_dropout
 from gpt2cost.table.config import Model, load_model
 
 USUAL = {"dtype": None, "cache": 0, "logits": "all", "use_cache": True, "cache_type": "dynamic"}
@@ -79,6 +79,7 @@ def _of_pass(model: Model, hardware: Hardware | None, how: How, sizes: Sizes, ph
 
 def _of_step(model: Model, hardware: Hardware | None, train: TrainHow, sizes: Sizes) -> Asked:
     train = train.on(model)
+    check_trains(model)
     if hardware is None:
         check_implementation(train.how)
     else:

@@ -32,7 +32,7 @@ class Answer:
     """The sizes of one phase that reach a goal, the prediction at them, and what stops them from growing.
 
     `goal` is `largest batch`, `largest context` or `best throughput`. Where not even the smallest size will do, the
-    size that was looked for is 0 and `prediction` None.
+    size that was looked for is 0 and `prediction` None. `run`: the sizes to ask for, of which the phase's are made.
     """
 
     goal: str
@@ -40,6 +40,7 @@ class Answer:
     sizes: Sizes
     limited_by: str
     prediction: Prediction | None
+    run: Sizes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,8 +159,11 @@ class _Search:
     def _answer(self, goal: str, axis: str, size: int, limit: str) -> Answer:
         if size:
             prediction = self._run(axis, size)
-            return Answer(goal, prediction.phases[0].phase, prediction.phases[0].sizes, limit, prediction)
+            return Answer(
+                goal, prediction.phases[0].phase, prediction.phases[0].sizes, limit, prediction, prediction.sizes
+            )
         ((_, sizes),) = passes_of(self.sizes, self.phase, self.choice.how.use_cache)
         cached = self.phase == "decode" and self.choice.how.use_cache
         grown = axis if axis == "batch_size" else "cache_len" if cached else "seq_len"
-        return Answer(goal, self.phase, replace(sizes, **{grown: 0}), limit, None)
+        run = replace(self.sizes, **{axis: 0})
+        return Answer(goal, self.phase, replace(sizes, **{grown: 0}), limit, None, run)

@@ -32,7 +32,7 @@ def evidence_model(hw: Hardware, row: Evidence) -> Model:
 
 def evidence_name(row: Evidence) -> str:
     """What was measured in short: the model, or `gpt2[n_head=8] block`, and the clock where that was no pass's."""
-    changes = f"[{','.join(f'{key}={value}' for key, value in row.config.items())}]" if row.config else ""
+    changes = f"[{';'.join(f'{key}={value}' for key, value in row.config.items())}]" if row.config else ""
     part = "" if row.part == "model" else f" {row.part}"
     clock = {"pass": "", "kernels": " (kernels)", "turn": " (generate)"}[row.timed]
     return f"{row.model}{changes}{part}{clock}"

@@ -130,7 +130,7 @@ def _software(prediction: Prediction, phase: Phase) -> Iterator[tuple[str, _Run]
     attns: dict[str, tuple[str, ...]] = {"eager": ("sdpa", "flash_attention_2"), "sdpa": ("flash_attention_2",)}
     hows += [(f"attn {name}", replace(how, attn=name)) for name in attns.get(how.attn, ("sdpa",))]
     hows += [(f"dtype {name}", replace(how, dtype=name)) for name in narrower if name in peaks]
-    if how.logits == "all" and phase.seq_len > 1:
+    if how.logits == "all" and own.model.head == "lm" and phase.seq_len > 1:
         hows.append(("logits last", replace(how, logits="last")))
     if how.use_cache and how.cache_type == "dynamic":
         hows.append(("cache_type static", replace(how, cache_type="static")))
@@ -196,7 +196,7 @@ def _promising(own: _Run, prediction: Prediction, phase: Phase) -> Iterator[tupl
     hows = [(f"runtime {runtime}", replace(how, runtime=runtime))] if runtime else []
     if how.attn == "eager":
         hows.append(("attn sdpa", replace(how, attn="sdpa")))
-    if how.logits == "all" and phase.seq_len > 1 and take("lm_head"):
+    if how.logits == "all" and own.model.head == "lm" and phase.seq_len > 1 and take("lm_head"):
         hows.append(("logits last", replace(how, logits="last")))
     if how.use_cache and how.cache_type == "dynamic" and take("cat_key", "cat_value"):
         hows.append(("cache_type static", replace(how, cache_type="static")))

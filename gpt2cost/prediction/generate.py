@@ -19,7 +19,7 @@ from gpt2cost.checks import check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.settings import How, check_device, check_how, does_not_fit, unused_changes
+from gpt2cost.prediction.settings import How, check_device, check_how, check_writes, does_not_fit, unused_changes
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
@@ -178,6 +178,7 @@ def check_generate(
     sizes = check_point("batch", batch, 1), check_point("prompt_tokens", prompt_tokens, 1)
     tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
     draws, masked = check_flag("sample", sample), check_flag("padded", padded)
+    check_writes(model)
     how = check_how(dtype, attn, runtime, "last", use_cache, cache_type, impl).on(model)
     return GenerateSettings(*sizes, tokens, how, draws, masked)
 

@@ -21,6 +21,7 @@ from gpt2cost.checks import MAX_SIZE, check_choice, check_flag
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.prediction.settings import LEAST, check_phase
+from gpt2cost.schema import check_mapping
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES, Impl
 from gpt2cost.yaml_text import read_yaml
 
@@ -110,7 +111,7 @@ def make_grid(**axes: Any) -> Grid:
 
 def read_study(path: Path, axes: Collection[str] = DEFAULTS) -> dict[str, Any]:
     """What a YAML file says: `axes`, named as the flags, and `WHAT_IFS`. Raises `InputError` for any other key."""
-    tree, where = read_yaml(path), plain(str(path))
+    tree, where = read_yaml(path, pipes=True), plain(str(path))
     if not isinstance(tree, Mapping):
         raise InputError(f"{where}: expected a mapping with model, gpu, batch, ..., got {echo(tree)}")
     study: dict[str, Any] = {}
@@ -124,12 +125,19 @@ def read_study(path: Path, axes: Collection[str] = DEFAULTS) -> dict[str, Any]:
             raise InputError(f"{where}: $.{key}: given twice, under two names")
         if value is None:
             raise InputError(f"{where}: $.{key}: expected a value or a list, got nothing")
-        if name in WHAT_IFS and not isinstance(value, dict):
-            raise InputError(
-                f"{where}: $.{key}: expected a mapping from what to change to its value, got {echo(value)}"
-            )
+        if name in WHAT_IFS:
+            check_mapping(f"{where}: $.{key}", value)
+        if name in ("model", "gpu"):
+            _check_names(f"{where}: $.{key}", value)
         study[name] = value
     return study
+
+
+def _check_names(where: str, value: object) -> None:
+    """Raise `InputError` for a number where a name is wanted: rtx4090 is also known as 4090."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, int | float):
+            raise InputError(f'{where}: expected a name, and {echo(item)} is none in YAML: write "{item}" in quotes')
 
 
 # ---------------------------------------------------------------------------------------------- axes

@@ -84,8 +84,8 @@ class Pass:
 
     @property
     def device_s(self) -> Number:
-        """Busy seconds of the device."""
-        return total(kernel.device_s for kernel in self.kernels)
+        """Busy seconds of the device: added one by one, so that a point of a grid is the same to the last digit."""
+        return sum(kernel.device_s for kernel in self.kernels)
 
     def latency_at(self, device: float, host: Number) -> Number:
         """The pass's latency if the device took `device` times as long for every kernel, and the host `host` times."""
@@ -159,6 +159,9 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         cache_type=how.cache_type,  # type: ignore[arg-type]
         impl=how.impl or model.impl,
         bias=model.bias,
+        head=model.head,
+        encoder=model.encoder_len > 0,
+        has_pad_token=model.pad_token_id is not None,
     )
 
 
@@ -224,6 +227,11 @@ def _kernel_cost(
 def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> Number:
     """Keys and values of all layers."""
     return 2 * model.n_layer * model.n_embd * ELEMENT_BYTES[dtype] * batch_size * kv_len
+
+
+def cross_cache_bytes(model: Model, dtype: str, batch_size: Size) -> Number:
+    """Keys and values of the encoder's states, which a cache keeps in all layers."""
+    return kv_cache_bytes(model, dtype, batch_size, model.encoder_len)
 
 
 def buffers_bytes(model: Model, how: How, values: Mapping[str, Number]) -> Number:

@@ -18,18 +18,20 @@ from gpt2cost.errors import InputError, echo, nearest
 from gpt2cost.prediction.asked import Asked, asked_for
 from gpt2cost.prediction.explain import KernelExplanation, explained
 from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, table_options, table_rows
-from gpt2cost.prediction.settings import TRAIN, How, Number, Sizes, check_implementation
+from gpt2cost.prediction.settings import TRAIN, How, Number, Sizes, check_implementation, check_writes
 from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import rows_of_step, step_work, train_options
 from gpt2cost.result import Result
 from gpt2cost.table import generate_loop, nanogpt
 from gpt2cost.table.config import Model
-from gpt2cost.table.kernel import Free, Kernel, Row
+from gpt2cost.table.kernel import Free, Kernel, Row, inside_out
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
-from gpt2cost.table.why import Why, why
+from gpt2cost.table.why.reasons import Why, why
 
 GENERATE = "generate"
 STEP_PHASES = ("prefill", "decode", GENERATE, TRAIN)
+_LAYER = re.compile(r"(?<=\bh)\.(\d+)(?=\.|$)")
+"""The number of a block in a path."""
 MANY = 3
 """A name that stands for more steps than these stands for a group, as that of a module does."""
 
@@ -96,11 +98,10 @@ class _Part:
     pass_: Pass | None = None
 
     def step(self, row: Row, hardware: Hardware | None, how: How) -> Step:
-        launches = int(row.count.evaluate(self.symbols) * row.step.when.evaluate(self.symbols))
         costs = () if self.pass_ is None else self.pass_.kernels
         cost = next((cost for cost in costs if cost.row.index == row.index), None)
         time = None if cost is None or hardware is None else _time(self, cost, hardware, how)
-        return Step(self.phase, row, self.symbols, launches, why(row), time)
+        return Step(self.phase, row, self.symbols, row.times(self.symbols), why(row), time)
 
 
 def _time(part: _Part, cost: KernelCost, hardware: Hardware, how: How) -> StepTime:
@@ -147,7 +148,13 @@ def explain_step(
         attn=attn, runtime=runtime, logits="last" if phase == GENERATE else logits, use_cache=use_cache,
         cache_type=cache_type, impl=impl, precision=precision, checkpointing=checkpointing, dropout=dropout,
     )  # fmt: skip
+    layer = _LAYER.search(step)
+    if layer and int(layer[1]) >= asked.model.n_layer:
+        last = asked.model.n_layer - 1
+        raise InputError(f"step: {asked.model.name} has the layers h.0 to h.{last}, got {echo(layer[0][1:])}")
     train, hardware = asked.train, asked.hardware
+    if phase == GENERATE:
+        check_writes(asked.model)
     if train is not None:
         parts = list(_of_training(asked, train))
         hardware = None if hardware is None else hardware.under_load
@@ -206,17 +213,21 @@ def _ends(path: str, asked: str) -> bool:
 
 
 def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, Row]]]:
-    """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`."""
-    name = re.sub(r"\.\d+(?=\.|$)", "", asked)
-    rows = [(part, row) for part in parts for row in part.rows if _is_step(row)]
+    """The path of the group that a name stands for, and the rows. A layer's number is left out: `h.0.attn`.
+
+    What is called so as a whole comes before what only ends so: `generate` is the module, not a step in it.
+    """
+    name = _LAYER.sub("", asked)
+    rows = [(part, row) for part in parts for row in part.rows if row.does_something]
     alone = [(part, row) for part, row in rows if _ends(_path(row), name) and _path(row) == row.path]
-    if alone:
+    modules = {module for _, row in rows for module in inside_out(row.module)} - {row.path for _, row in rows}
+    if alone and name not in modules:
         different = {(part.phase, row.path, row.step.op): (part, row) for part, row in alone}
         return "" if len(different) <= MANY else name, list(different.values())
     merged = [(part, row) for part, row in rows if any(_ends(own.path, name) for own in _parts(row))]
     if merged:  # a compiler has put it into another kernel
         return "", merged[:MANY]
-    inside = [(part, row) for part, row in rows if any(_ends(path, name) for path in _modules(row.path))]
+    inside = [(part, row) for part, row in rows if any(_ends(path, name) for path in inside_out(row.path))]
     return ("" if len(inside) == 1 else name), inside
 
 
@@ -225,28 +236,16 @@ def _parts(row: Row) -> tuple[Row, ...]:
     return row.step.parts if isinstance(row.step, Kernel) else ()
 
 
-def _is_step(row: Row) -> bool:
-    """Whether anything is done in a row: some only say what a variable keeps alive."""
-    return isinstance(row.step, Kernel) or row.step.count > 0
-
-
-def _modules(path: str) -> Iterator[str]:
-    """A path, and those of what it is in."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-
-
 def _unknown(asked: str, parts: Sequence[_Part], elsewhere: str) -> str:
     """The message about a name that nothing has."""
     paths = {_path(row).removeprefix("transformer.") for part in parts for row in part.rows}
     paths |= {
-        module.removeprefix("transformer.") for part in parts for row in part.rows for module in _modules(row.module)
+        module.removeprefix("transformer.") for part in parts for row in part.rows for module in inside_out(row.module)
     }
     last = {path.rpartition(".")[2]: path for path in sorted(paths)}
     hint = elsewhere or nearest(asked, paths) or nearest(asked.rpartition(".")[2], last)
-    if not hint and asked:
-        hint = ", ".join(sorted(path for path in paths if asked in path)[:MANY])
+    if not hint and len(asked) > 1 and (inside := sorted(path for path in paths if asked in path)):
+        hint = f"did you mean {', '.join(map(repr, inside[:MANY]))}?"
     return f"step: nothing in this pass is called {echo(asked)}" + (
         f": {hint}" if hint else "; gpt2cost table lists all"
     )

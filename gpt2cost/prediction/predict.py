@@ -7,6 +7,7 @@ bytes are exact Python integers; on a grid they are float64.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from gpt2cost.prediction.one_pass import (
     as_python,
     bound_of_pass,
     buffers_bytes,
+    cross_cache_bytes,
     host_sets_pace,
     kv_cache_bytes,
     run_pass,
@@ -43,12 +45,16 @@ from gpt2cost.prediction.settings import (
     check_sizes,
     does_not_fit,
     is_decode,
+    one_at_a_time,
     unused_changes,
 )
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 from gpt2cost.table.liveness import peak_bytes
+
+MOST_POINTS = 100_000
+"""The most points of a grid in arrays: about half a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +191,11 @@ class Prediction(Result):
         """The single-token step; None where it was not asked for."""
         return self._phase("decode")
 
+    @property
+    def valid(self) -> bool:
+        """Whether all phases are within the model's positions."""
+        return all(np.all(phase.kv_len <= self.model.n_positions) for phase in self.phases)
+
     def _phase(self, name: str) -> Phase | None:
         return next((phase for phase in self.phases if phase.phase == name), None)
 
@@ -218,6 +229,12 @@ def predict(
     """
     how = check_how(dtype, attn, runtime, logits, use_cache, cache_type, impl)
     sizes = check_sizes(batch, seq, cache, how.use_cache)
+    points = math.prod(np.broadcast_shapes(*map(np.shape, dataclasses.astuple(sizes))))
+    if points > MOST_POINTS:
+        raise InputError(
+            f"batch, seq, cache: {points:,} points, of each of which all kernels' figures would be held in memory, for"
+            f" which {MOST_POINTS:,} are the most; use sweep, which takes any number"
+        )
     return predict_run(load_model(model), load_hardware(gpu), how, sizes, phase)
 
 
@@ -312,6 +329,7 @@ def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> 
     live: Number = 0
     for phase in phases:
         own_cache = kv_cache_bytes(model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
+        own_cache = own_cache + cross_cache_bytes(model, how.dtype, phase.batch_size) * how.use_cache
         fuller = own_cache + phase.activations_bytes > cache + live
         cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
     whole, capacity = weights + cache + live, round(hw.memory.usable_bytes)
@@ -327,6 +345,9 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
 def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
     yield from unused_changes(model)
+    if model.add_cross_attention and not model.encoder_len:
+        yield "add_cross_attention: predicted without an encoder's states; --encoder-len says how many are passed"
+    yield from one_at_a_time(model, phases[0].batch_size)
     for phase in phases:
         yield from beyond_positions(model, f"{phase.phase}: kv_len", phase.kv_len)
     if not np.all(memory.fits):

@@ -14,6 +14,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError, echo
 from gpt2cost.table.config import PDROPS, Model, check_impl
+from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
@@ -103,6 +104,8 @@ class How:
         """
         impl = self.impl or model.impl
         check_impl(impl, model)
+        if self.logits == "last" and model.head != "lm":
+            raise InputError(f"logits: last goes with head lm, and the head of {model.name} is {model.head}")
         use_cache = self.use_cache and model.use_cache and impl == "hf"
         dtype, attn = self.dtype or model.dtype or "fp16", self.attn or model.attn or "sdpa"
         return replace(self, dtype=dtype, attn=attn, impl=impl, use_cache=use_cache)
@@ -175,8 +178,29 @@ def beyond_positions(model: Model, what: str, longest: Number) -> tuple[str, ...
     return (f"{what} {tokens} {why}",)
 
 
+def one_at_a_time(model: Model, batch_size: Number) -> Iterator[str]:
+    """A warning of a batch that GPT2ForSequenceClassification refuses."""
+    if model.head == "sequence-classification" and model.pad_token_id is None and np.any(np.asarray(batch_size) > 1):
+        yield (
+            f"batch: {CLASSES[model.head]} takes one sequence alone where the config has no pad_token_id: the real"
+            " model cannot run more"
+        )
+
+
+def check_writes(model: Model) -> None:
+    """Raise `InputError` where a model writes no text, or its text is not modelled."""
+    if model.encoder_len:
+        raise InputError("encoder_len: generate is modelled without an encoder; predict has both of its passes")
+    if model.head != "lm":
+        raise InputError(
+            f"head: {CLASSES[model.head]}, as {model.name} is, does not generate as modelled; --head lm does"
+        )
+
+
 def check_cached(model: Model, how: How, sizes: Sizes) -> None:
-    """Raise `InputError` where tokens are cached and the model, as it is run, has no KV cache."""
+    """Raise `InputError` where tokens are cached and the model, as it is run, has no KV cache, or none of the type."""
+    if model.encoder_len and how.cache_type == "static":
+        raise InputError("cache_type: static is not modelled with an encoder's states; dynamic is")
     if how.use_cache or not np.any(np.asarray(sizes.cache_len) != 0):
         return
     if how.impl == "nanogpt":

@@ -138,6 +138,11 @@ class Training(Result):
     def grid_shape(self) -> tuple[int, ...]:
         return self.batch.shape
 
+    @property
+    def valid(self) -> bool:
+        """Whether a sequence is within the model's positions."""
+        return bool(np.all(self.batch.seq_len <= self.model.n_positions))
+
     @cached_property
     def phases(self) -> tuple[TrainPhase, ...]:
         """Forward, backward, clip and optimizer, in order; accumulate, where there are several micro-steps."""

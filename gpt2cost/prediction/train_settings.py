@@ -14,6 +14,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import How, Sizes, check_device
 from gpt2cost.table.config import PDROPS, Model
+from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS, Checkpointing
 from gpt2cost.units import EXPECTED_COUNT, parse_count
@@ -179,8 +180,19 @@ def one_dropout(model: Model) -> float | None:
     return every.pop() if len(every) == 1 else None
 
 
+def check_trains(model: Model) -> None:
+    """Raise `InputError` where the loss is not a language model's, or there is an encoder."""
+    if model.add_cross_attention:
+        raise InputError(f"add_cross_attention: training is modelled without it, and {model.name} has it")
+    if model.head != "lm":
+        raise InputError(
+            f"head: training is modelled with lm's loss, and {model.name} is a {CLASSES[model.head]}; --head lm"
+        )
+
+
 def check_training(hardware: Hardware, train: TrainHow, model: Model) -> None:
-    """Raise `InputError` where the device cannot run the precision, or the attention implementation."""
+    """Raise `InputError` where the device cannot run the precision or the attention, or the head's loss is another."""
+    check_trains(model)
     peaks = hardware.compute.peak_flop_per_s
     if train.numbers.dtype not in peaks:
         names = ", ".join(name for name, numbers in PRECISIONS.items() if numbers.dtype in peaks)

@@ -20,7 +20,7 @@ from gpt2cost.table.config import Model
 from gpt2cost.table.derivatives import EMBEDDINGS
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Kernel, Module, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Module, Row, Tensor, inside_out
 from gpt2cost.table.symbols import D
 
 CONTAINERS = ("ModuleList", "ModuleDict")
@@ -130,17 +130,12 @@ Child: TypeAlias = Node | Row
 
 def figures_of(row: Row, values: Mapping[str, Number], launch_s: Number | None = None) -> Figures:
     """All launches of a row at the values of the symbols. `launch_s`: device seconds of one launch."""
-    count, kernel = times(row, values), row.step
+    count, kernel = row.times(values), row.step
     device_s = None if launch_s is None else float(count * launch_s)
     if not isinstance(kernel, Kernel):
         return Figures(0, 0, 0, 0, device_s)
     flops, reads, writes = (count * int(c.evaluate(values)) for c in (kernel.flops, kernel.reads, kernel.writes))
     return Figures(count, flops, reads, writes, device_s)
-
-
-def times(row: Row, values: Mapping[str, Number]) -> int:
-    """How often a step runs."""
-    return int(row.count.evaluate(values) * row.step.when.evaluate(values))
 
 
 # ---------------------------------------------------------------------------------------------- trees
@@ -205,8 +200,8 @@ class _Builder:
         for row in launched.rows:
             path = self.place(row)
             self.own.setdefault(path, []).append(row)
-            for number in range(path.count(".") + 1):
-                self.first.setdefault(path.rsplit(".", number)[0], row.index)
+            for module in inside_out(path):
+                self.first.setdefault(module, row.index)
 
     def place(self, row: Row) -> str:
         """The path of the module that a row belongs to. What does not come once in each block is the ModuleList's."""
@@ -231,7 +226,7 @@ class _Builder:
 
     def summed(self, module: Module, path: str, copies: int, parts: Sequence[tuple[float, Node]]) -> Node:
         """A module with those in it, each with the index of the step that it comes before."""
-        rows = [row for row in self.own.get(path, ()) if _is_step(row) and times(row, self.values)]
+        rows = [row for row in self.own.get(path, ()) if row.does_something and row.times(self.values)]
         children: list[tuple[float, Child]] = [*parts, *((row.index, row) for row in rows)]
         children.sort(key=lambda placed: placed[0])
         costs = {row.index: self.figures(row) for row in rows}
@@ -258,11 +253,6 @@ class _Builder:
     def figures(self, row: Row) -> Figures:
         seconds = self.launched.launch_s
         return figures_of(row, self.values, None if seconds is None else seconds[row.index])
-
-
-def _is_step(row: Row) -> bool:
-    """Whether anything is done in a row: some only say what a variable keeps alive."""
-    return isinstance(row.step, Kernel) or row.step.count > 0
 
 
 def _repeated(module: Module, path: str) -> Iterator[tuple[str, Formula]]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpt2cost.table.autograd import node_of, weight_gradients
-from gpt2cost.table.kernel import Kernel, Row, Tensor, numbered, pointwise
+from gpt2cost.table.builders import pointwise
+from gpt2cost.table.kernel import Kernel, Row, Tensor, numbered
 from gpt2cost.table.training import TrainingTable
 
 

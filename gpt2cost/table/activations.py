@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gpt2cost.errors import InputError, echo
+from gpt2cost.table.builders import pointwise, tensor
 from gpt2cost.table.citations import cite
-from gpt2cost.table.kernel import Free, Kernel, Module, Tensor, pointwise, tensor
+from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
 from gpt2cost.table.symbols import B, F, T
 
 # Each activation as its kernels: (op, operands), operand 0 being the input and i the result of kernel i.

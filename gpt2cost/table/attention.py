@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gpt2cost.table.builders import addmm, copy, fill, output, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.dropout import NOT_CALLED, dropout, drops, native_dropout
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
-from gpt2cost.table.kernel import (
-    Free,
-    FusedAttention,
-    Gemm,
-    Kernel,
-    Module,
-    Tensor,
-    addmm,
-    copy,
-    fill,
-    output,
-    pointwise,
-    reduction,
-    tensor,
-)
+from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.kv_cache import cache_update
 from gpt2cost.table.options import KERNEL_VARIANTS, TableOptions
 from gpt2cost.table.symbols import B, C, D, H, S, T, a, b8, f32, hd, i64

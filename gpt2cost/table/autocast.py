@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gpt2cost.table.builders import copy
 from gpt2cost.table.formula import Formula
-from gpt2cost.table.kernel import Free, Kernel, Module, Tensor, copy
+from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
 from gpt2cost.table.symbols import a, f32, w
 
 LOWER_PRECISION = {

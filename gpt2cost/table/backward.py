@@ -11,6 +11,7 @@ The repeated block is gone through once, as in the forward: what enters it bears
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -207,7 +208,7 @@ Rule: TypeAlias = Callable[[Tape, Grad], Gives]
 
 def short_name(tensor: Tensor) -> str:
     """The last part of a tensor's name; a cast or a copy bears that of what it is made of."""
-    return tensor.name.removesuffix(".cast").removesuffix(".copy").rpartition(".")[2]
+    return re.sub(r"(\.(cast|copy|float32))+$", "", tensor.name).rpartition(".")[2]
 
 
 def backward(forward: Sequence[Row], derivatives: Mapping[str, Rule], autocast: bool, tied: bool) -> tuple[Row, ...]:

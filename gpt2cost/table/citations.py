@@ -27,6 +27,7 @@ FILES = {
     "modeling_flash_attention_utils.py": "modeling_flash_attention_utils.py",
     "sdpa_attention.py": "integrations/sdpa_attention.py",
     "loss_utils.py": "loss/loss_utils.py",
+    "modeling_utils.py": "modeling_utils.py",
     "generation/utils.py": "generation/utils.py",
     "stopping_criteria.py": "generation/stopping_criteria.py",
     "logits_process.py": "generation/logits_process.py",

@@ -21,10 +21,20 @@ from gpt2cost.errors import InputError, echo, nearest, plain
 from gpt2cost.files import data_dir
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
-from gpt2cost.table.config_file import OTHER_NAMES, as_gpt2, attn_of, dtype_of, read_config
+from gpt2cost.table.config_file import (
+    OTHER_NAMES,
+    as_gpt2,
+    attn_of,
+    check_quantization,
+    dtype_of,
+    head_of,
+    labels_of,
+    read_config,
+)
+from gpt2cost.table.formula import Formula
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.hub import config_of, hub_config
-from gpt2cost.table.options import Impl
+from gpt2cost.table.options import Head, Impl
 from gpt2cost.units import parse_count
 
 _DIMENSION = {"range": (1, 10**7)}
@@ -36,6 +46,8 @@ _DERIVED = {"derived": True}
 PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 """A config's probabilities of dropout, which training alone has."""
 
+_NO_KEYS = ("bias", "encoder_len")
+"""What a HuggingFace config has not."""
 HUB_ALIASES = {
     "openai-community/gpt2": "gpt2",
     "openai-community/gpt2-medium": "gpt2-medium",
@@ -50,9 +62,11 @@ HUB_ALIASES = {
 class Model:
     """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names and with its defaults in transformers 5.x.
 
-    `n_inner` is a number, though a config may leave it out. `changes` is what `change_model` set. `bias` is nanoGPT's
-    (of Linear and LayerNorm). `impl`, `dtype` and `attn` say how the model is run where nobody says otherwise: by whose
-    code, in what its weights are stored, and by which attention implementation; "" where the config does not say.
+    `head` is that of the class which `architectures` names, `encoder_len` how many states of an encoder are passed
+    (no key of a config). `n_inner` is a number, though a config may leave it out.
+    `changes` is what `change_model` set. `bias` is nanoGPT's (of Linear and LayerNorm). `impl`, `dtype` and `attn` say
+    how the model is run where nobody says otherwise: by whose code, in what its weights are stored, and by which
+    attention implementation; "" where the config does not say.
     """
 
     name: str = field(default="", metadata=_DERIVED)
@@ -71,6 +85,10 @@ class Model:
     tie_word_embeddings: bool = True
     add_cross_attention: bool = False
     use_cache: bool = True
+    pad_token_id: int | None = None
+    head: Head = "lm"
+    num_labels: int = field(default=2, metadata=_DIMENSION)
+    encoder_len: int = field(default=0, metadata={"range": (0, 10**7)})
     attn_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
@@ -90,8 +108,10 @@ class Model:
         for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name}: expected a probability from 0 to below 1, got {getattr(self, name)}")
-        if self.add_cross_attention:
-            raise InputError("add_cross_attention: cross-attention is not modelled; set it to false")
+        if self.encoder_len and not self.add_cross_attention:
+            raise InputError("encoder_len: goes with add_cross_attention, which is false")
+        if self.encoder_len and self.reorder_and_upcast_attn:
+            raise InputError("encoder_len: with reorder_and_upcast_attn it is not modelled; set that to false")
 
     @property
     def head_dim(self) -> int:
@@ -106,13 +126,19 @@ class Model:
             "hidden_size": self.n_embd,
             "intermediate_size": self.n_inner,
             "vocab_size": self.vocab_size,
+            "num_labels": self.num_labels,
+            "encoder_len": self.encoder_len,
             "n_positions": self.n_positions,
         }
+
+    @property
+    def _parameter_count(self) -> Formula:
+        return parameter_count(self.tie_word_embeddings, self.bias, self.head, self.add_cross_attention)
 
     @cached_property
     def parameters(self) -> int:
         """The number of parameters, tied embeddings counted once."""
-        return int(parameter_count(self.tie_word_embeddings, self.bias).evaluate(self.symbols()))
+        return int(self._parameter_count.evaluate(self.symbols()))
 
 
 def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model:
@@ -122,9 +148,12 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     million, `n_embd` not divisible by `n_head`, another `model_type`, or what the cost table does not model.
     """
     keys, notes = as_gpt2(config, where)
-    model = _checked({key: value for key, value in keys.items() if key != "bias"}, name, where)  # HuggingFace has none
+    head, of_head = head_of(config, where)
+    keys |= {"head": head, "num_labels": labels_of(config, head)}
+    model = _checked({key: value for key, value in keys.items() if key not in _NO_KEYS}, name, where)
     (dtype, of_dtype), (attn, of_attn) = dtype_of(config, where), attn_of(config, where)
-    return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_dtype, *of_attn))
+    check_quantization(config, where)
+    return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_head, *of_dtype, *of_attn))
 
 
 def _checked(config: Mapping[str, Any], name: str, where: str) -> Model:
@@ -174,6 +203,8 @@ def check_impl(impl: Impl, model: Model) -> None:
         "n_inner": (model.n_inner == 4 * model.n_embd, f"4 x n_embd = {4 * model.n_embd}"),
         "activation_function": (gelu, "gelu_new"),
         "tie_word_embeddings": (model.tie_word_embeddings, "true"),
+        "head": (model.head == "lm", "lm"),
+        "add_cross_attention": (not model.add_cross_attention, "false"),
         "scale_attn_weights": (model.scale_attn_weights, "true"),
         "scale_attn_by_inverse_layer_idx": (not model.scale_attn_by_inverse_layer_idx, "false"),
         "reorder_and_upcast_attn": (not model.reorder_and_upcast_attn, "false"),
@@ -211,7 +242,7 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     config = {key: getattr(model, key) for key in keys}
     if model.n_inner == 4 * model.n_embd:
         del config["n_inner"]
-    name = f"{model.name}[{','.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
+    name = f"{model.name}[{';'.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = _checked(config | set_to, name, "set")
     kept = {key: getattr(model, key) for key in ("impl", "dtype", "attn", "notes")}
     return replace(changed, **kept, changes=(*model.changes, *set_to.items()))

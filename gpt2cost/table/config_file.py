@@ -14,6 +14,7 @@ from typing import Any
 
 from gpt2cost.errors import ECHO_LIMIT, InputError, echo, plain
 from gpt2cost.files import read_text
+from gpt2cost.table.heads import CLASSES, CLASSIFIES
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 
 OTHER_NAMES = {
@@ -45,6 +46,13 @@ _OF_OTHERS = ("afn", "dff", "d_ff", "d_inner")
 _DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 """torch's names of dtypes -> ours."""
 
+_HEADS = {cls: head for head, cls in CLASSES.items()}
+_SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True,
+            "summary_activation": None}  # fmt: skip
+"""What a GPT2DoubleHeadsModel's scores are made by, as it is modelled."""
+
+MAX_LABELS = 10**7
+"""Most classes of a classification head; a larger number is more likely a slip."""
 _HARMLESS_CODE = ("AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor")
 """What code of its own in `auto_map` leaves the model as it is."""
 
@@ -155,6 +163,46 @@ def attn_of(config: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]
     if named is None or named in ATTENTION_IMPLEMENTATIONS:
         return named or "", ()
     return "", (f"{where}: attn_implementation: {echo(named)} is not modelled; --attn says what is predicted",)
+
+
+def check_quantization(config: Mapping[str, Any], where: str) -> None:
+    """Raise `InputError` where the weights are stored in another way than in a dtype, by its name."""
+    own = config.get("quantization_config")
+    if not own:
+        return
+    name = own.get("quant_method") or "bitsandbytes" if isinstance(own, Mapping) else own
+    if isinstance(own, Mapping) and name == "bitsandbytes":
+        name = (
+            "bitsandbytes int8" if own.get("load_in_8bit") else f"bitsandbytes {own.get('bnb_4bit_quant_type', 'fp4')}"
+        )
+    raise InputError(
+        f"{where}: quantization_config: {plain(str(name))} is not modelled: its kernels and bytes are others; without"
+        " the key, the model of the dtype is predicted"
+    )
+
+
+def head_of(config: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
+    """The head of the class in `architectures`, and a note where that has one that is not modelled."""
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else CLASSES["lm"]
+    head = _HEADS.get(name.removeprefix("TF").removeprefix("Flax"))
+    if head is None:
+        return "lm", (f"{where}: architectures: the head of {echo(name)} is not modelled; taken as {CLASSES['lm']}",)
+    odd = [key for key, usual in _SUMMARY.items() if config.get(key, usual) != usual]
+    if head == "double-heads" and odd:
+        return head, (f"{where}: {odd[0]}: {echo(config[odd[0]])} is not modelled; taken as {_SUMMARY[odd[0]]!r}",)
+    return head, ()
+
+
+def labels_of(config: Mapping[str, Any], head: str) -> Any:
+    """The classes that a classification head tells apart: as many as have names, else as are counted, else 2.
+
+    What cannot be a number of classes is left as it is, to be refused, where the head has so many outputs.
+    """
+    names, count = config.get("id2label"), config.get("num_labels")
+    found = len(names) if isinstance(names, Mapping) else 2 if count is None else count
+    possible = isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= MAX_LABELS
+    return found if possible or head in CLASSIFIES else 2
 
 
 def _hints(config: Mapping[str, Any], where: str) -> Iterator[str]:

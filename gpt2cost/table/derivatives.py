@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpt2cost.table.backward import Gives, Grad, Rule, Tape, short_name
+from gpt2cost.table.builders import weight
 from gpt2cost.table.formula import ALWAYS, NEVER, formula, symbol
-from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor, weight
+from gpt2cost.table.kernel import FusedAttention, Gemm, Tensor
 from gpt2cost.table.symbols import D, V, b8
 
 EMBEDDINGS = {"wte": V, "wpe": symbol("n_positions")}

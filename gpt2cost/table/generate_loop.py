@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from gpt2cost.table.builders import copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Formula, formula
-from gpt2cost.table.kernel import Free, Kernel, Row, Tensor, copy, fill, pointwise, reduction, tensor
+from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.table.masks import causal_mask
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, T, V, b8, f32, i64

@@ -13,27 +13,15 @@ from functools import lru_cache
 from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import PROBABILITIES, attention
+from gpt2cost.table.builders import addmm, fill, gather, layer_norm, output, pointwise, tensor
 from gpt2cost.table.citations import cite
+from gpt2cost.table.crossattention import cross_attention
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
-from gpt2cost.table.kernel import (
-    Free,
-    Gemm,
-    Kernel,
-    Module,
-    Tensor,
-    addmm,
-    fill,
-    gather,
-    layer_norm,
-    output,
-    pointwise,
-    tensor,
-    weight,
-)
-from gpt2cost.table.loss import causal_lm_loss
-from gpt2cost.table.masks import causal_mask, packed_sequence
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.heads import head_parameters, headed
+from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
+from gpt2cost.table.masks import causal_mask, packed_sequence, pad_search
+from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64
 
 
@@ -48,12 +36,27 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     return Module("mlp", "GPT2MLP", (Free("mlp", "call", inputs=(x,), outputs=(z,)), c_fc, activated, c_proj, drop)), z
 
 
+def cross(x: Tensor, options: TableOptions) -> tuple[tuple[Module | Kernel, ...], Tensor]:
+    """What GPT2Block runs between attention and MLP where an encoder's states are passed."""
+    src = "GPT2Block.forward"
+    normed = layer_norm("ln_cross_attn", x, cite(src, "self.ln_cross_attn(hidden_states)"))
+    attention_, attended = cross_attention(output(normed), options)
+    added = tensor("cross_residual", B, T, D)
+    source = cite(src, "hidden_states = residual + cross_attn_output")
+    return (
+        normed,
+        attention_,
+        pointwise("cross_residual", "add", (x, attended), added, source, fusion_group="norm"),
+    ), added
+
+
 def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Block. The residuals are the block's input and the sum after attention, not the normalised ones."""
     src = "GPT2Block.forward"
     ln_1 = layer_norm("ln_1", x, cite(src, "self.ln_1(hidden_states)"))
     attn, attn_output = attention(output(ln_1), mask, positions, options)
-    middle, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
+    own, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
+    crossed, middle = cross(own, options) if options.encoder else ((), own)
     add_1 = cite(src, "hidden_states = attn_output + residual")
     ln_2 = layer_norm("ln_2", middle, cite(src, "self.ln_2(hidden_states)"))
     feed_forward, mlp_output = mlp(output(ln_2), options)
@@ -62,8 +65,9 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
         Free("block", "call", inputs=(x,), outputs=(y,)),
         ln_1,
         attn,
-        pointwise("attn_residual", "add", (attn_output, x), middle, add_1, fusion_group="norm"),
+        pointwise("attn_residual", "add", (attn_output, x), own, add_1, fusion_group="norm"),
         Free("hidden_states", "view", 0, keeps=(output(ln_1),)),
+        *crossed,
         ln_2,
         feed_forward,
         pointwise("mlp_residual", "add", (middle, mlp_output), y, add_2, fusion_group="norm"),
@@ -105,6 +109,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     )  # fmt: skip
     children: tuple[Module | Kernel | Free, ...] = (
         Free("transformer", "call", inputs=(ids,), outputs=(normed,)),
+        *(pad_search(ids) if options.has_pad_token and not (options.padded or options.traced or options.train) else ()),
         Free("views", "view", 1, inputs=(ids,), outputs=(ids,)),
         Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
         *(() if options.in_generate else numbered),
@@ -125,37 +130,21 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
 
 @lru_cache(maxsize=64)
 def cost_table(options: TableOptions = TableOptions()) -> Module:
-    """GPT2LMHeadModel, or another implementation's model: the whole table for one way of running it.
+    """GPT2LMHeadModel, one of another head, or another implementation's model: the table for one way of running it.
 
     Raises `InputError` for an activation function that is not modelled.
     """
     if options.impl == "nanogpt":
         return nanogpt.gpt(options)
-    body, x = transformer(options)
-    rows: tuple[Formula | int, ...] = (B, 1) if options.logits == "last" else (B, T)
-    m = B if options.logits == "last" else B * T
-    kept = tensor(x.name, *rows, D, view_of="ln_1")  # which a compiler lets the last block make: see fusion.py
-    lm_head = Kernel(
-        name="",
-        op="mm",
-        kind="gemm",
-        inputs=(kept, weight("lm_head.weight", V, D)),
-        outputs=(tensor("logits", *rows, V),),
-        flops=2 * m * V * D,
-        source=cite("GPT2LMHeadModel.forward", "self.lm_head(hidden_states"),
-        shape=Gemm(formula(1), m, V, D, "NT"),
-        in_module=True,
-    )
-    head = Module("lm_head", "Linear", (lm_head,))
-    loss = causal_lm_loss(lm_head.outputs[0]) if options.train else ()
-    call = Free("model", "call", inputs=(tensor("input_ids", B, T, element=i64),), outputs=lm_head.outputs)
-    cut = Free("slice", "view", 1, inputs=(x,), outputs=(kept,))
-    return Module("", "GPT2LMHeadModel", (call, body, cut, head, *loss))
+    return headed(*transformer(options), options)
 
 
-def parameter_count(tied: bool = True, bias: bool = True) -> Formula:
-    """The model's parameters. Tied embeddings are counted once. `bias`: of Linear and LayerNorm."""
+def parameter_count(tied: bool = True, bias: bool = True, head: Head = "lm", crossed: bool = False) -> Formula:
+    """The model's parameters. Tied embeddings are counted once. `bias`: of Linear and LayerNorm. `crossed`: with
+    cross-attention in the blocks."""
     positions, one = symbol("n_positions"), int(bias)
     layer_norms = (1 + one) * D
     layer = 2 * layer_norms + (D + one) * 3 * D + (D + one) * D + (D + one) * F + (F + one) * D
-    return V * D + positions * D + L * layer + layer_norms + (0 if tied else V * D)
+    if crossed:
+        layer += layer_norms + (D + one) * 4 * D
+    return V * D + positions * D + L * layer + layer_norms + head_parameters(head, tied)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gpt2cost.table.builders import copy, fill, pointwise, tensor
 from gpt2cost.table.citations import cite
-from gpt2cost.table.kernel import Kernel, Tensor, copy, fill, pointwise, tensor
+from gpt2cost.table.kernel import Kernel, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, H, T, hd, i64
 

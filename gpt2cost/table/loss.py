@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gpt2cost.table.builders import copy, tensor
 from gpt2cost.table.citations import Citation, cite
-from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, tensor
+from gpt2cost.table.kernel import Free, Kernel, Tensor
 from gpt2cost.table.symbols import B, T, V, a, f32, i64
 
 FILE = "loss_utils.py"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpt2cost.table.attention import sdpa_mask
+from gpt2cost.table.builders import copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
-from gpt2cost.table.kernel import Free, Kernel, Tensor, copy, fill, pointwise, reduction, tensor
+from gpt2cost.table.kernel import Free, Kernel, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, S, T, a, b8, f32, i64
 
@@ -178,6 +179,27 @@ def _packed(
         step("causal_mask.and_same", "bitwise_and", (both, alike), whole, join),
     )
     return steps, whole
+
+
+def pad_search(ids: Tensor) -> tuple[Kernel | Free, ...]:
+    """`warn_if_padding_and_no_attention_mask`: is the pad token first or last of a sequence? The host waits twice.
+
+    The list of the two places becomes a tensor on the host, and is copied to the device; the answer comes back.
+    """
+    source = cite(
+        "PreTrainedModel.warn_if_padding_and_no_attention_mask",
+        "if self.config.pad_token_id in input_ids[:, [-1, 0]]:",
+        file="modeling_utils.py",
+    )
+    places, ends = tensor("ends", 2, element=i64), tensor("end_ids", B, 2, element=i64)
+    is_pad, answer = tensor("is_pad", B, 2, element=b8), tensor("any_pad", element=b8)
+    return (
+        Free("ends_sync", "sync"),
+        copy("end_ids", "index", (ids, places), ends, source),
+        pointwise("is_pad", "eq", (ends,), is_pad, source),
+        reduction("any_pad", "any", is_pad, answer, 2 * B, source),
+        Free("pad_sync", "sync"),
+    )
 
 
 def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Kernel | Free, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpt2cost.table.formula import ALWAYS, Formula, formula, sum_of
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Kernel, Row, inside_out
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,10 @@ def module_sums(rows: Sequence[Row], values: Mapping[str, Any] | None = None) ->
     launched = [row for row in rows if isinstance(row.step, Kernel)]
     modules: dict[str, list[Row]] = {"": launched}
     for row in launched:
-        for module in _inside_out(row.module):
+        for module in inside_out(row.module):
             modules.setdefault(module, []).append(row)
     sums = (_sum(module, own, values) for module, own in modules.items() if len(own) > 1 or not module)
     return tuple(sorted(sums, key=lambda own: (own.last, -len(own.module))))
-
-
-def _inside_out(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
 
 
 def _sum(module: str, rows: Sequence[Row], values: Mapping[str, Any] | None) -> ModuleSum:

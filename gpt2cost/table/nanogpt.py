@@ -24,26 +24,12 @@ from gpt2cost.table.attention import (
     heads_merged,
     trained_sdpa,
 )
+from gpt2cost.table.builders import copy, fill, gather, layer_norm, linear, output, pointwise, tensor
 from gpt2cost.table.citations import NANOGPT, Citation
 from gpt2cost.table.dropout import NOT_CALLED, dropout, drops
 from gpt2cost.table.formula import ALWAYS, formula, symbol
 from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
-from gpt2cost.table.kernel import (
-    Free,
-    Gemm,
-    Kernel,
-    Module,
-    Row,
-    Tensor,
-    copy,
-    fill,
-    gather,
-    layer_norm,
-    linear,
-    output,
-    pointwise,
-    tensor,
-)
+from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Row, Tensor
 from gpt2cost.table.loss import cross_entropy, flat_for_loss
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
+from gpt2cost.table.builders import tensor
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.derivatives import EMBEDDINGS
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Foreach, Free, Kernel, Kind, Parameter, Row, Tensor, tensor, walk
+from gpt2cost.table.kernel import Foreach, Free, Kernel, Kind, Parameter, Row, Tensor, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import D, f32, w
 

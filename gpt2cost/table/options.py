@@ -21,6 +21,9 @@ CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 Impl: TypeAlias = Literal["hf", "nanogpt"]
 IMPLEMENTATIONS: tuple[Impl, ...] = get_args(Impl)
 """Whose code runs the model: HuggingFace's, or a modular GPT after nanoGPT's (nn.Linear, SDPA, no KV cache)."""
+Head: TypeAlias = Literal["lm", "sequence-classification", "token-classification", "double-heads", "none"]
+HEADS: tuple[Head, ...] = get_args(Head)
+"""What GPT2Model's hidden states go through: see `table.heads`."""
 Checkpointing: TypeAlias = Literal["none", "block"]
 CHECKPOINTING: tuple[Checkpointing, ...] = get_args(Checkpointing)
 """Activation checkpointing: `block` keeps a block's input alone, and runs its forward again in the backward pass."""
@@ -48,6 +51,9 @@ class TableOptions:
     tied: bool = True  # the head's weight is the token embedding's: its two gradients are added
     has_flash: bool = True  # torch has a flash attention kernel for the device; else it runs its memory-efficient one
     autocast: bool = False  # mixed precision: weights in float32 (w_bytes), products in 16 bit (a_bytes)
+    head: Head = "lm"
+    encoder: bool = False  # states of an encoder are passed, and the blocks have cross-attention
+    has_pad_token: bool = False  # in the config: without a mask, it is looked for among the ids
     scale_attn_weights: bool = True  # or scale_attn_by_inverse_layer_idx, by 1 in the first layer: not followed
 
 

@@ -105,7 +105,7 @@ def _by_count(tables: Mapping[str, AllReduceTable], latency_s: float, size_bytes
     above = min((n for n in counts if n >= count), default=counts[-1])
     weight = 0.0 if below == above else np.log(count / below) / np.log(above / below)
     times = {n: _table_s(tables[str(n)], latency_s, size_bytes) / ring_traffic(n) for n in (below, above)}
-    return ring_traffic(count) * times[below] ** (1.0 - weight) * times[above] ** weight
+    return ring_traffic(count) * np.power(times[below], 1.0 - weight) * np.power(times[above], weight)
 
 
 def _table_s(table: AllReduceTable, latency_s: float, size_bytes: Array) -> Array:

@@ -51,7 +51,8 @@ class GpuMachine:
                 name, kv_reuse = attention_kernel(kernel, values, self.hw, dtype) or "", (reuse[1], reuse[2])
                 terms = self.attention(
                     dtype, name, count, many, width, new, kv - new,
-                    masked=masked, kv_reuse=None if backward else kv_reuse, backward=backward,
+                    causal=kernel.shape.causal, masked=masked, kv_reuse=None if backward else kv_reuse,
+                    backward=backward,
                 )  # fmt: skip
             case Foreach() | None:
                 read, write = kernel.reads.evaluate(values), kernel.writes.evaluate(values)

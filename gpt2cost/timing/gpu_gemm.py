@@ -177,7 +177,7 @@ def _tiled(
     step_s = np.maximum(2.0 * tm * tn / flop_per_s * edges, c.step_s / 64)
     filled = blocks * split / units
     whole = np.floor(filled)
-    waves = np.maximum(1.0, whole + (filled - whole) ** c.wave_power)
+    waves = np.maximum(1.0, whole + np.power(filled - whole, c.wave_power))
     narrowed = product.narrow**c.unaligned_step
     compute_s = waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * narrowed
     slowed = 1 + c.heat * compute_s / (compute_s + c.heat_time_s)

@@ -57,10 +57,13 @@ def product_dtype(kernel: Kernel, dtype: str) -> str:
 
 
 def norm(overlap: float, *seconds: Array) -> Array:
-    """The p-norm of several times: their maximum for a large p, their sum for 1. Safe for zeros and huge values."""
+    """The p-norm of several times: their maximum for a large p, their sum for 1. Safe for zeros and huge values.
+
+    Powers are numpy's: those of a Python or numpy scalar differ in the last digit from those of an array.
+    """
     top = reduce(np.maximum, seconds)
     safe = np.where(top > 0, top, 1.0)
-    return top * sum((part / safe) ** overlap for part in seconds) ** (1.0 / overlap)
+    return top * np.power(sum(np.power(part / safe, overlap) for part in seconds), 1.0 / overlap)
 
 
 def residency(footprint_bytes: Array, l2_bytes: float, fades_from: float, gone_at: float = 1.0) -> Array:

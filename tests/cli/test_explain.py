@@ -160,6 +160,9 @@ def test_steps_of_generation(gpt2cost: Any) -> None:
     (step,) = explained(gpt2cost, "generate.cat_ids", "--phase", "generate")["steps"]
     assert step["phase"] == "after a pass"
     assert "multinomial" in gpt2cost("explain", "multinomial", "--phase", "generate", "--sample").out
+    whole = explained(gpt2cost, "generate", "--phase", "generate")
+    assert whole["group"] == "generate"
+    assert {step["phase"] for step in whole["steps"]} == {"before all passes", "before a pass", "after a pass"}
 
 
 def test_a_pass_beyond_the_positions_is_warned_of(gpt2cost: Any) -> None:
@@ -177,6 +180,22 @@ def test_the_source_line_is_the_installed_one() -> None:
             assert row.step.source.fragment in source_line(row.step.source)
 
 
+@pytest.mark.parametrize("more", [(), ("--phase", "train", "--dropout", "0.2")])
+def test_what_was_asked_for_stands_in_a_row_and_is_what_tree_writes(more: tuple[str, ...], gpt2cost: Any) -> None:
+    settings = explained(gpt2cost, "h.mlp.c_fc", *MODEL, *more)["settings"]
+    assert settings == json.loads(gpt2cost("tree", *MODEL, *more, "--format", "json").out)["settings"]
+    assert {"attn", "runtime", "impl"} <= settings.keys()
+    assert ("dropout" in settings) == ("--dropout" in more)
+    row = json.loads(gpt2cost("explain", "h.mlp.c_fc", *MODEL, *more, "--format", "jsonl").out.splitlines()[0])
+    assert settings.items() <= row.items()
+
+
+def test_a_micro_step_has_no_new_tokens(gpt2cost: Any) -> None:
+    text = gpt2cost("explain", "ln_1", *MODEL, "--phase", "train").out
+    assert "tokens, bf16-mixed" in text.splitlines()[0]
+    assert "new tokens" not in text.splitlines()[0]
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "markdown"])
 def test_flat_formats(form: str, gpt2cost: Any) -> None:
     out = gpt2cost("explain", "h.mlp", *MODEL, "--gpu", "t4", "--format", form).out
@@ -190,6 +209,8 @@ def test_flat_formats(form: str, gpt2cost: Any) -> None:
         (("cat_keyy",), "did you mean 'h.attn.cat_key'"),
         (("write_key",), "--cache-type static has it"),
         (("grad_weight",), "gpt2cost table"),
+        (("h.12.mlp",), "step: gpt2 has the layers h.0 to h.11, got '12'"),
+        (("dot_product",), "did you mean 'h.attn.scaled_dot_product_attention'"),
         (("",), "step: nothing in this pass is called ''"),
         (("cat_key", "--phase", "both"), "phase: expected one of prefill, decode, generate, train, got 'both'"),
         (("cat_key", "--precision", "fp32"), "precision: goes with phase train alone"),

@@ -47,7 +47,6 @@ BAD_CONFIGS = {
     "activation": (config(activation_function="swoosh"), "swoosh"),
     "activation list": (config(activation_function=["relu"]), "activation_function"),
     "switch": (config(reorder_and_upcast_attn="yes"), "reorder_and_upcast_attn"),
-    "cross attention": (config(add_cross_attention=True), "cross"),
     "nested": ("[" * 100_000, "nested too deeply"),
     "NUL": ("\0", "NUL character"),
 }
@@ -112,7 +111,9 @@ json_values = st.recursive(
 keys = st.sampled_from(
     ["model_type", "n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions", "activation_function",
      "scale_attn_weights", "reorder_and_upcast_attn", "tie_word_embeddings", "add_cross_attention", "use_cache",
-     "hidden_size", "attn_pdrop", "bos_token_id", "dtype", "architectures", "id2label", "transformers_version"]
+     "hidden_size", "attn_pdrop", "bos_token_id", "dtype", "architectures", "id2label", "transformers_version",
+     "torch_dtype", "attn_implementation", "num_labels", "pad_token_id", "auto_map", "multi_query", "decoder",
+     "quantization_config", "pruned_heads", "encoder_len", "intermediate_size", "head", "summary_type"]
 )  # fmt: skip
 
 

@@ -82,6 +82,7 @@ def test_a_decode_step_is_inferred_as_predict_infers_it(tmp_path: Path, gpt2cost
         (["memory", "--prompt", "2"], "--prompt: goes with --over tokens alone"),
         (["memory", "--over", "tokens", "--seq", "2"], "--seq: not with --over tokens"),
         (["memory", "--over", "tokens", "--phase", "train"], "--over tokens: a training step generates none"),
+        (["memory", "--over", "tokens", "--phase", "decode"], "--phase: not with --over tokens"),
         (["memory", "--phase", "train", "--batch", "2"], "--batch: not of training"),
         (["memory", "--phase", "train", "--dtype", "fp32"], "--dtype: not of training"),
         (["memory", "--phase", "both"], "phase"),
@@ -101,6 +102,32 @@ def test_flags_of_other_pictures(
 
 def test_without_matplotlib_there_is_a_hint(gpt2cost: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "gpt2cost.output.plot", raising=False)
+    monkeypatch.delitem(sys.modules, "gpt2cost.output.pictures.plot", raising=False)
     result = gpt2cost("plot", "roofline", "--model", "distilgpt2", "--gpu", "a100", "-o", tmp_path / "x.png")
     assert_refused(result, 'plot needs matplotlib: pip install "gpt2cost[plot]"')
+
+
+def test_a_name_may_have_dollar_signs(tmp_path: Path, gpt2cost: Call) -> None:
+    """matplotlib takes what is between two for a formula."""
+    folder = tmp_path / r"a$\frac$"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}', "utf-8")
+    path = tmp_path / "picture.svg"
+    assert gpt2cost("plot", "memory", "--model", folder, "--gpu", "a100", "-o", path) == Result(0, "", "")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["generate", "--prompt", "1000", "--new-tokens", "100"],
+        ["breakdown", "--seq", "512,2048"],
+        ["curve", "--gpu", "t4,a100", "--seq", "512,2048", "--phase", "prefill"],
+        ["train", "--seq", "512,2048"],
+        ["memory", "--seq", "2048"],
+    ],
+)
+def test_sizes_that_the_model_cannot_run_are_warned_of_once(flags: list[str], tmp_path: Path, gpt2cost: Call) -> None:
+    kind, *more = flags
+    result = gpt2cost("plot", kind, "--model", "distilgpt2", "--gpu", "a100", *more, "-o", tmp_path / "x.svg")
+    assert result.code == 0
+    assert result.err.count("exceeds n_positions 1024 of distilgpt2") == result.err.count("\n") == 1

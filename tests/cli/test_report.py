@@ -49,6 +49,8 @@ def test_where_nothing_can_be_generated(tmp_path: Path, gpt2cost: Call) -> None:
         (("--dtype", "fp32", "--attn", "flash_attention_2", "-o", "page.html"), "flash_attention_2 needs"),
         (("--new-tokens", "-1", "-o", "page.html"), "new_tokens"),
         (("--seq", "1024", "--strict", "-o", "page.html"), "n_positions"),
+        (("--gpus", "8", "-o", "page.html"), "--gpus: goes with --train alone"),
+        (("--new-tokens", "1000", "--strict", "-o", "page.html"), "generate: kv_len 1127 of the last pass exceeds"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -62,6 +64,6 @@ def test_bad_input_is_one_line(
 
 def test_without_jinja2(tmp_path: Path, gpt2cost: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delitem(sys.modules, "gpt2cost.output.report", raising=False)
+    monkeypatch.delitem(sys.modules, "gpt2cost.output.report.context", raising=False)
     result = gpt2cost(*REPORT, "-o", tmp_path / "page.html")
     assert_refused(result, 'report needs jinja2: pip install "gpt2cost[page]"')

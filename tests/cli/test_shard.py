@@ -53,7 +53,7 @@ def test_lists_of_what_ifs(gpt2cost: Any, tmp_path: Path) -> None:
     lists = ["--set", "n_layer=6,12,n_embd=768", "--set", "n_head=12,16", "--hw-set", "memory.bandwidth=1 TB/s,2 TB/s"]
     rows = list(csv.DictReader(io.StringIO(gpt2cost(*base, *lists).out)))
     assert len(rows) == 8
-    assert rows[1]["model"] == "gpt2[n_layer=6,n_embd=768,n_head=12]"
+    assert rows[1]["model"] == "gpt2[n_layer=6;n_embd=768;n_head=12]"
     assert [row["gpu"][-7:] for row in rows] == ["1 TB/s]", "2 TB/s]"] * 4
     study = tmp_path / "study.yaml"
     study.write_text("set: {n_layer: [6, 12]}\nhw_set: {memory.bandwidth: [1 TB/s, 2 TB/s]}", "utf-8")

@@ -60,7 +60,7 @@ def test_a_saved_study(gpt2cost: Any, tmp_path: Path) -> None:
     [("modle: gpt2", "did you mean 'model'"), ("[1]", "mapping"), ("batch: 1\nbatch_size: 2", "twice"),
      ("seq:", "nothing"), ("set: 3", "mapping"), ("batch: {a: 1}", "batch"), ("use_cache: maybe", "True or False"),
      ("phase: [prefill]", "phase"), ("set: {1: 2}", "set: expected text as a key, got 1"),
-     ("hw_set: {1: 2}", "hw-set: expected text as a key, got 1")],
+     ("hw_set: {1: 2}", "$.hw_set: expected text as a key, got 1")],
 )  # fmt: skip
 def test_a_bad_study(gpt2cost: Any, tmp_path: Path, text: str, hint: str) -> None:
     path = tmp_path / "study.yaml"
@@ -135,7 +135,7 @@ def test_names_are_quoted(gpt2cost: Any, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(json.dumps({"model": [str(config)], "gpu": "a100"}))
     arguments = ["sweep", "--grid", str(study), "--set", "n_layer=3,n_head=2", "--format"]
-    name = 'odd "na,me"[n_layer=3,n_head=2]'
+    name = 'odd "na,me"[n_layer=3;n_head=2]'
     assert rows_of(gpt2cost(*arguments, "csv").out)[0]["model"] == name
     assert json.loads(gpt2cost(*arguments, "jsonl").out)["model"] == name
 

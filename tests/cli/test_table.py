@@ -52,7 +52,7 @@ def test_each_kernel_names_its_tensors_with_their_shapes(flags: tuple[str, ...],
         for tensor in kernel["inputs"] + kernel["outputs"]:
             sizes = eval(tensor["symbols"].replace(")", ",)").replace("(,)", "()"), {}, dict(document["symbols"]))
             assert list(sizes) == tensor["shape"]
-    for kernel in json.loads(gpt2cost("table", *flags[2:4], "--format", "json").out)["kernels"]:
+    for kernel in json.loads(gpt2cost("table", *flags[4:], "--format", "json").out)["kernels"]:
         assert {tensor["shape"] for tensor in kernel["inputs"] + kernel["outputs"]} <= {None}
 
 
@@ -111,7 +111,7 @@ def test_the_table_of_training_as_text(gpt2cost: Any) -> None:
     assert re.search(r"^transformer\.h\.mlp\.c_fc\.grad_weight: mm x num_layers  \[.+\]$", text, re.M)
     assert not re.search(r"^(forward|backward)$", gpt2cost("table").out, re.M)
     header = gpt2cost("table", "--phase", "train", "--format", "csv").out.partition("\n")[0]
-    assert header.startswith("phase,module,name,")
+    assert ",phase,module,name," in header
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Call, Result, assert_refused, refusal
+from helpers import Call, Result, assert_calm, assert_refused, refusal
 
 from gpt2cost import predict
 from gpt2cost.measure.torch_trace import read_sized_trace
@@ -71,13 +73,71 @@ def test_a_predicted_run_is_read_back_as_itself(runtime: str, attn: str, gpt2cos
     assert assert_exact(gpt2cost, path) == [prefill, decode]  # how it ran, the trace says
 
 
-@pytest.mark.parametrize("flags", ["--logits last", "--no-use-cache", "--attn flash_attention_2", "--dtype bf16"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--logits last",
+        "--no-use-cache",
+        "--attn flash_attention_2",
+        "--dtype bf16",
+        "--head none",
+        "--impl nanogpt",
+        "--cache-type static --runtime reduce-overhead",
+        "--head token-classification",
+    ],
+)
 def test_what_a_predicted_run_says_of_itself_is_heard(flags: str, gpt2cost: Call, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert gpt2cost(*TRACE, *flags.split(), "--phase", "prefill", "-o", path).code == 0
     dtype = flags.split() if "dtype" in flags else []
     (one,) = assert_exact(gpt2cost, path, *dtype)
     assert one["total"]["count"] > 0
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_a_predicted_run_that_says_nothing_of_itself(attn: str, gpt2cost: Call, tmp_path: Path) -> None:
+    """Some tool has dropped what is not torch.profiler's: the ops that launch kernels are as in a recorded trace."""
+    path = tmp_path / "trace.json"
+    assert gpt2cost(*TRACE, "--attn", attn, "-o", path).code == 0
+    document = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({"traceEvents": document["traceEvents"]}), "utf-8")
+    result = gpt2cost("validate", "--trace", path, "--model", "distilgpt2", "--gpu", "a100", "--format", "json")
+    for one in json.loads(result.out)["profiles"]:
+        assert (one["mapped_share"], one["in_order"], one["missing"]) == (1, True, [])
+
+
+MUTATIONS: list[Any] = [
+    10**400, -1, 0, 1e300, float("nan"), float("inf"), None, "x", "", [], {}, True, [1], {"a": 1}, 2**63, [[[]]],
+]  # fmt: skip
+
+
+def mutated(node: Any, chance: random.Random) -> None:
+    """Change or drop one thing somewhere inside."""
+    keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+    key = chance.choice(keys)
+    if isinstance(node[key], dict | list) and node[key] and chance.random() < 0.85:
+        mutated(node[key], chance)
+    elif chance.random() < 0.7:
+        node[key] = deepcopy(chance.choice(MUTATIONS))
+    else:
+        del node[key]
+
+
+@pytest.mark.parametrize("changes", [1, 3, 30, 200])
+def test_a_trace_that_was_damaged(changes: int, gpt2cost: Call, tmp_path: Path) -> None:
+    """Refused in a line, or read; never a traceback, and JSON is JSON."""
+    chance, path = random.Random(changes), tmp_path / "trace.json"
+    document = json.dumps(chrome_trace(predict("distilgpt2", "a100", seq=4, phase="prefill")))
+    for _ in range(15):
+        damaged = json.loads(document)
+        for _ in range(changes):
+            if damaged:
+                mutated(damaged, chance)
+        path.write_text(json.dumps(damaged), "utf-8")
+        for given in ((), ("--model", "distilgpt2", "--gpu", "a100", "--format", "json")):
+            result = gpt2cost("validate", "--trace", path, *given)
+            assert_calm(result)
+            assert not given or result.code or "NaN" not in result.out
 
 
 def test_a_predicted_run_of_another_model_or_device(gpt2cost: Call, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cost.measure import records
+from gpt2cost.measure import records, trace_file
 from gpt2cost.measure.torch_trace import load_trace
 from gpt2cost.measure.trace_says import said_by
 
@@ -129,6 +129,13 @@ def test_without_a_model_it_says_what_it_found(gpt2cost: Call, trace: Path) -> N
     assert "n_layer 3" in text
     rows = gpt2cost("validate", "--trace", trace, "--format", "csv").out.splitlines()
     assert len(rows) == 1 + len(document["ops"])
+
+
+def test_what_goes_with_a_model_alone(gpt2cost: Call, trace: Path) -> None:
+    for flags in (("--dtype", "fp16"), ("--case", "1,2,3"), ("--attn", "eager"), ("--no-use-cache",), ("--seq", "6")):
+        assert_refused(gpt2cost("validate", "--trace", trace, *flags), f"{flags[0]}: goes with --model")
+    assert_refused(gpt2cost("validate", "--trace", trace, "--gpu", "a101"), "a100")
+    assert gpt2cost("validate", "--trace", trace, "--gpu", "a100").code == 0
 
 
 def old(events: Events) -> Events:
@@ -294,6 +301,9 @@ def test_what_is_read_is_bounded(gpt2cost: Call, tmp_path: Path, monkeypatch: py
         (tmp_path / name).write_bytes(content)
         assert_refused(gpt2cost("validate", "--trace", tmp_path / name), "more than 1 MB")
     assert_refused(gpt2cost("validate", "--trace", "/dev/zero"), "more than 1 MB")
+    monkeypatch.setattr(trace_file, "MOST_EVENTS", 1000)
+    (tmp_path / "events.json").write_text(json.dumps({"traceEvents": [{}] * 1001}))
+    assert_refused(gpt2cost("validate", "--trace", tmp_path / "events.json"), "more than 1,000 events")
     assert_refused(gpt2cost("validate", "--trace", "a" * 300), "File name too long")
 
 

@@ -71,7 +71,7 @@ def test_file_beats_folder_beats_shipped(tmp_path: Path, monkeypatch: pytest.Mon
     other.mkdir()
     write_yaml(own, MY_GPU + "aliases: [Mine, t4]\n", "my-gpu.yaml")
     write_yaml(other, MY_GPU.replace("my-gpu", "second") + "aliases: [mine]\n", "l4.yml")
-    folders = os.pathsep.join(map(str, (own, tmp_path / "missing", other, "")))
+    folders = os.pathsep.join(map(str, (own, other, "")))
     monkeypatch.setenv(catalog.PATH_VARIABLE, folders)
     assert load_hardware("MY-GPU").name == load_hardware("mine").name == load_hardware("T4").name == "my-gpu"
     assert load_hardware("l4").name == load_hardware("second").name == "second"
@@ -113,7 +113,7 @@ def test_a_bad_file_among_the_users_own_is_skipped(bad: str, tmp_path: Path, mon
     with pytest.warns(InputWarning):
         assert {"my-gpu", "t4"} <= {device.name for device in list_hardware()}
     assert "bad" in hardware_names(), "of the user's own files only the file names are looked at"
-    for asked in ("bad", str(path)):
+    for asked in ("bad", *([str(path)] if bad != "fifo" else [])):  # a pipe that is named is waited for
         with pytest.raises(InputError, match=r"bad\.yaml: "):
             load_hardware(asked)
 
@@ -240,7 +240,7 @@ def test_host_factor_is_a_what_if_of_the_machine() -> None:
     assert (slow.model, slow.memory, slow.launch) == (hw.model, hw.memory, hw.launch)
     both = catalog.change_hardware(hw, {"host.op": "10 us", "host_factor": 2})
     assert both.host.op_s == pytest.approx(20e-6)
-    assert both.name == "rtx4090[host.op=10 us,host x2]"
+    assert both.name == "rtx4090[host.op=10 us;host x2]"
     assert catalog.change_hardware(slow, {"host_factor": "2"}).host_factor == pytest.approx(2.8)
 
 

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache
 from gpt2cost.errors import InputError
 from gpt2cost.measure import trace_match
 from gpt2cost.measure.torch_trace import Observed, observed_of_profile, read_sized_trace, read_trace
+from gpt2cost.measure.trace_file import read_trace_file
 from gpt2cost.measure.trace_match import Match, match
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
@@ -133,6 +134,21 @@ def test_a_file_is_gzip_by_what_is_in_it(tmp_path: Path) -> None:
     for name, content in (("packed.json", gzip.compress(events)), ("plain.json.gz", events)):
         (tmp_path / name).write_bytes(content)
         assert [one.op for one in read_trace(tmp_path / name)] == ["add"]
+
+
+def test_a_document_is_read_event_by_event(tmp_path: Path) -> None:
+    """What `json` reads of it, wherever the events stand and whatever their texts hold."""
+    op = {"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1.0, "dur": 1.0, "args": {"a": '"traceEvents": [ ]}'}}
+    path = tmp_path / "trace.json"
+    for document in (
+        {"a": 'no "traceEvents" yet', "traceEvents": [op, {"ph": "M"}, op], "deviceProperties": [{"id": 0}]},
+        {"deviceProperties": [], "traceEvents": [op]},
+    ):
+        for indent in (None, 2):
+            path.write_text(json.dumps(document, indent=indent), "utf-8")
+            file = read_trace_file(path)
+            assert list(file.slices) == [event for event in document["traceEvents"] if event["ph"] == "X"]
+            assert file.head == {key: value for key, value in document.items() if key != "traceEvents"}
 
 
 def test_another_pass_than_expected(tmp_path: Path) -> None:
@@ -274,6 +290,40 @@ def test_a_cuda_trace(attn: str, phase: str, with_ops: bool, tmp_path: Path) -> 
     assert 2e6 * total == pytest.approx(sum(times))
 
 
+ON_HIP = {
+    ON_CUDA["addmm"][1][1]: "Cijk_Ailk_Bljk_HHS_BH_Bias_HA_S_SAV_UserArgs_MT256x128x32_MI16x16x1_SN_K1",
+    ON_CUDA["mm"][1][0]: "Cijk_Alik_Bljk_HHS_BH_MT128x96x64_MI16x16x16x1_SN_1LDSB0_APM1",
+    ON_CUDA["bmm"][1][0]: "Cijk_Alik_Bljk_SB_MT64x64x16_MI16x16x4x1_SN_GRVW4_GSU1",
+    COMBINE: "Cijk_SS_BiasS_HAS_ScaleAlphaVec_PostGSU16", REDUCE: "Cijk_S_PostGSU8", FLASH: "attn_fwd.kd",
+    MEMSET: "__amd_rocclr_fillBufferAligned", COPY: "__amd_rocclr_copyBuffer",
+}  # fmt: skip
+"""A kernel of CUDA -> one of AMD's libraries that does the same: hipBLASLt's, aotriton's, the runtime's own. PyTorch's
+have the same names on both."""
+
+
+@pytest.mark.parametrize("with_ops", [True, False])
+@pytest.mark.parametrize("attn", ATTENTION)
+def test_a_hip_trace(attn: str, with_ops: bool, tmp_path: Path) -> None:
+    sizes = (2, *PHASES["chunk"])
+    events, _ = cuda_trace(expected_kernels(attn, sizes), with_ops)
+    for event in events:
+        event["name"] = ON_HIP.get(event["name"], event["name"].replace("cudaLaunch", "hipLaunch"))
+    assert_whole(matched(read_trace(write(tmp_path / "trace.json", events)), attn, *sizes))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_trace_of_apple_s_gpu(phase: str, tmp_path: Path) -> None:
+    """The ops of MPS: attention has a name of its own, and a linear layer is one op, with nothing inside."""
+    sizes = (2, *PHASES[phase])
+    document = json.loads(exported(recorded("sdpa", *sizes), tmp_path / "cpu.json").read_text("utf-8"))
+    events = [event for event in document["traceEvents"] if event.get("cat") == "cpu_op"]
+    linears = [(e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "aten::linear"]
+    kept = [e for e in events if not any(begin < e["ts"] <= end for begin, end in linears)]
+    for event in kept:
+        event["name"] = event["name"].replace("flash_attention_for_cpu", "attention_math_for_mps")
+    assert_whole(matched(read_trace(write(tmp_path / "mps.json", kept)), "sdpa", *sizes))
+
+
 def test_an_unknown_kernel_in_the_middle(tmp_path: Path) -> None:
     kernels = expected_kernels("eager", (1, 1, 9))
     events, _ = cuda_trace(kernels, True, alien_after=[30, 50])
@@ -384,6 +434,15 @@ def bad_files() -> Iterator[Any]:
     yield pytest.param(b"not JSON", "expected JSON", id="not JSON")
     yield pytest.param(b"[" * 100_000, "expected JSON", id="deep")
     yield pytest.param(b"\xff\xfe{}", "cannot read", id="not UTF-8")
+    for cut in (
+        b'{"traceEvents": [{}',
+        b'{"traceEvents": [{},]}',
+        b'{"traceEvents": [{} {}]}',
+        b"[{}] 3",
+        b"[,{}]",
+        b"[{}]]",
+    ):
+        yield pytest.param(cut, "expected JSON", id=cut.decode())
     yield pytest.param(b"{}", "traceEvents", id="no traceEvents")
     yield pytest.param(b'{"traceEvents": {}}', "traceEvents", id="no list")
     yield pytest.param(b"3", "traceEvents", id="a number")

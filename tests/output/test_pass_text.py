@@ -116,6 +116,13 @@ def test_a_line_of_a_table_fits(width: int, terminal: bool) -> None:
     assert all(len(line) <= width for line in tables)
 
 
+def test_a_narrow_terminal_cuts_no_name() -> None:
+    """The run that the README explains: its mask's kernels have long names, and its figures many digits."""
+    text = text_of(made(batch=8, seq=512, cache=1024), terminal=True, width=80).plain()
+    assert "h.attn.float_mask (3 kernels)" in text
+    assert "sdpa_masked" in text
+
+
 def test_what_a_long_text_made_scroll_away_stands_at_its_end() -> None:
     prediction = predict(change_model(load_model("gpt2-xl"), {"n_positions": 64}), "t4", batch=99, seq=512)
     lines = text_of(prediction).plain().splitlines()

@@ -64,6 +64,13 @@ def test_the_text_shows_both(width: str, gpt2cost: Any, monkeypatch: pytest.Monk
     assert gpt2cost(*T4, "--format", "markdown").out.startswith("## prefill\n\n| module |")
 
 
+def test_wide_figures_fit_a_narrow_page(gpt2cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    table = gpt2cost("compare", "--model", "gpt2", "--gpu", "a100", "--phases").out.split("\n\n")[1]
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.count("FLOP/B") == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

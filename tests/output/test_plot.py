@@ -11,10 +11,10 @@ import pytest
 
 import gpt2cost
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_data import Picture, breakdown, curve, roofline, swept
-from gpt2cost.output.plot_memory import memory, memory_of_training, memory_over_tokens
-from gpt2cost.output.plot_runs import generated, step_split
-from gpt2cost.output.plot_timeline import timeline
+from gpt2cost.output.pictures.plot_data import Picture, breakdown, curve, roofline, swept
+from gpt2cost.output.pictures.plot_memory import memory, memory_of_training, memory_over_tokens
+from gpt2cost.output.pictures.plot_runs import generated, step_split
+from gpt2cost.output.pictures.plot_timeline import timeline
 from gpt2cost.prediction.train_settings import check_train_how
 from gpt2cost.units import format_quantity
 
@@ -24,8 +24,8 @@ from matplotlib.collections import FillBetweenPolyCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from gpt2cost.output.canvas import BARS, boxes_of
-from gpt2cost.output.plot import draw
+from gpt2cost.output.pictures.canvas import BARS, boxes_of
+from gpt2cost.output.pictures.plot import draw
 
 MODEL, A100, T4 = gpt2cost.load_model("distilgpt2"), gpt2cost.load_hardware("a100"), gpt2cost.load_hardware("t4")
 SIZES: dict[str, object] = {"batch": "1-64*2", "seq": 32, "cache": 0}

@@ -9,8 +9,8 @@ import pytest
 
 import gpt2cost
 from gpt2cost.errors import InputError
-from gpt2cost.output.plot_memory import memory, memory_of_training, memory_over_tokens
-from gpt2cost.output.plot_runs import HOST_ALONE, WITH_CACHE, WITHOUT_CACHE, generated, step_split
+from gpt2cost.output.pictures.plot_memory import memory, memory_of_training, memory_over_tokens
+from gpt2cost.output.pictures.plot_runs import HOST_ALONE, WITH_CACHE, WITHOUT_CACHE, generated, step_split
 from gpt2cost.prediction.train_settings import check_train_how
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.units import format_quantity

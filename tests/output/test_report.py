@@ -20,11 +20,11 @@ import pytest
 
 import gpt2cost
 from gpt2cost.table.kernel import Kernel
-from gpt2cost.table.why import why
+from gpt2cost.table.why.reasons import why
 
 pytest.importorskip("jinja2")
 
-from gpt2cost.output import report
+from gpt2cost.output.report import context as report
 
 SIZES = {"batch": 8, "seq": 512}
 
@@ -262,3 +262,11 @@ def test_a_graph_that_cannot_be_captured() -> None:
     points = [data["distinct"][number] for number in data["points"][place]]
     fails = [point["p"][0][0][0] for point in points if "cannot capture" in point.get("x", "")]
     assert set(fails) == {1}
+
+
+def test_a_generation_and_a_step_say_what_cannot_run() -> None:
+    run = gpt2cost.generate("distilgpt2", "a100", prompt_tokens=1000, new_tokens=100)
+    step = gpt2cost.train("distilgpt2", "a100", seq=2048)
+    text = report.page(report.Report(gpt2cost.predict("distilgpt2", "a100"), (), run, step))
+    warned = re.findall(r'<p class="warning">(.*?)</p>', text)
+    assert [" exceeds n_positions 1024 of distilgpt2" in warning for warning in warned] == [True, True]

@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 
 import gpt2cost
-from gpt2cost.output import plot_data
-from gpt2cost.output.plot_data import Picture
-from gpt2cost.output.plot_memory import Memory, memory, memory_of_training, memory_over_tokens
-from gpt2cost.output.plot_runs import generated, step_split
-from gpt2cost.output.plot_timeline import timeline
-from gpt2cost.output.svg import STYLE, draw
-from gpt2cost.output.svg_chart import Scale, spread
+from gpt2cost.output.apart import spread
+from gpt2cost.output.pictures import plot_data
+from gpt2cost.output.pictures.plot_data import Picture
+from gpt2cost.output.pictures.plot_memory import Memory, memory, memory_of_training, memory_over_tokens
+from gpt2cost.output.pictures.plot_runs import generated, step_split
+from gpt2cost.output.pictures.plot_timeline import timeline
+from gpt2cost.output.report.svg import STYLE, draw
+from gpt2cost.output.report.svg_chart import Scale
 from gpt2cost.prediction.predict import Prediction
 from gpt2cost.prediction.train import Training
 
 pytest.importorskip("jinja2")
 
-from gpt2cost.output.report_charts import curves, generate_charts, page_curves, pass_charts, train_charts
+from gpt2cost.output.report.charts import curves, generate_charts, page_curves, pass_charts, train_charts
 
 GPT2, A100, T4 = gpt2cost.load_model("gpt2"), gpt2cost.load_hardware("a100"), gpt2cost.load_hardware("t4")
 BATCHES: dict[str, object] = {"batch": "1-64*2", "seq": 128, "cache": 0}
@@ -395,7 +396,7 @@ def test_ticks_are_round_few_and_inside(low: float, high: float, log: bool) -> N
 
 @pytest.mark.parametrize("places", [[1.0, 2.0, 3.0], [50.0, 50.0, 50.0, 51.0], [98.0, 99.0, 99.5], [0.0, 40.0, 99.0]])
 def test_labels_are_moved_apart_and_no_further_than_it_takes(places: list[float]) -> None:
-    moved = spread(places, 12.0, 0.0, 100.0)
+    moved = spread(places, [12.0] * len(places), -6.0, 106.0)
     assert all(right - left >= 12 - 1e-9 for left, right in pairwise(moved))
     assert min(moved) >= 0
     assert max(moved) <= 100

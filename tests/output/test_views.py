@@ -28,7 +28,7 @@ from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.output.formats import to_markdown
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
-from gpt2cost.output.shared import CHOICE, IMPL
+from gpt2cost.output.shared import CHOICE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.service import service
 from gpt2cost.prediction.settings import Sizes
@@ -92,7 +92,12 @@ def case(name: str) -> Case:
     match name:
         case "capacity":
             shown = gpt2cost.capacity("gpt2-xl", "t4", max_latency_s=0.03)
-            return Case(shown.view, shown, keys(*CHOICE, *capacity.ANSWER, IMPL), "answers")
+            return Case(
+                shown.view,
+                shown,
+                [*keys(*CHOICE), "max_latency_s", *keys(*capacity.ANSWER), "valid", "impl"],
+                "answers",
+            )
         case "generation":
             shown = gpt2cost.generate("gpt2", "a100", batch=2, new_tokens=12, price_per_hour=2.0)
             settings = ["batch_size", "prompt_tokens", "new_tokens", "sample", "padded", *how]
@@ -122,9 +127,9 @@ def case(name: str) -> Case:
         case "validation":
             return Case(validation.validation_view(), validated(), keys(*accuracy.SCORED), "passes")
         case "measured":
-            return Case(validation.MEASURED, records(), keys(*validation.PASS), "passes")
+            return Case(validation.MEASURED, records(), ["gpu", *keys(*validation.PASS)], "passes")
         case _:
-            return Case(validation.MEASURED_OPS, records(), [*keys(*accuracy.RUN), *validation.OP], "ops")
+            return Case(validation.MEASURED_OPS, records(), ["gpu", *keys(*accuracy.RUN), *validation.OP], "ops")
 
 
 CASES = (
@@ -198,7 +203,7 @@ def test_the_nested_documents_hold_the_flat_rows() -> None:
 
 def test_no_answer_is_a_dash() -> None:
     nothing = gpt2cost.capacity("gpt2-xl", "t4", max_latency_s=1e-6)
-    assert {row["latency_s"] for row in nothing.rows()} == {row["capacity_bytes"] for row in nothing.rows()} == {None}
+    assert {row["latency_s"] for row in nothing.rows()} == {row["total_bytes"] for row in nothing.rows()} == {None}
     assert text_of(nothing.view, nothing).count(" -  ") > 6
 
 

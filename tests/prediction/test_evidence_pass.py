@@ -74,7 +74,7 @@ def test_rows_alike_are_predicted_together() -> None:
     ("changes", "name"),
     [
         ({}, "gpt2"),
-        ({"part": "block", "config": {"n_layer": 1, "n_head": 8}}, "gpt2[n_layer=1,n_head=8] block"),
+        ({"part": "block", "config": {"n_layer": 1, "n_head": 8}}, "gpt2[n_layer=1;n_head=8] block"),
         ({"timed": "kernels"}, "gpt2 (kernels)"),
         ({"timed": "turn", "seq": 1}, "gpt2 (generate)"),
     ],

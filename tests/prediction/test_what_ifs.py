@@ -44,7 +44,7 @@ def test_a_list_of_a_device_is_one_value() -> None:
 
 def test_what_is_no_model_is_left_out() -> None:
     found = sweep("gpt2", "a100", model_changes={"n_embd": [768, 770], "n_layer": [2, 3]})
-    assert [row["model"] for row in found] == ["gpt2[n_embd=768,n_layer=2]", "gpt2[n_embd=768,n_layer=3]"]
+    assert [row["model"] for row in found] == ["gpt2[n_embd=768;n_layer=2]", "gpt2[n_embd=768;n_layer=3]"]
     assert "skipped 2 of 4: set: " in found.warnings[0]
     assert "770 / 12" in found.warnings[0]
     for wrong in ({"n_embd": [770, 771]}, {"n_layer": []}, {"n_lyer": [1, 2]}):

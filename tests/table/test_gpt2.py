@@ -11,71 +11,17 @@ import pytest
 import torch
 from helpers import POINTS, unrolled, values
 from oracle import DTYPES, tiny
-from shapes import assert_shapes, shape_of
+from shapes import shape_of
+from table_match import assert_table_equals_trace
 from transformers import GPT2Config
 
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.config import load_model
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, walk
+from gpt2cost.table.kernel import Kernel, Row, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
-
-FUSED = {"scaled_dot_product_attention", "flash_attn_func"}
-
-
-def assert_table_equals_trace(
-    config: GPT2Config,
-    attn: str,
-    dtype: str,
-    batch: int,
-    seq: int,
-    cache: int,
-    use_cache: bool = True,
-    logits: str = "all",
-    padded: bool = False,
-    static: int = 0,
-    captured: bool = False,
-) -> None:
-    trace = oracle.trace(
-        config, attn, DTYPES[dtype], batch, seq, cache, use_cache, int(logits == "last"), padded, static, captured
-    )
-    model = load_model(config)
-    options = TableOptions(
-        attn,  # type: ignore[arg-type]
-        config.activation_function,
-        config.reorder_and_upcast_attn,
-        use_cache,
-        logits,  # type: ignore[arg-type]
-        padded=padded,
-        cache_type="static" if static else "dynamic",
-        traced=captured,
-    )
-    sizes = values(model, dtype, batch, seq, cache)
-    sizes["kv_len"] = static or sizes["kv_len"]
-    steps = unrolled(list(walk(cost_table(options))), model.n_layer)
-    launched = [(module, step) for module, step in steps if step.when.evaluate(sizes)]
-    kernels = [(module, step) for module, step in launched if isinstance(step, Kernel)]
-    ops = [(launch.module, launch.op) for launch in trace.launches]
-    assert [(module, "attention" if k.op in FUSED else k.op) for module, k in kernels] == [
-        (module, "attention" if "attention" in op else op) for module, op in ops
-    ]
-    for (module, kernel), launch in zip(kernels, trace.launches, strict=True):
-        where = f"{module} {kernel.name} {kernel.op}"
-        assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
-        assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
-        assert_shapes(kernel, launch, sizes, where)
-        if isinstance(kernel.shape, Gemm | FusedAttention):
-            assert kernel.flops.evaluate(sizes) == launch.flops, where
-        if isinstance(kernel.shape, Gemm):
-            shape = tuple(
-                dim.evaluate(sizes) for dim in (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
-            )
-            assert shape == launch.gemm, where
-        else:
-            assert launch.gemm is None, where
-    assert sum(step.count for _, step in launched if isinstance(step, Free) and step.op == "sync") == trace.syncs
 
 
 @pytest.mark.parametrize(

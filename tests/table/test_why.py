@@ -12,11 +12,14 @@ import typer.main
 from every_table import different_rows, of_passes, of_training
 
 from gpt2cost.cli.app import COMMANDS, app
+from gpt2cost.table.formula import NEVER, Formula
+from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Kernel, walk
+from gpt2cost.table.kernel import Kernel, Row, walk
 from gpt2cost.table.options import TableOptions
+from gpt2cost.table.symbols import T
 from gpt2cost.table.training import training_table
-from gpt2cost.table.why import DOES, REMOVED_BY, RULES, key_of, why
+from gpt2cost.table.why.reasons import DOES, REMOVED_BY, RULES, key_of, why
 
 
 def test_every_step_of_every_table_has_a_reason_and_no_text_is_left_over() -> None:
@@ -58,6 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "--cache-type dynamic": {"cache_type": "dynamic"},
     "--dropout 0": {"dropout": ()},
     "--logits all": {"logits": "all"},
+    "--precision bf16,": {"autocast": False},
 }
 """What a text says that removes a step -> the same of a table. Of masks it depends on the sizes."""
 
@@ -65,17 +69,98 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("flag", CHANGES)
 def test_what_is_said_to_remove_a_step_does(flag: str) -> None:
     removed = 0
-    for options in (*of_passes(), *(of_training() if flag in ("--attn sdpa", "--dropout 0") else ())):
-        other = {row.path for row in _rows(replace(options, **CHANGES[flag])) if isinstance(row.step, Kernel)}
+    for options in (
+        *of_passes(),
+        *(of_training() if flag in ("--attn sdpa", "--dropout 0", "--precision bf16,") else ()),
+    ):
+        other = {_made(row) for row in _rows(replace(options, **CHANGES[flag])) if isinstance(row.step, Kernel)}
         for row in _rows(options):
             if flag in why(row).removed_by and "mask" not in row.step.name:
                 removed += 1
-                assert row.path not in other
+                assert _made(row) not in other
     assert removed
 
 
+SIZES: dict[str, dict[str, Formula | int]] = {
+    "a batch of 1": {"batch_size": 1},
+    "a micro-batch of 1": {"batch_size": 1},
+    "a batch above 1": {"batch_size": 2},
+    "a step of one token": {"seq_len": 1},
+    "kv_len that is a multiple of 8": {"kv_len": 16},
+    "a prefill": {"cache_len": 0, "kv_len": T},
+    "a step of one token has a mask": {"seq_len": 1},
+}
+"""What a text says of the sizes at which a step is not launched -> these sizes."""
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_step_is_not_launched_at_the_sizes_that_are_said(sizes: str) -> None:
+    checked = 0
+    for options in (*of_passes(), *(of_training() if "micro" in sizes else ())):
+        if options.padded or options.cache_type == "static" or (options.traced and not options.use_cache):
+            continue
+        for row in _rows(options):
+            said = why(row).removed_by
+            if sizes in said and "--attn sdpa without padding" not in said:
+                checked += 1
+                assert row.step.when.where(SIZES[sizes]) == NEVER, row.path
+    assert checked
+
+
+def test_what_compiled_code_merges_is_merged() -> None:
+    """Where there is no static cache, whose conditions keep some apart."""
+    checked = 0
+    for options in of_passes():
+        if options.traced and not options.in_generate and options.cache_type == "dynamic":
+            rows = tuple(walk(cost_table(options)))
+            alone = {row.path for row in fuse(rows)}
+            for row in rows:
+                if why(row).removed_by.startswith("--runtime compile merges"):
+                    checked += 1
+                    assert row.path not in alone
+    assert checked > 50
+
+
 def _rows(options: TableOptions) -> Any:
-    return training_table(options).forward if options.train else walk(cost_table(options))
+    if not options.train:
+        return walk(cost_table(options))
+    table = training_table(options)
+    return (*table.forward, *table.backward)
+
+
+def _made(row: Row) -> str:
+    """A row's path, without the cast by which autocast's gradients go."""
+    return row.path.replace(".cast_input.grad_", ".grad_")
+
+
+def test_reasons_of_gradients_name_steps_and_tensors_that_there_are() -> None:
+    checked = 0
+    for options in of_training():
+        table = training_table(options)
+        steps = {row.path.removeprefix("transformer.") for row in table.forward}
+        steps |= {row.module.removeprefix("transformer.") for row in table.forward}
+        for row in table.backward:
+            does = why(row).does
+            named = re.findall(r"\bh\.[\w.]*\w", does)
+            assert steps.issuperset(named), does
+            checked += len(named)
+            assert "float32" not in does.partition(",")[0], does
+    assert checked > 1000
+
+
+def test_what_a_mask_is_for_is_said_where_there_is_no_cache_too() -> None:
+    """Compiled code without a KV cache cannot ask whether texts are packed: sdpa then always has a mask."""
+    for options in (*of_passes(), *of_training()):
+        if (
+            options.attn == "sdpa"
+            and options.traced
+            and not options.use_cache
+            and not options.padded
+            and options.impl == "hf"
+        ):
+            for row in _rows(options):
+                if row.step.name in ("float_mask", "causal_mask.le", "scaled_dot_product_attention_masked"):
+                    assert "without a KV cache, --runtime eager" in why(row).removed_by
 
 
 def test_formulas_of_activation_functions_are_those_of_transformers() -> None:

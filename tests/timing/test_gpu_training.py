@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from gpt2cost import load_hardware
+from gpt2cost.table.builders import tensor
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import formula
-from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Parameter, tensor
+from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Parameter
 from gpt2cost.table.symbols import f32
 from gpt2cost.timing.gpu_attention import attention_terms
 from gpt2cost.timing.gpu_gemm import gemm_terms

@@ -1,0 +1,105 @@
+"""Why the steps of heads other than GPT2LMHeadModel's run, of cross-attention, and of the search for a pad token."""
+
+_ONE_KERNEL = "--attn sdpa, one kernel for all of attention"
+_MASK = "an attention_mask, or no pad_token_id in the config"
+
+DOES = {
+    # ------------------------------------------------------------------------------------------ cross-attention
+    "ln_cross_attn": (
+        "Layer norm before cross-attention, of the sum after attention. It also writes each token's mean and reciprocal"
+        " deviation, in float32."
+    ),
+    "crossattention": "The call of GPT2Attention, with an encoder's states, in Python: no kernel of its own.",
+    "crossattention.q_attn": "Projects each new token to a query of each head.",
+    "crossattention.c_attn": (
+        "Projects the encoder's states to keys and values of each head, side by side. With a KV cache the first pass"
+        " alone does so."
+    ),
+    "crossattention.split": "Keys and values as views of c_attn's output, by heads.",
+    "crossattention.split_query": "The queries as a view by heads.",
+    "crossattention.cat_cross_key": (
+        "The cache's first update: a concatenation with nothing before it, which copies the encoder's keys. Later"
+        " passes read them there."
+    ),
+    "crossattention.cat_cross_value": "The same of the encoder's values.",
+    "crossattention.clone_query": (
+        "Puts the heads of all sequences side by side, as matmul needs them: a copy where there are several of each."
+    ),
+    "crossattention.clone_key": "The same of the keys, which are a view of c_attn's output without a cache.",
+    "crossattention.clone_value": "The same of the values.",
+    "crossattention.scores": "Multiplies queries and the encoder's keys: a score of each token for each state.",
+    "crossattention.scale": "Divides the scores by the root of head_dim, by a multiplication.",
+    "crossattention.softmax": "Makes the scores of each token weights that add up to 1. There is no mask before it.",
+    "crossattention.context": "Adds up the encoder's values, by those weights.",
+    "crossattention.clone_output": "Puts the heads of each token side by side again, which is a copy.",
+    "crossattention.scaled_dot_product_attention": (
+        "Scores, softmax and context over the encoder's states in one kernel. There is no causal rule: every token sees"
+        " every state."
+    ),
+    "crossattention.flash_attn_func": (
+        "Scores, softmax and context over the encoder's states in one kernel of the flash-attn package, without a"
+        " causal rule."
+    ),
+    "crossattention.views": "Reshapes between tokens and heads: views, no kernel.",
+    "crossattention.c_proj": "Mixes the heads of each token by one more product.",
+    "crossattention.resid_dropout [call]": (
+        "Dropout of what cross-attention gives. In inference it is the identity: a call in Python, no kernel."
+    ),
+    "cross_residual": "Adds what cross-attention has made to the residual stream.",
+    # ------------------------------------------------------------------------------------------ the pad token
+    "ends_sync": (
+        "The list [-1, 0] becomes a tensor of two places, which is copied from the host, and the host waits for the"
+        " copy."
+    ),
+    "end_ids": (
+        "Takes the last and the first id of each sequence: the config has a pad_token_id and no attention mask is"
+        " passed, so transformers looks whether a mask may have been forgotten. An index by a list is a copy."
+    ),
+    "is_pad": "Compares those ids with pad_token_id.",
+    "any_pad": "Is one of them the pad token? One boolean for the whole batch.",
+    "pad_sync": "The host waits for that answer, in every pass, to print a warning once.",
+    # ------------------------------------------------------------------------------------------ classification
+    "score": (
+        "GPT2ForSequenceClassification's head, without a bias: the scores of num_labels classes. It runs on every"
+        " position, though one of each sequence is kept."
+    ),
+    "select": "The scores of the last position: a view.",
+    "batch_indices": "Numbers the sequences, to choose one position of each.",
+    "is_no_pad": "Compares the ids with pad_token_id: where there is text.",
+    "non_pad_mask": "Those booleans as int32, which can be multiplied.",
+    "token_indices": "Numbers the positions, as int32.",
+    "places": "The number of each position where there is text, and 0 where there is padding.",
+    "last_non_pad_token": "The largest of each sequence: where its last token is.",
+    "pooled_logits": "Copies the scores of one position of each sequence: what the model returns.",
+    "dropout [call]": "Dropout before the classifier. In inference it is the identity: a call in Python, no kernel.",
+    "classifier": "GPT2ForTokenClassification's head, with a bias: the scores of num_labels classes for each token.",
+    # ------------------------------------------------------------------------------------------ two heads
+    "multiple_choice_head": (
+        "The call of GPT2SequenceSummary in Python, which scores the sequence as a whole: no kernel of its own."
+    ),
+    "multiple_choice_head.first_token": "A slice of the hidden states, of which only the shape is used: a view.",
+    "multiple_choice_head.cls_index": (
+        "The place of the last token, for each element of its vector: int64, since gather takes an index of the shape"
+        " of what it gives."
+    ),
+    "multiple_choice_head.last_token": "Copies the last token's hidden state of each sequence.",
+    "multiple_choice_head.squeeze": "Drops the dimension of one position: a view.",
+    "multiple_choice_head.first_dropout": "Dropout before the projection. In inference it is the identity: a call.",
+    "multiple_choice_head.summary": "Projects the last token's hidden state onto one score, with a bias.",
+    "multiple_choice_head.activation": "The identity, unless summary_activation names a function: a call.",
+    "multiple_choice_head.last_dropout": "The identity, unless summary_last_dropout is set: a call.",
+    "squeeze": "Drops the dimension of one class: a view.",
+}
+REMOVED_BY = {
+    "crossattention.scores": _ONE_KERNEL,
+    "crossattention.scale": _ONE_KERNEL,
+    "crossattention.softmax": _ONE_KERNEL,
+    "crossattention.context": _ONE_KERNEL,
+    "crossattention.clone_query": _ONE_KERNEL,
+    "crossattention.clone_output": _ONE_KERNEL,
+    "end_ids": _MASK,
+    "ends_sync": _MASK,
+    "is_pad": _MASK,
+    "any_pad": _MASK,
+    "pad_sync": _MASK,
+}
