@@ -13,6 +13,7 @@ import itertools
 import json
 from pathlib import Path
 
+import columns
 from gate import GATE, gate_figures
 from pages import PAGES, regenerated
 
@@ -79,6 +80,7 @@ if __name__ == "__main__":
     assert installed is not None
     LINES_FILE.write_text(citations_text(*installed), "utf-8")
     RESIDUALS_FILE.write_text(residuals_text(), "utf-8")
+    columns.PAGE.write_text(columns.page(), "utf-8")
     shipped.cache_clear(), spread.cache_clear()
     figures = gate_figures(score_evidence())
     GATE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

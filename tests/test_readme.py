@@ -22,7 +22,7 @@ HARDWARE, TRAINING = ROOT / "docs" / "hardware.md", ROOT / "docs" / "training.md
 def test_there_are_blocks() -> None:
     assert len(EXAMPLES) >= 3
     assert {page for page in PAGES if page not in {page for page, _ in BLOCKS}} == {
-        ROOT / "docs" / name for name in ("decisions.md", "python.md")
+        ROOT / "docs" / name for name in ("columns.md", "decisions.md", "python.md")
     }
 
 

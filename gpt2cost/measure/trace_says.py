@@ -19,7 +19,7 @@ from gpt2cost.measure.trace_file import args_of, shape_of_dims
 from gpt2cost.measure.trace_match import ANCHOR, label_of
 from gpt2cost.prediction.settings import How
 from gpt2cost.table.config import Model, list_models
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
 
 DIMENSIONS = ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions")
 """What shapes can say of a model, under `GPT2Config`'s names."""
@@ -36,7 +36,8 @@ class Said:
     """What a trace says. Whatever it does not say is absent, empty or None.
 
     `dimensions`: of the model. `dtypes`: those that its types may be. `device`: its name, as the driver has it.
-    `settings`: how the passes ran, under the names of `How`; of a predicted trace all of it.
+    `settings`: how the passes ran, under the names of `How`; of a predicted trace all of it. `head`: what `Model` calls
+    so, of a predicted one.
     """
 
     dimensions: Mapping[str, int] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Said:
     torch: str = ""
     is_old: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    head: str = ""
 
     @property
     def presets(self) -> list[str]:
@@ -59,17 +61,19 @@ class Said:
 
 def said_by(trace: Trace) -> Said:
     """What a trace says of itself."""
-    head, predicted = trace.file.head, trace.file.prediction
+    head, predicted, models_head = trace.file.head, trace.file.prediction, ""
     ops = trace.ops if trace.ops and predicted is None else trace.observed
     dimensions, settings, dtypes = _dimensions(ops), _settings(trace, ops), _dtypes(ops, trace.observed)
     if predicted is not None:
         own, model = predicted.get("settings"), predicted.get("model")
         settings = {n: v for n, v in (own if isinstance(own, dict) else {}).items() if v in _CHOICES.get(n, ())}
         dtypes = (settings["dtype"],) if "dtype" in settings else ()
-        dimensions = {n: (model if isinstance(model, dict) else {}).get(n, 0) for n in DIMENSIONS}
+        model = model if isinstance(model, dict) else {}
+        dimensions = {name: model.get(name, 0) for name in DIMENSIONS}
+        models_head = model["head"] if model.get("head") in HEADS else ""
     torch = next((v for k, v in head.items() if re.search(r"(?i)torch.*version", k) and isinstance(v, str)), "")
     known = {name: size for name, size in dimensions.items() if isinstance(size, int) and size > 0}
-    return Said(known, dtypes, device_of(trace), torch, trace.file.is_old, settings)
+    return Said(known, dtypes, device_of(trace), torch, trace.file.is_old, settings, models_head)
 
 
 # ------------------------------------------------------------------------------------------------ held against

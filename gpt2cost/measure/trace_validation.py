@@ -13,7 +13,7 @@ from gpt2cost.measure.score import Validation
 from gpt2cost.measure.torch_trace import Observed, Size, Trace
 from gpt2cost.measure.trace_says import Said, check_attention, check_model, differences, said_by
 from gpt2cost.prediction.settings import SIZE_FIELDS, How, check_device, check_how, check_single_sizes
-from gpt2cost.table.config import Model
+from gpt2cost.table.config import Model, change_model
 
 MOST_SIZES = 8
 """How many sizes of passes are scored where none is asked for: `generate` has one per token."""
@@ -29,6 +29,8 @@ def validate_trace(
     `InputError` for a trace of another model or attention, or of other sizes, and where there is no whole pass.
     """
     where, said = plain(str(path)), said_by(trace)
+    if said.head and said.head != model.head:
+        model = change_model(model, {"head": said.head})
     how = how_of(said, hw, model, dtype, attn, runtime, use_cache)
     chosen = [
         (check_single_sizes(*size, how.use_cache), observed)

@@ -142,7 +142,8 @@ def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
         page.line(f"{word}: {meaning}")
 
 
-EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _evidence_text)
+SCORED_COLUMNS = tuple(field.key for field in SCORED)
+EVIDENCE: View[Sequence[Scored]] = View(scored_rows, _evidence_document, _evidence_text, columns=SCORED_COLUMNS)
 """Measured passes beside their predictions, and a summary per device."""
 
 # ---------------------------------------------------------------------------------------------- lists

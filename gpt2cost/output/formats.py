@@ -28,20 +28,23 @@ def to_jsonl(records: Iterable[Record]) -> str:
     return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
-def to_csv(records: Iterable[Record]) -> str:
-    """A header line and one line per record; a list in a cell is joined with spaces, and nothing is an empty cell."""
+def to_csv(records: Iterable[Record], columns: Sequence[str] = ()) -> str:
+    """A header line and one line per record; a list in a cell is joined with spaces, and nothing is an empty cell.
+
+    Without records the header is `columns`.
+    """
     rows = list(records)
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=_columns(rows), lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=_columns(rows) or columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
-def to_markdown(records: Iterable[Record]) -> str:
-    """A pipe table; numbers are aligned right."""
+def to_markdown(records: Iterable[Record], columns: Sequence[str] = ()) -> str:
+    """A pipe table; numbers are aligned right. Without records the header is `columns`."""
     rows = list(records)
-    columns = _columns(rows)
+    columns = _columns(rows) or columns
     numeric = [bool(rows) and all(_is_number(row.get(name)) for row in rows) for name in columns]
     rule = ["---:" if is_numeric else "---" for is_numeric in numeric]
     cells = ([markdown_cell(row.get(name)) for name in columns] for row in rows)

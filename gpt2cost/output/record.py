@@ -27,7 +27,7 @@ class View(Generic[T]):
     """How results of one type are shown: as flat rows, as a JSON document, as text, in two lines, as Markdown.
 
     Only a `Result` needs the two lines. Markdown is a table of the rows unless there is a function for it; a notebook
-    shows the text unless it has a page of its own.
+    shows the text unless it has a page of its own. `columns`: of the rows, where there may be none.
     """
 
     rows: Callable[[T], Iterable[Record]]
@@ -36,6 +36,7 @@ class View(Generic[T]):
     summary: Callable[[T], tuple[str, str]] | None = None
     markdown: Callable[[T], str] | None = None
     notebook: Callable[[Page, T], None] | None = None
+    columns: tuple[str, ...] = ()
 
     def html(self, result: T) -> str:
         """Tables and lines as HTML, for a notebook."""
@@ -76,4 +77,5 @@ def listing(
     def table(page: Page, result: Any) -> None:
         page.fields(items(result), titled(fields))
 
-    return View(rows, lambda result: {**envelope(), name: rows(result)}, text or table, **more)
+    columns = tuple(field.key for field in fields)
+    return View(rows, lambda result: {**envelope(), name: rows(result)}, text or table, columns=columns, **more)

@@ -66,12 +66,14 @@ class Sink:
             case "markdown" if view.markdown is not None:
                 write_text(view.markdown(result), self.output)
             case _:
-                self.rows(view.rows(result))
+                self.rows(view.rows(result), view.columns)
 
-    def rows(self, rows: Iterable[Record]) -> None:
-        """Write flat rows as JSON lines, CSV or Markdown."""
-        write = {"jsonl": to_jsonl, "csv": to_csv, "markdown": to_markdown}[self.format]
-        write_text(write(rows), self.output)
+    def rows(self, rows: Iterable[Record], columns: Sequence[str] = ()) -> None:
+        """Write flat rows as JSON lines, CSV or Markdown; `columns`: those of a header without rows."""
+        if self.format == "jsonl":
+            write_text(to_jsonl(rows), self.output)
+        else:
+            write_text((to_csv if self.format == "csv" else to_markdown)(rows, columns), self.output)
 
     def stream(self, chunks: Iterable[str]) -> None:
         """Write text that is made piece by piece."""

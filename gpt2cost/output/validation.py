@@ -22,6 +22,7 @@ from gpt2cost.output.accuracy import (
     RANGE,
     REPEAT,
     RUN,
+    SCORED_COLUMNS,
     SIZE,
     SUMMARY,
     TRUST,
@@ -123,9 +124,11 @@ def _measured_text(page: Page, records: Sequence[Measurement]) -> None:
         page.fields(ops, OP_TEXT)
 
 
-MEASURED: View[Sequence[Measurement]] = View(_pass_records, _measured_document, _measured_text)
+MEASURED: View[Sequence[Measurement]] = View(
+    _pass_records, _measured_document, _measured_text, columns=("gpu", *(field.key for field in PASS))
+)
 """What `measure` recorded: the machine, passes, profiles. A row per pass."""
-MEASURED_OPS = replace(MEASURED, rows=_op_records)
+MEASURED_OPS = replace(MEASURED, rows=_op_records, columns=("gpu", *(field.key for field in RUN), *OP))
 """The same with a row per op of the profiled passes."""
 
 # ---------------------------------------------------------------------------------------------- scored
@@ -282,6 +285,7 @@ def validation_view(kernels: bool = False) -> View[Validation]:
         document=_document,
         text=partial(_text, kernels=kernels),
         summary=_validation_summary,
+        columns=("gpu", *(field.key for field in RUN), *(field.key for field in KERNEL)) if kernels else SCORED_COLUMNS,
     )
 
 

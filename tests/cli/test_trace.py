@@ -73,7 +73,19 @@ def test_a_predicted_run_is_read_back_as_itself(runtime: str, attn: str, gpt2cos
     assert assert_exact(gpt2cost, path) == [prefill, decode]  # how it ran, the trace says
 
 
-@pytest.mark.parametrize("flags", ["--logits last", "--no-use-cache", "--attn flash_attention_2", "--dtype bf16"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--logits last",
+        "--no-use-cache",
+        "--attn flash_attention_2",
+        "--dtype bf16",
+        "--head none",
+        "--impl nanogpt",
+        "--cache-type static --runtime reduce-overhead",
+        "--head token-classification",
+    ],
+)
 def test_what_a_predicted_run_says_of_itself_is_heard(flags: str, gpt2cost: Call, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert gpt2cost(*TRACE, *flags.split(), "--phase", "prefill", "-o", path).code == 0
