@@ -12,6 +12,8 @@ from typing import Any
 from gpt2cost.output.field import Record
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+COLUMNAR = ("parquet", "arrow")
+"""Binary formats of many rows, which a sweep has too."""
 
 
 _NUMBERS = re.compile(r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]")
