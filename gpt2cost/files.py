@@ -94,6 +94,18 @@ def write_chunks(chunks: Iterable[str], path: Path | None) -> None:
         raise unwritten(error) from None
 
 
+def write_out(chunks: Iterable[bytes]) -> None:
+    """Pieces of bytes to stdout."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(chunks)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except OSError as error:
+        raise unwritten(error) from None
+
+
 def unwritten(error: OSError) -> OutputError:
     """What is said where stdout does not take what is written."""
     reason = "stdout is closed" if error.errno == errno.EBADF else error.strerror or error

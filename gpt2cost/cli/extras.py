@@ -1,4 +1,4 @@
-"""Rooms that need an optional extra: torch, scipy, matplotlib and jinja2, without which predicting does."""
+"""Rooms that need an optional extra: torch, scipy, matplotlib, jinja2 and pyarrow, without which predicting does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2cost.errors import InputError
 
-EXTRAS = {"torch": "measure", "scipy": "measure", "matplotlib": "plot", "jinja2": "page"}
+EXTRAS = {"torch": "measure", "scipy": "measure", "matplotlib": "plot", "jinja2": "page", "pyarrow": "arrow"}
 """A library that predicting does without -> the extra of gpt2cost that installs it."""
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
+from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     CACHE_TYPE_OPTION,
     LOGITS_OPTION,
@@ -28,11 +29,13 @@ from gpt2cost.cli.flags import (
 from gpt2cost.cli.many import ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
 from gpt2cost.errors import InputError
+from gpt2cost.output.formats import COLUMNAR, FORMATS
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.output.sweep import show_sweep
 from gpt2cost.prediction.blocks import Block, Rows
 from gpt2cost.prediction.grid import DEFAULTS, Grid, make_grid, read_study
+from gpt2cost.prediction.parallel import blocks_of
 from gpt2cost.prediction.settings import PHASES, TRAIN
 from gpt2cost.prediction.shard import WHOLE, parse_shard
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep, plan
@@ -51,6 +54,22 @@ MANY_POINTS = 10_000_000
 """A grid above this size needs --yes: a CSV file of it passes 2 GB."""
 LONG = 500_000
 """From this many points on, a terminal sees a progress bar."""
+
+
+@dataclass(eq=False, repr=False)
+class SweepOutputFlags(OutputFlags):
+    """In which format a sweep is: in binary ones too."""
+
+    format: Annotated[str | None, choice("--format", (*FORMATS, *COLUMNAR), show_default="as -o ends, else table")] = (
+        None
+    )
+
+    def sink(self) -> Sink:
+        """As `OutputFlags` says. Raises `InputError` where pyarrow is missing that the format needs."""
+        sink = Sink(self.format, self.output, (*FORMATS, *COLUMNAR))
+        if sink.format in COLUMNAR:
+            load("gpt2cost.output.arrow", f"--format {sink.format}")
+        return sink
 
 
 @takes
@@ -77,7 +96,7 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,
     training: TrainListFlags,
     exits: ExitFlags,
-    out: OutputFlags,
+    out: SweepOutputFlags,
 ) -> None:
     """Predict every point of a grid: a row per point, for spreadsheets and scripts.
 
@@ -149,7 +168,7 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
 
 def _counted(sweep: Rows, advance: Callable[[int], Any], seen: dict[str, set[bool]]) -> Iterator[Block]:
     """The blocks of a sweep; `advance` is told the points of each, and `seen` what stands in some of its columns."""
-    for block in sweep.blocks():
+    for block in blocks_of(sweep):
         advance(block.points)
         for name, values in seen.items():
             values |= set(block.flat(name).tolist())

@@ -13,6 +13,8 @@ from gpt2cost.output.field import Record
 from gpt2cost.output.messages import one_line
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
+COLUMNAR = ("parquet", "arrow")
+"""Binary formats of many rows, which a sweep has too."""
 
 
 _NUMBERS = re.compile(r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]")

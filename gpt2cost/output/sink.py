@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from gpt2cost.checks import check_choice
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.files import check_writable, write_chunks, write_text
+from gpt2cost.files import check_writable, write_bytes, write_chunks, write_out, write_text
 from gpt2cost.output.field import Record
 from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
@@ -22,7 +22,7 @@ PIPED_WIDTH = 160
 
 OF_SUFFIX = {
     ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".md": "markdown", ".markdown": "markdown",
-    ".txt": "table",
+    ".txt": "table", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
 """The end of a file's name -> what is in it. `.gz` may follow."""
 FOREIGN = (".tsv", ".xls", ".xlsx", ".ods", ".html", ".htm", ".pdf", ".png", ".svg", ".yaml", ".yml", ".zip", ".zst",
@@ -78,6 +78,15 @@ class Sink:
     def stream(self, chunks: Iterable[str]) -> None:
         """Write text that is made piece by piece."""
         write_chunks(chunks, self.output)
+
+    def stream_bytes(self, chunks: Iterable[bytes]) -> None:
+        """Write a binary format piece by piece. Raises `InputError` where it would go to a terminal."""
+        if self.output is not None:
+            write_bytes(chunks, self.output)
+        elif sys.stdout.isatty():
+            raise InputError(f"--format {self.format}: is not for a terminal; -o FILE writes it to a file")
+        else:
+            write_out(chunks)
 
     def page(self, write: Callable[[Page], None]) -> None:
         """Write text for people."""

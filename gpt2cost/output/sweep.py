@@ -9,13 +9,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from gpt2cost.output.field import Field, Record, column
-from gpt2cost.output.formats import csv_cell, markdown_cell
+from gpt2cost.output.formats import COLUMNAR, csv_cell, markdown_cell
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
@@ -43,7 +44,10 @@ Text: TypeAlias = Callable[[Any], str]
 def show_sweep(sink: Sink, sweep: Rows, blocks: Iterable[Block]) -> None:
     """Write the rows of `blocks`, which are those of `sweep` in the order that is wanted, as they come."""
     chunks = {"csv": csv_chunks, "jsonl": jsonl_chunks, "markdown": markdown_chunks}
-    if sink.format == "json":
+    if sink.format in COLUMNAR:
+        room = import_module("gpt2cost.output.arrow")
+        sink.stream_bytes(room.columnar_chunks(blocks, sweep.names, WORDS, _head(sweep), sink.format))
+    elif sink.format == "json":
         sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
     elif sink.format in chunks:
         pieces = chunks[sink.format](blocks, sweep.names)

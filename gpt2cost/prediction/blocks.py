@@ -17,9 +17,11 @@ from gpt2cost.result import Result
 
 Column: TypeAlias = Any
 """A scalar, or an array that broadcasts to its block's shape."""
+Task: TypeAlias = tuple[Any, Any, int]
+"""A choice of everything but sizes, a part of the sizes, and the number of its first point."""
 EXACT = 2.0**53
 """Up to here a float64 holds every integer."""
-BLOCK_ROWS = 1 << 15
+BLOCK_ROWS = 1 << 14
 """Rows that are evaluated together: enough for numpy, and little memory."""
 
 
@@ -84,8 +86,16 @@ class Rows(Result):
         return int(self.grid.sizes)
 
     @abstractmethod
+    def tasks(self) -> Iterator[Task]:
+        """What there is to evaluate, block by block, in order."""
+
+    @abstractmethod
+    def block(self, task: Task) -> Block:
+        """The rows of one of the tasks."""
+
     def blocks(self) -> Iterator[Block]:
         """The rows, block by block, in constant memory."""
+        return map(self.block, self.tasks())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return itertools.chain.from_iterable(map(block_rows, self.blocks()))

@@ -19,7 +19,7 @@ from gpt2cost.checks import check_flag
 from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, whole
+from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, Task, whole
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
@@ -71,17 +71,20 @@ class Sweep(Rows):
     warnings: tuple[str, ...]
     shard: Shard = WHOLE
 
-    def blocks(self) -> Iterator[Block]:
-        """The rows, block by block, in constant memory. A shard evaluates the same blocks as the whole, so that its
-        rows are the same to the last digit."""
+    def tasks(self) -> Iterator[Task]:
+        """A shard evaluates the same blocks as the whole, so that its rows are the same to the last digit."""
         limit = BLOCK_ROWS // (64 if self.kernels else 1)
-        first, bounds = 0, self.bounds
+        first, (low, end) = 0, self.bounds
         for choice in self.choices:
             for part in _parts(self.grid, limit):
                 points = math.prod(map(len, part))
-                if first < bounds[1] and first + points > bounds[0]:
-                    yield within(_block(choice, self, part), first, bounds, of_points=3)
+                if first < end and first + points > low:
+                    yield choice, part, first
                 first += points
+
+    def block(self, task: Task) -> Block:
+        choice, part, first = task
+        return within(_block(choice, self, part), first, self.bounds, of_points=3)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from gpt2cost.checks import check_choice
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
-from gpt2cost.prediction.blocks import Block, Column, Rows, whole
+from gpt2cost.prediction.blocks import Block, Column, Rows, Task, whole
 from gpt2cost.prediction.grid import Axis, name_axis, size_axis, split_list
 from gpt2cost.prediction.shard import WHOLE, Shard, parse_shard, within
 from gpt2cost.prediction.sweep import loaded_axes
@@ -121,15 +121,18 @@ class TrainSweep(Rows):
     kernels: bool = False
     shard: Shard = WHOLE
 
-    def blocks(self) -> Iterator[Block]:
-        """The rows, block by block, in constant memory."""
-        first, bounds = 0, self.bounds
+    def tasks(self) -> Iterator[Task]:
+        first, (low, end) = 0, self.bounds
         for choice in self.choices:
             for part in _parts(_axes(self.grid, choice.model)):
                 points = math.prod(1 if axis is None else len(axis) for axis in part)
-                if first < bounds[1] and first + points > bounds[0]:
-                    yield within(_block(choice, self, part), first, bounds, of_points=len(SIZE_AXES))
+                if first < end and first + points > low:
+                    yield choice, part, first
                 first += points
+
+    def block(self, task: Task) -> Block:
+        choice, part, first = task
+        return within(_block(choice, self, part), first, self.bounds, of_points=len(SIZE_AXES))
 
     @property
     def names(self) -> tuple[str, ...]:

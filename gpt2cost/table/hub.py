@@ -18,7 +18,7 @@ PATIENCE_S = 5.0
 
 def config_of(config: Any) -> Any:
     """What a live `GPT2Config` says, with the attention implementation, which its `to_dict` leaves out."""
-    attn = getattr(config, "_attn_implementation", None)
+    attn = getattr(config, "_attn_implementation_internal", None)  # transformers 4's property has eager for none
     own = config.to_dict()
     return {**own, "attn_implementation": attn} if isinstance(own, dict) and attn is not None else own
 

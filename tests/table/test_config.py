@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, process
 
 from gpt2cost.errors import InputError
+from gpt2cost.table import hub
 from gpt2cost.table.config import Model, load_model
 
 CASES = ROOT.parent / "shared" / "field-cases" / "configs"
@@ -224,3 +225,32 @@ def test_a_mistyped_folder_is_said_at_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         load_model("out/mymodel")
+
+
+def test_a_hub_id_that_was_downloaded_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = tmp_path / "hub" / "models--me--mine"
+    for name, text in {
+        "refs/main": "abc",
+        "snapshots/abc/config.json": json.dumps({**GPT2, "dtype": "bfloat16"}),
+    }.items():
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(text)
+    flags = ("--model", "me/mine", "--gpu", "a100", "--seq", "8")
+    done = process(["-m", "gpt2cost", "predict", *flags], {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bf16" in done.stdout.splitlines()[0]
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    class Silent:
+        @staticmethod
+        def from_pretrained(name: str) -> None:
+            answered.wait(60)
+
+    monkeypatch.setattr(hub, "PATIENCE_S", 0.01)
+    with pytest.raises(InputError, match="no answer"):
+        hub._asked("me/mine", Silent)
+    answered.set()
