@@ -113,7 +113,6 @@ def test_a_row_of_a_sweep_is_predict_to_the_last_digit(gpu: str, attn: str) -> N
         (["table", "--batch", "5", "--seq", "7"], "--batch: goes with --model"),
         (["table", "--set", "n_layer=3"], "--set: goes with --model"),
         (["table", "--dtype", "fp32"], "--dtype: goes with --model"),
-        (["tree", *ONE, "--parameters"], "--gpu: does not go with --parameters"),
         (["tree", "--model", "gpt2", "--parameters", "--depth", "1"], "--depth"),
         (["accuracy", "--gpu", "t4", "--measurements", "."], "--gpu does not go with --measurements"),
         (["accuracy", "--leave-one-out", "--measurements", "."], "expected one of them"),
