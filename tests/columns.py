@@ -95,5 +95,4 @@ This page is written from the lists of fields (`python tests/regenerate.py`), an
 
 | column | meaning |
 | --- | --- |
-
 """

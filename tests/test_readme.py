@@ -69,7 +69,7 @@ def commands(page: Path) -> set[str]:
     text = re.sub(r"<!--.*?-->", "", page.read_text("utf-8"), flags=re.S)
     written = re.findall(r"(?<!`)`(gpt2cost [^`]+)`", text)
     for script in re.findall(r"```sh\n(.*?)```", text, re.S):
-        lines = re.sub(r"#.*", "", script.replace("\\\n", "")).splitlines()
+        lines = re.sub(r"#.*| --[a-z-]+ <\([^)]*\)", "", script.replace("\\\n", "")).splitlines()
         written += [part.strip() for line in lines for part in re.split(r"[|;&)]| do |<\(", line)]
     return {" ".join(command.split()) for command in written if re.match("gpt2cost [a-z]", command)}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt2cost.output.field import Record
+from gpt2cost.output.messages import one_line
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 COLUMNAR = ("parquet", "arrow")
@@ -39,7 +40,7 @@ def to_csv(records: Iterable[Record], columns: Sequence[str] = ()) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=_columns(rows) or columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -72,7 +73,8 @@ def _columns(rows: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """A cell of a CSV file."""
     match value:
         case None:
             return ""
@@ -82,11 +84,14 @@ def _cell(value: Any) -> Any:
             return json.dumps(value)
         case list() | tuple():
             return " ".join(map(str, value))
+        case str():
+            return value.replace("\r", "\n")  # csv quotes the one and not the other
         case _:
             return value
 
 
 def markdown_cell(value: Any) -> str:
     """A cell of a pipe table."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(_cell(value))
-    return text.replace("|", "\\|").replace("*", "\\*")
+    text = f"{value:.6g}" if isinstance(value, float) else str(csv_cell(value))
+    line = text if text.isprintable() else one_line(text)
+    return line.replace("|", "\\|").replace("*", "\\*")

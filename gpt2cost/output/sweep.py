@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpt2cost.output.field import Field, Record, column
-from gpt2cost.output.formats import COLUMNAR, markdown_cell
+from gpt2cost.output.formats import COLUMNAR, csv_cell, markdown_cell
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
@@ -121,8 +121,8 @@ def _written(values: Any, quote: Text, number: Text) -> Any:
 
 def _csv_text(value: str) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow([value])
-    return out.getvalue()
+    csv.writer(out, lineterminator="\n").writerow([csv_cell(value)])
+    return out.getvalue()[:-1]
 
 
 # ---------------------------------------------------------------------------------------------- a table for people

@@ -75,6 +75,20 @@ def test_names_of_changed_things_have_no_comma(gpt2cost: Call) -> None:
     assert named["cache_len"] == "64"
 
 
+@pytest.mark.parametrize("odd", ["a\nb", "a\rb", "a\tb", 'a"b', "a|b", "a\x1b[31mb"])
+def test_an_odd_name_breaks_no_row(odd: str, tmp_path: Path, gpt2cost: Call) -> None:
+    folder = tmp_path / odd
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1}')
+    sweep = ("sweep", "--model", folder, "--gpu", "a100")
+    (row,) = csv.DictReader(io.StringIO(gpt2cost(*sweep, "--format", "csv").out, newline=""))
+    assert row["valid"] == "true"
+    assert gpt2cost(*sweep, "--format", "markdown").out.count("\n") == 3
+    assert all(line.isprintable() for line in gpt2cost(*sweep, "--format", "markdown").out.splitlines())
+    capacities = csv.DictReader(io.StringIO(gpt2cost("fit", *sweep[1:], "--format", "csv").out, newline=""))
+    assert {row["valid"] for row in capacities} == {"true"}
+
+
 @pytest.mark.parametrize("gpu", ["a100", "t4", "m1-max"])
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 def test_a_row_of_a_sweep_is_predict_to_the_last_digit(gpu: str, attn: str) -> None:
@@ -99,7 +113,6 @@ def test_a_row_of_a_sweep_is_predict_to_the_last_digit(gpu: str, attn: str) -> N
         (["table", "--batch", "5", "--seq", "7"], "--batch: goes with --model"),
         (["table", "--set", "n_layer=3"], "--set: goes with --model"),
         (["table", "--dtype", "fp32"], "--dtype: goes with --model"),
-        (["tree", *ONE, "--parameters"], "--gpu: does not go with --parameters"),
         (["tree", "--model", "gpt2", "--parameters", "--depth", "1"], "--depth"),
         (["accuracy", "--gpu", "t4", "--measurements", "."], "--gpu does not go with --measurements"),
         (["accuracy", "--leave-one-out", "--measurements", "."], "expected one of them"),

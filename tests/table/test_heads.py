@@ -8,8 +8,10 @@ from typing import Any
 import oracle
 import pytest
 import torch
+from helpers import ROOT
 from oracle import tiny
 from table_match import assert_table_equals_trace
+from transformers import GPT2Config
 
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.generate import generate
@@ -108,3 +110,28 @@ def test_every_command_takes_every_head(head: str, command: str, gpt2cost: Any, 
     result = gpt2cost(*name.split(), *flags)
     assert result.code == 0, result.err
     assert output or name == "table" or head == "lm" or f"head={head}" in result.out
+
+
+CASES = ROOT.parent / "shared" / "field-cases" / "configs"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not shipped with this checkout")
+def test_the_configs_from_the_field() -> None:
+    """Launches, FLOPs of products and parameters of each that is taken are those of the real model."""
+    taken = 0
+    for path in sorted(CASES.glob("*.json")):
+        try:
+            model = load_model(path)
+        except InputError:
+            continue
+        config, cls = GPT2Config.from_pretrained(path), CLASSES[model.head]
+        trace = oracle.trace(config, "sdpa", torch.float16, 1, 64, 0, cls=cls)
+        real = oracle.build(config, "sdpa", torch.float16, cls=cls)
+        real.tie_weights()
+        (phase,) = predict(model, "a100", seq=64, phase="prefill").phases
+        products = (cost.flops for cost in phase.kernels if cost.kernel.shape is not None)
+        assert phase.totals.launches == len(trace.launches), path
+        assert sum(products) == sum(launch.flops for launch in trace.launches), path
+        assert model.parameters == sum(p.numel() for p in real.parameters()), path
+        taken += 1
+    assert taken >= 6
