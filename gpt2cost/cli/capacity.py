@@ -9,7 +9,7 @@ import typer
 
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
-from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, show_each
+from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
@@ -35,10 +35,14 @@ class LevelFlags:
     ] = None
     sample: Annotated[bool, typer.Option("--sample", help="Draw from the 50 likeliest tokens; else greedy.")] = False
     padded: Annotated[bool, typer.Option("--padded", help="Prompts padded on the left.")] = False
+    gpus: ReplicasFlag = 1
 
     def given(self) -> list[str]:
         """The flags that are."""
-        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value not in (None, False)]
+        given = {**vars(self), "gpus": None if self.gpus == 1 else self.gpus}
+        return [
+            f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and value is not False
+        ]
 
 
 @takes
@@ -106,7 +110,8 @@ def _fit_service(
         prompt_tokens=128 if level.prompt is None else level.prompt,
         new_tokens=128 if level.new_tokens is None else level.new_tokens,
         max_ttft_s=_seconds("--max-ttft", level.max_ttft), max_tpot_s=_seconds("--max-tpot", level.max_tpot),
-        at=level.at or "high", sample=level.sample, padded=level.padded, price_per_hour=devices.prices(),
+        at=level.at or "high", sample=level.sample, padded=level.padded, gpus=level.gpus,
+        price_per_hour=devices.prices(),
     )  # fmt: skip
     print_warnings(found.warnings)
     sink.show(found.view, found)

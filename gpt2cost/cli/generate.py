@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.checks import check_point
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import (
     BatchFlag,
@@ -17,7 +18,7 @@ from gpt2cost.cli.flags import (
     heed,
     takes,
 )
-from gpt2cost.cli.many import PricedDevicesFlags, show_each
+from gpt2cost.cli.many import PricedDevicesFlags, ReplicasFlag, show_each
 from gpt2cost.prediction.generate import check_generate, generate_run
 from gpt2cost.prediction.several import ask_each
 
@@ -37,6 +38,7 @@ def generate(
         bool, typer.Option("--no-use-cache", help="Without a KV cache: every step takes the whole text.")
     ] = False,
     padded: Annotated[bool, typer.Option("--padded", help="Prompts padded on the left: every step is masked.")] = False,
+    gpus: ReplicasFlag = 1,
     strict: StrictFlag = False,
     exits: ExitFlags,
     out: OutputFlags,
@@ -48,7 +50,10 @@ def generate(
         loaded, batch, prompt, new_tokens, setting.dtype, setting.attn, setting.runtime, sample, not no_use_cache,
         cache_type, setting.impl, padded,
     )  # fmt: skip
-    found = ask_each(chosen, devices.prices(), lambda device, price: generate_run(loaded, device, settings, price))
+    replicas = check_point("gpus", gpus, 1)
+    found = ask_each(
+        chosen, devices.prices(), lambda device, price: generate_run(loaded, device, settings, price, replicas)
+    )
     heed(found.warnings, strict)
     if len(chosen) == 1:
         sink.show(found.results[0].view, found.results[0])

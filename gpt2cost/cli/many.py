@@ -123,6 +123,7 @@ def _price(text: str, given: str) -> float:
         raise InputError(f"--price-per-hour: expected 2.5 or a100=1.3,h100=2.5, got {echo(given)}") from None
 
 
+ReplicasFlag = Annotated[int, typer.Option("--gpus", help="Replicas of the model, each with a batch of its own.")]
 ShardFlag = Annotated[
     str | None, typer.Option("--shard", help="Only a part, such as 3/16; the parts in order are the whole.")
 ]

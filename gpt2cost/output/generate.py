@@ -80,11 +80,11 @@ FIGURES: tuple[Field[Generation], ...] = (
     *attributes("tpot_first_s", "tpot_mean_s", "tpot_last_s", "tpot_low_s", "tpot_high_s", "total_s"),
     _summed("total_low_s", "latency_low_s"), _summed("total_high_s", "latency_high_s"), _summed("passes_s", "pass_s"),
     _summed("generate_s", "generate_s"), attribute("tokens_per_s"),
-    Field("tokens_per_s_per_request", "", "", lambda run: run.tokens_per_s / run.settings.batch_size),
+    Field("tokens_per_s_per_request", "", "", lambda run: run.tokens_per_s / run.gpus / run.settings.batch_size),
     *attributes("peak_bytes", "fits", "price_per_hour", "cost_per_million_tokens"),
     Field("cost_low_per_million_tokens", "", "", lambda run: run.cost_at("latency_low_s")),
     Field("cost_high_per_million_tokens", "", "", lambda run: run.cost_at("latency_high_s")),
-    attribute("tokens_per_dollar"),
+    *attributes("tokens_per_dollar", "gpus"),
 )  # fmt: skip
 """The figures of a whole run. The range of the time per token is that of its mean."""
 
@@ -196,7 +196,8 @@ def _conclusions(run: Generation) -> Iterator[str]:
     yield f"time per later token: {later}"
     yield f"total: {ranged('total', *every)}, of which passes {shown('passes_s')}, generate {shown('generate_s')}"
     per_request = shown("tokens_per_s_per_request", "")
-    yield f"throughput: {shown('tokens_per_s', '')} tokens/s, {per_request} tokens/s per request"
+    replicas = f" of {run.gpus} replicas" if run.gpus > 1 else ""
+    yield f"throughput: {shown('tokens_per_s', '')} tokens/s{replicas}, {per_request} tokens/s per request"
     capacity = format_quantity(run.hardware.memory.usable_bytes, "B")
     yield f"memory: {shown('peak_bytes', 'B')} at the peak of {capacity}, {'fits' if run.fits else 'does NOT fit'}"
     if run.price_per_hour is not None:

@@ -119,7 +119,8 @@ def _conclusions(service: Service) -> Iterator[str]:
         yield f"cheapest: {cheapest.hardware.name} with batch {cheapest.batch_size:,}: {cost}"
     if fastest and fastest.run:
         rate = format_quantity(fastest.run.tokens_per_s, "")
-        yield f"fastest: {fastest.hardware.name} with batch {fastest.batch_size:,}: {rate} tokens/s"
+        replicas = f" of {fastest.run.gpus} replicas" if fastest.run.gpus > 1 else ""
+        yield f"fastest: {fastest.hardware.name} with batch {fastest.batch_size:,}: {rate} tokens/s{replicas}"
     for offer in service.offers:
         if offer.run is None:
             yield f"{offer.hardware.name}: not even a batch of 1 will do ({offer.limited_by})"

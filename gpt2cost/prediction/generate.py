@@ -49,7 +49,8 @@ class Stretch:
 class Generation(Result):
     """A whole run of `generate`. `first` is the turn of the first token; `rest` holds arrays over the later tokens.
 
-    `positions`: how many tokens precede each of the later tokens, int64 of shape (new_tokens - 1,).
+    `gpus`: replicas of the model, one per GPU, each of which generates for a batch of its own; `price_per_hour` is that
+    of one. `positions`: how many tokens precede each of the later tokens, int64 of shape (new_tokens - 1,).
     """
 
     shown_by = "generate"
@@ -65,6 +66,7 @@ class Generation(Result):
     peak_bytes: int
     price_per_hour: float | None
     warnings: tuple[str, ...]
+    gpus: int = 1
 
     @property
     def ttft_s(self) -> float:
@@ -87,8 +89,8 @@ class Generation(Result):
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens per second, of the whole batch."""
-        return self.tokens / self.total_s
+        """New tokens per second, of the whole batch, or of those of all replicas."""
+        return self.gpus * self.tokens / self.total_s
 
     @property
     def tpot_first_s(self) -> float | None:
@@ -153,6 +155,7 @@ def generate(
     impl: str | None = None,
     padded: bool = False,
     price_per_hour: float | None = None,
+    gpus: int = 1,
 ) -> Generation:
     """Predict the model's `generate`: `new_tokens` after prompts of `prompt_tokens`, for each of `batch` sequences.
 
@@ -167,7 +170,7 @@ def generate(
         loaded, batch, prompt_tokens, new_tokens, dtype, attn, runtime, sample, use_cache, cache_type, impl, padded
     )
     price = None if price_per_hour is None else check_positive("price_per_hour", price_per_hour)
-    return generate_run(loaded, hw, settings, price)
+    return generate_run(loaded, hw, settings, price, check_point("gpus", gpus, 1))
 
 
 def check_generate(
@@ -184,7 +187,7 @@ def check_generate(
 
 
 def generate_run(
-    model: Model, hw: Hardware, settings: GenerateSettings, price_per_hour: float | None = None
+    model: Model, hw: Hardware, settings: GenerateSettings, price_per_hour: float | None = None, gpus: int = 1
 ) -> Generation:
     """`generate` for settings that have been checked. Raises `InputError` where the device cannot run them."""
     check_device(hw, settings.how, model.head_dim)
@@ -203,6 +206,7 @@ def generate_run(
         peak_bytes=peak,
         price_per_hour=price_per_hour,
         warnings=(*model.notes, *_warnings(model, hw, settings, peak)),
+        gpus=gpus,
     )
 
 

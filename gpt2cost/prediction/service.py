@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.checks import check_choice, check_positive
+from gpt2cost.checks import check_choice, check_point, check_positive
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.generate import Generation, check_generate, generate_run
 from gpt2cost.prediction.grid import Axis
@@ -116,25 +116,27 @@ def service(
     impl: str | None = None,
     padded: bool = False,
     price_per_hour: Prices = None,
+    gpus: int = 1,
 ) -> Service:
     """The batch of the most tokens per second with which each device holds a service level.
 
     `gpu`: one device or several. `max_ttft_s` limits the time to the first token, `max_tpot_s` the mean time per later
     token, both of one batch of `generate`, at the `middle` of the range or at its upper end, `high`. `price_per_hour`:
     of one device, or a mapping from names to prices. A device that cannot run the settings is left out, with a warning.
-    Raises `InputError` for what is wrong, and where no device runs.
+    `gpus`: replicas of the model, each with a batch of its own. Raises `InputError` for what is wrong, and where no
+    device runs.
     """
     check_choice("at", at, AT)
     limits = {"max_ttft_s": max_ttft_s, "max_tpot_s": max_tpot_s}
     level = Level(**{k: None if v is None else check_positive(k, v) for k, v in limits.items()}, at=at)
-    loaded, devices = load_model(model), devices_of(gpu)
+    loaded, devices, replicas = load_model(model), devices_of(gpu), check_point("gpus", gpus, 1)
     prices = prices_of(price_per_hour, devices)
     settings = check_generate(
         loaded, 1, prompt_tokens, new_tokens, dtype, attn, runtime, sample, use_cache, cache_type, impl, padded
     )
 
     def offer(device: Hardware) -> Offer:
-        return _Search(loaded, device, settings, level).offer(prices[devices.index(device)])
+        return _Search(loaded, device, settings, level, replicas).offer(prices[devices.index(device)])
 
     offers, skipped = each_that_runs(devices, offer)
     notes = [*skipped, *without_price(prices, devices)]
@@ -153,6 +155,7 @@ class _Search:
     hardware: Hardware
     settings: GenerateSettings
     level: Level
+    gpus: int
 
     def offer(self, price_per_hour: float | None) -> Offer:
         generate_run(self.model, self.hardware, dataclasses.replace(self.settings, new_tokens=1))  # whether it runs
@@ -166,7 +169,7 @@ class _Search:
         if not best:
             return Offer(self.hardware, price_per_hour, limit, None)
         settings = dataclasses.replace(self.settings, batch_size=best)
-        run = generate_run(self.model, self.hardware, settings, price_per_hour)
+        run = generate_run(self.model, self.hardware, settings, price_per_hour, self.gpus)
         return Offer(self.hardware, price_per_hour, limit if best == largest else "throughput", run)
 
     def _turns(self, batches: Axis) -> Iterator[tuple[slice, Turns]]:

@@ -140,3 +140,20 @@ def test_what_cannot_run_is_left_out() -> None:
 def test_refused(wrong: dict[str, Any], hint: str) -> None:
     with pytest.raises(InputError, match=hint):
         service(**{"model": "gpt2", "gpu": "l4", **wrong})
+
+
+def test_replicas() -> None:
+    """As many tokens, at as much of a price: a token costs the same, and comes as soon."""
+    one, four = (service("gpt2", "l4", **WORK, max_tpot_s=0.02, price_per_hour=1.0, gpus=gpus) for gpus in (1, 4))
+    first, other = one.offers[0], four.offers[0]
+    assert first.run is not None
+    assert other.run is not None
+    assert other.batch_size == first.batch_size
+    assert other.run.tokens_per_s == pytest.approx(4 * first.run.tokens_per_s)
+    assert other.cost("high") == first.cost("high")
+    assert other.run.tpot_mean_s == first.run.tpot_mean_s
+    assert other.run.to_dict()["tokens_per_s_per_request"] == pytest.approx(
+        first.run.to_dict()["tokens_per_s_per_request"]
+    )
+    with pytest.raises(InputError, match="gpus"):
+        service("gpt2", "l4", gpus=0)
