@@ -207,7 +207,8 @@ def _check_framework(cells: Cells) -> None:
 
 def _seconds(cells: Cells) -> float:
     try:
-        time_us = float(cells["latency_us"])
+        text = cells["latency_us"]
+        time_us = math.nan if "_" in text else float(text)  # Python reads 1_0 as 10
     except ValueError:
         time_us = math.nan
     if not is_time(time_us):

@@ -100,7 +100,7 @@ def bad_rows() -> Iterator[Any]:
         cells = next(csv.reader([row]))
         name = header.split(",")[3]
         at = header.split(",").index("latency_us")
-        for latency in ("0", "-5", "nan", "inf", "1e-320", "fast", ""):
+        for latency in ("0", "-5", "nan", "inf", "1e-320", "fast", "1_0", ""):
             changed = [latency if i == at else cell for i, cell in enumerate(cells)]
             yield pytest.param(header, changed, "latency_us: expected a time", id=f"{name}: {latency}")
         yield pytest.param(header, cells[:3], f"expected {len(cells)} cells, got 3", id=f"{name}: short")
