@@ -88,6 +88,9 @@ def test_depth_and_steps(gpt2cost: Any) -> None:
     assert sum(node["launches"] * node["count"] for node in added + leaves) == every[0]["launches"]
     assert len({node["path"] for node in with_kernels}) == len(with_kernels)
     views = [node for node in with_free if node not in every]
+    modules = {node["path"] for node in every}
+    assert {node["path"].rpartition(".")[0] for node in (*added, *views)} <= modules
+    assert "transformer.h.0.attn.split" in {node["path"] for node in views}
     assert {node["note"].split(":")[0] for node in views} >= {"view", "7 views"}
     (split,) = (line for line in gpt2cost(*RUN, "--free").out.splitlines() if line.strip().startswith("split"))
     assert "3 x 2x12x16x64" in split
