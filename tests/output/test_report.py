@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import gpt2cost
+from gpt2cost.output.shared import SHORT_NAMES
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.table.why.reasons import why
 
@@ -224,11 +225,22 @@ def test_points_are_those_of_predict() -> None:
             assert read.sizes == [phase.batch_size, phase.seq_len, phase.cache_len]
             assert read.seconds == pytest.approx(seconds, rel=1e-5)
             assert read.bound == totals.bound
-            assert read.kernels.keys() == {cost.row.path for cost in phase.kernels}
+            assert read.kernels.keys() == {cost.row.path.removeprefix("transformer.") for cost in phase.kernels}
             for cost in phase.kernels:
-                seconds_of, bound = read.kernels[cost.row.path]
+                seconds_of, bound = read.kernels[cost.row.path.removeprefix("transformer.")]
                 assert seconds_of == pytest.approx(cost.device_s, rel=1e-3)
                 assert bound == cost.bound
+
+
+def test_the_script_has_the_names_of_the_rooflines_list() -> None:
+    """What is written in the picture is what the script writes of another point; no rule of names is in the script."""
+    text = page(attn="eager")
+    listed = {name: short for name, _, _, short in inside(text, "points-data")["kernels"]}
+    written = dict(re.findall(r'data-kernel="([^"]*)" data-name="\d+">([^<]*)<', text))
+    assert written.items() <= listed.items()
+    assert len(written) > 6
+    script = text[text.rindex("<script>") :]
+    assert not [word for word in (*SHORT_NAMES, *SHORT_NAMES.values(), "transformer.") if word in script]
 
 
 def test_the_asked_point_is_exact() -> None:
