@@ -50,7 +50,7 @@ def inside(text: str, id: str) -> Any:
 class Elements(HTMLParser):
     """Every start tag with its attributes, and what tags were left open."""
 
-    VOID = ("meta", "input", "rect", "line", "circle", "path", "polyline", "polygon", "use", "br", "link", "img")
+    VOID = ("meta", "input", "rect", "line", "circle", "path", "polyline", "polygon", "use", "br", "link", "img", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -151,6 +151,19 @@ def test_every_step_has_its_reason(settings: dict[str, str]) -> None:
                 assert str(row.step.source) in text
                 for formula in (row.step.flops, row.step.reads, row.step.writes):
                     assert str(formula) in text
+
+
+def test_shares_are_written_as_in_the_text() -> None:
+    assert re.search(r"\d%", text := page())
+    assert not re.findall(r"\d\s%", text[text.index("<main>") : text.index("<footer>")])
+
+
+def test_a_source_is_wrapped_between_its_names() -> None:
+    text = page()
+    sources = {html.escape(row.source) for row in gpt2cost.load_hardware("a100").evidence}
+    cells = re.findall(r'<td class="source">(.*?)</td>', text)
+    assert {cell.replace("<wbr>", "") for cell in cells} <= sources
+    assert any(re.search(r"\w/<wbr>\w+@<wbr>\w{7}", cell) for cell in cells)
 
 
 def test_every_term_is_explained() -> None:

@@ -37,7 +37,7 @@ def number(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share with one decimal."""
-    return f"{100 * share:.1f}\u00a0%"
+    return f"{100 * share:.1f}%"
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@
     return grouped(value, value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2);
   }
 
-  const share = (part) => `${(100 * part).toFixed(1)}\u00a0%`;
-  const percent = (part) => `${(100 * part).toFixed(0)}\u00a0%`;
+  const share = (part) => `${(100 * part).toFixed(1)}%`;
+  const percent = (part) => `${(100 * part).toFixed(0)}%`;
   const filled = (phrase, values) => data.phrases[phrase].replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const plain = (text) => text.replaceAll("\u00a0", " ").replaceAll("µ", "u");
 
