@@ -138,6 +138,29 @@ def test_a_micro_step_has_two_trees(gpt2cost: Any) -> None:
     assert notes["transformer.drop"] == "identity"
 
 
+FLASH = ("--attn", "flash_attention_2")
+
+
+@pytest.mark.parametrize("gpu", [(), ("--gpu", "a100")])
+@pytest.mark.parametrize("command", [("tree",), ("table",), ("explain", "c_attn")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((*FLASH, "--dtype", "fp32"), "attn: flash_attention_2 needs fp16 or bf16, got fp32"),
+        ((*FLASH, "--phase", "train", "--precision", "fp32"), "attn: flash_attention_2 needs fp16 or bf16, got fp32"),
+        ((*FLASH, "--set", "n_head=2"), "attn: flash_attention_2 runs heads of up to 256, got head_dim 384"),
+        ((*FLASH, "--cache-type", "static"), "cache_type static: with flash_attention_2 it runs other kernels"),
+        (("--cache-type", "static", "--no-use-cache"), "cache_type: static needs a cache, and use_cache is off"),
+    ],
+)
+def test_what_no_device_runs_is_refused_without_one(
+    flags: tuple[str, ...], message: str, command: tuple[str, ...], gpu: tuple[str, ...], gpt2cost: Any
+) -> None:
+    if gpu and command == ("table",):
+        pytest.skip("table has no device")
+    assert_refused(gpt2cost(*command, "--model", "gpt2", *flags, *gpu), message)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
