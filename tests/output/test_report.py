@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import gpt2cost
+from gpt2cost.output.phases import SIDE_BY_SIDE
 from gpt2cost.output.shared import SHORT_NAMES
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.table.why.reasons import why
@@ -164,6 +165,15 @@ def test_a_source_is_wrapped_between_its_names() -> None:
     cells = re.findall(r'<td class="source">(.*?)</td>', text)
     assert {cell.replace("<wbr>", "") for cell in cells} <= sources
     assert any(re.search(r"\w/<wbr>\w+@<wbr>\w{7}", cell) for cell in cells)
+
+
+@pytest.mark.parametrize("settings", [{}, {"attn": "eager"}, {"runtime": "compile"}], ids=str)
+def test_the_modules_side_by_side_are_those_of_compare(settings: dict[str, str]) -> None:
+    prediction = gpt2cost.predict("gpt2", "a100", **SIZES, **settings)
+    (table,) = re.findall(r'<section id="sides">.*?<tbody>(.*?)</tbody>', page(**settings), re.DOTALL)
+    names = re.findall(r'<th scope="row">(.*?)</th>', table)
+    modules = [row["module"].removeprefix("transformer.") for row in SIDE_BY_SIDE.document(prediction)["modules"]]
+    assert names == [*modules, "the whole pass"]
 
 
 def test_every_term_is_explained() -> None:
