@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from gpt2cost.output.report.parts import (
     train_part,
 )
 from gpt2cost.output.report.points import Points, points_around, table_of_all
-from gpt2cost.output.report.record import packed, points_record
+from gpt2cost.output.report.record import points_record
 from gpt2cost.output.shared import run_text, source_text
 from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
@@ -91,16 +90,7 @@ def page(report: Report) -> str:
     )
     environment.globals |= {"q": quantity, "term_id": term_id, "caption": caption}
     inline = {"css": Markup(css), "js": Markup(js), "css_hash": _hash(css), "js_hash": _hash(js)}
-    return _unquoted(environment.get_template("page.html").render(**inline, **context(report)))
-
-
-def _unquoted(text: str) -> str:
-    """A page without the quotes that HTML does not ask for, about each plain word that is an attribute's value."""
-    tag = re.compile(r"<(script|style)\b.*?</\1>|<[a-z][^<>]*>", re.DOTALL)
-    value = re.compile(r'="([^"]*)"(?=[\s>])')
-    plain = re.compile(r"[\w.,:#%|+*()-]+")
-    shorter = lambda found: f"={found[1]}" if plain.fullmatch(found[1]) else found[0]  # noqa: E731
-    return tag.sub(lambda found: found[0] if found[1] else value.sub(shorter, found[0]), text)
+    return environment.get_template("page.html").render(**inline, **context(report))
 
 
 def _packed(text: str) -> str:
@@ -167,8 +157,8 @@ def context(report: Report) -> Record:
         "generate": generated, "train": trained,
         "devices": device_rows(prediction, report.others), "evidence": evidence_part(hw, how),
         "words": MEANING, "own_words": _own_words(prediction), "glossary": SUBJECTS, "command": report.command,
-        "data_note": "The prediction as gpt2cost predict --format json writes it is in this file, every value once.",
-        "prediction_json": in_script(packed(prediction_view().document(prediction))), "points_json": in_script(record),
+        "data_note": "The prediction as gpt2cost predict --format json writes it is in this file.",
+        "prediction_json": in_script(prediction_view().document(prediction)), "points_json": in_script(record),
     }  # fmt: skip
 
 

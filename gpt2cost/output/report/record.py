@@ -73,28 +73,6 @@ def points_record(points: Points, rows: Sequence[Row]) -> Record:
     }
 
 
-def packed(document: Any) -> list[Any]:
-    """Every value of a JSON document once, the document itself first; what is in another value stands there by its
-    place. Passes, kernels and tensors repeat much.
-    """
-    places: dict[str, int] = {}
-    values: list[Any] = []
-
-    def place(value: Any) -> int:
-        key = json.dumps(value)
-        if key not in places:
-            places[key] = len(values)
-            values.append(value)
-            if isinstance(value, dict):
-                values[places[key]] = {name: place(part) for name, part in value.items()}
-            elif isinstance(value, list | tuple):
-                values[places[key]] = list(map(place, value))
-        return places[key]
-
-    place(document)
-    return values
-
-
 def _distinct(every: Sequence[Sequence[Record]]) -> tuple[list[Record], list[list[int]]]:
     """The points, each once, and for each choice which of them it has: fp16 and bf16 have the same."""
     numbers: dict[str, int] = {}

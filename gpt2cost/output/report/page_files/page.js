@@ -508,15 +508,9 @@
   try { const kept = localStorage.getItem("gpt2cost-theme"); if (kept) root.dataset.theme = kept; } catch { /* the same */ }
   $("#theme").addEventListener("click", () => setTheme((root.dataset.theme || (dark.matches ? "dark" : "light")) === "dark" ? "light" : "dark"));
 
-  function unpackedFrom(values, place = 0) {
-    const value = values[place];
-    if (Array.isArray(value)) return value.map((part) => unpackedFrom(values, part));
-    return value && typeof value === "object" ? Object.fromEntries(Object.entries(value).map(([name, part]) => [name, unpackedFrom(values, part)])) : value;
-  }
-
   $("#save").addEventListener("click", () => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([JSON.stringify(unpackedFrom(JSON.parse($("#prediction").textContent)), null, 2)], { type: "application/json" }));
+    link.href = URL.createObjectURL(new Blob([$("#prediction").textContent], { type: "application/json" }));
     link.download = "prediction.json";
     link.click();
     URL.revokeObjectURL(link.href);
