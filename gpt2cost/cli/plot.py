@@ -17,6 +17,7 @@ from gpt2cost.cli.flags import (
     DeviceFlags,
     HowFlags,
     ModelFlags,
+    NoCacheFlag,
     PhaseFlag,
     RunFlags,
     SettingFlags,
@@ -33,11 +34,11 @@ from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.pictures import plot_data, plot_memory, plot_runs, plot_timeline
 from gpt2cost.prediction.generate import generate as predict_generate
 from gpt2cost.prediction.predict import Prediction, predict_run
-from gpt2cost.prediction.settings import LEAST, PHASES, TRAIN, check_sizes
+from gpt2cost.prediction.settings import LEAST, PHASES, TRAIN, check_how, check_sizes
 from gpt2cost.prediction.train import train as predict_train
 from gpt2cost.prediction.train_settings import ZERO_STAGES, check_train_how, clip_norm, with_dropout
 from gpt2cost.table.optimizer import OPTIMIZERS
-from gpt2cost.table.options import CHECKPOINTING
+from gpt2cost.table.options import CHECKPOINTING, LOGITS
 
 SUFFIXES = (".png", ".svg", ".pdf")
 STEPS, TOKENS = "steps", "tokens"
@@ -56,6 +57,24 @@ class SweptFlags(HowFlags, SizeListFlags):
     def sizes(self) -> dict[str, object]:
         """The sizes as `make_grid` takes them."""
         return {name: getattr(self, name) for name in LEAST}
+
+
+@dataclass(eq=False, repr=False)
+class DrawnFlags(SettingFlags):
+    """How what is drawn is run. `logits` is None where it is not given."""
+
+    logits: Annotated[
+        str | None, choice("--logits", LOGITS, "lm_head on all positions or the last.", show_default="all")
+    ] = None
+    no_use_cache: NoCacheFlag = False
+    cache_type: CacheTypeFlag = "dynamic"
+
+    def settings(self) -> dict[str, Any]:
+        """All that is given, as the API's functions take it."""
+        given = {name: value for name, value in vars(self).items() if name != "no_use_cache"}
+        if self.logits is None:
+            del given["logits"]
+        return {**given, "use_cache": not self.no_use_cache}
 
 
 @dataclass(eq=False, repr=False)
@@ -174,7 +193,7 @@ def memory(
     model: ModelFlags,
     device: DeviceFlags,
     sizes: GivenSizeFlags,
-    how: HowFlags,
+    how: DrawnFlags,
     phase: Annotated[
         str, choice("--phase", (*PHASES[:2], TRAIN), "prefill (the pass of --seq tokens), decode, or train: a step.")
     ] = "prefill",
@@ -200,11 +219,11 @@ def memory(
         refuse(
             {"seq": sizes.seq, "cache": sizes.cache}, "not with --over tokens, which takes --prompt and --new-tokens"
         )
-        settings = {name: value for name, value in how.settings().items() if name != "logits"}
+        refuse({"logits": how.logits}, "not with --over tokens, whose passes have those of the last position")
         prompt, new_tokens = text.prompt, text.new_tokens
         generation = predict_generate(
             loaded, hardware, batch=sizes.or_usual()["batch"], prompt_tokens=128 if prompt is None else prompt,
-            new_tokens=128 if new_tokens is None else new_tokens, **settings,
+            new_tokens=128 if new_tokens is None else new_tokens, **how.settings(),
         )  # fmt: skip
         picture.write(plot_memory.memory_over_tokens(generation))
         return
@@ -219,7 +238,7 @@ def memory(
         picture.write(plot_memory.memory_of_training(training))
         return
     own = check_sizes(**sizes.or_usual(), use_cache=not how.no_use_cache)
-    prediction = predict_run(loaded, hardware, how.how(), own, phase)
+    prediction = predict_run(loaded, hardware, check_how(**how.settings()), own, phase)
     picture.write(plot_memory.memory(prediction))
 
 

@@ -17,7 +17,7 @@ from gpt2cost.output.table import CostTable
 from gpt2cost.output.table_text import TABLE
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
 from gpt2cost.prediction.predict import passes_of
-from gpt2cost.prediction.settings import TRAIN, Sizes, check_cached, check_implementation
+from gpt2cost.prediction.settings import TRAIN, Sizes, check_cache, check_cached, check_implementation
 from gpt2cost.prediction.train_settings import check_train_how, one_dropout, with_dropout
 from gpt2cost.prediction.train_step import train_options, train_rows
 from gpt2cost.table.config import Model
@@ -63,7 +63,8 @@ def _passed(model: ModelFlags, work: WorkFlags, training: TrainRowFlags, phase: 
     how, sizes = work.how(), work.sizes()
     loaded = model.load_model(default="gpt2")
     how = how.on(loaded)
-    check_implementation(how)
+    check_implementation(how, loaded.head_dim)
+    check_cache(how)
     check_cached(loaded, how, sizes)
     options = table_options(loaded, how)
     rows = table_rows(options, how.runtime)
@@ -95,7 +96,7 @@ def _trained(model: ModelFlags, work: WorkFlags, training: TrainRowFlags) -> Cos
     sizes = work.sizes()
     loaded = with_dropout(model.load_model(default="gpt2"), dropout, work.impl)
     how = how.on(loaded)
-    check_implementation(how.how)
+    check_implementation(how.how, loaded.head_dim)
     rows = train_rows(train_options(loaded, how), how.checkpointing, how.how.runtime, how.numbers.a_bytes)
     symbols = None if model.model is None else symbol_values(loaded, how.precision, sizes)
     phases = {"forward": rows.forward, "backward": rows.backward}

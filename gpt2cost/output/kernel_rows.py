@@ -44,6 +44,13 @@ def module_records(kernels: Sequence[KernelCost], device_s: Any) -> list[Record]
     return _grouped(kernels, device_s, lambda row: ".".join(row.module.split(".")[:3]))
 
 
+def modules_beside(phases: Sequence[Phase]) -> dict[str, list[Record | None]]:
+    """The modules of several passes, each with its row in every pass; None where it launches nothing in one."""
+    rows = [{row["name"]: row for row in module_records(own.kernels, own.totals.device_s)} for own in phases]
+    names = dict.fromkeys(name for modules in rows for name in modules)
+    return {name: [modules.get(name) for modules in rows] for name in names}
+
+
 def _grouped(kernels: Sequence[KernelCost], device_s: Any, name_of: Callable[[Row], str]) -> list[Record]:
     groups: dict[str, list[KernelCost]] = {}
     for cost in kernels:

@@ -9,7 +9,7 @@ from typing import Any
 from gpt2cost.output import shared
 from gpt2cost.output.field import Field, Record, attributes, record_of
 from gpt2cost.output.formats import figures, sections
-from gpt2cost.output.kernel_rows import module_records
+from gpt2cost.output.kernel_rows import module_records, modules_beside
 from gpt2cost.output.page import COLUMN_GAP, Page, Table, table_of
 from gpt2cost.output.pass_text import MOVED, OF_PASS, beside_kernels, shown_rows, sums_text
 from gpt2cost.output.prediction import INPUTS
@@ -49,15 +49,15 @@ def _rows(prediction: Prediction) -> Iterator[Record]:
 
 def _document(prediction: Prediction) -> Record:
     """The modules, each with its figures in both phases (null where it launches nothing), and the phases' totals."""
-    by_phase = {phase.phase: {row["name"]: _figures(row) for row in _modules(phase)} for phase in prediction.phases}
-    names = dict.fromkeys(name for modules in by_phase.values() for name in modules)
+    names = [phase.phase for phase in prediction.phases]
     return {
         **envelope(prediction.model, prediction.hardware),
         "model": shared.model_record(prediction.model, prediction.how),
         "hardware": shared.hardware_head(prediction.hardware, prediction.how.dtype),
         "settings": record_of((*INPUTS[2:], shared.IMPL), prediction),
         "modules": [
-            {"module": name, **{phase: modules.get(name) for phase, modules in by_phase.items()}} for name in names
+            {"module": module, **{name: row and _figures(row) for name, row in zip(names, rows, strict=True)}}
+            for module, rows in modules_beside(prediction.phases).items()
         ],
         "phases": [
             {
@@ -102,7 +102,7 @@ def _text(page: Page, prediction: Prediction) -> None:
 
 def _table(prediction: Prediction, layout: tuple[Field[Record], ...]) -> Table:
     found = [_by_name(phase) for phase in prediction.phases]
-    modules = list(dict.fromkeys(row["name"] for phase in prediction.phases for row in _modules(phase)))
+    modules = list(modules_beside(prediction.phases))
     below = [name for name in found[0] if name not in modules]
     name: Field[str] = Field("module", "module", "", lambda name: name.removeprefix("transformer."))
 

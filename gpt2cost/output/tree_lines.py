@@ -105,7 +105,8 @@ def _step_line(own: PassTree, node: Node, row: Row, level: int) -> Line:
     """A step of a module: a kernel, or what launches none."""
     step = row.step
     line = _line(own, node, level, node.costs[row.index])
-    line = replace(line, name=step.name or step.op, path=row.path, cls=step.op)
+    path = ".".join(filter(None, (node.path, step.name)))
+    line = replace(line, name=step.name or step.op, path=path, cls=step.op)
     if isinstance(step, Kernel):
         return replace(line, output=step.outputs[0])
     views = "view: no kernel" if step.count == 1 else f"{step.count} views: no kernel"

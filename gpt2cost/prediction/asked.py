@@ -68,7 +68,7 @@ def _of_pass(model: Model, hardware: Hardware | None, how: How, sizes: Sizes, ph
     how = how.on(model)
     check_cached(model, how, sizes)
     if hardware is None:
-        check_implementation(how)
+        check_implementation(how, model.head_dim)
         check_cache(how)
     else:
         check_runs(model, hardware, how, sizes, phase)
@@ -81,7 +81,7 @@ def _of_step(model: Model, hardware: Hardware | None, train: TrainHow, sizes: Si
     train = train.on(model)
     check_trains(model)
     if hardware is None:
-        check_implementation(train.how)
+        check_implementation(train.how, model.head_dim)
     else:
         check_training(hardware, train, model)
     values = symbol_values(model, train.precision, sizes)

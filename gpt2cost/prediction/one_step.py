@@ -259,7 +259,7 @@ def _elsewhere(asked: str, model: Model, how: How) -> str:
     for flag, change in ways:
         try:
             other = dataclasses.replace(how, **change)
-            check_implementation(other)
+            check_implementation(other, model.head_dim)
             rows = table_rows(table_options(model, other), other.runtime)
         except InputError:
             continue

@@ -208,12 +208,19 @@ def check_cached(model: Model, how: How, sizes: Sizes) -> None:
     raise InputError(f"cache: expected 0, because use_cache is false in the config of {model.name}")
 
 
-def check_implementation(how: How) -> None:
-    """Raise `InputError` where the implementation has no such attention or cache."""
+def check_implementation(how: How, head_dim: int | None = None) -> None:
+    """Raise `InputError` where no device can run it: the implementation has no such attention, or no such cache, or the
+    attention implementation does not run the dtype, or heads of `head_dim`.
+    """
     if how.impl == "nanogpt" and how.attn not in ("eager", "sdpa"):
         raise InputError(f"attn: nanogpt's code has sdpa, and eager where torch has none; {how.attn} is impl hf's")
     if how.impl == "nanogpt" and how.cache_type != "dynamic":
         raise InputError(f"cache_type: {how.cache_type} needs a cache, and impl nanogpt has none")
+    if how.attn == "flash_attention_2":
+        if how.dtype not in HALF_DTYPES:
+            raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {how.dtype}; sdpa runs in any dtype")
+        if head_dim is not None:
+            check_flash_head_dim(head_dim, "attn: flash_attention_2")
 
 
 def check_cache(how: How) -> None:
@@ -232,7 +239,7 @@ def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> N
 
     Which sizes cannot run, `one_pass.uncapturable` says.
     """
-    check_implementation(how)
+    check_implementation(how, head_dim)
     if how.runtime in GRAPHED and hardware.vendor != "nvidia":
         raise InputError(
             f"runtime: {how.runtime} needs an NVIDIA device, which {hardware.name} is not; eager runs anywhere"
@@ -240,14 +247,9 @@ def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> N
     if how.dtype not in hardware.compute.peak_flop_per_s:
         dtypes = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {how.dtype}; it has {dtypes}")
-    if how.attn == "flash_attention_2":
-        if how.dtype not in HALF_DTYPES:
-            raise InputError(f"attn: flash_attention_2 needs fp16 or bf16, got {how.dtype}; sdpa runs in any dtype")
-        if not hardware.has_flash_attention(how.dtype):
-            raise InputError(
-                f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"
-                f" {hardware.name} is not; sdpa runs on any device"
-            )
-        if head_dim is not None:
-            check_flash_head_dim(head_dim, "attn: flash_attention_2")
+    if how.attn == "flash_attention_2" and not hardware.has_flash_attention(how.dtype):
+        raise InputError(
+            f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"
+            f" {hardware.name} is not; sdpa runs on any device"
+        )
     check_cache(how)

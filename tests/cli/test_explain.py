@@ -173,11 +173,13 @@ def test_a_pass_beyond_the_positions_is_warned_of(gpt2cost: Any) -> None:
 
 
 def test_the_source_line_is_the_installed_one() -> None:
+    """An older transformers has some lines otherwise, and then none is quoted."""
     if installed_transformers() is None:
         pytest.skip("transformers is not installed")
     for row in walk(cost_table()):
         if isinstance(row.step, Kernel):
-            assert row.step.source.fragment in source_line(row.step.source)
+            source, quoted = row.step.source, source_line(row.step.source)
+            assert source.fragment in quoted or (str(source).endswith("?") and not quoted)
 
 
 @pytest.mark.parametrize("more", [(), ("--phase", "train", "--dropout", "0.2")])

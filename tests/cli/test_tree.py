@@ -88,6 +88,9 @@ def test_depth_and_steps(gpt2cost: Any) -> None:
     assert sum(node["launches"] * node["count"] for node in added + leaves) == every[0]["launches"]
     assert len({node["path"] for node in with_kernels}) == len(with_kernels)
     views = [node for node in with_free if node not in every]
+    modules = {node["path"] for node in every}
+    assert {node["path"].rpartition(".")[0] for node in (*added, *views)} <= modules
+    assert "transformer.h.0.attn.split" in {node["path"] for node in views}
     assert {node["note"].split(":")[0] for node in views} >= {"view", "7 views"}
     (split,) = (line for line in gpt2cost(*RUN, "--free").out.splitlines() if line.strip().startswith("split"))
     assert "3 x 2x12x16x64" in split
@@ -133,6 +136,29 @@ def test_a_micro_step_has_two_trees(gpt2cost: Any) -> None:
     assert backward[1]["path"] == "lm_head"
     notes = {node["path"]: node["note"] for node in forward}
     assert notes["transformer.drop"] == "identity"
+
+
+FLASH = ("--attn", "flash_attention_2")
+
+
+@pytest.mark.parametrize("gpu", [(), ("--gpu", "a100")])
+@pytest.mark.parametrize("command", [("tree",), ("table",), ("explain", "c_attn")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((*FLASH, "--dtype", "fp32"), "attn: flash_attention_2 needs fp16 or bf16, got fp32"),
+        ((*FLASH, "--phase", "train", "--precision", "fp32"), "attn: flash_attention_2 needs fp16 or bf16, got fp32"),
+        ((*FLASH, "--set", "n_head=2"), "attn: flash_attention_2 runs heads of up to 256, got head_dim 384"),
+        ((*FLASH, "--cache-type", "static"), "cache_type static: with flash_attention_2 it runs other kernels"),
+        (("--cache-type", "static", "--no-use-cache"), "cache_type: static needs a cache, and use_cache is off"),
+    ],
+)
+def test_what_no_device_runs_is_refused_without_one(
+    flags: tuple[str, ...], message: str, command: tuple[str, ...], gpu: tuple[str, ...], gpt2cost: Any
+) -> None:
+    if gpu and command == ("table",):
+        pytest.skip("table has no device")
+    assert_refused(gpt2cost(*command, "--model", "gpt2", *flags, *gpu), message)
 
 
 @pytest.mark.parametrize(

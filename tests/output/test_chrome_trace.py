@@ -111,6 +111,10 @@ def test_the_queue_ends_when_predict_says(point: dict[str, Any], runtime: str) -
         assert last == pytest.approx(phase.totals.latency_s - hw.host.sync_s, rel=1e-9)
         host_s = sum(piece.end_s - piece.start_s for piece in slices[:-1] if piece.track == "host")
         assert host_s >= phase.totals.host_s * (1 - 1e-9)
+        busy = sorted((piece.start_s, piece.end_s) for piece in slices if piece.track == "device")
+        starts, ends = zip(*busy, strict=True)
+        gaps = zip((*starts, phase.totals.latency_s), (0.0, *ends), strict=True)
+        assert sum(start - end for start, end in gaps) == pytest.approx(phase.totals.waiting_s, rel=1e-9)
 
 
 def test_kernels_are_in_the_order_of_the_layers_and_carry_their_formulas() -> None:

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 import gpt2cost
+from gpt2cost.output.phases import SIDE_BY_SIDE
+from gpt2cost.output.shared import SHORT_NAMES
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.table.why.reasons import why
 
@@ -49,7 +51,7 @@ def inside(text: str, id: str) -> Any:
 class Elements(HTMLParser):
     """Every start tag with its attributes, and what tags were left open."""
 
-    VOID = ("meta", "input", "rect", "line", "circle", "path", "polyline", "polygon", "use", "br", "link", "img")
+    VOID = ("meta", "input", "rect", "line", "circle", "path", "polyline", "polygon", "use", "br", "link", "img", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -152,6 +154,28 @@ def test_every_step_has_its_reason(settings: dict[str, str]) -> None:
                     assert str(formula) in text
 
 
+def test_shares_are_written_as_in_the_text() -> None:
+    assert re.search(r"\d%", text := page())
+    assert not re.findall(r"\d\s%", text[text.index("<main>") : text.index("<footer>")])
+
+
+def test_a_source_is_wrapped_between_its_names() -> None:
+    text = page()
+    sources = {html.escape(row.source) for row in gpt2cost.load_hardware("a100").evidence}
+    cells = re.findall(r'<td class="source">(.*?)</td>', text)
+    assert {cell.replace("<wbr>", "") for cell in cells} <= sources
+    assert any(re.search(r"\w/<wbr>\w+@<wbr>\w{7}", cell) for cell in cells)
+
+
+@pytest.mark.parametrize("settings", [{}, {"attn": "eager"}, {"runtime": "compile"}], ids=str)
+def test_the_modules_side_by_side_are_those_of_compare(settings: dict[str, str]) -> None:
+    prediction = gpt2cost.predict("gpt2", "a100", **SIZES, **settings)
+    (table,) = re.findall(r'<section id="sides">.*?<tbody>(.*?)</tbody>', page(**settings), re.DOTALL)
+    names = re.findall(r'<th scope="row">(.*?)</th>', table)
+    modules = [row["module"].removeprefix("transformer.") for row in SIDE_BY_SIDE.document(prediction)["modules"]]
+    assert names == [*modules, "the whole pass"]
+
+
 def test_every_term_is_explained() -> None:
     text = page()
     for word in re.findall(r'class="term[^"]*" href="#([^"]*)"', text):
@@ -224,11 +248,22 @@ def test_points_are_those_of_predict() -> None:
             assert read.sizes == [phase.batch_size, phase.seq_len, phase.cache_len]
             assert read.seconds == pytest.approx(seconds, rel=1e-5)
             assert read.bound == totals.bound
-            assert read.kernels.keys() == {cost.row.path for cost in phase.kernels}
+            assert read.kernels.keys() == {cost.row.path.removeprefix("transformer.") for cost in phase.kernels}
             for cost in phase.kernels:
-                seconds_of, bound = read.kernels[cost.row.path]
+                seconds_of, bound = read.kernels[cost.row.path.removeprefix("transformer.")]
                 assert seconds_of == pytest.approx(cost.device_s, rel=1e-3)
                 assert bound == cost.bound
+
+
+def test_the_script_has_the_names_of_the_rooflines_list() -> None:
+    """What is written in the picture is what the script writes of another point; no rule of names is in the script."""
+    text = page(attn="eager")
+    listed = {name: short for name, _, _, short in inside(text, "points-data")["kernels"]}
+    written = dict(re.findall(r'data-kernel="([^"]*)" data-name="\d+">([^<]*)<', text))
+    assert written.items() <= listed.items()
+    assert len(written) > 6
+    script = text[text.rindex("<script>") :]
+    assert not [word for word in (*SHORT_NAMES, *SHORT_NAMES.values(), "transformer.") if word in script]
 
 
 def test_the_asked_point_is_exact() -> None:

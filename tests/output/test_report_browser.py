@@ -5,6 +5,7 @@ Skipped where there is no browser; with GPT2COST_BROWSER=required in the environ
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -68,7 +69,7 @@ def predicted(name: str, **changes: Any) -> Prediction:
 def written(folder: Path, name: str) -> Path:
     """The page's file."""
     pytest.importorskip("jinja2")
-    from gpt2cost.output import report
+    from gpt2cost.output.report import context as report
 
     path = folder / f"{name}.html"
     if not path.exists():
@@ -339,6 +340,14 @@ def test_the_roofline_follows_the_point(browser: Any, folder: Path) -> None:
     tab.close()
 
 
+def test_the_saved_prediction_is_that_of_predict(browser: Any, folder: Path) -> None:
+    with Tab(browser, written(folder, "gpt2")) as tab:
+        with tab.page.expect_download() as download:
+            tab.page.click("#save")
+        assert json.loads(Path(download.value.path()).read_text("utf-8")) == predicted("gpt2").to_dict()
+        tab.asked = [url for url in tab.asked if not url.startswith("blob:")]
+
+
 def test_a_mark_opens_its_kernel(browser: Any, folder: Path) -> None:
     with Tab(browser, written(folder, "gpt2")) as tab:
         tab.page.locator('#roofline-prefill text[data-kernel="lm_head"]').click()
@@ -384,7 +393,7 @@ def test_keys_choose_a_card(browser: Any, folder: Path) -> None:
 def test_a_name_is_only_a_name(browser: Any, folder: Path) -> None:
     """A model may be called anything; and what is not the page's own script does not run in it."""
     pytest.importorskip("jinja2")
-    from gpt2cost.output import report
+    from gpt2cost.output.report import context as report
 
     name = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">&amp;"
     model = replace(gpt2cost.load_model("gpt2"), name=name)

@@ -19,6 +19,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.output.colours import KIND_COLOURS
 from gpt2cost.output.field import Record
 from gpt2cost.output.glossary import SUBJECTS
+from gpt2cost.output.kernel_rows import modules_beside
 from gpt2cost.output.pass_text import waiting_name
 from gpt2cost.output.pictures.plot_data import KINDS, SMALLEST
 from gpt2cost.output.prediction import prediction_view
@@ -26,7 +27,7 @@ from gpt2cost.output.record import FLOPS_CONVENTION
 from gpt2cost.output.report import svg
 from gpt2cost.output.report import text as report_text
 from gpt2cost.output.report.charts import curves, pass_charts
-from gpt2cost.output.report.model import Figures, Shown, figures_of, number, percent, quantity
+from gpt2cost.output.report.model import Figures, Shown, figures_of_row, number, percent, quantity
 from gpt2cost.output.report.parts import (
     device_rows,
     evidence_part,
@@ -44,7 +45,6 @@ from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.trust import MEANING
-from gpt2cost.table.heads import HEAD_MODULES
 from gpt2cost.version import __version__
 
 FILES = Path(__file__).with_name("page_files")
@@ -237,12 +237,8 @@ def _sides(prediction: Prediction) -> Record | None:
     """Modules with the figures of each phase; None where there is one phase."""
     if len(prediction.phases) < 2:
         return None
-    groups: dict[str, list[Figures]] = {}
-    for place, phase in enumerate(prediction.phases):
-        for cost in phase.kernels:
-            name = _group_of(cost.row.module)
-            own = groups.setdefault(name, [Figures() for _ in prediction.phases])
-            own[place] += figures_of([cost])
+    modules = modules_beside(prediction.phases)
+    groups = {name.removeprefix("transformer."): list(map(figures_of_row, rows)) for name, rows in modules.items()}
     sums = [sum(column, Figures()) for column in zip(*groups.values(), strict=True)]
     lines = [*groups.items(), ("the whole pass", sums)]
     seconds = [phase.totals.device_s for phase in prediction.phases]
@@ -253,14 +249,6 @@ def _sides(prediction: Prediction) -> Record | None:
             for name, figures in lines
         ],
     }
-
-
-def _group_of(module: str) -> str:
-    """The module of a row of that table: a part of a block, or what is beside the blocks."""
-    parts = module.removeprefix("transformer").strip(".").split(".")
-    if parts[0] == "h":
-        return ".".join(parts[:2]) if len(parts) > 1 else "h: residual adds"
-    return parts[0] if parts[0] in ("causal_mask", "ln_f", *HEAD_MODULES) else "embeddings"
 
 
 def _own_words(prediction: Prediction) -> dict[str, str]:

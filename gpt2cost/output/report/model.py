@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpt2cost.output.field import Record
+from gpt2cost.output.kernel_rows import SUMS
 from gpt2cost.output.launch import flops_text, product_of, when_text
 from gpt2cost.output.page import NOTHING, short_number
 from gpt2cost.output.report.points import row_key
@@ -37,7 +38,7 @@ def number(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share with one decimal."""
-    return f"{100 * share:.1f}\u00a0%"
+    return f"{100 * share:.1f}%"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def figures_of(costs: Iterable[KernelCost]) -> Figures:
     """The sum of some kernels."""
     every = (Figures(cost.count, cost.flops, cost.read_bytes, cost.write_bytes, cost.device_s) for cost in costs)
     return sum(every, Figures())
+
+
+def figures_of_row(row: Record | None) -> Figures:
+    """The figures of a row of kernels; zero where there is none."""
+    return Figures(*(row[key] for key in SUMS)) if row else Figures()
 
 
 class Shown:

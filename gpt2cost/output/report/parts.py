@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
@@ -116,9 +118,14 @@ def _case(scored: Scored) -> Record:
     return {
         "model": run.model, "run": f"{run.sizes.text}, {how_text(run.how)}",
         "measured": quantity(scored.measured_s, "s"), "predicted": quantity(scored.predicted_s, "s"),
-        "error": f"{100 * scored.error:+.1f}\u00a0%", "range": range_text(scored.low_s, scored.high_s),
-        "inside": "yes" if scored.inside else "NO", "source": scored.case.row.source,
+        "error": f"{100 * scored.error:+.1f}%", "range": range_text(scored.low_s, scored.high_s),
+        "inside": "yes" if scored.inside else "NO", "source": breakable(scored.case.row.source),
     }  # fmt: skip
+
+
+def breakable(text: str) -> Markup:
+    """A text that a line may end in after a slash or an @, not within a name."""
+    return Markup("<wbr>").join(re.split("(?<=[/@])", text))
 
 
 # ---------------------------------------------------------------------------------------------- generate

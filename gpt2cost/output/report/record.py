@@ -16,6 +16,7 @@ import numpy as np
 
 from gpt2cost.output.field import Record
 from gpt2cost.output.report.points import WHAT_IFS, Choice, Points, row_key
+from gpt2cost.output.report.svg_roofline import listed_name
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.one_pass import symbol_values
 from gpt2cost.prediction.predict import Phase
@@ -91,10 +92,10 @@ def _symbols(model: Model, dtype: str) -> Record:
 
 
 def _kernel(row: Row) -> list[str]:
-    """Path, kind and launches; the formulas stand in the page."""
+    """Name, kind, launches, and the name in the roofline's list; the formulas stand in the page."""
     step = row.step
     assert isinstance(step, Kernel)
-    return [row.path, step.kind, str(row.count)]
+    return [row.path.removeprefix("transformer."), step.kind, str(row.count), listed_name(row.path)]
 
 
 def _choice_points(

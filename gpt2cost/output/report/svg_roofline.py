@@ -213,6 +213,11 @@ def _numbered(chart: Chart, text: str, x: float, y: float) -> None:
                 return
 
 
+def listed_name(path: str) -> str:
+    """A kernel's name in the list, as long as it may be."""
+    return cut_to(short_name(path), WIDTH / 2 - 76)
+
+
 def _list(chart: Chart, phases: list[str], listed: list[list[Point]], top: float) -> float:
     """The numbers' names: a column per phase, or two of the only one; where the next line would be."""
     first, columns, y = 0, len(phases), top
@@ -225,7 +230,6 @@ def _list(chart: Chart, phases: list[str], listed: list[list[Point]], top: float
             left, y = x + WIDTH / 2 * (index // half), top + LINE * (1 + index % half)
             chart.text(left + 14, y, str(first + index + 1), "end", "strong")
             chart.text(left + 62, y, f"{point.share:.1%}", "end", data_share=first + index)
-            name = cut_to(short_name(point.name), WIDTH / 2 - 76)
-            chart.text(left + 70, y, name, data_kernel=point.name, data_name=first + index)
+            chart.text(left + 70, y, listed_name(point.name), data_kernel=point.name, data_name=first + index)
         y, first = top + LINE * half, first + len(own)
     return top + LINE * (1 + max(math.ceil(len(own) / (2 if columns == 1 else 1)) for own in listed)) + 2

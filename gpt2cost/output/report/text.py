@@ -145,4 +145,4 @@ def trust(prediction: Prediction, phase: Phase) -> tuple[str, str]:
 
 def percent(share: float) -> str:
     """A share in whole percent."""
-    return f"{100 * share:.0f}\u00a0%"
+    return f"{100 * share:.0f}%"

@@ -42,8 +42,8 @@
     return grouped(value, value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2);
   }
 
-  const share = (part) => `${(100 * part).toFixed(1)}\u00a0%`;
-  const percent = (part) => `${(100 * part).toFixed(0)}\u00a0%`;
+  const share = (part) => `${(100 * part).toFixed(1)}%`;
+  const percent = (part) => `${(100 * part).toFixed(0)}%`;
   const filled = (phrase, values) => data.phrases[phrase].replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const plain = (text) => text.replaceAll("\u00a0", " ").replaceAll("µ", "u");
 
@@ -107,7 +107,7 @@
     const point = phaseAt(at, phase);
     const [batch_size, seq_len, cache_len] = point.sizes;
     const symbols = { ...data.symbols[data.axes.dtype[at[3]]], batch_size, seq_len, cache_len, kv_len: seq_len + cache_len };
-    const rows = data.kernels.map(([name, kind]) => ({ name, kind, launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" }));
+    const rows = data.kernels.map(([name, kind, , listed]) => ({ name, kind, listed, launches: 0, flops: 0, read: 0, write: 0, s: 0, bound: "" }));
     let rank = 0;
     data.tables[choiceOf(at)].forEach((number, place) => {
       const ns = point.kernels[place];
@@ -264,10 +264,10 @@
     };
     const largest = rows.filter((row) => row.launches).sort((a, b) => b.s - a.s);
     largest.forEach((row, rank) => {
-      const part = row.s / whole.s, moved = row.read + row.write, kernel = row.name.replace("transformer.", "");
+      const part = row.s / whole.s, moved = row.read + row.write, kernel = row.name;
       const said = $(`[data-share="${rank}"]`, svg), named = $(`[data-name="${rank}"]`, svg);
       if (said) write(said, `${(100 * part).toFixed(1)}%`);
-      if (named) { write(named, kernel.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask").slice(0, 24)); named.dataset.kernel = kernel; }
+      if (named) { write(named, row.listed); named.dataset.kernel = kernel; }
       if (part < data.least_mark) return;
       const [cx, cy] = row.flops ? [x(row.flops / moved), y(row.flops / row.s)] : [strip(moved / row.s), Number(scales.dataset.middle)];
       const mark = add("circle", { cx, cy, r: 3 + 14 * Math.sqrt(part), class: `mark moved k-${row.kind}`, "data-kernel": kernel });
@@ -303,7 +303,7 @@
     const [latency, , , device] = point.seconds;
     write($("#say-pace"), filled(point.bound, { busy: percent(Math.min(1, device / latency)), flops: percent(point.rates[1]), bandwidth: percent(point.rates[2]), launches: whole.launches }));
     const slowest = launched.reduce((best, row) => (row.s > best.s ? row : best));
-    write($("#say-slowest"), filled("slowest", { share: percent(slowest.s / whole.s), kernel: slowest.name.replace("transformer.", "") }));
+    write($("#say-slowest"), filled("slowest", { share: percent(slowest.s / whole.s), kernel: slowest.name }));
     write($("#say-helps"), helps(number, point));
     const [word, text] = point.trust;
     link("#say-word", text, word);
@@ -356,7 +356,7 @@
     const value = (tr) => {
       const number = Number(tr.dataset.k), row = rows[number];
       const moved = row.read + row.write;
-      return { order: number, name: row.name.replace("transformer.", ""), kind: row.kind, bound: row.bound, share: row.s, fpb: moved ? row.flops / moved : 0 }[sorted.key] ?? row[sorted.key];
+      return { order: number, name: row.name, kind: row.kind, bound: row.bound, share: row.s, fpb: moved ? row.flops / moved : 0 }[sorted.key] ?? row[sorted.key];
     };
     const order = (left, right) => {
       const [a, b] = [value(left), value(right)];
