@@ -115,4 +115,7 @@ def _fit_service(
     )  # fmt: skip
     print_warnings(found.warnings)
     sink.show(found.view, found)
-    exits.leave(oom=all(offer.run or offer.limited_by != "memory" for offer in found.offers), positions=True)
+    exits.leave(
+        oom=all(offer.run or offer.limited_by != "memory" for offer in found.offers),
+        positions=all(offer.run is None or offer.run.valid for offer in found.offers),
+    )

@@ -59,4 +59,4 @@ def generate(
         sink.show(found.results[0].view, found.results[0])
     else:
         show_each(sink, found, found.results[0].view, len(chosen))
-    exits.leave(oom=all(run.fits for run in found.results), positions=True)  # a text beyond them is refused
+    exits.leave(oom=all(run.fits for run in found.results), positions=all(run.valid for run in found.results))

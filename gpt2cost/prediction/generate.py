@@ -69,6 +69,11 @@ class Generation(Result):
     gpus: int = 1
 
     @property
+    def valid(self) -> bool:
+        """Whether the model has positions for the whole text."""
+        return _within_positions(self.model, self.settings)
+
+    @property
     def ttft_s(self) -> float:
         """Seconds to the first token."""
         return float(self.first.latency_s)
@@ -223,12 +228,21 @@ def _check_steps(how: How, padded: bool) -> None:
         raise InputError(f"runtime: {how.runtime} {replays}; {others} run it")
 
 
+def _longest(settings: GenerateSettings) -> int:
+    """Tokens of the text when the last pass begins."""
+    return int(settings.prompt_tokens + settings.new_tokens - 1)
+
+
+def _within_positions(model: Model, settings: GenerateSettings) -> bool:
+    """Whether the model has positions for the whole text; nanoGPT's loop forgets what is before."""
+    return settings.how.impl != "hf" or _longest(settings) <= model.n_positions
+
+
 def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:
     yield from unused_changes(model)
-    longest = settings.prompt_tokens + settings.new_tokens - 1
-    if longest > model.n_positions and settings.how.impl == "hf":  # nanoGPT's loop forgets what is before
+    if not _within_positions(model, settings):
         yield (
-            f"kv_len {longest} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"
+            f"kv_len {_longest(settings)} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"
             " the real model cannot run it"
         )
     if settings.how.cache_type == "static" and settings.how.runtime == "eager":
