@@ -36,8 +36,8 @@ class Said:
     """What a trace says. Whatever it does not say is absent, empty or None.
 
     `dimensions`: of the model. `dtypes`: those that its types may be. `device`: its name, as the driver has it.
-    `settings`: how the passes ran, under the names of `How`; of a predicted trace all of it. `head`: what `Model` calls
-    so, of a predicted one.
+    `settings`: how the passes ran, under the names of `How`; of a predicted trace all of it. `switches`: the model's
+    head and cross-attention under the names of `Model`, of a predicted one.
     """
 
     dimensions: Mapping[str, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Said:
     torch: str = ""
     is_old: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
-    head: str = ""
+    switches: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def presets(self) -> list[str]:
@@ -61,19 +61,26 @@ class Said:
 
 def said_by(trace: Trace) -> Said:
     """What a trace says of itself."""
-    head, predicted, models_head = trace.file.head, trace.file.prediction, ""
+    head, predicted, switches = trace.file.head, trace.file.prediction, {}
     ops = trace.ops if trace.ops and predicted is None else trace.observed
     dimensions, settings, dtypes = _dimensions(ops), _settings(trace, ops), _dtypes(ops, trace.observed)
     if predicted is not None:
-        own, model = predicted.get("settings"), predicted.get("model")
-        settings = {n: v for n, v in (own if isinstance(own, dict) else {}).items() if v in _CHOICES.get(n, ())}
+        own, model = _part(predicted, "settings"), _part(predicted, "model")
+        settings = {name: value for name, value in own.items() if value in _CHOICES.get(name, ())}
         dtypes = (settings["dtype"],) if "dtype" in settings else ()
-        model = model if isinstance(model, dict) else {}
         dimensions = {name: model.get(name, 0) for name in DIMENSIONS}
-        models_head = model["head"] if model.get("head") in HEADS else ""
+        switches = {name: model[name] for name in ("head",) if model.get(name) in HEADS}
+        if encoder_len := _part(_part(predicted, "what_if"), "model").get("encoder_len"):
+            switches |= {"add_cross_attention": True, "encoder_len": encoder_len}
     torch = next((v for k, v in head.items() if re.search(r"(?i)torch.*version", k) and isinstance(v, str)), "")
     known = {name: size for name, size in dimensions.items() if isinstance(size, int) and size > 0}
-    return Said(known, dtypes, device_of(trace), torch, trace.file.is_old, settings, models_head)
+    return Said(known, dtypes, device_of(trace), torch, trace.file.is_old, settings, switches)
+
+
+def _part(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping in what a predicted trace says; empty where there is none."""
+    part = said.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 # ------------------------------------------------------------------------------------------------ held against

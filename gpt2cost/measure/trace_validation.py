@@ -29,8 +29,8 @@ def validate_trace(
     `InputError` for a trace of another model or attention, or of other sizes, and where there is no whole pass.
     """
     where, said = plain(str(path)), said_by(trace)
-    if said.head and said.head != model.head:
-        model = change_model(model, {"head": said.head})
+    if switched := {name: value for name, value in said.switches.items() if value != getattr(model, name)}:
+        model = change_model(model, switched)
     how = how_of(said, hw, model, dtype, attn, runtime, use_cache)
     chosen = [
         (check_single_sizes(*size, how.use_cache), observed)

@@ -84,6 +84,7 @@ def test_a_predicted_run_is_read_back_as_itself(runtime: str, attn: str, gpt2cos
         "--impl nanogpt",
         "--cache-type static --runtime reduce-overhead",
         "--head token-classification",
+        "--set add_cross_attention=true --encoder-len 20",
     ],
 )
 def test_what_a_predicted_run_says_of_itself_is_heard(flags: str, gpt2cost: Call, tmp_path: Path) -> None:
