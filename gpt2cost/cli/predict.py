@@ -21,8 +21,11 @@ from gpt2cost.cli.flags import (
     takes,
 )
 from gpt2cost.cli.many import PricedDevicesFlags, show_each
+from gpt2cost.errors import InputError
+from gpt2cost.output.formats import FORMATS
 from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.prediction import prediction_view
+from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.predict import predict_run
 from gpt2cost.prediction.several import ask_each
 
@@ -54,6 +57,8 @@ def predict(
     if all_:
         sink.only_in("--all", "table")
     loaded, chosen, how, sizes = model.load_model(), devices.load_devices(), work.how(), work.sizes()
+    if len(chosen) > 1:
+        _refuse_of_one(sink, group, explain, all_)
     found = ask_each(chosen, devices.prices(), lambda device, _: predict_run(loaded, device, how, sizes, phase))
     heed(found.warnings, strict)
     show_each(sink, found, prediction_view(group, explain, all_), len(chosen))
@@ -61,3 +66,13 @@ def predict(
         oom=all(bool(prediction.memory.fits) for prediction in found.results),
         positions=all(prediction.valid for prediction in found.results),
     )
+
+
+def _refuse_of_one(sink: Sink, group: str, explain: bool, all_: bool) -> None:
+    """Raise `InputError` for flags that would change nothing where several devices stand side by side."""
+    if group != "kernel":
+        sink.only_in("--group of several devices", *(name for name in FORMATS if name != "table"))
+    if explain:
+        sink.only_in("--explain of several devices", "json")
+    if all_:
+        raise InputError("--all: names kernels, which the table of several devices has not")

@@ -11,6 +11,7 @@ from typing import Any
 from gpt2cost.output import capacity as of_capacity
 from gpt2cost.output import shared
 from gpt2cost.output.field import Field, Record, attribute, within
+from gpt2cost.output.formats import sections, to_markdown
 from gpt2cost.output.generate import cost_range
 from gpt2cost.output.page import Page
 from gpt2cost.output.record import View, envelope
@@ -80,13 +81,25 @@ def _rows(several: Several, inner: View[Any]) -> Iterator[Record]:
 
 def _document(several: Several, inner: View[Any]) -> Record:
     """The documents of each device's own result under `runs`, each with its device's price and costs."""
-    parts = list(_parts(several))
     runs = []
     for result, price in zip(several.results, several.prices, strict=True):
-        own = [{"phase": part.part.phase, **part.columns} for part in parts if part.result is result]
+        own = _cost_records(several, result)
         costs = {"costs": own} if own and several.priced else {}
         runs.append({**inner.document(result), "price_per_hour": price, **costs})
     return {**envelope(), "runs": runs, "warnings": list(several.warnings)}
+
+
+def _cost_records(several: Several, result: Any) -> list[Record]:
+    """What a token of each pass of one result costs."""
+    return [{"phase": part.part.phase, **part.columns} for part in _parts(several) if part.result is result]
+
+
+def _markdown(several: Several, inner: View[Any]) -> str:
+    """One device's own sections, and what a token costs; of several devices the rows."""
+    if len(several.results) > 1 or inner.markdown is None:
+        return to_markdown(_rows(several, inner))
+    (result,) = several.results
+    return f"{inner.markdown(result)}\n{sections(('## cost', _cost_records(several, result)))}"
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -221,4 +234,9 @@ def _figures(names: Sequence[str], run: Generation) -> Ranged:
 
 def several_view(inner: View[Any]) -> View[Several]:
     """The view of several results, of which each has the view `inner`."""
-    return View(partial(_rows, inner=inner), partial(_document, inner=inner), partial(_text, inner=inner))
+    return View(
+        partial(_rows, inner=inner),
+        partial(_document, inner=inner),
+        partial(_text, inner=inner),
+        markdown=partial(_markdown, inner=inner),
+    )

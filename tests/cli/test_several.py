@@ -141,3 +141,24 @@ def test_where_no_batch_holds_the_level(gpt2cost: Any) -> None:
 )
 def test_refused(gpt2cost: Any, arguments: list[str], hint: str) -> None:
     assert_refused(gpt2cost(*LEVEL, *arguments), hint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--explain"], "--explain of several devices: goes with --format json"),
+        (["--explain", "--format", "markdown"], "--explain of several devices: goes with --format json"),
+        (["--group", "layer"], "--group of several devices: goes with --format json or jsonl"),
+        (["--all"], "--all: names kernels, which the table of several devices has not"),
+    ],
+)
+def test_flags_of_one_device_are_not_ignored_beside_several(gpt2cost: Any, arguments: list[str], hint: str) -> None:
+    assert_refused(gpt2cost("predict", *TWO, *arguments), hint)
+
+
+def test_markdown_of_a_device_with_a_price(gpt2cost: Any) -> None:
+    """It is that without one, with all that was asked for, and the cost after it."""
+    one = ("predict", "--model", "gpt2", "--gpu", "a100", "--explain", "--format", "markdown")
+    free, priced = gpt2cost(*one).out, gpt2cost(*one, "--price-per-hour", "2").out
+    assert priced.startswith(free)
+    assert "## cost" in priced[len(free) :]
