@@ -97,7 +97,7 @@ MEANINGS: dict[str, str] = {
     "gpu_hours": "GPUs x hours of the whole run",
     "gpus": "GPUs of the training, on all nodes, or of generate, as replicas",
     "grad_accum": "micro-steps whose gradients are added up",
-    "head": "the model's head: lm, sequence-classification, token-classification or none",
+    "head": "the model's head: lm, sequence-classification, token-classification, double-heads or none",
     "head_dim": "elements of an attention head",
     "heads": "attention heads of a single kernel",
     "hfu": "hardware FLOPs utilisation: like mfu, with what checkpointing repeats",
