@@ -16,6 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import IO
 
+from gpt2cost.errors import Gpt2CostError
 from gpt2cost.prediction.blocks import Block, Rows
 
 WORTH = 200_000
@@ -48,7 +49,10 @@ def _evaluated(rows: Rows, workers: int) -> Iterator[Block]:
             children.append(child)
             pipes.append(open(reader, "rb"))  # noqa: PTH123, SIM115
         for number, _ in enumerate(rows.tasks()):
-            found = pickle.load(pipes[number % workers])
+            try:
+                found = pickle.load(pipes[number % workers])
+            except (EOFError, pickle.UnpicklingError):
+                raise Gpt2CostError("a process of the sweep was killed, perhaps for the memory that it took") from None
             if isinstance(found, BaseException):
                 raise found
             yield found

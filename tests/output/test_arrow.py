@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,9 +139,15 @@ def test_processes_end_with_their_reader() -> None:
         def block(self, task: Any) -> Any:
             raise ValueError("no such block")
 
-    broken = Broken(**{name: getattr(rows, name) for name in rows.__dataclass_fields__})
+    class Killed(type(rows)):  # type: ignore[misc]
+        def block(self, task: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    given = {name: getattr(rows, name) for name in rows.__dataclass_fields__}
     with pytest.raises(ValueError, match="no such block"):
-        list(blocks_of(broken, 2))
+        list(blocks_of(Broken(**given), 2))
+    with pytest.raises(package.Gpt2CostError, match="a process of the sweep was killed"):
+        list(blocks_of(Killed(**given), 2))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forks")
