@@ -23,7 +23,7 @@ from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, Task, wh
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
-from gpt2cost.prediction.settings import How, Sizes, check_cached, check_device, check_sizes, is_decode
+from gpt2cost.prediction.settings import How, Sizes, check_cached, check_device, check_sizes, is_decode, one_at_a_time
 from gpt2cost.prediction.shard import WHOLE, Shard, parse_shard, within
 from gpt2cost.prediction.what_ifs import changed_by_each, check_changes, is_list_of
 from gpt2cost.table.config import Model, change_model, load_model
@@ -129,6 +129,8 @@ def sweep(
         logits=logits, use_cache=use_cache, cache_type=cache_type, impl=impl,
     )  # fmt: skip
     choices, warnings = plan(grid, model_changes, hw_changes)
+    models = dict.fromkeys(choice.model for choice in choices)
+    warnings += [f"{model.name}: {note}" for model in models for note in one_at_a_time(model, grid.batch)]
     flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid}
     checked = {name: check_flag(name, value) for name, value in flags.items()}
     return Sweep(grid, tuple(choices), **checked, warnings=tuple(warnings), shard=parse_shard(shard))

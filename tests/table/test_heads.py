@@ -17,6 +17,7 @@ from gpt2cost.errors import InputError
 from gpt2cost.prediction.generate import generate
 from gpt2cost.prediction.model_tree import tree
 from gpt2cost.prediction.predict import predict
+from gpt2cost.prediction.sweep import sweep
 from gpt2cost.table.config import change_model, load_model
 from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import HEADS
@@ -97,6 +98,9 @@ def test_several_sequences_need_a_pad_token() -> None:
     assert not predict(model, "a100", batch=1).warnings
     assert "pad_token_id" in predict(model, "a100", batch=2).warnings[0]
     assert not predict(change_model(model, {"pad_token_id": 0}), "a100", batch=2).warnings
+    (warning,) = sweep(model, "a100", batch=[1, 2]).warnings
+    assert "pad_token_id" in warning
+    assert not sweep(model, "a100", batch=1).warnings
 
 
 @pytest.mark.parametrize("command", ["predict", "tree", "table", "fit", "plot timeline -o", "trace -o", "report -o"])
