@@ -117,7 +117,7 @@ def read_study(path: Path, axes: Collection[str] = DEFAULTS) -> dict[str, Any]:
     study: dict[str, Any] = {}
     for key, value in tree.items():
         name = OTHER_NAMES.get(key, key)
-        keys = (*axes, *WHAT_IFS)
+        keys = tuple(dict.fromkeys((*axes, *WHAT_IFS)))
         if name not in keys:
             hint = nearest(str(key), keys) or f"known: {', '.join(keys)}"
             raise InputError(f"{where}: $.{plain(str(key))}: unknown key, {hint}")
