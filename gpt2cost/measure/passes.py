@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config
 from transformers.cache_utils import DynamicCache
 
 from gpt2cost.errors import InputError
@@ -20,6 +20,7 @@ from gpt2cost.prediction.grid import Grid
 from gpt2cost.prediction.settings import How, Sizes, check_how, check_sizes
 from gpt2cost.schema import fields_of
 from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import COMPILED, GRAPHED
 
 USUAL_SIZES = (
@@ -140,11 +141,14 @@ class Models:
 
     def _build(self, name: str, dtype: str) -> Any:
         transformers.logging.set_verbosity_error()
+        model = load_model(name)
+        config, cls = config_of(model), getattr(transformers, CLASSES[model.head])
+        config.pad_token_id = model.pad_token_id
         before = torch.get_default_dtype()
         torch.set_default_dtype(DTYPES[dtype])
         try:
             with torch.device(self.bench.device):
-                return GPT2LMHeadModel(config_of(load_model(name))).eval()
+                return cls(config).eval()
         finally:
             torch.set_default_dtype(before)
 
@@ -154,7 +158,7 @@ def _weight_bytes(name: str, dtype: str) -> int:
 
 
 def config_of(model: Model) -> Any:
-    """The `GPT2Config` of a model, with all that changes what it costs."""
+    """The `GPT2Config` of a model, with all that changes what it costs, but for the pad token, which training lacks."""
     keys = set(fields_of(Model)) - {"bias", "head", "pad_token_id", "encoder_len"}
     last = model.vocab_size - 1
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from helpers import Call, refusal
 
 from gpt2cost.measure.plan import MEASURED_DTYPES
 from gpt2cost.output.formats import FORMATS
+from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.table.heads import CLASSES
 
 pytest.importorskip("torch")
 
+from gpt2cost.measure.bench import Bench
+from gpt2cost.measure.passes import Models, PassCase
 from gpt2cost.measure.pool import DTYPES
 
 pytestmark = pytest.mark.usefixtures("few_samples")
@@ -65,3 +70,15 @@ def test_flags_that_are_missing_or_wrong(gpt2cost: Call, tiny_config: str, tmp_p
 def test_what_is_offered_is_what_torch_measures() -> None:
     """Catches a dtype of the flags that the measuring rooms, which need torch, do not know."""
     assert tuple(DTYPES) == MEASURED_DTYPES
+
+
+@pytest.mark.parametrize("head", CLASSES)
+def test_the_model_that_runs_is_of_the_config(head: str, tiny_config: str, tmp_path: Path) -> None:
+    """Of the class with its head, and with its pad token: it is compared with a prediction of just that."""
+    path = tmp_path / "config.json"
+    config = json.loads((Path(tiny_config) / "config.json").read_text("utf-8"))
+    path.write_text(json.dumps({**config, "architectures": [CLASSES[head]], "num_labels": 3, "pad_token_id": 1}))
+    case = PassCase(str(path), How("fp32", "sdpa", "eager"), Sizes(1, 2, 0))
+    model = Models(Bench("cpu")).model(case)
+    assert type(model).__name__ == CLASSES[head]
+    assert (model.config.pad_token_id, model.config.num_labels) == (1, 3)
