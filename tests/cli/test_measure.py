@@ -81,4 +81,5 @@ def test_the_model_that_runs_is_of_the_config(head: str, tiny_config: str, tmp_p
     case = PassCase(str(path), How("fp32", "sdpa", "eager"), Sizes(1, 2, 0))
     model = Models(Bench("cpu")).model(case)
     assert type(model).__name__ == CLASSES[head]
-    assert (model.config.pad_token_id, model.config.num_labels) == (1, 3)
+    assert model.config.pad_token_id == 1
+    assert model.config.num_labels == (1 if head == "double-heads" else 3)  # GPT2DoubleHeadsModel sets it itself
