@@ -24,8 +24,9 @@ from gpt2cost.prediction.turns import GenerateSettings, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 
-AT = ("middle", "high")
-"""Points of a range."""
+FIGURES = {"middle": "latency_s", "high": "latency_high_s"}
+"""A point of a range -> what a `Turn` calls its seconds there."""
+AT = tuple(FIGURES)
 MOST_BATCH = 1 << 20
 """Batches are looked for up to this size."""
 POINTS = 1 << 15
@@ -48,7 +49,7 @@ class Level:
 
     def seconds(self, turn: Turn) -> Any:
         """The seconds of a turn, or of many, at that point."""
-        return turn.latency_high_s if self.at == "high" else turn.latency_s
+        return getattr(turn, FIGURES[self.at])
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class Offer:
 
     def cost(self, at: str) -> float | None:
         """The price of a million new tokens at a point of the range; None without a price or a run."""
-        return None if self.run is None else self.run.cost_at("latency_high_s" if at == "high" else "latency_s")
+        return None if self.run is None else self.run.cost_at(FIGURES[at])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
