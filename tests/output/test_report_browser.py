@@ -95,7 +95,8 @@ class Tab:
     """A page that is open. `close` says what went wrong in it."""
 
     def __init__(self, browser: Any, path: Path, hash: str = "", **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": WIDE, **context})
+        still = {"viewport": WIDE, "reduced_motion": "reduce"}  # a page that scrolls smoothly has not arrived yet
+        self.context = browser.new_context(**{**still, **context})
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.page.on("console", lambda message: self.wrong.append(f"console: {message.text}"))
