@@ -58,6 +58,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A measurement takes as few samples as there may be."""
+    pytest.importorskip("torch")
     from gpt2cost.measure.bench import Bench  # which needs torch
 
     sample = Bench.sample

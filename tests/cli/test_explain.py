@@ -12,7 +12,7 @@ from helpers import assert_refused
 
 from gpt2cost.output.launch import flops_text, product_of, source_line, when_text
 from gpt2cost.prediction.one_step import explain_step
-from gpt2cost.table.citations import installed_transformers
+from gpt2cost.table.citations import installed_transformers, transformers_version
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, walk
 
@@ -173,13 +173,16 @@ def test_a_pass_beyond_the_positions_is_warned_of(gpt2cost: Any) -> None:
 
 
 def test_the_source_line_is_the_installed_one() -> None:
-    """An older transformers has some lines otherwise, and then none is quoted."""
-    if installed_transformers() is None:
+    """A transformers older than those whose lines ship, or an older minor version, has some lines otherwise."""
+    installed = installed_transformers()
+    if installed is None:
         pytest.skip("transformers is not installed")
+    is_known = installed[0].split(".")[:2] == transformers_version().split(".")[:2]
     for row in walk(cost_table()):
         if isinstance(row.step, Kernel):
             source, quoted = row.step.source, source_line(row.step.source)
-            assert source.fragment in quoted or (str(source).endswith("?") and not quoted)
+            has_line = is_known and not str(source).endswith("?")
+            assert source.fragment in quoted or not (has_line or quoted)
 
 
 @pytest.mark.parametrize("more", [(), ("--phase", "train", "--dropout", "0.2")])
