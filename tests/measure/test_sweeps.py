@@ -42,8 +42,8 @@ def test_a_file_of_another_machine_is_kept_and_not_gone_on_with(tmp_path: Path) 
 def test_every_file_that_was_set_aside_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for threads in (1, 2, 3, 4):
-        journal = Journal(path, {"kind": "machine", "threads": threads})
-    assert journal.set_aside == tmp_path / "a.jsonl.bak3"
+        set_aside = Journal(path, {"kind": "machine", "threads": threads}).set_aside
+    assert set_aside == tmp_path / "a.jsonl.bak3"
     kept = [read_records(tmp_path / f"a.jsonl{end}")[0]["threads"] for end in (".bak", ".bak2", ".bak3", "")]
     assert kept == [1, 2, 3, 4]
 

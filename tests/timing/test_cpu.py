@@ -194,10 +194,11 @@ def test_every_command_takes_a_cpu(command: str, tmp_path: Path, gpt2cost: Calla
         "compare": ["--model", "gpt2", "--attn", "sdpa,eager"],
         "fit": ["--model", "gpt2"],
         "generate": ["--model", "gpt2", "--prompt", "16", "--new-tokens", "8"],
+        "table": ["--model", "gpt2"],
         "kernel": ["gemm", "--m", "8", "--n", "768", "--k", "768"],
     }
     gpu = [] if command == "table" else ["--gpu", str(tmp_path / "cpu.yaml")]
-    result = gpt2cost(command, *flags.get(command, []), *gpu, "--dtype", "fp32")
+    result = gpt2cost(command, *flags[command], *gpu, "--dtype", "fp32")
     assert (result.code, bool(result.out)) == (0, True), result.err
 
 
