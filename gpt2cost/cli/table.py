@@ -24,7 +24,6 @@ from gpt2cost.table.config import Model
 from gpt2cost.table.narrowed import of_phase
 
 PASSES = ("pass", "prefill", "decode", TRAIN)
-USUAL = {field.name: field.default for field in dataclasses.fields(WorkFlags)}
 PHASE_HELP = (
     "pass: all that may run; prefill (on an empty cache), decode (one token on a cache), with what is never launched"
     " left out; or train: forward and backward."
@@ -52,9 +51,9 @@ def table(
     check_choice("phase", phase, PASSES)
     found = _trained(model, work, training) if phase == TRAIN else _passed(model, work, training, phase)
     if model.model is None:
-        given = {name: getattr(work, name) for name in ("batch", "seq", "cache", "dtype")}
-        numbers = {name: value for name, value in given.items() if value != USUAL[name]}
-        refuse({**numbers, "set": model.set_ or None}, "goes with --model: without one the table has symbols")
+        why = "goes with --model: without one the table has symbols"
+        refuse_changed(work, why, "batch", "seq", "cache", "dtype")
+        refuse({"set": model.set_ or None}, why)
     sink.show(TABLE, dataclasses.replace(found, per_launch=per_launch, free=free))
 
 
