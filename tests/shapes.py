@@ -8,7 +8,7 @@ from operator import mul
 
 from oracle import Launch, Shapes
 
-from gpt2cost.table.kernel import Kernel, Tensor
+from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Tensor
 
 
 def assert_shapes(kernel: Kernel, launch: Launch, sizes: dict[str, int], where: str) -> None:
@@ -43,3 +43,17 @@ def are_alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether one is the other with neighbouring dimensions merged."""
     ends = [set(accumulate((size for size in shape if size != 1), mul, initial=1)) for shape in (one, other)]
     return max(ends[0]) == max(ends[1]) and (ends[0] <= ends[1] or ends[1] <= ends[0])
+
+
+def assert_kernel_is(kernel: Kernel, launch: Launch, sizes: dict[str, int], where: str) -> None:
+    """A kernel of the table is a launch of the real model: bytes, shapes, and of a product its FLOPs and dimensions."""
+    assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
+    assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
+    assert_shapes(kernel, launch, sizes, where)
+    if isinstance(kernel.shape, Gemm | FusedAttention):
+        assert kernel.flops.evaluate(sizes) == launch.flops, where
+    if isinstance(kernel.shape, Gemm):
+        dims = (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
+        assert tuple(dim.evaluate(sizes) for dim in dims) == launch.gemm, where
+    else:
+        assert launch.gemm is None, where

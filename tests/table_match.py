@@ -5,13 +5,13 @@ from __future__ import annotations
 import oracle
 from helpers import unrolled, values
 from oracle import DTYPES
-from shapes import assert_shapes
+from shapes import assert_kernel_is
 from transformers import GPT2Config
 
 from gpt2cost.table.config import load_model
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.heads import CLASSES
-from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, walk
+from gpt2cost.table.kernel import Free, Kernel, walk
 from gpt2cost.table.options import TableOptions
 
 FUSED = {"scaled_dot_product_attention", "flash_attn_func"}
@@ -61,16 +61,5 @@ def assert_table_equals_trace(
     ]
     for (module, kernel), launch in zip(kernels, trace.launches, strict=True):
         where = f"{module} {kernel.name} {kernel.op}"
-        assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
-        assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
-        assert_shapes(kernel, launch, sizes, where)
-        if isinstance(kernel.shape, Gemm | FusedAttention):
-            assert kernel.flops.evaluate(sizes) == launch.flops, where
-        if isinstance(kernel.shape, Gemm):
-            shape = tuple(
-                dim.evaluate(sizes) for dim in (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
-            )
-            assert shape == launch.gemm, where
-        else:
-            assert launch.gemm is None, where
+        assert_kernel_is(kernel, launch, sizes, where)
     assert sum(step.count for _, step in launched if isinstance(step, Free) and step.op == "sync") == trace.syncs

@@ -14,8 +14,8 @@ import torch
 from helpers import unrolled, values
 from nanogpt_model import GPTConfig
 from nanogpt_oracle import ODD, model_of, tiny
-from oracle import DTYPES, Launch
-from shapes import assert_shapes
+from oracle import DTYPES
+from shapes import assert_kernel_is
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt2cost.table import nanogpt
@@ -23,7 +23,7 @@ from gpt2cost.table.citations import NANOGPT, line_of
 from gpt2cost.table.config import load_model
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.gpt2 import cost_table, parameter_count
-from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Row, walk
+from gpt2cost.table.kernel import Free, Kernel, Row, walk
 from gpt2cost.table.liveness import peak_bytes
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import CONSTANT_BYTES
@@ -35,19 +35,6 @@ OPTIONS = list(itertools.product((True, False), ("all", "last")))
 
 def options(bias: bool, logits: Any, traced: bool = False) -> TableOptions:
     return TableOptions(impl="nanogpt", bias=bias, logits=logits, use_cache=False, traced=traced)
-
-
-def assert_kernel_is(kernel: Kernel, launch: Launch, sizes: dict[str, int], where: str) -> None:
-    assert kernel.reads.evaluate(sizes) == launch.read_bytes, where
-    assert kernel.writes.evaluate(sizes) == launch.write_bytes, where
-    assert_shapes(kernel, launch, sizes, where)
-    if isinstance(kernel.shape, Gemm | FusedAttention):
-        assert kernel.flops.evaluate(sizes) == launch.flops, where
-    if isinstance(kernel.shape, Gemm):
-        shape = (kernel.shape.batch, kernel.shape.m, kernel.shape.n, kernel.shape.k)
-        assert tuple(size.evaluate(sizes) for size in shape) == launch.gemm, where
-    else:
-        assert launch.gemm is None, where
 
 
 def assert_table_equals_trace(config: GPTConfig, dtype: str, batch: int, seq: int, logits: str) -> None:
