@@ -10,8 +10,8 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import FormatFlag, device_names, takes
+from gpt2cost.cli.given import refuse
 from gpt2cost.cli.measure import DeviceFlag, ThreadsFlag
-from gpt2cost.cli.train_many import refuse
 from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text

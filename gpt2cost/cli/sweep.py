@@ -16,18 +16,10 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import (
-    CACHE_TYPE_OPTION,
-    LOGITS_OPTION,
-    PHASE_HELP,
-    NoCacheFlag,
-    OutputFlags,
-    choice,
-    required,
-    takes,
-)
+from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, choice, takes
+from gpt2cost.cli.given import refuse, required
 from gpt2cost.cli.many import ManyFlags, ShardFlag, SizeListFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.formats import COLUMNAR, FORMATS
 from gpt2cost.output.messages import print_warnings
