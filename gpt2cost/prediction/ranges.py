@@ -108,8 +108,8 @@ def range_of(
 ) -> Range:
     """The range of passes of some `sizes` on a device, and their words.
 
-    `latency_at` gives the latency if device and host took so many times as long as predicted, numbers or arrays. `host_bound`: whether the
-    host sets the pace. `unseen`: what the range must not have seen.
+    `latency_at` gives the latency if device and host took so many times as long as predicted, which are numbers or
+    arrays. `host_bound`: whether the host sets the pace. `unseen`: what the range must not have seen.
     """
     spreads = [(where, spread(hw, regime, unseen)) for regime, where in regimes_of(how, sizes).items()]
 

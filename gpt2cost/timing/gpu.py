@@ -9,14 +9,11 @@ from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import NEW_CACHE
-from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
-from gpt2cost.timing.gpu_attention import fade as attention_fade
-from gpt2cost.timing.gpu_gemm import fade as gemm_fade
-from gpt2cost.timing.gpu_gemm import gemm_terms
+from gpt2cost.timing.gpu_attention import attention_fade, attention_kernel, attention_terms
+from gpt2cost.timing.gpu_gemm import gemm_fade, gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.gpu_training import is_gradient, training_terms, with_odd_rows
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
-
 
 EARLIER, LATER = 0.99, 1.01
 """What keeps `GpuMachine.fade` clear of rounding."""
@@ -37,7 +34,8 @@ class GpuMachine:
             products = gemm_fade(model.products(model.dtype_in_pass(product_dtype(kernel, dtype))))
             shares = [products] if isinstance(kernel.shape, Gemm) else [*shares, products, attention_fade(model)]
         l2_bytes = self.hw.memory.l2_bytes
-        return EARLIER * min(begins for begins, _ in shares) * l2_bytes, LATER * max(gone for _, gone in shares) * l2_bytes
+        begins, gone = min(first for first, _ in shares), max(last for _, last in shares)
+        return EARLIER * begins * l2_bytes, LATER * gone * l2_bytes
 
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]

@@ -108,7 +108,7 @@ def attention_terms(
     return terms
 
 
-def fade(model: MachineConstants) -> tuple[float, float]:
+def attention_fade(model: MachineConstants) -> tuple[float, float]:
     """The bytes touched, over L2's size, after which it begins to lose keys and values, and has lost them: of all the
     attention kernels of a device."""
     begins = [c.resident_from for sizes in model.attention.values() for c in sizes.values()]

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def _candidates(tiles: tuple[str, ...], most: int) -> tuple[np.ndarray, np.ndarr
     splits, as three arrays of shape (pairs, 1)."""
     splits = [2**power for power in range(1, most.bit_length())]
     pairs = [(tile, 1) for tile in tiles] + [(tile, split) for tile in tiles for split in splits]
-    rows, columns, split = np.array([(*map(float, tile.split("x")), float(split)) for tile, split in pairs]).T[..., None]
+    values = np.array([(*map(float, tile.split("x")), float(split)) for tile, split in pairs])
+    rows, columns, split = values.T[..., None]
     return rows, columns, split
 
 
@@ -109,7 +111,9 @@ def gemm_terms(
     step = max(1, AT_ONCE // (len(tiles) * most.bit_length()))
     parts = (slice(start, start + step) for start in range(0, max(1, each_bytes.size), step))
     timed = [_fastest(c, each.at(part), each_bytes[part], tiles, most) for part in parts]
-    return Terms(*(np.concatenate(values)[place] for values in zip(*(vars(terms).values() for terms in timed))))
+    return Terms(
+        *(np.concatenate(values)[place] for values in zip(*(vars(terms).values() for terms in timed), strict=True))
+    )
 
 
 def _fastest(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], most: int) -> Terms:
@@ -150,7 +154,9 @@ class _Product:
         """
         shape = np.broadcast_shapes(np.shape(dram_bytes), *map(np.shape, self.sizes.values()))
         dram_bytes = np.broadcast_to(dram_bytes, shape).ravel()
-        lists = {name: np.broadcast_to(size, shape).ravel() for name, size in self.sizes.items() if np.ndim(size)}
+        lists: dict[str, Any] = {
+            name: np.broadcast_to(size, shape).ravel() for name, size in self.sizes.items() if np.ndim(size)
+        }
         first = place = np.arange(dram_bytes.size)
         if len(lists) == 1 and dram_bytes.size > 1:
             (size,) = lists.values()
@@ -179,7 +185,9 @@ class _Product:
 
     def blocks(self, tiles: tuple[str, ...]) -> Array:
         """How many of the largest tile there are."""
-        rows, columns, _ = max(zip(*map(np.ravel, _candidates(tiles, 1)), strict=True), key=lambda tile: tile[0] * tile[1])
+        rows, columns, _ = _candidates(tiles, 1)
+        largest = np.argmax(rows * columns)
+        rows, columns = rows[largest], columns[largest]
         return self.batch * np.ceil(self.m / rows) * np.ceil(self.n / columns)
 
     @cached_property
@@ -234,9 +242,7 @@ def _tiled(
     compute_s = of_best(compute_s)
     useful_s = np.minimum(of_best(full_s), compute_s)
     waiting_s = compute_s - useful_s + of_best(epilogue_s)
-    return Terms(
-        of_best(total_s), useful_s, dram_s, of_best(l2_s + reduce_s), waiting_s, of_best(launch_s), dram_bytes
-    )
+    return Terms(of_best(total_s), useful_s, dram_s, of_best(l2_s + reduce_s), waiting_s, of_best(launch_s), dram_bytes)
 
 
 def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Array) -> Terms:
@@ -252,11 +258,11 @@ def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Ar
     return Terms(total_s, useful_s, dram_s, l2_s, serial_s, launch_s + 0.0 * useful_s, dram_bytes)
 
 
-def fade(c: GemmConstants) -> tuple[float, float]:
+def gemm_fade(c: GemmConstants) -> tuple[float, float]:
     """The bytes touched, over L2's size, after which it begins to lose a tensor, and has lost it."""
     return c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES)
 
 
 def _lost(c: GemmConstants, hw: Hardware, touched_bytes: Array) -> Array:
     """The share of a tensor that L2 has lost after so many bytes were touched."""
-    return 1.0 - residency(touched_bytes, hw.memory.l2_bytes, *fade(c))
+    return 1.0 - residency(touched_bytes, hw.memory.l2_bytes, *gemm_fade(c))

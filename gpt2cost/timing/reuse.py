@@ -38,7 +38,10 @@ def reuse_bytes(
     """
     holds = cache(lambda when: when.evaluate(values))
     size_of = cache(lambda size: size.evaluate(values))
-    ends = {name: (np.min(value, initial=np.inf), np.max(value, initial=0.0)) for name, value in values.items()}
+    ends = {
+        name: (float(np.min(value)), float(np.max(value))) if np.size(value) else (0.0, 0.0)
+        for name, value in values.items()
+    }
     bounds_of = cache(lambda size: size.bounds(ends))
 
     def bytes_of(touched: Touched, fade: Fade) -> Any:
