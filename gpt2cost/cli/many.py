@@ -17,16 +17,13 @@ from gpt2cost.cli.flags import (
     HostFactorFlag,
     HwSetFlag,
     SetFlag,
-    assignments,
     choices,
     device_names,
-    hardware_changes,
-    model_changes,
     model_names,
-    required,
     several,
     size,
 )
+from gpt2cost.cli.given import assignments, hardware_changes, model_changes, required
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware

@@ -32,7 +32,7 @@ from gpt2cost.prediction.train_step import rows_of_step, step_work, train_option
 from gpt2cost.result import Result
 from gpt2cost.table import generate_loop, nanogpt
 from gpt2cost.table.config import Model, load_model
-from gpt2cost.table.kernel import Free, Kernel, Row, inside_out
+from gpt2cost.table.kernel import Free, Kernel, Row, inside_out, short_path
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.table.why.reasons import Why, why
 
@@ -250,10 +250,8 @@ def _parts(row: Row) -> tuple[Row, ...]:
 
 def _unknown(asked: str, parts: Sequence[_Part], elsewhere: str) -> str:
     """The message about a name that nothing has."""
-    paths = {_path(row).removeprefix("transformer.") for part in parts for row in part.rows}
-    paths |= {
-        module.removeprefix("transformer.") for part in parts for row in part.rows for module in inside_out(row.module)
-    }
+    paths = {short_path(_path(row)) for part in parts for row in part.rows}
+    paths |= {short_path(module) for part in parts for row in part.rows for module in inside_out(row.module)}
     last = {path.rpartition(".")[2]: path for path in sorted(paths)}
     hint = elsewhere or nearest(asked, paths) or nearest(asked.rpartition(".")[2], last)
     if not hint and len(asked) > 1 and (inside := sorted(path for path in paths if asked in path)):
