@@ -16,6 +16,7 @@ from gpt2cost.table.checkpointing import AGAIN
 from gpt2cost.table.citations import NANOGPT
 from gpt2cost.table.kernel import Kernel, Row, short_path
 from gpt2cost.table.why import activations as why_activations
+from gpt2cost.table.why import crossattention as why_crossattention
 from gpt2cost.table.why import generate as why_generate
 from gpt2cost.table.why import heads as why_heads
 from gpt2cost.table.why import masks as why_masks
@@ -25,11 +26,11 @@ from gpt2cost.table.why import training as why_training
 RULES = {f"backward {key}": text for key, text in why_training.RULES.items()}
 DOES = {
     **why_model.DOES, **why_activations.DOES, **why_masks.DOES, **why_generate.DOES, **why_heads.DOES,
-    **why_training.DOES,
+    **why_crossattention.DOES, **why_training.DOES,
 }  # fmt: skip
 REMOVED_BY = {
     **why_model.REMOVED_BY, **why_activations.REMOVED_BY, **why_masks.REMOVED_BY, **why_generate.REMOVED_BY,
-    **why_training.REMOVED_BY, **why_heads.REMOVED_BY,
+    **why_training.REMOVED_BY, **why_heads.REMOVED_BY, **why_crossattention.REMOVED_BY,
 }  # fmt: skip
 
 _BACKWARD = re.compile(r"(?P<forward>.*?)\.?(?P<role>(?:grad|backward)(?:_.*|\..*)?)")
@@ -111,6 +112,10 @@ def _keys(row: Row, name: str) -> Iterator[str]:
         path = "accumulate"
     yield from (f"{path} [{mark}]" for mark in marks)
     yield path
+    if path.startswith("crossattention."):
+        path = path.replace("crossattention", "attn")
+        yield from (f"{path} [{mark}]" for mark in marks)
+        yield path
 
 
 def _rules(row: Row) -> Iterator[str]:
