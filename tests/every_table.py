@@ -45,8 +45,11 @@ def of_passes() -> Iterator[TableOptions]:
         yield TableOptions(activation_function=name)
     for head, has_pad_token, traced in product(HEADS, SWITCH, SWITCH):
         yield TableOptions(head=head, has_pad_token=has_pad_token, traced=traced)
-    for attn, has_cache in product(ATTENTION_IMPLEMENTATIONS, SWITCH):
-        yield TableOptions(attn, encoder=True, use_cache=has_cache)
+    for attn, how, traced, in_generate in product(ATTENTION_IMPLEMENTATIONS, caches, SWITCH, SWITCH):
+        own = TableOptions(attn, encoder=True, traced=traced, in_generate=in_generate, **how)
+        yield own
+        if attn == "eager":
+            yield replace(own, reorder_and_upcast_attn=True)
     for mask, scale in product(KERNEL_VARIANTS["mask"], KERNEL_VARIANTS["scale"]):
         yield TableOptions("eager", variants=(("mask", mask), ("scale", scale)))
     for attn, logits, bias, traced in product(("eager", "sdpa"), LOGITS, SWITCH, SWITCH):
@@ -87,7 +90,8 @@ def _tables() -> Iterator[tuple[Row, ...]]:
         if options.traced or options.impl == "nanogpt":
             merged = fuse_training(table, 2 if options.autocast else 4)
             yield from (merged.forward, merged.backward)
-    yield from (setup(several) for several in SWITCH)
+    for encoder, several, prompted in product(SWITCH, SWITCH, SWITCH):
+        yield setup(TableOptions(encoder=encoder), several, prompted)
     yield from (nanogpt.before(), *(nanogpt.after(sample) for sample in SWITCH))
     for impl, tied in product(("hf", "nanogpt"), SWITCH):
         options = TableOptions(impl=impl)  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import typer
 
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
-from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each
+from gpt2cost.cli.given import flag_of, is_given
+from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each, with_energy
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
@@ -40,9 +41,7 @@ class LevelFlags:
     def given(self) -> list[str]:
         """The flags that are."""
         given = {**vars(self), "gpus": None if self.gpus == 1 else self.gpus}
-        return [
-            f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and value is not False
-        ]
+        return [flag_of(name) for name, value in given.items() if is_given(value)]
 
 
 @takes
@@ -76,7 +75,7 @@ def fit(
         chosen, devices.prices(), lambda device, _: capacity(loaded, device, **given, max_latency_s=limit_s)
     )
     print_warnings(found.warnings)
-    show_each(sink, found, found.results[0].view, len(chosen))
+    show_each(sink, found, found.results[0].view, len(chosen), devices.energy)
     answers = [answer for each in found.results for answer in each.answers]
     exits.leave(
         oom=all(answer.prediction or answer.limited_by != "memory" for answer in answers),
@@ -87,7 +86,7 @@ def fit(
 def _refuse(of_passes: list[str], level: LevelFlags) -> None:
     """Raise `InputError` for flags of single passes beside those of a service level."""
     if of_passes:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in of_passes)
+        flags = ", ".join(map(flag_of, of_passes))
         raise InputError(f"{flags}: of single passes; {level.given()[0]} asks for a service level of generate")
 
 
@@ -114,7 +113,7 @@ def _fit_service(
         price_per_hour=devices.prices(),
     )  # fmt: skip
     print_warnings(found.warnings)
-    sink.show(found.view, found)
+    sink.show(with_energy(found.view, devices.energy), found)
     exits.leave(
         oom=all(offer.run or offer.limited_by != "memory" for offer in found.offers),
         positions=all(offer.run is None or offer.run.valid for offer in found.offers),

@@ -19,13 +19,14 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.energy import EnergyBound, energy_bound
 from gpt2cost.prediction.one_pass import (
     KernelCost,
     Pass,
     as_python,
     bound_of_pass,
     buffers_bytes,
-    cross_cache_bytes,
+    cache_bytes,
     host_sets_pace,
     kv_cache_bytes,
     run_pass,
@@ -196,6 +197,13 @@ class Prediction(Result):
         """Whether all phases are within the model's positions."""
         return all(np.all(phase.kv_len <= self.model.n_positions) for phase in self.phases)
 
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each phase. Raises `InputError` for a device without a board power."""
+        return tuple(
+            energy_bound(self.hardware, phase.totals.latency_high_s, phase.batch_size * phase.tokens, phase=phase.phase)
+            for phase in self.phases
+        )
+
     def _phase(self, name: str) -> Phase | None:
         return next((phase for phase in self.phases if phase.phase == name), None)
 
@@ -328,8 +336,7 @@ def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> 
     cache: Number = 0
     live: Number = 0
     for phase in phases:
-        own_cache = kv_cache_bytes(model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
-        own_cache = own_cache + cross_cache_bytes(model, how.dtype, phase.batch_size) * how.use_cache
+        own_cache = cache_bytes(model, how, phase.batch_size, phase.kv_len)
         fuller = own_cache + phase.activations_bytes > cache + live
         cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
     whole, capacity = weights + cache + live, round(hw.memory.usable_bytes)

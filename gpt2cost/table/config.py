@@ -110,8 +110,6 @@ class Model:
                 raise InputError(f"{name}: expected a probability from 0 to below 1, got {getattr(self, name)}")
         if self.encoder_len and not self.add_cross_attention:
             raise InputError("encoder_len: goes with add_cross_attention, which is false")
-        if self.encoder_len and self.reorder_and_upcast_attn:
-            raise InputError("encoder_len: with reorder_and_upcast_attn it is not modelled; set that to false")
 
     @property
     def head_dim(self) -> int:

@@ -1,0 +1,94 @@
+"""What is read from the flags that were given: what they change, which must be there, and which go together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpt2cost.checks import check_choice
+from gpt2cost.device.catalog import HOST_FACTOR
+from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.output.messages import print_warnings
+from gpt2cost.table.config import preset_names
+from gpt2cost.table.options import HEADS
+
+
+def flag_of(name: str) -> str:
+    """The flag that a parameter of this name is read from."""
+    return f"--{name.replace('_', '-')}"
+
+
+def is_given(value: object) -> bool:
+    """Whether a flag's value says that it was given: it is neither None nor False."""
+    return value is not None and value is not False  # 0 is given
+
+
+def refuse(given: Mapping[str, Any], why: str) -> None:
+    """Raise `InputError` for the first of some flags that is given."""
+    for name, value in given.items():
+        if is_given(value):
+            raise InputError(f"{flag_of(name)}: {why}")
+
+
+def refuse_changed(flags: Any, why: str, *names: str) -> None:
+    """The same for the first of some fields of a dataclass, of all where none is named, that is not its default."""
+    usual = {field.name: field.default for field in dataclasses.fields(flags)}
+    refuse({name: getattr(flags, name) for name in names or usual if getattr(flags, name) != usual[name]}, why)
+
+
+def assignments(flag: str, given: list[str] | None, separator: str | None = None) -> dict[str, str]:
+    """`key=value` texts as a mapping, each split at `separator` first. Raises `InputError` for anything else."""
+    changes: dict[str, str] = {}
+    for part in (part for text in given or [] for part in (text.split(separator) if separator else [text])):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"{flag}: expected key=value, got {echo(part)}")
+        if key in changes:
+            raise InputError(f"{flag}: {plain(key)} is set twice")
+        changes[key] = value
+    return changes
+
+
+def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | None) -> dict[str, str]:
+    """What --set, --head and --encoder-len change of a model. Raises `InputError` where two give the same."""
+    changes = assignments("--set", set_, ",")
+    if encoder_len is not None:
+        if "encoder_len" in changes:
+            raise InputError("--encoder-len: encoder_len is set by --set too")
+        changes["encoder_len"] = str(encoder_len)
+    if head is not None:
+        check_choice("head", head, HEADS)
+        if "head" in changes:
+            raise InputError("--head: head is set by --set too")
+        changes["head"] = head
+    return changes
+
+
+def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:
+    """What --hw-set and --host-factor change of a device, as `change_hardware` takes it.
+
+    Raises `InputError` where both give the host's factor.
+    """
+    changes: dict[str, Any] = {**assignments("--hw-set", hw_set)}
+    if host_factor is not None:
+        if HOST_FACTOR in changes:
+            raise InputError(f"--host-factor: {HOST_FACTOR} is set by --hw-set too")
+        changes[HOST_FACTOR] = host_factor
+    return changes
+
+
+def required(flag: str, value: str | None) -> str:
+    """The value of a flag that must be given. Raises `InputError`, which says what there is."""
+    if value is not None:
+        return value
+    if flag == "--model":
+        raise InputError(f"{flag} is required: one of {', '.join(preset_names())}")
+    raise InputError(f"{flag} is required: a device that gpt2cost hardware list names, or a YAML file")
+
+
+def heed(warnings: Sequence[str], strict: bool) -> None:
+    """Print warnings. Raises `InputError` for them where they are errors."""
+    if strict and warnings:
+        raise InputError("; ".join(warnings))
+    print_warnings(warnings)
