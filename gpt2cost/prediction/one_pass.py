@@ -173,9 +173,9 @@ def symbol_values(model: Model, stored_in: str, sizes: Sizes) -> dict[str, Numbe
     return {**own, "kv_len": sizes.kv_len, **model.symbols(), **elements}
 
 
-def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Pass:
-    """Evaluate the cost table and the machine model for one pass."""
-    rows = table_rows(table_options(model, how, hw), how.runtime)
+def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes, rows: tuple[Row, ...] | None = None) -> Pass:
+    """Evaluate the cost table and the machine model for one pass. `rows`: if it is others than the model's own."""
+    rows = table_rows(table_options(model, how, hw), how.runtime) if rows is None else rows
     return run_rows(rows, symbol_values(model, how.dtype, sizes), hw, how.dtype, how.runtime)
 
 
