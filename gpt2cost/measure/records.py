@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 from gpt2cost.device.dtypes import Dtype
 from gpt2cost.device.gpu_constants import NATURAL, POSITIVE
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.files import is_folder
+from gpt2cost.files import STDIN, is_folder, opened
 from gpt2cost.schema import build
 
 Measurement: TypeAlias = Mapping[str, Any]
@@ -37,7 +37,7 @@ Key = TypeVar("Key")
 MOST_BYTES = 256_000_000
 """The most that is read of a file of measurements or of a trace, decompressed: a small gzip file may hold gigabytes."""
 PIPE_WAIT_S = 5.0
-"""How long a pipe may stay empty."""
+"""How long a pipe may be without a writer."""
 GZIP = b"\x1f\x8b"
 """How a gzip file begins."""
 
@@ -55,10 +55,11 @@ def read_records(path: Path) -> list[Measurement]:
     return records
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, errors: str = "strict") -> str:
     """What is in a file or comes through a pipe, decompressed if it begins as gzip does.
 
-    Raises `InputError` where it cannot be read, where nothing comes, and for more than `MOST_BYTES`.
+    Raises `InputError` where it cannot be read, where nothing comes, and for more than `MOST_BYTES`. `errors`: what
+    becomes of bytes that are no UTF-8.
     """
     where = plain(str(path))
     try:
@@ -67,7 +68,7 @@ def text_of(path: Path) -> str:
             raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig", errors)
     except InputError:  # which is a ValueError
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -75,15 +76,24 @@ def text_of(path: Path) -> str:
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """A file, or a pipe through which something comes. Raises `InputError` where nothing does."""
-    if not path.is_fifo():
-        return path.open("rb")
+    """A file, or a pipe that has a writer. Raises `InputError` where none comes."""
+    if path == STDIN or not path.is_fifo():
+        return opened(path)
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer here
-    if not select.select([pipe], [], [], PIPE_WAIT_S)[0]:
+    if not select.select([pipe], [], [], PIPE_WAIT_S)[0] and not _has_writer(pipe):
         os.close(pipe)
-        raise InputError(f"{plain(str(path))}: cannot read: nothing came through this pipe in {PIPE_WAIT_S:g} s")
+        raise InputError(f"{plain(str(path))}: cannot read: nobody wrote into this pipe in {PIPE_WAIT_S:g} s")
     os.set_blocking(pipe, True)
     return os.fdopen(pipe, "rb")
+
+
+def _has_writer(pipe: int) -> bool:
+    """Whether an empty pipe is open for writing, by a slow command say: without a writer it is at its end."""
+    try:
+        os.read(pipe, 1)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _lines(file: Path) -> Iterator[Measurement]:
