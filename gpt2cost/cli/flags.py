@@ -15,18 +15,26 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from gpt2cost.checks import check_choice
-from gpt2cost.device.catalog import HOST_FACTOR, change_hardware, hardware_names, load_hardware
+from gpt2cost.cli.changes import hardware_changes, model_changes
+from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
-from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.errors import InputError
 from gpt2cost.files import data_dir
 from gpt2cost.output.formats import FORMATS
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model, preset_names
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CACHE_TYPES,
+    HEADS,
+    IMPLEMENTATIONS,
+    LOGITS,
+    RUNTIMES,
+    WEIGHTS,
+)
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -137,6 +145,13 @@ HeadFlag = Annotated[
     str | None,
     choice("--head", HEADS, f"What the hidden states go through: {either(HEADS)}.", show_default="of its architecture"),
 ]
+WeightsFlag = Annotated[
+    str | None,
+    choice(
+        "--weights", WEIGHTS, f"Linear layers' weights: in the dtype, or bitsandbytes' {either(WEIGHTS[1:])}.",
+        show_default="of the config, else dtype",
+    ),
+]  # fmt: skip
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
 ]
@@ -199,13 +214,15 @@ class ModelFlags:
     set_: SetFlag = None
     head: HeadFlag = None
     encoder_len: EncoderLenFlag = None
+    weights: WeightsFlag = None
 
     def load_model(self, default: str | None = None) -> Model:
-        """The model of --model, --set and --head. Raises `InputError` where there is none."""
+        """The model of --model, and of the flags that change it. Raises `InputError` where there is none."""
         loaded = load_model(required("--model", default if self.model is None else self.model))
-        changes = model_changes(self.set_, self.head, self.encoder_len)
-        if loaded.head == changes.get("head"):
-            del changes["head"]
+        changes = model_changes(self.set_, self.head, self.encoder_len, self.weights)
+        for key in ("head", "weights"):
+            if getattr(loaded, key) == changes.get(key):
+                del changes[key]
         return change_model(loaded, changes)
 
 
@@ -318,47 +335,6 @@ class OutputFlags:
 
 
 # ---------------------------------------------------------------------------------------------- what flags say
-
-
-def assignments(flag: str, given: list[str] | None, separator: str | None = None) -> dict[str, str]:
-    """`key=value` texts as a mapping, each split at `separator` first. Raises `InputError` for anything else."""
-    changes: dict[str, str] = {}
-    for part in (part for text in given or [] for part in (text.split(separator) if separator else [text])):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (key and equals and value):
-            raise InputError(f"{flag}: expected key=value, got {echo(part)}")
-        if key in changes:
-            raise InputError(f"{flag}: {plain(key)} is set twice")
-        changes[key] = value
-    return changes
-
-
-def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | None) -> dict[str, str]:
-    """What --set, --head and --encoder-len change of a model. Raises `InputError` where two give the same."""
-    changes = assignments("--set", set_, ",")
-    if encoder_len is not None:
-        if "encoder_len" in changes:
-            raise InputError("--encoder-len: encoder_len is set by --set too")
-        changes["encoder_len"] = str(encoder_len)
-    if head is not None:
-        check_choice("head", head, HEADS)
-        if "head" in changes:
-            raise InputError("--head: head is set by --set too")
-        changes["head"] = head
-    return changes
-
-
-def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:
-    """What --hw-set and --host-factor change of a device, as `change_hardware` takes it.
-
-    Raises `InputError` where both give the host's factor.
-    """
-    changes: dict[str, Any] = {**assignments("--hw-set", hw_set)}
-    if host_factor is not None:
-        if HOST_FACTOR in changes:
-            raise InputError(f"--host-factor: {HOST_FACTOR} is set by --hw-set too")
-        changes[HOST_FACTOR] = host_factor
-    return changes
 
 
 def required(flag: str, value: str | None) -> str:

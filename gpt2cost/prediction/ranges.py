@@ -21,7 +21,7 @@ counts once. A percentile of few is stretched, since the next one may well lie b
 four on about as much as a prediction interval of Student's t is wider (1.6 for four, 1.2 for eight). Ranges
 always hold the prediction, and `LEAST` on either side: clocks and temperature make two machines of one kind differ by
 that much. Chosen by hand are `LEAST`, how much less a what-if is known (`CHANGED`), how well a machine's own host is
-(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`).
+(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`), as nothing was of quantised weights.
 
 `python tests/regenerate.py` writes `residuals.json` anew (see `measure.residuals`), and a test compares.
 """
@@ -112,7 +112,7 @@ def range_of(
     """
     ranges = []
     for regime, where in regimes_of(how, sizes).items():
-        own = spread(hw, regime, unseen)
+        own = spread(hw, regime, unseen) if how.weights == "dtype" else _assumed(hw, regime, how.weights)
         low_s, high_s = latency_at(own.device_low, own.host_low), latency_at(own.device_high, own.host_high)
         word, source = (_where(host_bound, getattr(own.host, x), getattr(own.device, x)) for x in ("word", "source"))
         ranges.append((where, Range(low_s, high_s, word, source)))
@@ -184,6 +184,16 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     if set(hw.changes) == {HOST_FACTOR}:
         return _spread(device_band, host_band, own.device, trust)
     return _spread(_wider(_union(level_band(shipped().residuals, "borrowed"), device_band)), host_band, trust, trust)
+
+
+def _assumed(hw: Hardware, regime: Regime, weights: str) -> Spread:
+    """Of quantised weights: no narrower than of what nothing is known of, for the device and for the host."""
+    own = spread(hw, regime)
+    unknown = -UNKNOWN, UNKNOWN
+    bands = (_logs(own.device_low, own.device_high), _logs(own.host_low, own.host_high))
+    device_band, host_band = (_union(band, unknown) for band in bands)
+    trust = Trust("assumed", f"bitsandbytes {weights}")
+    return _spread(device_band, host_band, trust, trust)
 
 
 def _of_kernels(hw: Hardware, regime: Regime) -> Band:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gpt2cost.table.builders import addmm, copy, fill, output, pointwise, reduction, tensor
+from gpt2cost.table.builders import copy, fill, output, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.dropout import NOT_CALLED, dropout, drops, native_dropout
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.kv_cache import cache_update
 from gpt2cost.table.options import KERNEL_VARIANTS, TableOptions
+from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, C, D, H, S, T, a, b8, f32, hd, i64
 
 PROBABILITIES = tensor("probabilities", B, H, T, S)
@@ -324,7 +325,7 @@ def flash_attention(x: QKV, positions: Tensor, options: TableOptions) -> tuple[t
 def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Attention."""
     src = "GPT2Attention.forward"
-    c_attn = addmm(x, 3 * D, D, "attn.c_attn", cite(src, "self.c_attn(hidden_states).split"))
+    c_attn = projection(x, 3 * D, D, "attn.c_attn", cite(src, "self.c_attn(hidden_states).split"), options)
     query, new_key, new_value = (
         tensor(f"new_{name}", B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value")
     )
@@ -344,7 +345,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
             kernels, merged = sdpa_attention(x_qkv, mask, options)
         case "flash_attention_2":
             kernels, merged = flash_attention(x_qkv, positions, options)
-    c_proj = addmm(merged, D, D, "attn.c_proj", cite(src, "self.c_proj(attn_output)"))
+    c_proj = projection(merged, D, D, "attn.c_proj", cite(src, "self.c_proj(attn_output)"), options)
     dropped = cite(src, "self.resid_dropout(attn_output)")
     drop, y = dropout(
         "resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps=(output(c_attn),)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpt2cost.table.attention import MERGE_HEADS_COPY, SPLIT_HEADS_COPY
-from gpt2cost.table.builders import copy, linear, output, pointwise, tensor
+from gpt2cost.table.builders import copy, output, pointwise, tensor
 from gpt2cost.table.citations import cite
 from gpt2cost.table.dropout import NOT_CALLED
 from gpt2cost.table.formula import ALWAYS, Condition
 from gpt2cost.table.kernel import Free, FusedAttention, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.options import TableOptions
+from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, C, D, E, H, T, hd
 
 SRC = "GPT2Attention.forward"
@@ -34,16 +35,13 @@ class _Encoded:
 
 def cross_attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Attention with `is_cross_attention`, as GPT2Block calls it."""
-    q_attn = linear(x, D, D, "crossattention.q_attn", cite(SRC, "self.q_attn(hidden_states)"), cls="Conv1D")
+    q_attn = projection(x, D, D, "crossattention.q_attn", cite(SRC, "self.q_attn(hidden_states)"), options)
     query = tensor("cross_query", B, H, T, hd, view_of="crossattention.q_attn")
     cached = options.use_cache
     made = C.is_zero() if cached else ALWAYS
     encoder = tensor("encoder_hidden_states", B, E, D)
     source = cite(SRC, "self.c_attn(encoder_hidden_states)")
-    c_attn = linear(encoder, 2 * D, D, IN_C_ATTN, source, cls="Conv1D", rows=(B, E))
-    (product,) = c_attn.children
-    assert isinstance(product, Kernel)
-    c_attn = replace(c_attn, children=(replace(product, when=made),))
+    c_attn = projection(encoder, 2 * D, D, IN_C_ATTN, source, options, rows=(B, E), when=made)
     new = [tensor(f"cross_new_{name}", B, H, E, hd, view_of=IN_C_ATTN) for name in ("key", "value")]
     key, value = (
         Tensor(f"cross_{name}", (B, H, E, hd), view_of="" if cached else IN_C_ATTN, by_head=cached)
@@ -51,10 +49,10 @@ def cross_attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     )
     encoded = _Encoded(query, key, value, cached)
     kernels, merged = (_eager if options.attn == "eager" else _fused)(encoded, options)
-    c_proj = linear(merged, D, D, "crossattention.c_proj", cite(SRC, "self.c_proj(attn_output)"), cls="Conv1D")
+    c_proj = projection(merged, D, D, "crossattention.c_proj", cite(SRC, "self.c_proj(attn_output)"), options)
     y = output(c_proj)
     drop = Module("resid_dropout", "Dropout", (Free("resid_dropout", "call", inputs=(y,), outputs=(y,)),), passes=y)
-    split = Free("split", "view", 5, made, inputs=product.outputs, outputs=tuple(new))
+    split = Free("split", "view", 5, made, inputs=(output(c_attn),), outputs=tuple(new))
     children = (
         Free("crossattention", "call", inputs=(x,), outputs=(y,)),
         q_attn,

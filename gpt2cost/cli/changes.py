@@ -1,0 +1,62 @@
+"""What flags change of a model and of a device, as `change_model` and `change_hardware` take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpt2cost.checks import check_choice
+from gpt2cost.device.catalog import HOST_FACTOR
+from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.table.options import HEADS, WEIGHTS
+
+
+def assignments(flag: str, given: list[str] | None, separator: str | None = None) -> dict[str, str]:
+    """`key=value` texts as a mapping, each split at `separator` first. Raises `InputError` for anything else."""
+    changes: dict[str, str] = {}
+    for part in (part for text in given or [] for part in (text.split(separator) if separator else [text])):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"{flag}: expected key=value, got {echo(part)}")
+        if key in changes:
+            raise InputError(f"{flag}: {plain(key)} is set twice")
+        changes[key] = value
+    return changes
+
+
+def model_changes(
+    set_: list[str] | None, head: str | None, encoder_len: int | None, weights: str | None = None
+) -> dict[str, str]:
+    """What --set, --head, --encoder-len and --weights change of a model. Raises `InputError` where two give the same.
+
+    `weights`: one way of storing them, or several with commas between them.
+    """
+    changes = assignments("--set", set_, ",")
+    if weights is not None:
+        for each in weights.split(","):
+            check_choice("weights", each, WEIGHTS)
+        if "weights" in changes:
+            raise InputError("--weights: weights is set by --set too")
+        changes["weights"] = weights
+    if encoder_len is not None:
+        if "encoder_len" in changes:
+            raise InputError("--encoder-len: encoder_len is set by --set too")
+        changes["encoder_len"] = str(encoder_len)
+    if head is not None:
+        check_choice("head", head, HEADS)
+        if "head" in changes:
+            raise InputError("--head: head is set by --set too")
+        changes["head"] = head
+    return changes
+
+
+def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:
+    """What --hw-set and --host-factor change of a device, as `change_hardware` takes it.
+
+    Raises `InputError` where both give the host's factor.
+    """
+    changes: dict[str, Any] = {**assignments("--hw-set", hw_set)}
+    if host_factor is not None:
+        if HOST_FACTOR in changes:
+            raise InputError(f"--host-factor: {HOST_FACTOR} is set by --hw-set too")
+        changes[HOST_FACTOR] = host_factor
+    return changes
