@@ -13,7 +13,7 @@ from helpers import ROOT
 
 from gpt2cost.cli import app
 from gpt2cost.output import accuracy, train_validation, validation
-from gpt2cost.output.columns import MEANINGS
+from gpt2cost.output.columns import MEANINGS, type_of
 from gpt2cost.output.record import SCHEMA_VERSION
 
 PAGE = ROOT / "docs" / "columns.md"
@@ -69,19 +69,22 @@ def every(lists: Iterable[list[str]]) -> list[str]:
 def page() -> str:
     """The text of the page."""
     found = columns()
-    known = "".join(f"| `{name}` | {MEANINGS.get(name, '')} |\n" for name in every(found.values()))
+    known = "".join(f"| `{name}` | {type_of(name)} | {MEANINGS.get(name, '')} |\n" for name in every(found.values()))
     lists = "".join(f"`gpt2cost {command}`:\n{', '.join(names)}.\n\n" for command, names in found.items())
     return HEAD + known + "\n## The columns of each command\n\n" + lists.rstrip() + "\n"
 
 
 HEAD = f"""# Columns
 
-Rows of `--format csv`, `jsonl` and `markdown`, and the rows in a JSON document, have these columns. A column of one
-name means the same in every command. Values are SI; the name ends in the unit: `_s` seconds, `_bytes` bytes,
-`_bytes_per_s`, `_flop_per_s`, `_us` microseconds; counts, shares and ratios have none. Every row has every input, so
-that the rows of several runs can stand in one file. In CSV, nothing is an empty cell, truth values are `true` and
-`false`, and a list is joined with spaces. Names of changed models and devices, `gpt2[n_layer=24;n_embd=1536]`, have
-no comma in them.
+Rows of `--format csv`, `jsonl`, `markdown`, `parquet` and `arrow`, and the rows in a JSON document, have these columns.
+A column of one name means the same in every command, and has the same type. Values are SI; the name ends in the unit:
+`_s` seconds, `_bytes` bytes, `_bytes_per_s`, `_flop_per_s`, `_us` microseconds; counts, shares and ratios have none.
+Every row has every input, so that the rows of several runs can stand in one file. In CSV, nothing is an empty cell,
+truth values are `true` and `false`, and a list is joined with spaces. Names of changed models and devices,
+`gpt2[n_layer=24;n_embd=1536]`, have no comma in them.
+
+Parquet and Arrow files have the types below: `text`, `bool`, `int64` and `float64`; nothing is null, and a list is the
+text that CSV has. They need `pip install "gpt2cost[arrow]"`; whole numbers beyond int64 are refused.
 
 `seq_len` and `cache_len` are those of the run, as they were asked for; what a phase of it has is `phase_seq_len`,
 `phase_cache_len` and `kv_len`: the decode step after `--seq 512` has 1, 512 and 513.
@@ -93,6 +96,6 @@ This page is written from the lists of fields (`python tests/regenerate.py`), an
 
 ## What they mean
 
-| column | meaning |
-| --- | --- |
+| column | type | meaning |
+| --- | --- | --- |
 """

@@ -47,8 +47,11 @@ def of_passes() -> Iterator[TableOptions]:
         yield TableOptions(activation_function=name)
     for head, has_pad_token, traced in product(HEADS, SWITCH, SWITCH):
         yield TableOptions(head=head, has_pad_token=has_pad_token, traced=traced)
-    for attn, has_cache in product(ATTENTION_IMPLEMENTATIONS, SWITCH):
-        yield TableOptions(attn, encoder=True, use_cache=has_cache)
+    for attn, how, traced, in_generate in product(ATTENTION_IMPLEMENTATIONS, caches, SWITCH, SWITCH):
+        own = TableOptions(attn, encoder=True, traced=traced, in_generate=in_generate, **how)
+        yield own
+        if attn == "eager":
+            yield replace(own, reorder_and_upcast_attn=True)
     numbers = tuple(load_model("gpt2").symbols().items())
     for weights, dtype, nested in product(("int8", "nf4"), ("float16", "bfloat16", "float32"), SWITCH):
         own = Quantization(weights, nested, nested, "float16", dtype, ("lm_head",), numbers, (108, 8.0))  # type: ignore[arg-type]
@@ -93,7 +96,8 @@ def _tables() -> Iterator[tuple[Row, ...]]:
         if options.traced or options.impl == "nanogpt":
             merged = fuse_training(table, 2 if options.autocast else 4)
             yield from (merged.forward, merged.backward)
-    yield from (setup(several) for several in SWITCH)
+    for encoder, several, prompted in product(SWITCH, SWITCH, SWITCH):
+        yield setup(TableOptions(encoder=encoder), several, prompted)
     yield from (nanogpt.before(), *(nanogpt.after(sample) for sample in SWITCH))
     for impl, tied in product(("hf", "nanogpt"), SWITCH):
         options = TableOptions(impl=impl)  # type: ignore[arg-type]

@@ -324,19 +324,23 @@ def trace(
         )  # not packed: "all in one sequence" is true, "several sequences" is false
         if padded or static:
             record.answer = False  # the mask is not all ones; a cache of which is asked whether it is empty is not
-        if encoder and cache:
-            crossed = DynamicCache(config=config)
-            for layer in range(config.n_layer):
+        if encoder and past is not None:
+            crossed = StaticCache(config, encoder) if static else DynamicCache(config=config)
+            for layer in range(config.n_layer if cache else 0):
                 own = (batch, config.n_head, encoder, config.n_embd // config.n_head)
                 crossed.update(*(torch.empty(own, dtype=dtype, device="meta") for _ in range(2)), layer)
             past = EncoderDecoderCache(past, crossed)
+            past.is_updated = dict.fromkeys(range(config.n_layer), cache > 0)
             record.launches.clear()
+            record.syncs = 0
         states = torch.empty((batch, encoder, config.n_embd), dtype=dtype, device="meta") if encoder else None
         passed = {} if states is None else {"encoder_hidden_states": states}
         kept = {"logits_to_keep": logits_to_keep} if cls == "GPT2LMHeadModel" else {}
         model(ids, past, use_cache=use_cache, attention_mask=mask, **kept, **passed)
     if static:  # a new static cache counts its tokens on the CPU, and moves the count to the meta device as no other
         record.launches = [
-            x for x in record.launches if (x.op, x.write_bytes) != ("_to_copy", 8) or "attn" not in x.module
+            x
+            for x in record.launches
+            if (x.op, x.write_bytes) != ("_to_copy", 8) or not x.module.endswith(("attn", "crossattention"))
         ]
     return record

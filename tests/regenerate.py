@@ -40,12 +40,13 @@ def all_citations() -> tuple[Citation, ...]:
         training_table(TableOptions(attn, activation, upcast, train=True, dropout=dropped, autocast=True))
     for attn in ATTENTION_IMPLEMENTATIONS:
         cost_table(TableOptions(attn, encoder=True))
+    setup(TableOptions(encoder=True), True, True)
     for head, has_pad_token in itertools.product(HEADS, (False, True)):
         cost_table(TableOptions(head=head, has_pad_token=has_pad_token))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):
         for cache_type in CACHE_TYPES:
             options = TableOptions(attn, padded=padded, cache_type=cache_type, in_generate=True)  # type: ignore[arg-type]
-            cost_table(options), setup(True), before(options), after(options, sample)
+            cost_table(options), setup(options, True, True), before(options), after(options, sample)
             cost_table(TableOptions(attn, cache_type=cache_type))  # type: ignore[arg-type]
     return cited()
 

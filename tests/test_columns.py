@@ -8,13 +8,19 @@ from pathlib import Path
 import columns
 from helpers import Call
 
-from gpt2cost.output.columns import MEANINGS
+from gpt2cost.output.columns import MEANINGS, TEXT, TRUTH, WHOLE
 from gpt2cost.units import unit_of
 
 
 def test_every_column_has_a_meaning() -> None:
     assert sorted(MEANINGS) == columns.every(columns.columns().values())
     assert all(text and text.isprintable() and "|" not in text for text in MEANINGS.values())
+
+
+def test_a_column_has_one_type() -> None:
+    """Those of all rows are looked at in `output/test_arrow.py`."""
+    assert len(TEXT | TRUTH | WHOLE) == len(TEXT) + len(TRUTH) + len(WHOLE)
+    assert set(MEANINGS) >= TEXT | TRUTH | WHOLE
 
 
 def test_the_page_is_the_lists_of_fields() -> None:

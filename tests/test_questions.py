@@ -39,6 +39,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cost.cli import app
 from gpt2cost.files import data_dir
+from gpt2cost.table.kernel import short_path
 
 QUESTIONS: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests/data/questions.yaml").read_text("utf-8"))
 SIZES = {"B": 8, "S": 512, "n": 12, "d": 64, "H": 768, "F": 3072, "V": 50257, "P": 1024, "L": 12, "a": 2}
@@ -172,7 +173,7 @@ def at(found: Any, path: str) -> Any:
 def rows(found: Any, phase: str, prefix: str = "") -> list[Any]:
     """The kernels of a pass whose name begins so."""
     kernels = at(found, f"phases/{phase}/kernels")
-    return [row for row in kernels if row["name"].removeprefix("transformer.").startswith(prefix)]
+    return [row for row in kernels if short_path(row["name"]).startswith(prefix)]
 
 
 def value(expression: str, found: Any = None) -> Any:

@@ -9,9 +9,9 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import FormatFlag, device_names, takes
+from gpt2cost.cli.flags import FormatFlag, device_names, sink_of, takes
+from gpt2cost.cli.given import refuse
 from gpt2cost.cli.measure import DeviceFlag, ThreadsFlag
-from gpt2cost.cli.train_many import refuse
 from gpt2cost.device.to_yaml import hardware_yaml
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_text
@@ -19,7 +19,6 @@ from gpt2cost.measure.journal import Journal
 from gpt2cost.measure.plan import DEVICES, plan_for
 from gpt2cost.measure.records import read_records
 from gpt2cost.output.messages import print_warnings, tell
-from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.grid import split_list
 
 
@@ -46,7 +45,7 @@ def calibrate(
 
     Prints how well the file reproduces each kind of kernel. What was measured stays beside the file as JSON lines.
     """
-    sink = Sink(format, None)
+    sink = sink_of(format, None)
     check_choice("device", device, DEVICES)
     if output is None:
         raise InputError("calibrate: -o FILE says where the hardware file goes, such as -o my-machine.yaml")

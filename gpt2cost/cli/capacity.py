@@ -9,6 +9,7 @@ import typer
 
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
+from gpt2cost.cli.given import flag_of, is_given
 from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
@@ -40,9 +41,7 @@ class LevelFlags:
     def given(self) -> list[str]:
         """The flags that are."""
         given = {**vars(self), "gpus": None if self.gpus == 1 else self.gpus}
-        return [
-            f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and value is not False
-        ]
+        return [flag_of(name) for name, value in given.items() if is_given(value)]
 
 
 @takes
@@ -87,7 +86,7 @@ def fit(
 def _refuse(of_passes: list[str], level: LevelFlags) -> None:
     """Raise `InputError` for flags of single passes beside those of a service level."""
     if of_passes:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in of_passes)
+        flags = ", ".join(map(flag_of, of_passes))
         raise InputError(f"{flags}: of single passes; {level.given()[0]} asks for a service level of generate")
 
 

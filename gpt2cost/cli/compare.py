@@ -9,9 +9,10 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, required, takes
+from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, takes
+from gpt2cost.cli.given import refuse, refuse_changed, required
 from gpt2cost.cli.many import GivenSizeFlags, ManyFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse, refuse_changed
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.phases import SIDE_BY_SIDE

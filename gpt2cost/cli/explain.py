@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
+from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, takes
+from gpt2cost.cli.given import heed
 from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.explain import EXPLAIN
 from gpt2cost.prediction.one_step import STEP_PHASES, explain_step
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import walk
+from gpt2cost.table.kernel import short_path, walk
 
 PHASE_HELP = (
     "prefill (the pass of --seq tokens), decode (the next token), generate (what runs around a pass too), or train: a"
@@ -21,7 +22,7 @@ PHASE_HELP = (
 
 def _names(incomplete: str) -> list[str]:
     """Shell completion of the steps of a usual pass."""
-    paths = dict.fromkeys(row.path.removeprefix("transformer.") for row in walk(cost_table()))
+    paths = dict.fromkeys(short_path(row.path) for row in walk(cost_table()))
     return [path for path in paths if path.startswith(incomplete)]
 
 

@@ -15,17 +15,17 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from gpt2cost.cli.changes import hardware_changes, model_changes
+from gpt2cost.cli.extras import load
+from gpt2cost.cli.given import flag_of, hardware_changes, model_changes, required
 from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.files import data_dir
-from gpt2cost.output.formats import FORMATS
-from gpt2cost.output.messages import print_warnings
+from gpt2cost.output.formats import COLUMNAR, EVERY_FORMAT
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
-from gpt2cost.table.config import Model, change_model, load_model, preset_names
+from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
@@ -191,7 +191,7 @@ AllFlag = Annotated[
     bool, typer.Option("--all", help="Name every kernel in the text, those of one source line and short ones too.")
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Make a warning an error (exit 2).")]
-FormatFlag = Annotated[str | None, choice("--format", FORMATS, show_default="as -o ends, else table")]
+FormatFlag = Annotated[str | None, choice("--format", EVERY_FORMAT, show_default="as -o ends, else table")]
 OutputFlag = Annotated[
     Path | None, typer.Option("-o", "--output", help="Write to this file, with .gz compressed; - is stdout.")
 ]
@@ -247,7 +247,7 @@ class ChipFlags:
             return self.load_device()
         for name, value in vars(self).items():
             if value is not None:
-                raise InputError(f"--{name.replace('_', '-')}: goes with --gpu")
+                raise InputError(f"{flag_of(name)}: goes with --gpu")
         return None
 
 
@@ -331,23 +331,12 @@ class OutputFlags:
 
     def sink(self) -> Sink:
         """Raises `InputError` for an unknown format or a path that cannot be written: before the work."""
-        return Sink(self.format, self.output)
+        return sink_of(self.format, self.output)
 
 
-# ---------------------------------------------------------------------------------------------- what flags say
-
-
-def required(flag: str, value: str | None) -> str:
-    """The value of a flag that must be given. Raises `InputError`, which says what there is."""
-    if value is not None:
-        return value
-    if flag == "--model":
-        raise InputError(f"{flag} is required: one of {', '.join(preset_names())}")
-    raise InputError(f"{flag} is required: a device that gpt2cost hardware list names, or a YAML file")
-
-
-def heed(warnings: Sequence[str], strict: bool) -> None:
-    """Print warnings. Raises `InputError` for them where they are errors."""
-    if strict and warnings:
-        raise InputError("; ".join(warnings))
-    print_warnings(warnings)
+def sink_of(format: str | None, output: Path | None) -> Sink:
+    """A sink of any format. Raises `InputError` as it does, and where pyarrow is missing that the format needs."""
+    sink = Sink(format, output)
+    if sink.format in COLUMNAR:
+        load("gpt2cost.output.arrow", f"--format {sink.format}")
+    return sink

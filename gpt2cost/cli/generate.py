@@ -8,16 +8,8 @@ import typer
 
 from gpt2cost.checks import check_point
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import (
-    BatchFlag,
-    CacheTypeFlag,
-    ModelFlags,
-    OutputFlags,
-    SettingFlags,
-    StrictFlag,
-    heed,
-    takes,
-)
+from gpt2cost.cli.flags import BatchFlag, CacheTypeFlag, ModelFlags, OutputFlags, SettingFlags, StrictFlag, takes
+from gpt2cost.cli.given import heed
 from gpt2cost.cli.many import PricedDevicesFlags, ReplicasFlag, show_each
 from gpt2cost.prediction.generate import check_generate, generate_run
 from gpt2cost.prediction.several import ask_each

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.changes import assignments, hardware_changes, model_changes
 from gpt2cost.cli.flags import (
     OWN_ATTN,
     OWN_DTYPE,
@@ -21,10 +20,10 @@ from gpt2cost.cli.flags import (
     choices,
     device_names,
     model_names,
-    required,
     several,
     size,
 )
+from gpt2cost.cli.given import assignments, hardware_changes, model_changes, required
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware

@@ -11,9 +11,10 @@ import typer
 
 from gpt2cost.checks import check_choice, check_point
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, choice, choices, either, required, takes
+from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, choice, choices, either, takes
+from gpt2cost.cli.given import refuse, required
 from gpt2cost.cli.many import AttnsFlag, ModelsFlag, RuntimesFlag, ShardFlag, size_list
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, MeasureStepFlags, refuse
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, MeasureStepFlags
 from gpt2cost.errors import InputError, echo
 from gpt2cost.files import check_writable, write_text
 from gpt2cost.measure.evidence import evidence_yaml, source_of

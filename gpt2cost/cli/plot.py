@@ -25,8 +25,9 @@ from gpt2cost.cli.flags import (
     either,
     takes,
 )
+from gpt2cost.cli.given import refuse, refuse_changed
 from gpt2cost.cli.many import DevicesFlags, GivenSizeFlags, SizeListFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, TrainFlags, refuse, refuse_changed
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, PANEL, TrainFlags
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.errors import InputError
 from gpt2cost.files import check_writable, write_bytes

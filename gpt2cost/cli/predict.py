@@ -8,21 +8,11 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import (
-    AllFlag,
-    ModelFlags,
-    OutputFlags,
-    PhaseFlag,
-    StrictFlag,
-    WorkFlags,
-    choice,
-    either,
-    heed,
-    takes,
-)
+from gpt2cost.cli.flags import AllFlag, ModelFlags, OutputFlags, PhaseFlag, StrictFlag, WorkFlags, choice, either, takes
+from gpt2cost.cli.given import heed
 from gpt2cost.cli.many import PricedDevicesFlags, show_each
 from gpt2cost.errors import InputError
-from gpt2cost.output.formats import FORMATS
+from gpt2cost.output.formats import EVERY_FORMAT
 from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.prediction import prediction_view
 from gpt2cost.output.sink import Sink
@@ -71,7 +61,7 @@ def predict(
 def _refuse_of_one(sink: Sink, group: str, explain: bool, all_: bool) -> None:
     """Raise `InputError` for flags that would change nothing where several devices stand side by side."""
     if group != "kernel":
-        sink.only_in("--group of several devices", *(name for name in FORMATS if name != "table"))
+        sink.only_in("--group of several devices", *(name for name in EVERY_FORMAT if name != "table"))
     if explain:
         sink.only_in("--explain of several devices", "json")
     if all_:

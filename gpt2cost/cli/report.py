@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import ModelFlags, StrictFlag, WorkFlags, choice, heed, takes
+from gpt2cost.cli.flags import ModelFlags, StrictFlag, WorkFlags, choice, takes
+from gpt2cost.cli.given import heed, refuse_changed
 from gpt2cost.cli.many import DevicesFlags
-from gpt2cost.cli.train_many import refuse_changed
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError

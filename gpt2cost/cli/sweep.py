@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,21 +15,11 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import (
-    CACHE_TYPE_OPTION,
-    LOGITS_OPTION,
-    PHASE_HELP,
-    NoCacheFlag,
-    OutputFlags,
-    choice,
-    required,
-    takes,
-)
+from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, choice, takes
+from gpt2cost.cli.given import refuse, required
 from gpt2cost.cli.many import ManyFlags, ShardFlag, SizeListFlags
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags, refuse
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
-from gpt2cost.output.formats import COLUMNAR, FORMATS
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.output.sweep import show_sweep
@@ -56,22 +46,6 @@ LONG = 500_000
 """From this many points on, a terminal sees a progress bar."""
 
 
-@dataclass(eq=False, repr=False)
-class SweepOutputFlags(OutputFlags):
-    """In which format a sweep is: in binary ones too."""
-
-    format: Annotated[str | None, choice("--format", (*FORMATS, *COLUMNAR), show_default="as -o ends, else table")] = (
-        None
-    )
-
-    def sink(self) -> Sink:
-        """As `OutputFlags` says. Raises `InputError` where pyarrow is missing that the format needs."""
-        sink = Sink(self.format, self.output, (*FORMATS, *COLUMNAR))
-        if sink.format in COLUMNAR:
-            load("gpt2cost.output.arrow", f"--format {sink.format}")
-        return sink
-
-
 @takes
 def sweep(
     *,
@@ -96,7 +70,7 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,
     training: TrainListFlags,
     exits: ExitFlags,
-    out: SweepOutputFlags,
+    out: OutputFlags,
 ) -> None:
     """Predict every point of a grid: a row per point, for spreadsheets and scripts.
 

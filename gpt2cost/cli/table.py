@@ -9,7 +9,8 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.flags import ModelFlags, OutputFlags, WorkFlags, choice, takes
-from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags, refuse, refuse_changed
+from gpt2cost.cli.given import refuse, refuse_changed
+from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.field import attributes, record_of
 from gpt2cost.output.shared import HOW, SIZES

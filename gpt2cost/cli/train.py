@@ -9,17 +9,8 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import (
-    AllFlag,
-    DeviceFlags,
-    ModelFlags,
-    OutputFlags,
-    StrictFlag,
-    choice,
-    either,
-    heed,
-    takes,
-)
+from gpt2cost.cli.flags import AllFlag, DeviceFlags, ModelFlags, OutputFlags, StrictFlag, choice, either, takes
+from gpt2cost.cli.given import heed
 from gpt2cost.cli.train_many import TrainFlags
 from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.train import training_view

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from gpt2cost.cli.flags import ATTN_OPTION, ImplFlag, choice, choices
+from gpt2cost.cli.given import is_given
 from gpt2cost.device.dtypes import PRECISIONS
-from gpt2cost.errors import InputError
 from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm
 from gpt2cost.table.optimizer import OPTIMIZERS
 from gpt2cost.table.options import CHECKPOINTING, IMPLEMENTATIONS
@@ -97,7 +96,7 @@ class StepListFlags:
 
     def given(self) -> dict[str, Any]:
         """The flags that are given, as `make_train_grid` takes them."""
-        flags = {name: value for name, value in dataclasses.asdict(self).items() if _is_given(value)}
+        flags = {name: value for name, value in dataclasses.asdict(self).items() if is_given(value)}
         if "clip_grad_norm" in flags:
             flags["clip_grad_norm"] = clip_norm(flags["clip_grad_norm"]) or "none"
         return flags
@@ -125,23 +124,6 @@ class TrainListFlags(StepListFlags):
     compile_inside_ddp: Annotated[
         bool, typer.Option("--compile-inside-ddp", help="DDP(torch.compile(m)).", rich_help_panel=PANEL)
     ] = False
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False  # 0 is given
-
-
-def refuse(given: Mapping[str, Any], why: str) -> None:
-    """Raise `InputError` for the first of some flags that is given: not None, and not False."""
-    for name, value in given.items():
-        if _is_given(value):
-            raise InputError(f"--{name.replace('_', '-')}: {why}")
-
-
-def refuse_changed(flags: Any, why: str, *names: str) -> None:
-    """The same for the first of some fields of a dataclass, of all where none is named, that is not its default."""
-    usual = {field.name: field.default for field in dataclasses.fields(flags)}
-    refuse({name: getattr(flags, name) for name in names or usual if getattr(flags, name) != usual[name]}, why)
 
 
 NOT_OF_TRAINING = (

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_point
-from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, heed, takes
-from gpt2cost.cli.train_many import TrainRowFlags, refuse
+from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, takes
+from gpt2cost.cli.given import heed, refuse
+from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.parameters import PARAMETERS
 from gpt2cost.output.tree import tree_view
 from gpt2cost.output.tree_lines import Shown

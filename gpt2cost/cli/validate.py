@@ -12,6 +12,7 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import RangeExitFlags
 from gpt2cost.cli.flags import DeviceFlags, OutputFlags, takes
+from gpt2cost.cli.given import refuse
 from gpt2cost.cli.measure import (
     NOT_OF_STEPS,
     MeasureFlags,
@@ -23,7 +24,7 @@ from gpt2cost.cli.measure import (
     step_axes,
     timed_steps,
 )
-from gpt2cost.cli.train_many import ONLY_TRAINING, MeasureStepFlags, refuse
+from gpt2cost.cli.train_many import ONLY_TRAINING, MeasureStepFlags
 from gpt2cost.device.driver_names import device_called
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, plain

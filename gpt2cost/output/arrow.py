@@ -1,12 +1,12 @@
-"""A sweep as Parquet or as an Arrow IPC file, row group by row group. Needs pyarrow.
+"""Rows as Parquet or as an Arrow IPC file, those of a sweep row group by row group. Needs pyarrow.
 
-The columns have the same types in every file, whatever its grid: text, int64, float64 and bool.
+A column has the same type in every file, whatever stands in it: text, int64, float64 or bool.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,37 +14,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt2cost.errors import InputError
+from gpt2cost.output.columns import type_of
 from gpt2cost.output.field import Record
-from gpt2cost.output.formats import COLUMNAR
+from gpt2cost.output.formats import COLUMNAR, columns_of, csv_cell
 from gpt2cost.prediction.blocks import Block
 
 GROUP_ROWS = 1 << 16
 """Rows of a group, at least."""
-FLAGS = {"use_cache", "fits", "valid", "compile_inside_ddp"}
-WHOLE = {
-    "batch_size", "seq_len", "cache_len", "kv_len", "flops", "read_bytes", "write_bytes", "launches", "total_bytes",
-    "parameters", "kv_cache_bytes", "kv_bytes_per_token", "count", "gpus", "nodes", "micro_batch", "grad_accum",
-    "global_batch", "global_tokens", "zero",
-}  # fmt: skip
-"""Columns of whole numbers."""
 MOST = 2.0**63
 """Where an int64 ends."""
 
 
-def columnar_chunks(
-    blocks: Iterable[Block], names: Sequence[str], words: set[str], head: Record, format: str
-) -> Iterator[bytes]:
-    """The pieces of one file in a format of `COLUMNAR`. `words`: the columns that are no numbers; `head`: metadata.
+def block_chunks(blocks: Iterable[Block], names: Sequence[str], head: Record, format: str) -> Iterator[bytes]:
+    """The pieces of one file of a sweep's rows, in a format of `COLUMNAR`. `head`: its metadata.
 
     Raises `InputError` for whole numbers beyond int64.
     """
+    return _chunks(lambda schema: _batches(blocks, schema), names, head, format)
+
+
+def row_chunks(rows: Sequence[Record], columns: Sequence[str], head: Record, format: str) -> Iterator[bytes]:
+    """The same of rows as every command has them; `columns`: those of a file without rows."""
+
+    def batch(schema: Any) -> Iterator[Any]:
+        cells = [[_cell(row.get(field.name), field) for row in rows] for field in schema]
+        yield pa.record_batch([pa.array(own, field.type) for own, field in zip(cells, schema, strict=True)], schema)
+
+    return _chunks(batch, columns_of(rows) or columns, head, format)
+
+
+def _chunks(
+    batches_of: Callable[[Any], Iterable[Any]], names: Sequence[str], head: Record, format: str
+) -> Iterator[bytes]:
+    """The pieces of a file, of whose schema `batches_of` makes the record batches."""
     out = _Pieces()
-    schema = pa.schema([(name, _type(name, words, format)) for name in names])
+    schema = pa.schema([(name, _type(name, format)) for name in names])
     about = {"gpt2cost": json.dumps(head)}
     with _writer(out, schema.with_metadata(about), format) as writer:
         if format == COLUMNAR[0]:
             writer.add_key_value_metadata(about)
-        for group in _groups(_batches(blocks, schema)):
+        for group in _groups(batches_of(schema)):
             writer.write_table(pa.Table.from_batches(group, schema))
             yield from out.taken()
     yield from out.taken()
@@ -82,12 +91,10 @@ class _Pieces:
         return pieces
 
 
-def _type(name: str, words: set[str], format: str) -> Any:
-    if name in FLAGS:
-        return pa.bool_()
-    if name in words:
-        return pa.dictionary(pa.int32(), pa.string()) if format == COLUMNAR[0] else pa.string()
-    return pa.int64() if name in WHOLE else pa.float64()
+def _type(name: str, format: str) -> Any:
+    if type_of(name) != "text":
+        return {"bool": pa.bool_(), "int64": pa.int64(), "float64": pa.float64()}[type_of(name)]
+    return pa.dictionary(pa.int32(), pa.string()) if format == COLUMNAR[0] else pa.string()
 
 
 def _batches(blocks: Iterable[Block], schema: Any) -> Iterator[Any]:
@@ -118,7 +125,23 @@ def _column(block: Block, name: str, kind: Any) -> Any:
     if array.dtype == object:  # None: of what does not apply
         return pa.nulls(block.rows, kind) if array.ndim == 0 else pa.array(block.spread(array), kind)
     if pa.types.is_integer(kind) and array.dtype.kind == "f":
-        if np.max(array) >= MOST:
-            raise InputError(f"{name}: {np.max(array):.3g} is beyond what a column of int64 holds; csv writes it")
+        _check_whole(name, np.max(array))
         array = array.astype(np.int64)
     return pa.array(block.spread(array), kind)
+
+
+def _cell(value: Any, field: Any) -> Any:
+    """A value of a row as its column has it: a list as one text, as in CSV."""
+    if value is None:
+        return None
+    if type_of(field.name) == "text":
+        return str(csv_cell(value))
+    if type_of(field.name) == "int64":
+        _check_whole(field.name, value)
+        return int(value)
+    return value
+
+
+def _check_whole(name: str, number: Any) -> None:
+    if number >= MOST:
+        raise InputError(f"{name}: {float(number):.3g} is beyond what a column of int64 holds; csv writes it")

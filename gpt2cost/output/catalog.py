@@ -32,7 +32,8 @@ def _peak(dtype: str) -> Field[Hardware]:
     return Field(f"{dtype}_flop_per_s", header, "own FLOP/s", lambda device: device.compute.peak_flop_per_s.get(dtype))
 
 
-NAME, MEMORY = attribute("name", "device"), attribute("memory_bytes", "memory", "own B", path="memory.capacity_bytes")
+NAME = attribute("name", "device")
+MEMORY: Field[Hardware] = Field("memory_bytes", "memory", "own B", lambda device: round(device.memory.capacity_bytes))
 BANDWIDTH = attribute("bandwidth_bytes_per_s", "bandwidth", "own B/s", of="memory")
 TRUST: tuple[Field[Hardware], ...] = (
     Field("trust_at_best", "at best", "", lambda device: trust_at_best(device).word),
@@ -102,9 +103,10 @@ def kernel_record(latency: KernelLatency) -> Record:
     named = {name: getattr(latency, name) for name in ("kind", "gpu", "dtype")}
     if latency.attention_kernel is not None:
         named["attention_kernel"] = latency.attention_kernel
+    shape = {"input_tensors" if name == "inputs" else name: size for name, size in latency.shape.items()}
     trust = {"trust": latency.trust.word, "trust_from": latency.trust.source}
     intensity = {"arithmetic_intensity": counts["flops"] / (counts["read_bytes"] + counts["write_bytes"])}
-    return {**named, **latency.shape, **counts, **intensity, **seconds, "bound": latency.bound, **trust}
+    return {**named, **shape, **counts, **intensity, **seconds, "bound": latency.bound, **trust}
 
 
 def _kernel_summary(latency: KernelLatency) -> tuple[str, str]:

@@ -1,6 +1,9 @@
-"""What the columns of rows mean: one meaning for a name, whichever command writes it. docs/columns.md shows them."""
+"""What the columns of rows mean, and their types: one for a name, whichever command writes it. docs/columns.md shows
+them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 MEANINGS: dict[str, str] = {
     "activation_function": "of the model, under GPT2Config's name",
@@ -17,7 +20,8 @@ MEANINGS: dict[str, str] = {
     "backward_predicted_s": "predicted time of it",
     "backward_s": "the backward part of a training step",
     "bandwidth_bytes_per_s": "of the device's memory",
-    "batch": "sequences of a single kernel, or matrices of a batched product",
+    "batch": "sequences of a single kernel, or how many products it has",
+    "batch_formula": "matrices of a batched product as a formula of the symbols",
     "batch_size": "sequences in the batch",
     "bf16_flop_per_s": "peak rate of products in bf16",
     "bmm_s": "time of the pass's kernels of kind bmm",
@@ -106,10 +110,12 @@ MEANINGS: dict[str, str] = {
     "host_factor": "factor on the host's times at which prediction and measurement agree",
     "host_s": "time that the host takes to issue the work",
     "impl": "whose code runs the model: hf or nanogpt",
-    "inputs": "tensors that the step takes, each with its shape; of a single kernel how many it reads",
+    "inputs": "tensors that the step takes, each with its shape",
+    "input_tensors": "how many tensors a single kernel reads",
     "inside": "whether the measurement is within the predicted range",
     "interconnect": "of the device: links between GPUs and machines",
     "k": "what a product sums over",
+    "k_formula": "the same as a formula of the symbols",
     "kind": "kind of kernel: gemm, bmm, attention, reduction, elementwise, copy, gather or fill",
     "kv_bytes_per_token": "KV cache of one more token of one sequence",
     "kv_cache_bytes": "KV cache at its fullest",
@@ -128,6 +134,7 @@ MEANINGS: dict[str, str] = {
     "logits": "which positions get logits: all or last",
     "low": "lower end of a range, as a factor",
     "m": "rows of a product",
+    "m_formula": "the same as a formula of the symbols",
     "masked": "whether attention has an explicit mask",
     "max_latency_s": "the longest latency that was allowed",
     "max_micro_batch": "largest micro-batch that fits, all else as it is",
@@ -146,6 +153,7 @@ MEANINGS: dict[str, str] = {
     "model": "the model; of a device's record, the machine model's constants",
     "module": "path of the module",
     "n": "columns of a product",
+    "n_formula": "the same as a formula of the symbols",
     "n_embd": "hidden size, under GPT2Config's name",
     "n_head": "attention heads, under GPT2Config's name",
     "n_inner": "width of the MLP, under GPT2Config's name",
@@ -262,3 +270,42 @@ MEANINGS: dict[str, str] = {
     "write_formula": "the same as a formula of the symbols",
     "zero": "stage of ZeRO",
 }
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TEXT = _names("""
+    activation_function aliases architecture at attention_kernel attn batch_formula borrowed bound box cache_type
+    calibration_run changes checkpointing class component compute constants_of count_formula description does dtype
+    evidence file fitted flops_formula goal gpu head host impl inputs interconnect k_formula kind label launch
+    limited_by logits m_formula memory mfu_convention model module n_formula name note op operation optimizer
+    output_shape output_symbols outputs pass_bound pass_trust pass_trust_from path phase precision product provenance
+    read_formula removed_by ridge_flop_per_byte runtime source step_bound transformers_version trust trust_at_best
+    trust_at_best_from trust_from variants vendor weights when why word work write_formula
+""")
+TRUTH = _names("""
+    causal compile_inside_ddp fits inside masked padded reorder_and_upcast_attn sample tie_word_embeddings use_cache
+    valid write_cache
+""")
+WHOLE = _names("""
+    batch batch_size cache_len cached_tokens capacity_bytes cases columns count crossover_batch crossover_context
+    elements eval_batches eval_every expected flops global_batch global_tokens gpus grad_accum head_dim heads
+    input_tensors k kv_bytes_per_token kv_cache_bytes kv_len launches m max_micro_batch measured_peak_bytes
+    memory_bytes micro_batch n n_embd n_head n_inner n_layer n_positions new_tokens nodes parameters passes
+    peak_allocated_bytes peak_bytes phase_cache_len phase_count phase_seq_len position predicted_peak_bytes
+    prompt_tokens read_bytes reuse_bytes rows run_tokens runs seq_len steps tied_parameters token total_bytes
+    vocab_size write_bytes zero
+""")
+"""Columns of text, of true and false, and of whole numbers; the others have floats."""
+
+
+def type_of(name: str) -> Literal["text", "bool", "int64", "float64"]:
+    """The type of a column: the same in every command, whatever stands in its rows."""
+    return "text" if name in TEXT else "bool" if name in TRUTH else "int64" if name in WHOLE else "float64"
+
+
+def is_number(name: str) -> bool:
+    """Whether a column has numbers."""
+    return type_of(name) in ("int64", "float64")

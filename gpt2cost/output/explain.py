@@ -23,7 +23,7 @@ from gpt2cost.output.shapes import numbers_text, symbols_text, tensors_of
 from gpt2cost.output.shared import hardware_head, how_text, model_record, settings_of
 from gpt2cost.prediction.one_step import Step, StepExplanation
 from gpt2cost.prediction.settings import Number
-from gpt2cost.table.kernel import Kernel, Tensor
+from gpt2cost.table.kernel import Kernel, Tensor, short_path
 from gpt2cost.units import format_quantity
 
 FIGURES = {"flops": "flops", "reads": "read_bytes", "writes": "write_bytes"}
@@ -135,10 +135,6 @@ def _document(result: StepExplanation) -> Record:
 # ---------------------------------------------------------------------------------------------- text
 
 
-def _short(path: str) -> str:
-    return path.removeprefix("transformer.")
-
-
 def _text(page: Page, result: StepExplanation) -> None:
     """One step or a few in full, of a group a few lines each."""
     page.line(f"{_how(result)}\n")
@@ -168,7 +164,7 @@ def _prose(page: Page, text: str, indent: int = 0) -> None:
 def _step(page: Page, step: Step, result: StepExplanation) -> None:
     kernel, row = step.kernel, step.row
     what = f"{row.step.op}, a kernel of the kind {kernel.kind}" if kernel else _free_text(step)
-    page.line(f"{_short(step.path)} in {step.phase}: {what}", style="bold")
+    page.line(f"{short_path(step.path)} in {step.phase}: {what}", style="bold")
     page.line()
     _prose(page, step.why.does)
     if step.why.removed_by:
@@ -286,7 +282,7 @@ def _group(page: Page, result: StepExplanation) -> None:
     steps = [step for step in result.steps if step.path == step.row.path or not _holds(step.path, inside)]
     kernels = [step for step in steps if step.kernel is not None and step.launches]
     flops, reads, writes = (sum(step.figure(name) for step in kernels) for name in FIGURES)
-    title = f"{_short(result.group)}: {len(steps)} steps, of which {len(kernels)} launch a kernel here"
+    title = f"{short_path(result.group)}: {len(steps)} steps, of which {len(kernels)} launch a kernel here"
     page.line(f"{title}; together {_moved(flops, reads, writes)}", style="bold")
     phase = "" if len({step.phase for step in steps}) > 1 else steps[0].phase
     for step in steps:
@@ -297,7 +293,7 @@ def _group(page: Page, result: StepExplanation) -> None:
         times = f", {_launches(step)}, {_total(step)}" if step.kernel and step.launches else ""
         if not step.launches:
             times = f", {_runs(step)}"
-        page.line(f"\n{_short(step.path)}: {what}{times}")
+        page.line(f"\n{short_path(step.path)}: {what}{times}")
         _prose(page, step.why.does, indent=4)
 
 
@@ -310,7 +306,7 @@ def _holds(module: str, modules: set[str]) -> bool:
 
 
 def _summary(result: StepExplanation) -> tuple[str, str]:
-    names = dict.fromkeys(_short(step.path) for step in result.steps)
+    names = dict.fromkeys(short_path(step.path) for step in result.steps)
     return f"<StepExplanation {result.group or ', '.join(names)}:", f" {_how(result)}>"
 
 

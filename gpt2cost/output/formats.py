@@ -14,8 +14,8 @@ from gpt2cost.output.messages import one_line
 
 FORMATS = ("table", "json", "jsonl", "csv", "markdown")
 COLUMNAR = ("parquet", "arrow")
-"""Binary formats of many rows, which a sweep has too."""
-
+"""Binary formats of rows, whose columns have types."""
+EVERY_FORMAT = (*FORMATS, *COLUMNAR)
 
 _NUMBERS = re.compile(r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]")
 
@@ -38,7 +38,7 @@ def to_csv(records: Iterable[Record], columns: Sequence[str] = ()) -> str:
     """
     rows = list(records)
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=_columns(rows) or columns, lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=columns_of(rows) or columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
@@ -47,7 +47,7 @@ def to_csv(records: Iterable[Record], columns: Sequence[str] = ()) -> str:
 def to_markdown(records: Iterable[Record], columns: Sequence[str] = ()) -> str:
     """A pipe table; numbers are aligned right. Without records the header is `columns`."""
     rows = list(records)
-    columns = _columns(rows) or columns
+    columns = columns_of(rows) or columns
     numeric = [bool(rows) and all(_is_number(row.get(name)) for row in rows) for name in columns]
     rule = ["---:" if is_numeric else "---" for is_numeric in numeric]
     cells = ([markdown_cell(row.get(name)) for name in columns] for row in rows)
@@ -69,7 +69,8 @@ def sections(*parts: tuple[str, Iterable[Record]]) -> str:
     return "\n".join(f"{title}{to_markdown(rows)}" for title, rows in tables if rows)
 
 
-def _columns(rows: Sequence[Record]) -> list[str]:
+def columns_of(rows: Sequence[Record]) -> list[str]:
+    """The columns of rows, of which each may leave some out."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 

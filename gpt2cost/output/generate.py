@@ -149,10 +149,15 @@ def _new_tokens(run: Generation) -> str:
     return f"{run.settings.batch_size} x {run.settings.new_tokens} new tokens"
 
 
+def _encoder(run: Generation) -> str:
+    states = run.model.encoder_len
+    return f", with {states} states of an encoder, whose own pass is not part of it" if states else ""
+
+
 def _text(page: Page, run: Generation) -> None:
     """A run: what it is, the curve at some positions, what bounds each stretch, and a summary to act on."""
     page.line(_heading(run))
-    page.line(f"\n{_new_tokens(run)} after prompts of {run.settings.prompt_tokens}\n", style="bold")
+    page.line(f"\n{_new_tokens(run)} after prompts of {run.settings.prompt_tokens}{_encoder(run)}\n", style="bold")
     first, *later = _tokens(run)
     page.fields([first, *_some(later)], TEXT)
     page.line("\npass: the forward pass as `predict` gives it; generate: what the loop around it adds\n")

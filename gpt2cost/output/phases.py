@@ -16,6 +16,7 @@ from gpt2cost.output.prediction import INPUTS
 from gpt2cost.output.record import FLOPS_CONVENTION, View, envelope
 from gpt2cost.output.shared import DEVICE_S, FLOPS, INTENSITY
 from gpt2cost.prediction.predict import Phase, Prediction
+from gpt2cost.table.kernel import short_path
 
 FIGURES = ("count", "flops", "read_bytes", "write_bytes", "arithmetic_intensity", "device_s", "share", "bound")
 """What is said of a module in each phase."""
@@ -104,7 +105,7 @@ def _table(prediction: Prediction, layout: tuple[Field[Record], ...]) -> Table:
     found = [_by_name(phase) for phase in prediction.phases]
     modules = list(modules_beside(prediction.phases))
     below = [name for name in found[0] if name not in modules]
-    name: Field[str] = Field("module", "module", "", lambda name: name.removeprefix("transformer."))
+    name: Field[str] = Field("module", "module", "", short_path)
 
     def of(rows: dict[str, Record], field: Field[Record]) -> Field[str]:
         get: Callable[[str], Any] = lambda name: field.get(rows[name]) if name in rows else None  # noqa: E731

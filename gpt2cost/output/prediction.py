@@ -24,7 +24,7 @@ from gpt2cost.output.shared import CHOICE, NAME, SIZES
 from gpt2cost.prediction.explain import Advice, Explanation, KernelExplanation, Sensitivity, advice, explain
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.table.citations import transformers_version
-from gpt2cost.table.kernel import Row
+from gpt2cost.table.kernel import Row, short_path
 from gpt2cost.table.why.reasons import why
 from gpt2cost.units import format_quantity, scale_for
 
@@ -165,10 +165,10 @@ def _advice_text(advice: Advice) -> str:
     setting, _, value = advice.change.partition(" ")
     change = advice.change if value.startswith("padded") else f"--{setting.replace('_', '-')} {value}"
     saves = f"{change} saves {advice.saves:.0%}"
-    names = [path.removeprefix("transformer.") for path in advice.kernels]
+    names = [short_path(path) for path in advice.kernels]
     if not names:
         return saves
-    module = advice.module.removeprefix("transformer.")
+    module = short_path(advice.module)
     what = f"{len(names)} kernels of {module}" if len(names) > 2 else " and ".join(names)
     return f"{advice.share:.0%} of it in {what}: {saves}"
 
@@ -216,7 +216,7 @@ def slowest_kernels(page: Page, kernels: Sequence[KernelExplanation]) -> None:
     compute, memory, l2, *rest = (scaled(name, f"{name}_s") for name in ("compute", "memory", "l2", "launch", "host"))
     terms = "parts overlap; least: at the speed of light; gap: total / least"
     page.line(f"\nwhere the time goes, in {unit}; {terms}\n")
-    name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: kernel.name.removeprefix("transformer."))
+    name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: short_path(kernel.name))
     gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
     page.fields(kernels, (name, total, least, gap, compute, memory, l2, serial, *rest))
 

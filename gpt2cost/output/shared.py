@@ -17,6 +17,7 @@ from gpt2cost.prediction.trust import unchanged_name
 from gpt2cost.table.citations import transformers_version
 from gpt2cost.table.config import Model
 from gpt2cost.table.heads import CLASSES
+from gpt2cost.table.kernel import short_path
 from gpt2cost.units import format_quantity
 
 MODEL: tuple[Field[Model], ...] = (
@@ -49,7 +50,7 @@ MEMORY: tuple[Field[Any], ...] = (attribute("total_bytes", "memory", "B"), *attr
 
 # ---------------------------------------------------------------------------------------------- rows of kernels
 
-NAME: Field[Record] = Field("name", "kernel", "", lambda row: row["name"].removeprefix("transformer."))
+NAME: Field[Record] = Field("name", "kernel", "", lambda row: short_path(row["name"]))
 COUNT, FLOPS, DEVICE_S = column("count", "count"), column("flops", "", "FLOP"), column("device_s", "", "s")
 SHARE, BOUND = column("share", "share", "%"), column("bound", "bound")
 MOVED: Field[Record] = Field("moved_bytes", "moved", "B", lambda row: row["read_bytes"] + row["write_bytes"])
@@ -63,7 +64,7 @@ SHORT_NAMES = {"scaled_dot_product_attention": "sdpa", "causal_mask": "mask"}
 
 def short_name(path: str) -> str:
     """A kernel's name where room is scarce."""
-    name = path.removeprefix("transformer.")
+    name = short_path(path)
     for long, short in SHORT_NAMES.items():
         name = name.replace(long, short)
     return name

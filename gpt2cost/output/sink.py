@@ -13,9 +13,9 @@ from gpt2cost.checks import check_choice
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.files import check_writable, write_bytes, write_chunks, write_out, write_text
 from gpt2cost.output.field import Record
-from gpt2cost.output.formats import FORMATS, to_csv, to_json, to_jsonl, to_markdown
+from gpt2cost.output.formats import COLUMNAR, EVERY_FORMAT, to_csv, to_json, to_jsonl, to_markdown
 from gpt2cost.output.page import Page
-from gpt2cost.output.record import View
+from gpt2cost.output.record import View, envelope
 
 PIPED_WIDTH = 160
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
@@ -40,7 +40,7 @@ class Sink:
     `InputError` for an unknown format, for a name that says another one, and for a path that cannot be written.
     """
 
-    def __init__(self, format: str | None, output: Path | None, formats: Sequence[str] = FORMATS) -> None:
+    def __init__(self, format: str | None, output: Path | None, formats: Sequence[str] = EVERY_FORMAT) -> None:
         if format is not None:
             check_choice("format", format, tuple(formats))
         self.output = None if output == STDOUT else output
@@ -69,8 +69,11 @@ class Sink:
                 self.rows(view.rows(result), view.columns)
 
     def rows(self, rows: Iterable[Record], columns: Sequence[str] = ()) -> None:
-        """Write flat rows as JSON lines, CSV or Markdown; `columns`: those of a header without rows."""
-        if self.format == "jsonl":
+        """Write flat rows in any format but those of a document; `columns`: those of a header without rows."""
+        if self.format in COLUMNAR:
+            arrow = import_module("gpt2cost.output.arrow")
+            self.stream_bytes(arrow.row_chunks(list(rows), columns, envelope(), self.format))
+        elif self.format == "jsonl":
             write_text(to_jsonl(rows), self.output)
         else:
             write_text((to_csv if self.format == "csv" else to_markdown)(rows, columns), self.output)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gpt2cost.output.columns import is_number
 from gpt2cost.output.field import Field, Record, column
 from gpt2cost.output.formats import COLUMNAR, csv_cell, markdown_cell
 from gpt2cost.output.messages import print_warnings
@@ -26,12 +27,6 @@ from gpt2cost.prediction.blocks import Block, Rows, block_rows
 from gpt2cost.prediction.train_sweep import TrainSweep
 from gpt2cost.units import scale_for
 
-WORDS = {
-    "model", "gpu", "dtype", "attn", "runtime", "logits", "use_cache", "cache_type", "impl", "phase", "bound", "fits",
-    "valid", "name", "op", "kind", "trust", "trust_from", "precision", "compile_inside_ddp", "optimizer",
-    "checkpointing",
-}  # fmt: skip
-"""Columns that are no numbers."""
 TABLE_ROWS = 10_000
 """A table for people ends here."""
 NOTEBOOK_ROWS = 60
@@ -46,7 +41,7 @@ def show_sweep(sink: Sink, sweep: Rows, blocks: Iterable[Block]) -> None:
     chunks = {"csv": csv_chunks, "jsonl": jsonl_chunks, "markdown": markdown_chunks}
     if sink.format in COLUMNAR:
         room = import_module("gpt2cost.output.arrow")
-        sink.stream_bytes(room.columnar_chunks(blocks, sweep.names, WORDS, _head(sweep), sink.format))
+        sink.stream_bytes(room.block_chunks(blocks, sweep.names, _head(sweep), sink.format))
     elif sink.format == "json":
         sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
     elif sink.format in chunks:
@@ -88,7 +83,7 @@ def json_chunks(blocks: Iterable[Block], columns: Sequence[str], head: Record) -
 
 def markdown_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
     """A pipe table; numbers are aligned right."""
-    yield f"| {' | '.join(columns)} |\n| {' | '.join('---' if name in WORDS else '---:' for name in columns)} |\n"
+    yield f"| {' | '.join(columns)} |\n| {' | '.join('---:' if is_number(name) else '---' for name in columns)} |\n"
     for block in blocks:
         yield _lines(f"| {' | '.join(row)} |" for row in _cells(block, markdown_cell, markdown_cell))
 

@@ -109,7 +109,7 @@ def _product(row: Row) -> Record:
     named = flops_text(row.step) if sizes and isinstance(row.step, Kernel) else None
     return {
         "product": named,
-        **{name: str(sizes[name]) if name in sizes else None for name in ("batch", "m", "n", "k")},
+        **{f"{name}_formula": str(sizes[name]) if name in sizes else None for name in ("batch", "m", "n", "k")},
     }
 
 

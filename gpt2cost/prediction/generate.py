@@ -19,7 +19,15 @@ from gpt2cost.checks import check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.prediction.settings import How, check_device, check_how, check_writes, does_not_fit, unused_changes
+from gpt2cost.prediction.settings import (
+    How,
+    check_device,
+    check_how,
+    check_writes,
+    does_not_fit,
+    logits_in_generate,
+    unused_changes,
+)
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
@@ -187,7 +195,9 @@ def check_generate(
     tokens = check_point("new_tokens", new_tokens, 1, MAX_TOKENS)
     draws, masked = check_flag("sample", sample), check_flag("padded", padded)
     check_writes(model)
-    how = check_how(dtype, attn, runtime, "last", use_cache, cache_type, impl).on(model)
+    if masked and model.encoder_len:
+        raise InputError("padded: an encoder's decoder starts with one token in each sequence; leave it out")
+    how = check_how(dtype, attn, runtime, logits_in_generate(model), use_cache, cache_type, impl).on(model)
     return GenerateSettings(*sizes, tokens, how, draws, masked)
 
 

@@ -258,9 +258,9 @@ def kv_cache_bytes(model: Model, dtype: str, batch_size: Size, kv_len: Size) -> 
     return 2 * model.n_layer * model.n_embd * ELEMENT_BYTES[dtype] * batch_size * kv_len
 
 
-def cross_cache_bytes(model: Model, dtype: str, batch_size: Size) -> Number:
-    """Keys and values of the encoder's states, which a cache keeps in all layers."""
-    return kv_cache_bytes(model, dtype, batch_size, model.encoder_len)
+def cache_bytes(model: Model, how: How, batch_size: Size, kv_len: Size) -> Number:
+    """What a KV cache holds, where there is one: keys and values of the tokens, and of the encoder's states."""
+    return how.use_cache * kv_cache_bytes(model, how.dtype, batch_size, kv_len + model.encoder_len)
 
 
 def buffers_bytes(model: Model, how: How, values: Mapping[str, Number]) -> Number:

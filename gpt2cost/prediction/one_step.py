@@ -18,13 +18,21 @@ from gpt2cost.errors import InputError, echo, nearest
 from gpt2cost.prediction.asked import Asked, asked_for
 from gpt2cost.prediction.explain import KernelExplanation, explained
 from gpt2cost.prediction.one_pass import KernelCost, Pass, run_rows, table_options, table_rows
-from gpt2cost.prediction.settings import TRAIN, How, Number, Sizes, check_implementation, check_writes
+from gpt2cost.prediction.settings import (
+    TRAIN,
+    How,
+    Number,
+    Sizes,
+    check_implementation,
+    check_writes,
+    logits_in_generate,
+)
 from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.prediction.train_step import rows_of_step, step_work, train_options
 from gpt2cost.result import Result
 from gpt2cost.table import generate_loop, nanogpt
-from gpt2cost.table.config import Model
-from gpt2cost.table.kernel import Free, Kernel, Row, inside_out
+from gpt2cost.table.config import Model, load_model
+from gpt2cost.table.kernel import Free, Kernel, Row, inside_out, short_path
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
 from gpt2cost.table.why.reasons import Why, why
 
@@ -143,9 +151,12 @@ def explain_step(
     check_choice("phase", phase, STEP_PHASES)
     if check_flag("sample", sample) and phase != GENERATE:
         raise InputError("sample: goes with phase generate alone")
+    if phase == GENERATE:
+        model = load_model(model)
+        logits = logits_in_generate(model)
     asked = asked_for(
         model, gpu, "prefill" if phase == GENERATE else phase, batch=batch, seq=seq, cache=cache, dtype=dtype,
-        attn=attn, runtime=runtime, logits="last" if phase == GENERATE else logits, use_cache=use_cache,
+        attn=attn, runtime=runtime, logits=logits, use_cache=use_cache,
         cache_type=cache_type, impl=impl, precision=precision, checkpointing=checkpointing, dropout=dropout,
     )  # fmt: skip
     layer = _LAYER.search(step)
@@ -178,7 +189,8 @@ def _of_pass(asked: Asked, in_generate: bool, sample: bool) -> Iterator[_Part]:
         rows["after a pass"] = nanogpt.after(sample), "eager"
     elif in_generate:
         eager = dataclasses.replace(options, traced=False)
-        rows["before all passes"] = generate_loop.setup(asked.sizes.batch_size > 1), "eager"
+        several, prompted = asked.sizes.batch_size > 1, asked.sizes.seq_len > 1
+        rows["before all passes"] = generate_loop.setup(eager, several, prompted), "eager"
         rows["before a pass"] = generate_loop.before(eager), "eager"
         rows["after a pass"] = generate_loop.after(eager, sample), "eager"
     for name, (listed, runtime) in rows.items():
@@ -238,10 +250,8 @@ def _parts(row: Row) -> tuple[Row, ...]:
 
 def _unknown(asked: str, parts: Sequence[_Part], elsewhere: str) -> str:
     """The message about a name that nothing has."""
-    paths = {_path(row).removeprefix("transformer.") for part in parts for row in part.rows}
-    paths |= {
-        module.removeprefix("transformer.") for part in parts for row in part.rows for module in inside_out(row.module)
-    }
+    paths = {short_path(_path(row)) for part in parts for row in part.rows}
+    paths |= {short_path(module) for part in parts for row in part.rows for module in inside_out(row.module)}
     last = {path.rpartition(".")[2]: path for path in sorted(paths)}
     hint = elsewhere or nearest(asked, paths) or nearest(asked.rpartition(".")[2], last)
     if not hint and len(asked) > 1 and (inside := sorted(path for path in paths if asked in path)):

@@ -24,7 +24,7 @@ from gpt2cost.prediction.one_pass import (
     as_python,
     bound_of_pass,
     buffers_bytes,
-    cross_cache_bytes,
+    cache_bytes,
     host_sets_pace,
     kv_cache_bytes,
     run_pass,
@@ -328,8 +328,7 @@ def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> 
     cache: Number = 0
     live: Number = 0
     for phase in phases:
-        own_cache = kv_cache_bytes(model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
-        own_cache = own_cache + cross_cache_bytes(model, how.dtype, phase.batch_size) * how.use_cache
+        own_cache = cache_bytes(model, how, phase.batch_size, phase.kv_len)
         fuller = own_cache + phase.activations_bytes > cache + live
         cache, live = _where(fuller, own_cache, cache), _where(fuller, phase.activations_bytes, live)
     whole, capacity = weights + cache + live, round(hw.memory.usable_bytes)

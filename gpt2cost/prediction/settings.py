@@ -190,10 +190,14 @@ def one_at_a_time(model: Model, batch_size: Number) -> Iterator[str]:
         )
 
 
+def logits_in_generate(model: Model) -> str:
+    """Of which positions `generate` asks for logits: of all where the model is the decoder of an encoder-decoder model,
+    which does not pass on that the last are enough."""
+    return "all" if model.encoder_len else "last"
+
+
 def check_writes(model: Model) -> None:
     """Raise `InputError` where a model writes no text, or its text is not modelled."""
-    if model.encoder_len:
-        raise InputError("encoder_len: generate is modelled without an encoder; predict has both of its passes")
     if model.head != "lm":
         raise InputError(
             f"head: {CLASSES[model.head]}, as {model.name} is, does not generate as modelled; --head lm does"
@@ -202,8 +206,6 @@ def check_writes(model: Model) -> None:
 
 def check_cached(model: Model, how: How, sizes: Sizes) -> None:
     """Raise `InputError` where tokens are cached and the model, as it is run, has no KV cache, or none of the type."""
-    if model.encoder_len and how.cache_type == "static":
-        raise InputError("cache_type: static is not modelled with an encoder's states; dynamic is")
     if how.use_cache or not np.any(np.asarray(sizes.cache_len) != 0):
         return
     if how.impl == "nanogpt":

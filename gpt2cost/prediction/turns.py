@@ -18,8 +18,8 @@ from gpt2cost.prediction.one_pass import (
     Pass,
     bound_of_pass,
     buffers_bytes,
+    cache_bytes,
     host_sets_pace,
-    kv_cache_bytes,
     run_rows,
     symbol_values,
     table_options,
@@ -138,7 +138,8 @@ class Turns:
         if s.how.impl == "nanogpt":
             loop = (nanogpt.before(), "eager"), (nanogpt.after(s.sample), "eager")
             return [loop[0], (table_rows(options, s.how.runtime), s.how.runtime), loop[1]]
-        before = generate_loop.setup(bool(np.all(s.batch_size > 1))) if first else ()
+        several, prompted = bool(np.all(s.batch_size > 1)), s.prompt_tokens > 1
+        before = generate_loop.setup(options, several, prompted) if first else ()
         return [
             ((*before, *generate_loop.before(dataclasses.replace(options, traced=False))), "eager"),
             (table_rows(options, s.how.runtime), s.how.runtime),
@@ -199,7 +200,7 @@ class Turns:
         """Weights, KV cache and live activations of the turn that gives a new token, at its fullest, in bytes."""
         how, sizes = self.settings.how, self.sizes(token)
         values = self.values(sizes)
-        cached = kv_cache_bytes(self.model, how.dtype, sizes.batch_size, values["kv_len"]) if how.use_cache else 0
+        cached = cache_bytes(self.model, how, sizes.batch_size, values["kv_len"])
         rows = [row for rows, _ in self.parts(first=False) for row in rows]
         live = peak_bytes(rows, values, how.use_cache) + buffers_bytes(self.model, how, values)
         return weights_bytes(self.model, how.dtype), cached, live

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from gpt2cost.errors import InputError
-from gpt2cost.table.attention import HALF, MERGE_HEADS_COPY, SPLIT_HEADS_COPY
 from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor
+from gpt2cost.table.qkv import HALF, MERGE_HEADS_COPY, SPLIT_HEADS_COPY
 from gpt2cost.table.symbols import B, D, T, a, f32, w
 
 

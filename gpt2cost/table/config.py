@@ -125,8 +125,6 @@ class Model:
             raise InputError("encoder_len: goes with add_cross_attention, which is false")
         given = [key for key in QUANTIZATION_KEYS if getattr(self, key) != getattr(Model, key)]
         check_quantized(self.weights, given, self.symbols(), "lm_head" in self.kept or self.head not in WITH_LM)
-        if self.encoder_len and self.reorder_and_upcast_attn:
-            raise InputError("encoder_len: with reorder_and_upcast_attn it is not modelled; set that to false")
 
     @cached_property
     def kept(self) -> tuple[str, ...]:

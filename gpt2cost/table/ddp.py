@@ -17,7 +17,7 @@ from typing import Any
 from gpt2cost.table.autograd import node_of
 from gpt2cost.table.citations import Citation
 from gpt2cost.table.formula import formula
-from gpt2cost.table.kernel import Kernel, Parameter, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Parameter, Row, Tensor, short_path
 from gpt2cost.table.optimizer import parameters
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import w
@@ -81,7 +81,7 @@ def _completed(rows: tuple[Row, ...]) -> dict[str, int]:
 
 
 def _within_model(name: str) -> str:
-    return name.replace(LAYER, "").removeprefix("transformer.")
+    return short_path(name.replace(LAYER, ""))
 
 
 def sections(rows: Sequence[Row]) -> Iterator[list[int]]:

@@ -4,11 +4,15 @@ Read it beside `transformers/generation/utils.py`: `generate` prepares once (`se
 loop prepares the inputs (`before`), calls the model, and chooses the next token and whether to stop (`after`). Python
 that touches no tensor is counted as calls. An end-of-sequence token is configured, as in all GPT-2 checkpoints.
 
+With an encoder's states it is the `generate` of VisionEncoderDecoderModel, whose decoder the model is: that one starts
+with a token of its own and counts its positions itself. What the encoder takes is not part of it.
+
 Sizes: `cache_len + seq_len` is the number of tokens before the new one; `seq_len` what the forward pass takes.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from gpt2cost.table.builders import copy, fill, pointwise, reduction, tensor
@@ -39,12 +43,30 @@ def _asked(x: Tensor, elements: Formula | int, op: str, source: Citation) -> tup
 
 
 @lru_cache
-def setup(batch_above_one: bool) -> tuple[Row, ...]:
-    """Once a call of `generate`: special tokens checked, positions counted from the mask, a mask of ones dropped."""
+def setup(options: TableOptions, batch_above_one: bool, prompted: bool) -> tuple[Row, ...]:
+    """Once a call of `generate`: special tokens checked, and the prompt, or a decoder's first token, prepared.
+
+    `prompted`: whether a decoder is given more than the token that it starts with.
+    """
     special = "_prepare_special_tokens"
     isin, negative = _utils(special, "pad_token_tensor).any()"), _utils(special, "(eos_token_tensor < 0).any()")
     eos, pad = tensor("eos_token_id", element=i64), tensor("pad_token_id", element=i64)
     eos_is_pad, eos_is_negative = tensor("eos_is_pad", element=b8), tensor("eos_below_0", element=b8)
+    steps: list[Kernel | Free] = [
+        Free("generate", "call", 8),  # generate, its configuration, cache, processors and criteria
+        Free("views", "view", 3),
+        Kernel("eos_is_pad", "isin", "elementwise", (eos, pad), (eos_is_pad,), formula(1), isin),
+        *_asked(eos_is_pad, 1, "any", isin),
+        pointwise("eos_below_0", "lt", (eos,), eos_is_negative, negative),
+        *_asked(eos_is_negative, 1, "any", negative),
+        *(_started(prompted) if options.encoder else _prompt(batch_above_one)),
+        fill("unfinished", "ones", UNFINISHED, _utils("_sample", "unfinished_sequences = torch.ones(")),
+    ]
+    return _rows("generate.setup", steps)
+
+
+def _prompt(batch_above_one: bool) -> list[Kernel | Free]:
+    """Positions counted from the mask, and a mask of ones dropped."""
     last, padded_right = tensor("last_column", B, element=i64), tensor("right_padding", B, element=b8)
     right = _utils("generate", "has_right_padding = torch.any(attention_mask[:, -1] == 0).item()")
     count = _utils("_prepare_position_ids_for_generation", "attention_mask.long().cumsum(-1) - 1")
@@ -55,21 +77,15 @@ def setup(batch_above_one: bool) -> tuple[Row, ...]:
         tensor(name, B, P, element=element)
         for name, element in (("cumsum", i64), ("minus_1", i64), ("is_0", b8), ("is_1", b8), ("ids_below_0", b8))
     )
-    steps: list[Kernel | Free] = [
-        Free("generate", "call", 8),  # generate, its configuration, cache, processors and criteria
-        Free("views", "view", 3),
-        Kernel("eos_is_pad", "isin", "elementwise", (eos, pad), (eos_is_pad,), formula(1), isin),
-        *_asked(eos_is_pad, 1, "any", isin),
-        pointwise("eos_below_0", "lt", (eos,), eos_is_negative, negative),
-        *_asked(eos_is_negative, 1, "any", negative),
-    ]
+    steps: list[Kernel | Free] = []
     if batch_above_one:
         steps += [
             Free("views", "view", 1),
             pointwise("right_padding", "eq", (last,), padded_right, right),
             *_asked(padded_right, B, "any", right),
         ]
-    steps += [
+    return [
+        *steps,
         reduction("cumsum", "cumsum", MASK, summed, B * P, count),
         pointwise("minus_1", "sub", (summed,), minus_one, count),
         pointwise("is_0", "eq", (MASK,), zeros, fill_in),
@@ -78,9 +94,27 @@ def setup(batch_above_one: bool) -> tuple[Row, ...]:
         *_asked(ones, B * P, "all", all_ones),
         pointwise("ids_below_0", "lt", (INPUT_IDS,), low, ids),
         *_asked(low, B * P, "any", ids),
-        fill("unfinished", "ones", UNFINISHED, _utils("_sample", "unfinished_sequences = torch.ones(")),
     ]
-    return _rows("generate.setup", steps)
+
+
+def _started(prompted: bool) -> list[Kernel | Free]:
+    """A decoder's first token for each sequence; does a prompt, where there is one, begin with it?"""
+    src = "_prepare_decoder_input_ids_for_generation"
+    make = _utils(src, "torch.ones((batch_size, 1), dtype=torch.long")
+    compare = _utils(src, "elif (decoder_input_ids[:, 0] != decoder_start_token_id[:, 0]).all().item():")
+    ones, start = tensor("ones", B, 1, element=i64), tensor("start_ids", B, 1, element=i64)
+    first, differs = tensor("first_ids", B, element=i64), tensor("other_start", B, element=b8)
+    steps: list[Kernel | Free] = [
+        fill("ones", "ones", ones, make),
+        pointwise("start_ids", "mul", (ones, tensor("start_id", element=i64)), start, make),
+    ]
+    if prompted:
+        steps += [
+            Free("views", "view", 2),
+            pointwise("other_start", "ne", (first, replace(start, shape=first.shape)), differs, compare),
+            *_asked(differs, B, "all", compare),
+        ]
+    return steps
 
 
 @lru_cache
@@ -92,7 +126,7 @@ def before(options: TableOptions) -> tuple[Row, ...]:
     if options.use_cache:
         steps.append(Free("slice_ids", "view", 1, inputs=(INPUT_IDS,), outputs=(ids,)))
     steps.append(copy("input_ids", "clone", ids, ids, _utils(src, "model_inputs[input_ids_key] = input_ids.clone(")))
-    if options.use_cache:
+    if options.use_cache and not options.encoder:
         source = _utils(src, "model_input = model_input[..., -sequence_length:].clone(")
         steps += [
             Free("slice_positions", "view", 1, C > 0, inputs=(POSITIONS,), outputs=(positions,)),
@@ -100,17 +134,21 @@ def before(options: TableOptions) -> tuple[Row, ...]:
         ]
     if options.cache_type == "static":
         steps += [Free("empty", "view", 1), *causal_mask(options, positions, B)[0]]
+    if options.encoder:
+        steps.append(Free("encoder_decoder", "call"))
     return _rows("generate", steps)
 
 
 @lru_cache
 def after(options: TableOptions, sample: bool) -> tuple[Row, ...]:
     """The end of a turn of `_sample`: positions and mask extended, the next token chosen, the wait for the answer."""
-    return _rows("generate", [*_extended(options.padded), *_chosen(sample), *_stopping()])
+    return _rows("generate", [*_extended(options), *_chosen(sample), *_stopping()])
 
 
-def _extended(padded: bool) -> list[Kernel | Free]:
+def _extended(options: TableOptions) -> list[Kernel | Free]:
     """`_update_model_kwargs_for_generation`."""
+    if options.encoder:
+        return [Free("update_kwargs", "call")]
     src = "_update_model_kwargs_for_generation"
     arange = _utils(src, "torch.arange(num_new_tokens")
     grow = _utils(src, "next_position_ids = torch.cat([position_ids")
@@ -124,7 +162,7 @@ def _extended(padded: bool) -> list[Kernel | Free]:
         pointwise("plus_1", "add", (plus,), following, arange),
         copy("cat_positions", "cat", (POSITIONS, following), longer, grow),
     ]
-    if padded:
+    if options.padded:
         source = _utils(src, "[attention_mask, attention_mask.new_ones(")
         ones, mask = tensor("new_mask", B, element=i64), tensor("longer_mask", B, P + 1, element=i64)
         steps += [

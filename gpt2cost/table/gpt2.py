@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
-from gpt2cost.table.attention import PROBABILITIES, attention
+from gpt2cost.table.attention import attention, probabilities_of
 from gpt2cost.table.builders import fill, gather, layer_norm, output, pointwise, tensor
 from gpt2cost.table.citations import cite
 from gpt2cost.table.crossattention import cross_attention
@@ -22,6 +22,7 @@ from gpt2cost.table.heads import head_parameters, headed
 from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
 from gpt2cost.table.masks import causal_mask, packed_sequence, pad_search
 from gpt2cost.table.options import Head, TableOptions
+from gpt2cost.table.qkv import QKV
 from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64
 
@@ -37,27 +38,38 @@ def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     return Module("mlp", "GPT2MLP", (Free("mlp", "call", inputs=(x,), outputs=(z,)), c_fc, activated, c_proj, drop)), z
 
 
-def cross(x: Tensor, options: TableOptions) -> tuple[tuple[Module | Kernel, ...], Tensor]:
-    """What GPT2Block runs between attention and MLP where an encoder's states are passed."""
+def cross(x: Tensor, own: QKV, options: TableOptions) -> tuple[tuple[Module | Kernel | Free, ...], QKV, Tensor, Tensor]:
+    """What GPT2Block runs between attention, to `own`, and MLP where an encoder's states are passed.
+
+    What cross-attention attends to, what it gives, and the sum of that and `x`.
+    """
     src = "GPT2Block.forward"
     normed = layer_norm("ln_cross_attn", x, cite(src, "self.ln_cross_attn(hidden_states)"))
-    attention_, attended = cross_attention(output(normed), options)
+    module, qkv, attended = cross_attention(output(normed), options)
     added = tensor("cross_residual", B, T, D)
     source = cite(src, "hidden_states = residual + cross_attn_output")
-    return (
+    children = (
         normed,
-        attention_,
+        module,
+        Free("locals", "view", 0, keeps=(probabilities_of(own),)),
         pointwise("cross_residual", "add", (x, attended), added, source, fusion_group="norm"),
-    ), added
+        Free("hidden_states", "view", 0, keeps=(output(normed),)),
+    )
+    return children, qkv, attended, added
 
 
 def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Block. The residuals are the block's input and the sum after attention, not the normalised ones."""
     src = "GPT2Block.forward"
     ln_1 = layer_norm("ln_1", x, cite(src, "self.ln_1(hidden_states)"))
-    attn, attn_output = attention(output(ln_1), mask, positions, options)
+    attn, attended_to, attn_output = attention(output(ln_1), mask, positions, options)
     own, y = tensor("attn_residual", B, T, D), tensor("block_output", B, T, D)
-    crossed, middle = cross(own, options) if options.encoder else ((), own)
+    crossed: tuple[Module | Kernel | Free, ...] = ()
+    middle = own
+    variables: tuple[Tensor, ...] = (attn_output,)
+    if options.encoder:
+        crossed, attended_to, cross_output, middle = cross(own, attended_to, options)
+        variables = (attn_output, cross_output)
     add_1 = cite(src, "hidden_states = attn_output + residual")
     ln_2 = layer_norm("ln_2", middle, cite(src, "self.ln_2(hidden_states)"))
     feed_forward, mlp_output = mlp(output(ln_2), options)
@@ -72,7 +84,7 @@ def block(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> 
         ln_2,
         feed_forward,
         pointwise("mlp_residual", "add", (middle, mlp_output), y, add_2, fusion_group="norm"),
-        Free("locals", "view", 0, keeps=(x, attn_output, output(ln_2), PROBABILITIES)),
+        Free("locals", "view", 0, keeps=(x, *variables, output(ln_2), probabilities_of(attended_to))),
     )
     return Module("h", "GPT2Block", children, count=L), y
 
@@ -81,7 +93,8 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2Model."""
     src = "GPT2Model.forward"
     ids, arange = tensor("input_ids", B, T, element=i64), tensor("arange", T, element=i64)
-    rows = B if options.in_generate else formula(1)  # of positions
+    given = options.in_generate and not options.encoder  # positions are: see generate_loop.py
+    rows = B if given else formula(1)  # of positions
     positions = tensor("position_ids", rows, T, element=i64)
     counts = replace(positions, shape=(T,))
     arange_source, wpe = cite(src, "position_ids = torch.arange("), cite(src, "self.wpe(position_ids)")
@@ -113,7 +126,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
         *(pad_search(ids) if options.has_pad_token and not (options.padded or options.traced or options.train) else ()),
         Free("views", "view", 1, inputs=(ids,), outputs=(ids,)),
         Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
-        *(() if options.in_generate else numbered),
+        *(() if given else numbered),
         Module("wpe", "Embedding", (gather(positions, position, wpe, group),)),
         pointwise(
             "add", "add", (token, position), embedded, cite(src, "hidden_states = inputs_embeds + position_embeds"),

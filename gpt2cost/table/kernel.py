@@ -240,6 +240,11 @@ class Row:
         return int(self.count.evaluate(values) * self.step.when.evaluate(values))
 
 
+def short_path(path: str) -> str:
+    """A path as people read it: without the name that the heads give to what is below them."""
+    return path.removeprefix("transformer.")
+
+
 def inside_out(path: str) -> Iterator[str]:
     """A path, and those of what it is in."""
     while path:

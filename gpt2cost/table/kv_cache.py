@@ -4,40 +4,59 @@ from __future__ import annotations
 
 from gpt2cost.table.builders import copy, fill, pointwise, tensor
 from gpt2cost.table.citations import cite
+from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.kernel import Kernel, Tensor
 from gpt2cost.table.options import TableOptions
-from gpt2cost.table.symbols import B, C, H, T, hd, i64
+from gpt2cost.table.symbols import B, C, H, hd, i64
 
 
-def cache_update(new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], options: TableOptions) -> tuple[Kernel, ...]:
-    """`Cache.update` of one layer: a dynamic cache is concatenated anew, a static one gets the new rows written in."""
-    file = "cache_utils.py"
+def cache_update(
+    new: tuple[Tensor, Tensor],
+    full: tuple[Tensor, Tensor],
+    options: TableOptions,
+    past: Formula | int = C,
+    when: Condition = ALWAYS,
+) -> tuple[Kernel, ...]:
+    """`Cache.update` of one layer: a dynamic cache is concatenated anew, a static one gets the new rows written in.
+
+    `new` and `full`: keys and values of the pass, and of the whole cache, which has those of `past` tokens before.
+    """
     if not options.use_cache:
         return ()
-    if options.cache_type == "dynamic":
-        past = (tensor(f"past_{name}", B, H, C, hd) for name in ("key", "value"))
-        sources = (cite("DynamicLayer.update", f"self.{name} = torch.cat(", file=file) for name in ("keys", "values"))
-        return tuple(
-            copy(name, "cat", (old, rows), out, source)
-            for name, old, rows, out, source in zip(("cat_key", "cat_value"), past, new, full, sources, strict=True)
+    return (_dynamic if options.cache_type == "dynamic" else _static)(new, full, formula(past), when)
+
+
+def _dynamic(
+    new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], past: Formula, when: Condition
+) -> tuple[Kernel, ...]:
+    return tuple(
+        copy(
+            f"cat_{out.name}", "cat", (*((tensor(f"past_{out.name}", B, H, past, hd),) if past else ()), rows), out,
+            cite("DynamicLayer.update", f"self.{name} = torch.cat(", file="cache_utils.py"), when,
         )
-    src, first = "StaticLayer.update", C.is_zero()
-    arange, position, length = (
-        tensor("cache_arange", T, element=i64),
-        tensor("cache_position", T, element=i64),
-        tensor("length", element=i64),
-    )
+        for name, rows, out in zip(("keys", "values"), new, full, strict=True)
+    )  # fmt: skip
+
+
+def _static(
+    new: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], past: Formula, when: Condition
+) -> tuple[Kernel, ...]:
+    src, file, first = "StaticLayer.update", "cache_utils.py", when & C.is_zero()
+    tokens, prefix = new[0].shape[2], full[0].name.removesuffix("key")
+    arange, position = (tensor(f"{prefix}cache_{name}", tokens, element=i64) for name in ("arange", "position"))
+    length = tensor(f"{prefix}length", element=i64)
     index = cite(src, "cache_position = torch.arange(", file=file)
     made = (cite("StaticLayer.lazy_initialization", f"self.{n} = torch.zeros(", file=file) for n in ("keys", "values"))
     write = (cite(src, f"self.{name}.index_copy_(", file=file) for name in ("keys", "values"))
-    written = (tensor(f"{name}_rows", B, H, T, hd) for name in ("key", "value"))
+    counted = cite(src, "self.cumulative_length.add_(", file=file)
+    written = (tensor(f"{out.name}_rows", B, H, tokens, hd) for out in full)
     return (
-        *(fill(n, "zeros", t, c, first) for n, t, c in zip(("zeros_key", "zeros_value"), full, made, strict=True)),
-        fill("cache_arange", "arange", arange, index),
-        pointwise("cache_position", "add", (arange, length), position, index),
-        pointwise("cache_length", "add_", (length,), length, cite(src, "self.cumulative_length.add_(", file=file)),
+        *(fill(f"zeros_{out.name}", "zeros", out, source, first) for out, source in zip(full, made, strict=True)),
+        fill(arange.name, "arange", arange, index, when),
+        pointwise(position.name, "add", (arange, length), position, index, when=when),
+        pointwise(f"{prefix}cache_length", "add_", (length,), length, counted, when=when),
         *(
-            copy(name, "index_copy_", (position, rows), out, source)
-            for name, rows, out, source in zip(("write_key", "write_value"), new, written, write, strict=True)
+            copy(f"write_{whole.name}", "index_copy_", (position, rows), out, source, when)
+            for whole, rows, out, source in zip(full, new, written, write, strict=True)
         ),
     )

@@ -17,7 +17,7 @@ import numpy as np
 from gpt2cost.table.formula import Condition
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 
-FINAL_CACHE = ("key", "value")
+FINAL_CACHE = ("key", "value", "cross_key", "cross_value")
 OLD_CACHE = ("past_key", "past_value")
 LAYER_CACHE = (*OLD_CACHE, *FINAL_CACHE)
 """A layer's own, under the same names in each."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpt2cost.table.attention import sdpa_mask
 from gpt2cost.table.builders import copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
+from gpt2cost.table.fused_attention import sdpa_mask
 from gpt2cost.table.kernel import Free, Kernel, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, S, T, a, b8, f32, i64

@@ -14,24 +14,17 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from gpt2cost.table.attention import (
-    IN_C_ATTN,
-    MERGE_HEADS_COPY,
-    QKV,
-    SPLIT_HEADS_COPY,
-    flattened,
-    fused_attention,
-    heads_merged,
-    trained_sdpa,
-)
+from gpt2cost.table.attention import IN_C_ATTN
 from gpt2cost.table.builders import copy, fill, gather, layer_norm, linear, output, pointwise, tensor
 from gpt2cost.table.citations import NANOGPT, Citation
 from gpt2cost.table.dropout import NOT_CALLED, dropout, drops
 from gpt2cost.table.formula import ALWAYS, formula, symbol
+from gpt2cost.table.fused_attention import fused_attention, heads_merged, trained_sdpa
 from gpt2cost.table.generate_loop import INPUT_IDS, TOKENS, K, P, multinomial
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Row, Tensor
 from gpt2cost.table.loss import cross_entropy, flat_for_loss
 from gpt2cost.table.options import TableOptions
+from gpt2cost.table.qkv import MERGE_HEADS_COPY, QKV, SPLIT_HEADS_COPY, flattened
 from gpt2cost.table.symbols import B, C, D, F, H, L, T, V, a, b8, hd, i64, w
 
 _BLOCK_SIZE = symbol("n_positions")
@@ -49,15 +42,15 @@ def attention(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     sdpa = _cite(src, "torch.nn.functional.scaled_dot_product_attention(")
     c_attn = linear(x, 3 * D, D, "attn.c_attn", _cite(src, "self.c_attn(x).split"), bias=options.bias)
     query, key, value = (tensor(name, B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value"))
-    qkv = QKV(output(c_attn), query, key, value, cached=False)
-    split = Free("split", "view", 7, inputs=(qkv.qkv,), outputs=(query, key, value))
+    qkv = QKV(query, key, value, cached=False, keys=T)
+    split = Free("split", "view", 7, inputs=(output(c_attn),), outputs=(query, key, value))
     attended: tuple[Module | Kernel | Free, ...]
     if options.attn == "eager":
         attended, merged = slow_attention(qkv, options)
     elif options.train:
         attended, merged = trained_sdpa(qkv, sdpa, options)
     else:
-        kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS, keys=T)
+        kernel, merged = fused_attention("scaled_dot_product_attention", qkv, sdpa, None, ALWAYS)
         attended = (kernel,)
     last = attended[-1]
     assert isinstance(last, Kernel)

@@ -14,13 +14,16 @@ from operator import or_
 
 from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
 from gpt2cost.table.checkpointing import is_recomputed
-from gpt2cost.table.formula import ALWAYS, NEVER, Condition
+from gpt2cost.table.formula import ALWAYS, NEVER, Condition, formula
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
+from gpt2cost.table.symbols import L
 from gpt2cost.table.training import TrainingTable
 
 HELD = ("logits", "key", "value", "loss", "loss.grad")
 """What the caller's variables keep until the backward pass is through: what the model returns (the loss, the logits,
 and the cache of a pass that uses one), and what `backward()` starts from."""
+LAYERS = formula(L)
+"""How often a row of each layer comes; one between two layers, of compiled code, comes once less."""
 AGAIN = " again"
 """The end of the name of a tensor that checkpointing makes a second time."""
 
@@ -56,7 +59,10 @@ def _parts(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row], Sequence[
 
 
 class Layout:
-    """The rows of a training table with `layers` layers, and what each tensor is called there."""
+    """The rows of a training table with `layers` layers, and what each tensor is called there.
+
+    A row that runs between two layers, as compiled code has one, runs with the earlier of them.
+    """
 
     def __init__(self, table: TrainingTable, layers: int) -> None:
         self.layers = layers
@@ -78,9 +84,11 @@ class Layout:
             for number, row in enumerate(before):
                 yield self._step(row, (f"{phase} before", number), phase, order[0], False)
             for layer in order:
-                place = "first" if layer == 1 else "last" if layer == self.layers else "middle"
                 for number, row in enumerate(block):
-                    yield self._step(row, (f"{phase} {place}", number), phase, layer, True)
+                    runs_in = order if row.count == LAYERS else order[:-1]
+                    if layer in runs_in:
+                        place = "first" if layer == min(runs_in) else "last" if layer == max(runs_in) else "middle"
+                        yield self._step(row, (f"{phase} {place}", number), phase, layer, True)
             for number, row in enumerate(after):
                 yield self._step(row, (f"{phase} after", number), phase, order[-1], False)
 

@@ -1,7 +1,7 @@
 """How much memory a training step holds at its peak, and what stands there.
 
-Layers are alike: the bytes alive at a moment are linear in the number of layers, so that one and two of them, laid out,
-give the rest; and since they grow from layer to layer or fall, the peak is in the first or the last one.
+Layers are alike: the bytes alive at a moment are linear in the number of layers, so that two and three of them, laid
+out, give the rest; and since they grow from layer to layer or fall, the peak is in the first or the last one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def step_memory(
     parameters (3), of which a GPU then holds its share and what it has gathered.
     """
     held = _held(parameters, values, optimizer, accumulates, gpus, zero)
-    name, parts = _highest(_moments(table, accumulates or zero >= 2), values)
+    name, parts = _highest(_moments(table, accumulates or zero >= 2, min(values["num_layers"], 2)), values)
     step, left = held.optimizer_step
     passes, after = (sum(own.values()) for own in (parts, left))
     if isinstance(passes, np.ndarray) or isinstance(after, np.ndarray):
@@ -192,16 +192,18 @@ def _part(tensor: Tensor, weights: frozenset[str]) -> str:
 
 
 @lru_cache(maxsize=128)
-def _moments(table: TrainingTable, accumulates: bool) -> _Moments:
-    """The moments that may be the peak, for any number of layers."""
+def _moments(table: TrainingTable, accumulates: bool, least: int) -> _Moments:
+    """The moments that may be the peak, for any number of layers from `least` on."""
     terms: dict[Term, int] = {}
-    laid_out = [_changes(table, layers, accumulates, terms) for layers in (1, 2)]
-    one, two = (dict(_alive(steps, changes, len(terms))) for steps, changes in laid_out)
-    factors = []
-    for (place, number, name), alive in two.items():
-        single = one[place.replace("last", "first"), number, name]
-        factors.append(np.hstack((2 * single - alive, alive - single)))
-    return _Moments(tuple(name for _, _, name in two), tuple(terms), np.stack(factors))
+    laid_out = [_changes(table, layers, accumulates, terms) for layers in (least, least + 1)]
+    fewer, more = (dict(_alive(steps, changes, len(terms))) for steps, changes in laid_out)
+    factors = {}
+    for (place, number, name), alive in more.items():
+        same = fewer.get((place, number, name), fewer.get((place.replace("last", "first"), number, name)))
+        if same is not None:  # neither in a middle layer, nor between the layers of a model that has one
+            growth = alive - same
+            factors[place, number, name] = np.hstack((alive - (least + 1) * growth, growth))
+    return _Moments(tuple(name for *_, name in factors), tuple(terms), np.stack(list(factors.values())))
 
 
 Change: TypeAlias = tuple[int, int, int]

@@ -13,6 +13,7 @@ import pytest
 from helpers import PREDICT, SMALL, assert_refused, flattened, process
 
 from gpt2cost.output.sink import PIPED_WIDTH
+from gpt2cost.table.kernel import short_path
 from gpt2cost.table.options import RUNTIMES
 from gpt2cost.timing.kernel import BOUNDS
 from gpt2cost.units import parse_quantity
@@ -157,7 +158,7 @@ def test_a_kernel_is_one_line_at_any_width(
         assert len(rows) == len(phase["kernels"])
         assert len({line.split()[0] for line in rows}) == len(rows)
         for line, kernel in zip(rows, phase["kernels"], strict=True):
-            own, (shown, count) = kernel["name"].removeprefix("transformer."), line.split()[:2]
+            own, (shown, count) = short_path(kernel["name"]), line.split()[:2]
             short = own.replace("scaled_dot_product_attention", "sdpa").replace("causal_mask", "mask")
             head, _, tail = shown.partition("...")
             assert any(name.startswith(head) and name.endswith(tail) for name in (own, short))

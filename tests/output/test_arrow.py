@@ -1,7 +1,8 @@
-"""A sweep as Parquet and as Arrow: the values of its rows, in types that no grid changes; and by several processes."""
+"""Rows as Parquet and as Arrow, in types that do not depend on what is in them; and a sweep by several processes."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -11,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import columns
 import pytest
-from helpers import assert_refused
+from helpers import ROOT, assert_refused
 
 import gpt2cost as package
 from gpt2cost.cli import extras
+from gpt2cost.output.columns import type_of
 from gpt2cost.prediction.parallel import blocks_of
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS
 
@@ -24,6 +27,14 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 GRID = ["sweep", "--model", "gpt2,gpt2-xl", "--gpu", "a100,t4", "--batch", "1-300", "--seq", "1,64,2000",
         "--cache", "0,7", "--phase", "both"]  # fmt: skip
+DATA = ROOT / "tests" / "data"
+RECORDED = (
+    "validate --gpu a100 --from {recorded}/campaign-cpu",
+    "validate --gpu a100 --from {recorded}/campaign-cpu --kernels",
+    "validate --gpu a100 --from {recorded}/campaign-train-cpu --phase train", "table --attn eager --per-launch --free",
+    "kernel elementwise --gpu a100 --elements 64 --inputs 2", "hardware show m1-max", "train --model gpt2 --gpu a100",
+)  # fmt: skip
+"""Commands whose rows are of files, or have more in them than those that list the columns."""
 
 
 def table_of(path: Path) -> Any:
@@ -93,17 +104,39 @@ def test_to_a_pipe_and_not_to_a_terminal() -> None:
     )  # fmt: skip
 
 
-def test_only_a_sweep_has_such_formats(gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_refused(gpt2cost("predict", "--model", "gpt2", "--gpu", "a100", "--format", "parquet"), "format: expected")
-    assert_refused(
-        gpt2cost("predict", "--model", "gpt2", "--gpu", "a100", "-o", tmp_path / "x.parquet"), "-o: expected"
-    )
+def text_of(value: Any) -> str:
+    """A value as CSV has it."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
+
+@pytest.mark.parametrize("command", [*columns.COMMANDS, *RECORDED])
+def test_every_command_has_its_rows_in_them(command: str, gpt2cost: Any, tmp_path: Path) -> None:
+    """Cell by cell those of CSV, and a column has its type whatever is in it."""
+    words = command.format(recorded=DATA).split()
+    rows = list(csv.reader(io.StringIO(gpt2cost(*words, "--format", "csv").out)))
+    for suffix in (".parquet", ".arrow")[: 2 if command.startswith("validate") else 1]:
+        path = tmp_path / f"rows{suffix}"
+        assert gpt2cost(*words, "-o", path).code == 0
+        table = table_of(path)
+        assert [table.column_names, *([text_of(row[name]) for name in row] for row in table.to_pylist())] == rows
+        for field in table.schema:
+            kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            assert str(kind) == {"text": "string", "float64": "double"}.get(type_of(field.name), type_of(field.name))
+
+
+def test_without_rows_there_are_columns(gpt2cost: Any, tmp_path: Path) -> None:
+    assert gpt2cost("accuracy", "--gpu", "m4", "-o", tmp_path / "none.parquet").code == 0
+    table = pq.read_table(tmp_path / "none.parquet")
+    assert (table.num_rows, table.column_names) == (0, columns.columns()["accuracy --gpu a100"])
+
+
+def test_without_pyarrow(gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(room: str) -> None:
         raise ModuleNotFoundError(name="pyarrow")
 
     monkeypatch.setattr(extras.importlib, "import_module", missing)
-    assert_refused(gpt2cost(*GRID, "-o", tmp_path / "x.parquet"), 'needs pyarrow: pip install "gpt2cost[arrow]"')
+    for command in (GRID, ["models"], ["predict", "--model", "gpt2", "--gpu", "a100"]):
+        assert_refused(gpt2cost(*command, "-o", tmp_path / "x.parquet"), 'needs pyarrow: pip install "gpt2cost[arrow]"')
 
 
 # ---------------------------------------------------------------------------------------------- several processes

@@ -126,12 +126,20 @@ def test_the_peak_of_a_training_step_is_the_memory_of_train(settings: dict[str, 
         for row in rows
         if isinstance(row.step, Kernel) and row.step.when.evaluate(training.phases[0].symbols)
     )
-    if training.train.how.runtime == "eager":  # compiled, the layout has what the last layer leaves out
-        assert len(data.whole.names) == launched + 1
+    assert len(data.whole.names) == launched + 1
     if settings.get("checkpointing") != "block":
         changed = gpt2cost.train(MODEL, A100, **settings, checkpointing="block")
         saved = training.memory.total_bytes - changed.memory.total_bytes
         assert data.advice == (f"--checkpointing block would save {format_quantity(saved, 'B')}" if saved > 0 else "")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("batch", [{"micro_batch": 1, "seq": 8}, {"micro_batch": 8}], ids=str)
+def test_the_same_of_few_layers_where_something_runs_between_them(layers: int, batch: dict[str, int]) -> None:
+    model = gpt2cost.change_model(gpt2cost.load_model(MODEL), {"n_layer": layers})
+    for runtime in ("eager", "compile"):
+        training = gpt2cost.train(model, A100, runtime=runtime, optimizer="adamw-fused", **batch)
+        assert memory_of_training(training).peak_bytes == training.memory.total_bytes
 
 
 # ---------------------------------------------------------------------------------------------- whole runs

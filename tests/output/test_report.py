@@ -21,7 +21,7 @@ import pytest
 import gpt2cost
 from gpt2cost.output.phases import SIDE_BY_SIDE
 from gpt2cost.output.shared import SHORT_NAMES
-from gpt2cost.table.kernel import Kernel
+from gpt2cost.table.kernel import Kernel, short_path
 from gpt2cost.table.why.reasons import why
 
 pytest.importorskip("jinja2")
@@ -147,7 +147,7 @@ def test_every_step_has_its_reason(settings: dict[str, str]) -> None:
     for phase in gpt2cost.predict("gpt2", "a100", **SIZES, **settings).phases:
         for row in phase.pass_.rows:
             assert why(row).does in text
-            assert f'data-kernel="{row.path.removeprefix("transformer.")}"' in text
+            assert f'data-kernel="{short_path(row.path)}"' in text
             if isinstance(row.step, Kernel):
                 assert str(row.step.source) in text
                 for formula in (row.step.flops, row.step.reads, row.step.writes):
@@ -172,7 +172,7 @@ def test_the_modules_side_by_side_are_those_of_compare(settings: dict[str, str])
     prediction = gpt2cost.predict("gpt2", "a100", **SIZES, **settings)
     (table,) = re.findall(r'<section id="sides">.*?<tbody>(.*?)</tbody>', page(**settings), re.DOTALL)
     names = re.findall(r'<th scope="row">(.*?)</th>', table)
-    modules = [row["module"].removeprefix("transformer.") for row in SIDE_BY_SIDE.document(prediction)["modules"]]
+    modules = [short_path(row["module"]) for row in SIDE_BY_SIDE.document(prediction)["modules"]]
     assert names == [*modules, "the whole pass"]
 
 
@@ -248,9 +248,9 @@ def test_points_are_those_of_predict() -> None:
             assert read.sizes == [phase.batch_size, phase.seq_len, phase.cache_len]
             assert read.seconds == pytest.approx(seconds, rel=1e-5)
             assert read.bound == totals.bound
-            assert read.kernels.keys() == {cost.row.path.removeprefix("transformer.") for cost in phase.kernels}
+            assert read.kernels.keys() == {short_path(cost.row.path) for cost in phase.kernels}
             for cost in phase.kernels:
-                seconds_of, bound = read.kernels[cost.row.path.removeprefix("transformer.")]
+                seconds_of, bound = read.kernels[short_path(cost.row.path)]
                 assert seconds_of == pytest.approx(cost.device_s, rel=1e-3)
                 assert bound == cost.bound
 

@@ -19,6 +19,7 @@ import pytest
 import gpt2cost
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.predict import Prediction
+from gpt2cost.table.kernel import short_path
 
 REQUIRED = os.environ.get("GPT2COST_BROWSER") == "required"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -207,8 +208,8 @@ def test_no_text_of_a_chart_covers_another(browser: Any, folder: Path, name: str
 def test_sorting(browser: Any, folder: Path) -> None:
     """A head sorts its column, the largest first, then the other way; the rows stay the same ones."""
     phase = predicted("gpt2").phases[0]
-    names = [c.row.path.removeprefix("transformer.") for c in phase.kernels if c.count]
-    by_time = [c.row.path.removeprefix("transformer.") for c in sorted(phase.kernels, key=lambda c: -c.device_s)]
+    names = [short_path(c.row.path) for c in phase.kernels if c.count]
+    by_time = [short_path(c.row.path) for c in sorted(phase.kernels, key=lambda c: -c.device_s)]
     with Tab(browser, written(folder, "gpt2")) as tab:
         rows = '#kernel-table tbody tr th[scope="row"]'
         assert tab.texts(rows) == names
@@ -274,9 +275,9 @@ def test_a_button_shows_another_point(browser: Any, folder: Path, phase: str, ba
         )
         flops = dict(zip(shown, tab.texts('#kernel-table tbody td[data-f="t.flops"]'), strict=True))
         flop_unit = SI[tab.text('#kernel-table [data-unit="flops"]').removesuffix("FLOP")]
-        assert set(shown) == {c.row.path.removeprefix("transformer.") for c in own.kernels if c.count}
+        assert set(shown) == {short_path(c.row.path) for c in own.kernels if c.count}
         for cost in own.kernels:
-            name = cost.row.path.removeprefix("transformer.")
+            name = short_path(cost.row.path)
             assert si(shown[name]) * unit == pytest.approx(cost.device_s, rel=0.01, abs=0.0051 * unit)
             assert si(flops[name]) * flop_unit == pytest.approx(cost.flops, rel=0.01, abs=0.0051 * flop_unit)
         assert "point=" in tab.page.url
@@ -327,11 +328,11 @@ def test_the_roofline_follows_the_point(browser: Any, folder: Path) -> None:
     costs = sorted(phase.kernels, key=lambda cost: -cost.device_s)
     chart = tab.page.locator("#roofline-prefill")
     names, shares = (chart.locator(f"[data-{key}]").all_text_contents() for key in ("name", "share"))
-    assert names == [cost.row.path.removeprefix("transformer.") for cost in costs[:6]]
+    assert names == [short_path(cost.row.path) for cost in costs[:6]]
     assert shares == [f"{cost.device_s / phase.totals.device_s:.1%}" for cost in costs[:6]]
     scales = [chart.locator(".scales").get_attribute(f"data-{axis}").split() for axis in ("x", "y")]
     for cost in costs[:6]:
-        mark = chart.locator(f'.mark.moved[data-kernel="{cost.row.path.removeprefix("transformer.")}"]')
+        mark = chart.locator(f'.mark.moved[data-kernel="{short_path(cost.row.path)}"]')
         values = cost.flops / cost.moved_bytes, cost.flops / cost.device_s
         for axis, value, (low, high, start, end) in zip(("cx", "cy"), values, scales, strict=True):
             share = (float(mark.get_attribute(axis)) - float(start)) / (float(end) - float(start))

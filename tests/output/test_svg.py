@@ -25,6 +25,7 @@ from gpt2cost.output.report.svg import STYLE, draw
 from gpt2cost.output.report.svg_chart import Scale
 from gpt2cost.prediction.predict import Prediction
 from gpt2cost.prediction.train import Training
+from gpt2cost.table.kernel import short_path
 
 pytest.importorskip("jinja2")
 
@@ -261,9 +262,7 @@ def test_the_marks_of_a_roofline_are_the_kernels(given: dict[str, int]) -> None:
     chart = read(draw(plot_data.roofline(replace(predicted("gpt2", "a100", **given), phases=(phase,)))))
     x, y, strip = read_axis(chart, upright=False), read_axis(chart, upright=True), read_axis(chart, False, row=1)
     marks = {mark.get("data-kernel"): mark for mark in chart.iter("circle")}
-    shown = {
-        c.row.path.removeprefix("transformer."): c for c in phase.kernels if c.device_s >= 0.005 * phase.totals.device_s
-    }
+    shown = {short_path(c.row.path): c for c in phase.kernels if c.device_s >= 0.005 * phase.totals.device_s}
     assert set(marks) == set(shown)
     assert any("cat_key" in name for name in shown)
     for name, cost in shown.items():
@@ -306,7 +305,7 @@ def test_a_layer_of_a_timeline_shows_its_kernels() -> None:
     chart = read(draw(timeline(prediction)))
     bounds = sorted({_y(t) for t in chart.iter("text") if t.text == "device"})
     time = read_axis(chart, upright=False, row=2)
-    rows = {c.row.path.removeprefix("transformer."): c for c in prediction.phases[0].kernels}
+    rows = {short_path(c.row.path): c for c in prediction.phases[0].kernels}
     marks = [e for e in chart.iter("rect") if e.get("data-kernel") and _y(e) == bounds[1] - 14]
     assert {mark.get("data-kernel") for mark in marks} == {name for name in rows if name.startswith("h.")}
     for mark in marks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ import torch
 from helpers import unrolled
 from oracle import tiny
 from shapes import assert_shapes
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, VisionEncoderDecoderModel, ViTConfig, ViTModel
 
 import gpt2cost
-from gpt2cost.prediction.one_pass import Pass, run_rows
+from gpt2cost.prediction.generate import check_generate
+from gpt2cost.prediction.one_pass import Pass, run_rows, table_options
 from gpt2cost.prediction.turns import Turns
-from gpt2cost.table.config import load_model
+from gpt2cost.table.config import change_model, load_model
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Row, walk
-from gpt2cost.table.options import GRAPHED, TableOptions
+from gpt2cost.table.options import GRAPHED
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.queue import host_cost
 from gpt2cost.timing.queue_steps import unrolled as unrolled_rows
@@ -43,59 +45,91 @@ CASES: dict[str, dict[str, Any]] = {
     "no cache": {"use_cache": False},
     "no cache, padded": {"use_cache": False, "padded": True},
 }
+ENCODED: dict[str, dict[str, Any]] = {
+    "start token": {"prompt": 1},
+    "prompt": {},
+    "one sequence": {"batch": 1},
+    "sample": {"sample": True, "prompt": 1},
+    "static": {"cache_type": "static"},
+    "static, start token": {"cache_type": "static", "prompt": 1},
+    "no cache": {"use_cache": False},
+    "upcast": {"reorder_and_upcast_attn": True},
+}
+"""Runs of a decoder in an encoder-decoder model."""
+PATCHES = 5
+"""States that the tiny encoder gives: of 2 x 2 patches, and one more."""
 
 
 def real_trace(
-    attn: str, batch: int, prompt: int, new: int, sample: bool, padded: bool, cache_type: str, use_cache: bool
-) -> oracle.Trace:
+    attn: str, batch: int, prompt: int, new: int, sample: bool, padded: bool, cache_type: str, use_cache: bool,
+    encoder: int, **keys: Any,
+) -> oracle.Trace:  # fmt: skip
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(config := tiny(vocab_size=60)).eval()
-    model.config._attn_implementation = attn
+    config = tiny(vocab_size=60, add_cross_attention=encoder > 0, **keys)
+    model: Any = GPT2LMHeadModel(config).eval()
+    config._attn_implementation = attn
     ids = torch.randint(1, config.vocab_size - 1, (batch, prompt))
     mask = torch.ones_like(ids)
     if padded:
         mask[0, 0] = 0
-    options = {"cache_implementation": "static"} if cache_type == "static" else {}
+    options: dict[str, Any] = {"cache_implementation": "static"} if cache_type == "static" else {}
+    given: dict[str, Any] = {"inputs": ids, "attention_mask": mask}
+    if encoder:
+        vit = ViTConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+        model = VisionEncoderDecoderModel(encoder=ViTModel(vit, add_pooling_layer=False), decoder=model).eval()
+        model.config._attn_implementation = attn
+        ids[:, 0] = 1  # the token that a decoder starts with, alone where nothing is given
+        given = {"inputs": torch.zeros(batch, 3, 8, 8), "decoder_start_token_id": 1}
+        given |= {"decoder_input_ids": ids} if prompt > 1 else {}
     with torch.no_grad(), oracle.Trace(model) as record:
         record.answer = None
         model.generate(
-            ids, attention_mask=mask, min_new_tokens=None, max_new_tokens=new, do_sample=sample, use_cache=use_cache,
+            **given, min_new_tokens=None, max_new_tokens=new, do_sample=sample, use_cache=use_cache,
             eos_token_id=config.vocab_size - 1, pad_token_id=0, **options,
         )  # fmt: skip
+    record.launches = [
+        replace(launch, module=launch.module.removeprefix("decoder").removeprefix("."))
+        for launch in record.launches
+        if not launch.module.startswith("encoder")
+    ]
     return record
 
 
 def expected(
-    attn: str, batch: int, prompt: int, new: int, sample: bool, padded: bool, cache_type: str, use_cache: bool
-) -> Iterator[tuple[str, Kernel | Free, dict[str, int]]]:
+    attn: str, batch: int, prompt: int, new: int, sample: bool, padded: bool, cache_type: str, use_cache: bool,
+    encoder: int, **keys: Any,
+) -> Iterator[tuple[str, Kernel | Free, dict[str, int]]]:  # fmt: skip
     """The steps of our tables, each with the sizes at which it runs."""
-    model = load_model(tiny(vocab_size=60))
-    options = TableOptions(
-        attn, "gelu_new", False, use_cache, "last",  # type: ignore[arg-type]
-        padded=padded, cache_type=cache_type, in_generate=True,  # type: ignore[arg-type]
-    )  # fmt: skip
+    model = load_model(tiny(vocab_size=60, add_cross_attention=encoder > 0, **keys))
+    model = change_model(model, {"encoder_len": encoder})
+    how = check_generate(
+        model, batch, prompt, new, "fp32", attn, "eager", sample, use_cache, cache_type, None, padded
+    ).how  # fmt: skip
+    options = replace(table_options(model, how), padded=padded, in_generate=True)
     forward = list(unrolled(list(walk(cost_table(options))), model.n_layer))
     for step in range(new):
         seq, cache = (prompt, 0) if step == 0 else (1, prompt + step - 1) if use_cache else (prompt + step, 0)
-        keys = prompt + new - 1 if cache_type == "static" else seq + cache
-        sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": keys}
+        kv_len = prompt + new - 1 if cache_type == "static" else seq + cache
+        sizes = {"batch_size": batch, "seq_len": seq, "cache_len": cache, "kv_len": kv_len}
         sizes |= {**model.symbols(), **CONSTANT_BYTES, "w_bytes": 4, "a_bytes": 4}
 
         def plain(rows: tuple[Row, ...]) -> list[tuple[str, Kernel | Free]]:
             return [("", row.step) for row in rows]
 
-        first = plain(setup(batch > 1)) if step == 0 else []
+        first = plain(setup(options, batch > 1, prompt > 1)) if step == 0 else []
         for module, one in [*first, *plain(before(options)), *forward, *plain(after(options, sample))]:
             if one.when.evaluate(sizes):
                 yield module, one, sizes
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *(f"encoder: {case}" for case in ENCODED)])
 def test_the_kernels_are_those_of_the_real_loop(case: str, attn: str) -> None:
+    has_encoder = case.startswith("encoder: ")
     arguments = {
         "attn": attn, "batch": 2, "prompt": 4, "new": 3, "sample": False, "padded": False, "cache_type": "dynamic",
-        "use_cache": True, **CASES[case],
+        "use_cache": True, "encoder": PATCHES * has_encoder,
+        **(ENCODED[case.removeprefix("encoder: ")] if has_encoder else CASES[case]),
     }  # fmt: skip
     trace, steps = real_trace(**arguments), list(expected(**arguments))
     # What torch.multinomial launches inside is one op to a dispatch trace.
@@ -131,6 +165,8 @@ RUNS: list[dict[str, Any]] = [
     {"new_tokens": 1},
     {"new_tokens": 2},
     {"prompt_tokens": 1},
+    {"encoder_len": 50},
+    {"encoder_len": 50, "prompt_tokens": 1, "runtime": "compile"},
 ]
 MASKED: list[dict[str, Any]] = [
     {"padded": True},
@@ -141,11 +177,16 @@ MASKED: list[dict[str, Any]] = [
     {"cache_type": "static", "runtime": "reduce-overhead"},
     {"cache_type": "static", "runtime": "cuda-graph", "padded": True},
     {"padded": True, "use_cache": False},
+    {"encoder_len": 50, "cache_type": "static"},
+    {"encoder_len": 50, "cache_type": "static", "runtime": "cuda-graph", "attn": "eager", "batch": 2},
 ]
 
 
-def run(**keys: Any) -> gpt2cost.Generation:
-    return gpt2cost.generate(**{"model": "distilgpt2", "gpu": "a100", "prompt_tokens": 40, "new_tokens": 6, **keys})
+def run(encoder_len: int = 0, **keys: Any) -> gpt2cost.Generation:
+    model = load_model("distilgpt2")
+    if encoder_len:
+        model = change_model(model, {"add_cross_attention": True, "encoder_len": encoder_len})
+    return gpt2cost.generate(**{"model": model, "gpu": "a100", "prompt_tokens": 40, "new_tokens": 6, **keys})
 
 
 @pytest.mark.parametrize("keys", RUNS, ids=str)
@@ -153,8 +194,8 @@ def test_it_is_the_sum_of_its_passes_and_of_what_generate_adds(keys: dict[str, A
     found = run(**keys)
     s = found.settings
     common = {
-        "model": "distilgpt2", "gpu": "a100", "batch": s.batch_size, "dtype": s.how.dtype, "attn": s.how.attn,
-        "runtime": s.how.runtime, "logits": "last", "use_cache": s.how.use_cache,
+        "model": found.model, "gpu": "a100", "batch": s.batch_size, "dtype": s.how.dtype, "attn": s.how.attn,
+        "runtime": s.how.runtime, "logits": s.how.logits, "use_cache": s.how.use_cache,
     }  # fmt: skip
     prompt = s.prompt_tokens
     sizes = [(prompt, 0)] + [
@@ -262,6 +303,17 @@ def test_what_costs_more() -> None:
     assert run(**long, use_cache=False).total_s > 5 * run(**long).total_s
     assert run(**long, cache_type="static").peak_bytes != run(**long).peak_bytes
     assert plain.peak_bytes > plain.model.parameters * 2
+
+
+def test_a_decoder_keeps_the_encoders_keys_and_values() -> None:
+    """Made in the first turn, which is longer by more than the others, and there to the end."""
+    plain, found = run(), run(encoder_len=500)
+    assert found.peak_bytes - plain.peak_bytes > 2 * 6 * 768 * 500 * 2 + 2 * (
+        found.model.parameters - plain.model.parameters
+    )
+    longer = found.rest.pass_s - plain.rest.pass_s
+    assert (longer > 0).all()
+    assert found.first.pass_s - plain.first.pass_s > longer.max()
 
 
 def test_peak_memory_of_a_single_pass_is_predicts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ def test_the_table_is_that_of_the_real_model(attn: str) -> None:
         assert_table_equals_trace(config, attn, "fp16", batch, seq, 0, use_cache=False, encoder=encoder)
     assert_table_equals_trace(config, attn, "fp16", 2, 5, 4)
     assert_table_equals_trace(config, attn, "fp16", 2, 5, 4, captured=True, encoder=7)
+
+
+@pytest.mark.parametrize("upcast", [False, True])
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_static_caches_and_upcast_scores(attn: str, upcast: bool) -> None:
+    """A static cache is one of the encoder's keys and values too, as `generate` makes it."""
+    config = tiny(add_cross_attention=True, reorder_and_upcast_attn=upcast)
+    for dtype, (batch, seq, cache), encoder in product(
+        ("fp16", "fp32"), ((2, 5, 0), (2, 5, 4), (1, 1, 4), (2, 1, 4)), (7, 1)
+    ):
+        assert_table_equals_trace(config, attn, dtype, batch, seq, cache, encoder=encoder)
+        assert_table_equals_trace(config, attn, dtype, batch, seq, cache, static=16, encoder=encoder)
+    assert_table_equals_trace(config, attn, "fp16", 2, 5, 0, use_cache=False, encoder=7)
 
 
 def test_parameters_and_modules() -> None:
@@ -75,11 +89,10 @@ def test_every_query_meets_every_key() -> None:
 def test_what_does_not_go_together() -> None:
     with pytest.raises(InputError, match="add_cross_attention"):
         change_model(load_model("gpt2"), {"encoder_len": 7})
-    with pytest.raises(InputError, match="static"):
-        predict(crossed(), "a100", cache_type="static")
-    for run in (generate, train):
-        with pytest.raises(InputError, match=r"encoder_len|add_cross_attention"):
-            run(crossed(), "a100")
+    with pytest.raises(InputError, match="padded"):
+        generate(crossed(), "a100", padded=True)
+    with pytest.raises(InputError, match="add_cross_attention"):
+        train(crossed(), "a100")
     assert "--encoder-len" in predict(crossed(encoder_len=0), "a100").warnings[0]
 
 

@@ -22,17 +22,22 @@ from gpt2cost.table.options import TableOptions
 @pytest.mark.parametrize(
     ("attn", "upcast"), [("eager", False), ("eager", True), ("sdpa", False), ("flash_attention_2", False)]
 )
-def test_peak_is_the_real_models(attn: Any, upcast: bool, use_cache: bool) -> None:
-    config = tiny(n_layer=3, n_embd=48, n_head=4, reorder_and_upcast_attn=upcast)
+@pytest.mark.parametrize("encoder", [0, 2, 40])
+def test_peak_is_the_real_models(attn: Any, upcast: bool, use_cache: bool, encoder: int) -> None:
+    config = tiny(n_layer=3, n_embd=48, n_head=4, reorder_and_upcast_attn=upcast, add_cross_attention=encoder > 0)
     model = load_model(config)
     for batch, seq, cache in [*POINTS, (2, 5, 1)]:
         if cache and not use_cache:
             continue
         for logits in ("all", "last"):
-            trace = oracle.trace(config, attn, torch.float16, batch, seq, cache, use_cache, int(logits == "last"))
-            final_cache = 2 * model.n_layer * batch * (seq + cache) * model.n_embd * 2 if use_cache else 0
-            options = TableOptions(attn, "gelu_new", upcast, use_cache, logits)  # type: ignore[arg-type]
-            found = peak_bytes(list(walk(cost_table(options))), values(model, "fp16", batch, seq, cache), use_cache)
+            trace = oracle.trace(
+                config, attn, torch.float16, batch, seq, cache, use_cache, int(logits == "last"), encoder=encoder
+            )
+            kept = seq + cache + encoder
+            final_cache = 2 * model.n_layer * batch * kept * model.n_embd * 2 if use_cache else 0
+            options = TableOptions(attn, "gelu_new", upcast, use_cache, logits, encoder=encoder > 0)  # type: ignore[arg-type]
+            sizes = {**values(model, "fp16", batch, seq, cache), "encoder_len": encoder}
+            found = peak_bytes(list(walk(cost_table(options))), sizes, use_cache)
             assert found == trace.peak_bytes - final_cache, (batch, seq, cache, logits)
 
 

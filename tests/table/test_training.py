@@ -16,7 +16,7 @@ from transformers import GPT2Config
 from gpt2cost.errors import InputError
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.config import load_model
-from gpt2cost.table.kernel import Kernel
+from gpt2cost.table.kernel import Kernel, short_path
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 
@@ -212,7 +212,7 @@ def test_every_parameter_gets_one_gradient_of_its_size(precision: str, tied: boo
     ]
     real = oracle_train.build(config, "sdpa", PRECISIONS[precision][0])
     wanted = {
-        name.removeprefix("transformer.").removeprefix("h.0."): weight.numel() * weight.element_size()
+        short_path(name).removeprefix("h.0."): weight.numel() * weight.element_size()
         for name, weight in real.named_parameters()
     }
     if tied:  # of the head's part, which the token embedding's is added to

@@ -15,7 +15,7 @@ from gpt2cost.cli.app import COMMANDS, app
 from gpt2cost.table.formula import NEVER, Formula
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
-from gpt2cost.table.kernel import Kernel, Row, walk
+from gpt2cost.table.kernel import Kernel, Row, short_path, walk
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import T
 from gpt2cost.table.training import training_table
@@ -137,8 +137,8 @@ def test_reasons_of_gradients_name_steps_and_tensors_that_there_are() -> None:
     checked = 0
     for options in of_training():
         table = training_table(options)
-        steps = {row.path.removeprefix("transformer.") for row in table.forward}
-        steps |= {row.module.removeprefix("transformer.") for row in table.forward}
+        steps = {short_path(row.path) for row in table.forward}
+        steps |= {short_path(row.module) for row in table.forward}
         for row in table.backward:
             does = why(row).does
             named = re.findall(r"\bh\.[\w.]*\w", does)

@@ -9,7 +9,7 @@ from gpt2cost import predict
 from gpt2cost.prediction.one_pass import symbol_values, table_rows
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.table.config import load_model
-from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Row, Tensor, short_path
 from gpt2cost.table.liveness import OLD_CACHE
 from gpt2cost.table.options import TableOptions
 from gpt2cost.timing.reuse import reuse_bytes
@@ -22,7 +22,7 @@ def distances(options: TableOptions, sizes: Sizes, runtime: str = "eager") -> di
     rows = table_rows(options, runtime)
     values = symbol_values(MODEL, "fp16", sizes)
     return {
-        (row.path.removeprefix("transformer."), tensor.name): distance
+        (short_path(row.path), tensor.name): distance
         for row, own in zip(rows, reuse_bytes(rows, values), strict=True)
         if isinstance(row.step, Kernel)
         for tensor, distance in zip(row.step.inputs, own, strict=True)
@@ -50,7 +50,7 @@ def walked(rows: tuple[Row, ...], values: dict[str, int], layers: int) -> dict[t
                 if not tensor.is_weight and tensor.name not in OLD_CACHE and names & {t.name for t in operands}:
                     own = [t for t in seen.values() if t.name in made or t.view_of not in made]
                     distance = sum(t.bytes.evaluate(values) for t in own)
-                    found[row.path.removeprefix("transformer."), tensor.name] = distance
+                    found[short_path(row.path), tensor.name] = distance
                     break
     return found
 

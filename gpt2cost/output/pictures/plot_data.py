@@ -20,7 +20,7 @@ from gpt2cost.prediction.predict import Phase, Prediction, predict
 from gpt2cost.prediction.settings import How, is_decode
 from gpt2cost.prediction.train_settings import TrainHow
 from gpt2cost.table.config import Model
-from gpt2cost.table.kernel import Kind
+from gpt2cost.table.kernel import Kind, short_path
 
 KINDS: tuple[str, ...] = get_args(Kind)
 KIND_TEXTS = {
@@ -155,7 +155,7 @@ def roofline(prediction: Prediction) -> Roofline:
     for phase in prediction.phases:
         for cost in phase.kernels:
             seconds, moved, flops = cost.device_s, cost.moved_bytes, cost.flops
-            name, share = cost.row.path.removeprefix("transformer."), seconds / phase.totals.device_s
+            name, share = short_path(cost.row.path), seconds / phase.totals.device_s
             rates = (flops / moved, flops / seconds, moved / seconds)
             points.append(Point(name, cost.kernel.kind, phase.phase, *rates, seconds, share))
     return Roofline(

@@ -19,7 +19,7 @@ from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.train_memory import PARTS, memory_by_kernel, memory_of
 from gpt2cost.prediction.turns import Turns
 from gpt2cost.table.heads import HEAD_MODULES
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Kernel, Row, short_path
 from gpt2cost.table.liveness import LAYER_CACHE, OLD_CACHE, live_tensors
 from gpt2cost.units import format_quantity
 
@@ -152,7 +152,7 @@ def _moments(prediction: Prediction, phase: Phase) -> Iterator[_Moment]:
         if isinstance(row.step, Kernel) and row.step.when.evaluate(phase.symbols):
             behind = layers - 1 - layer if row.index <= block[-1] else 0
             yield _Moment(
-                row.path.removeprefix("transformer."), _section(row, layer, block),
+                short_path(row.path), _section(row, layer, block),
                 whole + own[row.index] - behind * growth, others[row.index], _largest(alive[row.index]),
             )  # fmt: skip
 

@@ -45,6 +45,7 @@ from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.trust import MEANING
+from gpt2cost.table.kernel import short_path
 from gpt2cost.version import __version__
 
 FILES = Path(__file__).with_name("page_files")
@@ -238,7 +239,7 @@ def _sides(prediction: Prediction) -> Record | None:
     if len(prediction.phases) < 2:
         return None
     modules = modules_beside(prediction.phases)
-    groups = {name.removeprefix("transformer."): list(map(figures_of_row, rows)) for name, rows in modules.items()}
+    groups = {short_path(name): list(map(figures_of_row, rows)) for name, rows in modules.items()}
     sums = [sum(column, Figures()) for column in zip(*groups.values(), strict=True)]
     lines = [*groups.items(), ("the whole pass", sums)]
     seconds = [phase.totals.device_s for phase in prediction.phases]

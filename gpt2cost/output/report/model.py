@@ -16,7 +16,7 @@ from gpt2cost.output.shapes import numbers_text, symbols_text
 from gpt2cost.prediction.one_pass import KernelCost
 from gpt2cost.prediction.predict import Phase, Prediction
 from gpt2cost.prediction.tree import Node, tree_of
-from gpt2cost.table.kernel import Kernel, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Row, Tensor, short_path
 from gpt2cost.table.why.reasons import why
 from gpt2cost.units import format_quantity, scale_for
 
@@ -115,7 +115,7 @@ class Shown:
             module = {"name": name, "module": branch.path, "weights": _weights(node), "parameters": _parameters(node)}
             return own | module | {"op": " ".join(filter(None, (node.cls if node else "", own["op"])))}
         return {
-            "name": name, "path": branch.path.removeprefix("transformer."), "first": branch.first, "last": branch.last,
+            "name": name, "path": short_path(branch.path), "first": branch.first, "last": branch.last,
             "cls": node.cls if node and branch.name else "",
             "out": self._shape(node.output) if node and node.output else None,
             "weights": _weights(node), "parameters": _parameters(node, each=count != above),

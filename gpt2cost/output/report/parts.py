@@ -23,6 +23,7 @@ from gpt2cost.prediction.generate import Generation
 from gpt2cost.prediction.predict import MemoryUse, Prediction, predict_run
 from gpt2cost.prediction.settings import How
 from gpt2cost.prediction.train import Training, TrainPhase
+from gpt2cost.table.kernel import short_path
 
 MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
 MOST_EVIDENCE = 40
@@ -211,7 +212,7 @@ def _train_phase(phase: TrainPhase) -> Record:
     times = "once" if phase.count == 1 else f"{phase.count} times"
     rows = [
         {
-            "name": row["name"].removeprefix("transformer."), "kind": row["kind"], "count": f"{row['count']:,}",
+            "name": short_path(row["name"]), "kind": row["kind"], "count": f"{row['count']:,}",
             "flops": quantity(row["flops"], "FLOP"), "moved": quantity(row["read_bytes"] + row["write_bytes"], "B"),
             "s": quantity(row["device_s"], "s"), "share": percent(row["share"]), "bound": row["bound"],
         }

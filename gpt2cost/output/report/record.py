@@ -22,7 +22,7 @@ from gpt2cost.prediction.one_pass import symbol_values
 from gpt2cost.prediction.predict import Phase
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.table.config import Model
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Kernel, Row, short_path
 from gpt2cost.timing.kernel import BOUNDS, bound_seconds, index_of_largest
 
 DIGITS = 4
@@ -95,7 +95,7 @@ def _kernel(row: Row) -> list[str]:
     """Name, kind, launches, and the name in the roofline's list; the formulas stand in the page."""
     step = row.step
     assert isinstance(step, Kernel)
-    return [row.path.removeprefix("transformer."), step.kind, str(row.count), listed_name(row.path)]
+    return [short_path(row.path), step.kind, str(row.count), listed_name(row.path)]
 
 
 def _choice_points(

@@ -22,6 +22,7 @@ from gpt2cost.output.report.svg_chart import (
     tip,
 )
 from gpt2cost.output.shared import short_name
+from gpt2cost.table.kernel import short_path
 from gpt2cost.timing.queue_steps import Slice
 from gpt2cost.units import format_quantity, scale_for
 
@@ -193,11 +194,11 @@ def _runs(slices: Iterable[Slice], scale: Scale, class_: str = "") -> Iterator[_
 
 def _kernel(piece: Slice) -> str | None:
     """The name of the row that the slice runs or issues."""
-    return None if piece.launch is None or piece.row is None else piece.row.path.removeprefix("transformer.")
+    return None if piece.launch is None or piece.row is None else short_path(piece.row.path)
 
 
 def _said(piece: Slice) -> str:
     kind = kind_of(piece)
-    name = piece.name.removeprefix("transformer.")
+    name = short_path(piece.name)
     lasts, starts = (format_quantity(seconds, "s") for seconds in (piece.end_s - piece.start_s, piece.start_s))
     return f"{name}{'' if kind == 'host' else f' ({kind})'}: {lasts}, from {starts}"

@@ -14,6 +14,7 @@ from gpt2cost.output.report.points import Points
 from gpt2cost.output.shared import trust_text
 from gpt2cost.prediction.predict import MemoryUse, Phase, Prediction
 from gpt2cost.prediction.trust import MEANING
+from gpt2cost.table.kernel import short_path
 from gpt2cost.units import format_quantity
 
 LEAST_SHARE = 0.0005
@@ -100,7 +101,7 @@ def pace(phase: Phase, hw: Hardware) -> str:
 def slowest(phase: Phase) -> str:
     """Where most of a phase's device time goes."""
     row = max(cost_records(phase), key=lambda row: float(row["device_s"]))
-    return PHRASES["slowest"].format(share=percent(row["share"]), kernel=row["name"].removeprefix("transformer."))
+    return PHRASES["slowest"].format(share=percent(row["share"]), kernel=short_path(row["name"]))
 
 
 def lead(prediction: Prediction, points: Points) -> str:

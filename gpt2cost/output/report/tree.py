@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Kernel, Row, short_path
 
 
 @dataclass
@@ -48,7 +48,7 @@ def grown(rows: Sequence[Row], root: str) -> Branch:
             open_[-1].children.append(branch)
             open_.append(branch)
         is_kernel = isinstance(row.step, Kernel)
-        link = _new(row.path.removeprefix("transformer."), links)
+        link = _new(short_path(row.path), links)
         open_[-1].children.append(Leaf(row, number if is_kernel else None, link))
         number += is_kernel
     _close(open_, -1, number)

@@ -30,6 +30,11 @@ DOES = {
     "generate.setup.ids_below_0": "Marks negative token ids: some logits processors want real prompts.",
     "generate.setup.ids_below_0_answer": _ANSWER,
     "generate.setup.ids_below_0_sync": f"{_SYNC}: whether an id is negative.",
+    "generate.setup.ones": "A one for each sequence of a decoder, of which its first token is made.",
+    "generate.setup.start_ids": "The token that a decoder starts with (decoder_start_token_id), for each sequence.",
+    "generate.setup.other_start": "Marks prompts of a decoder that begin with another token, which then is put first.",
+    "generate.setup.other_start_answer": _ANSWER,
+    "generate.setup.other_start_sync": f"{_SYNC}: whether all prompts begin with another.",
     "generate.setup.unfinished": "Ones: no sequence has come to its end yet.",
     # ------------------------------------------------------------------------------------------ before a pass
     "generate.prepare_inputs": "Python of prepare_inputs_for_generation: time of the host.",
@@ -40,6 +45,7 @@ DOES = {
     "generate.slice_positions": "Takes the positions of the new tokens: a view, no kernel.",
     "generate.position_ids": "Copies these positions together, so that their strides are the same in each turn.",
     "generate.empty": "An empty tensor that stands for the embeddings, of which the mask needs batch and length alone.",
+    "generate.encoder_decoder": "Python of VisionEncoderDecoderModel, which calls its decoder: time of the host.",
     "generate.generate": "Python of nanoGPT's loop cuts the text to the last block_size tokens: a view, no kernel.",
     # ------------------------------------------------------------------------------------------ after a pass
     "generate.update_kwargs": "Python that extends positions and mask for the next turn: time of the host.",
@@ -129,6 +135,7 @@ REMOVED_BY = {
     ),
     **dict.fromkeys(("generate.new_mask", "generate.cat_mask"), "prompts of one length, without padding"),
     "generate.empty": "--cache-type dynamic",
+    **{key: "a prompt of 1, the token that a decoder starts with" for key in DOES if "other_start" in key},
     **{key: "a batch of 1" for key in DOES if key.startswith("generate.setup.right_padding")},
     **dict.fromkeys(("generate.kth", "generate.kth_sync"), "a slice in the place of the list, v[:, -1:]"),
 }  # fmt: skip

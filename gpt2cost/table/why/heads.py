@@ -1,51 +1,8 @@
-"""Why the steps of heads other than GPT2LMHeadModel's run, of cross-attention, and of the search for a pad token."""
+"""Why the steps of heads other than GPT2LMHeadModel's run, and of the search for a pad token."""
 
-_ONE_KERNEL = "--attn sdpa, one kernel for all of attention"
 _MASK = "an attention_mask, or no pad_token_id in the config"
 
 DOES = {
-    # ------------------------------------------------------------------------------------------ cross-attention
-    "ln_cross_attn": (
-        "Layer norm before cross-attention, of the sum after attention. It also writes each token's mean and reciprocal"
-        " deviation, in float32."
-    ),
-    "crossattention": "The call of GPT2Attention, with an encoder's states, in Python: no kernel of its own.",
-    "crossattention.q_attn": "Projects each new token to a query of each head.",
-    "crossattention.c_attn": (
-        "Projects the encoder's states to keys and values of each head, side by side. With a KV cache the first pass"
-        " alone does so."
-    ),
-    "crossattention.split": "Keys and values as views of c_attn's output, by heads.",
-    "crossattention.split_query": "The queries as a view by heads.",
-    "crossattention.cat_cross_key": (
-        "The cache's first update: a concatenation with nothing before it, which copies the encoder's keys. Later"
-        " passes read them there."
-    ),
-    "crossattention.cat_cross_value": "The same of the encoder's values.",
-    "crossattention.clone_query": (
-        "Puts the heads of all sequences side by side, as matmul needs them: a copy where there are several of each."
-    ),
-    "crossattention.clone_key": "The same of the keys, which are a view of c_attn's output without a cache.",
-    "crossattention.clone_value": "The same of the values.",
-    "crossattention.scores": "Multiplies queries and the encoder's keys: a score of each token for each state.",
-    "crossattention.scale": "Divides the scores by the root of head_dim, by a multiplication.",
-    "crossattention.softmax": "Makes the scores of each token weights that add up to 1. There is no mask before it.",
-    "crossattention.context": "Adds up the encoder's values, by those weights.",
-    "crossattention.clone_output": "Puts the heads of each token side by side again, which is a copy.",
-    "crossattention.scaled_dot_product_attention": (
-        "Scores, softmax and context over the encoder's states in one kernel. There is no causal rule: every token sees"
-        " every state."
-    ),
-    "crossattention.flash_attn_func": (
-        "Scores, softmax and context over the encoder's states in one kernel of the flash-attn package, without a"
-        " causal rule."
-    ),
-    "crossattention.views": "Reshapes between tokens and heads: views, no kernel.",
-    "crossattention.c_proj": "Mixes the heads of each token by one more product.",
-    "crossattention.resid_dropout [call]": (
-        "Dropout of what cross-attention gives. In inference it is the identity: a call in Python, no kernel."
-    ),
-    "cross_residual": "Adds what cross-attention has made to the residual stream.",
     # ------------------------------------------------------------------------------------------ the pad token
     "ends_sync": (
         "The list [-1, 0] becomes a tensor of two places, which is copied from the host, and the host waits for the"
@@ -91,12 +48,6 @@ DOES = {
     "squeeze": "Drops the dimension of one class: a view.",
 }
 REMOVED_BY = {
-    "crossattention.scores": _ONE_KERNEL,
-    "crossattention.scale": _ONE_KERNEL,
-    "crossattention.softmax": _ONE_KERNEL,
-    "crossattention.context": _ONE_KERNEL,
-    "crossattention.clone_query": _ONE_KERNEL,
-    "crossattention.clone_output": _ONE_KERNEL,
     "end_ids": _MASK,
     "ends_sync": _MASK,
     "is_pad": _MASK,

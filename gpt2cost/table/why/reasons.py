@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from gpt2cost.table.checkpointing import AGAIN
 from gpt2cost.table.citations import NANOGPT
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Kernel, Row, short_path
 from gpt2cost.table.why import activations as why_activations
+from gpt2cost.table.why import crossattention as why_crossattention
 from gpt2cost.table.why import generate as why_generate
 from gpt2cost.table.why import heads as why_heads
 from gpt2cost.table.why import masks as why_masks
@@ -26,11 +27,11 @@ from gpt2cost.table.why import training as why_training
 RULES = {f"backward {key}": text for key, text in why_training.RULES.items()}
 DOES = {
     **why_model.DOES, **why_activations.DOES, **why_masks.DOES, **why_generate.DOES, **why_heads.DOES,
-    **why_training.DOES, **why_quantized.DOES,
+    **why_crossattention.DOES, **why_training.DOES, **why_quantized.DOES,
 }  # fmt: skip
 REMOVED_BY = {
     **why_model.REMOVED_BY, **why_activations.REMOVED_BY, **why_masks.REMOVED_BY, **why_generate.REMOVED_BY,
-    **why_training.REMOVED_BY, **why_heads.REMOVED_BY, **why_quantized.REMOVED_BY,
+    **why_training.REMOVED_BY, **why_heads.REMOVED_BY, **why_crossattention.REMOVED_BY, **why_quantized.REMOVED_BY,
 }  # fmt: skip
 
 _BACKWARD = re.compile(r"(?P<forward>.*?)\.?(?P<role>(?:grad|backward)(?:_.*|\..*)?)")
@@ -101,7 +102,7 @@ def _keys(row: Row, name: str) -> Iterator[str]:
             path = f"{why_activations.SAME.get(function, function)} {name}"
         if step.outputs:
             marks.append(str(step.outputs[0].element))
-    path = path.removeprefix("transformer.").removeprefix("h.")
+    path = short_path(path).removeprefix("h.")
     path = re.sub(r"^generate\.(?=(causal_mask|padding)\.)|(?<=^optimizer\.)(matrices|vectors)\.", "", path)
     last = name.rpartition(".")[2]
     own = step.source.file.startswith("bitsandbytes/") if isinstance(step, Kernel) else name in why_quantized.ALONE
@@ -115,6 +116,10 @@ def _keys(row: Row, name: str) -> Iterator[str]:
         path = "accumulate"
     yield from (f"{path} [{mark}]" for mark in marks)
     yield path
+    if path.startswith("crossattention."):
+        path = path.replace("crossattention", "attn")
+        yield from (f"{path} [{mark}]" for mark in marks)
+        yield path
 
 
 def _rules(row: Row) -> Iterator[str]:
@@ -139,14 +144,14 @@ def _forward(row: Row) -> str:
 def _step(row: Row) -> str:
     """The path of the forward's step that a step belongs to, in short."""
     name = re.sub(_CAST, "", _forward(row).removesuffix(AGAIN).removesuffix("."))
-    return ".".join(filter(None, (row.module, name))).removeprefix("transformer.") or row.path
+    return short_path(".".join(filter(None, (row.module, name)))) or row.path
 
 
 def _operand(row: Row) -> str:
     """What a gradient is of, as its kernel's name has it."""
     name = row.step.name
     if row.module == "ddp":
-        return name.removeprefix("transformer.")
+        return short_path(name)
     if name.startswith("accumulate_"):
         return name.removeprefix("accumulate_")
     found = re.search(r"grad_(\w+)", name)
@@ -163,7 +168,7 @@ def _merged(parts: tuple[Row, ...]) -> Why:
 
 def _in_short(part: Row) -> str:
     """What a merged kernel says of one that it is made of; of all kernels of an activation function the same."""
-    path = part.path.removeprefix("transformer.").removeprefix("h.")
+    path = short_path(part.path).removeprefix("h.")
     if formula := why_activations.formula_of(key_of(part)):
         return f"mlp.act: the activation {formula}."
     return f"{path}: {re.split(_SENTENCE, why(part).does, maxsplit=1)[0]}"

@@ -1,13 +1,40 @@
-"""What flags change of a model and of a device, as `change_model` and `change_hardware` take it."""
+"""What is read from the flags that were given: what they change, which must be there, and which go together."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt2cost.checks import check_choice
 from gpt2cost.device.catalog import HOST_FACTOR
 from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.output.messages import print_warnings
+from gpt2cost.table.config import preset_names
 from gpt2cost.table.options import HEADS, WEIGHTS
+
+
+def flag_of(name: str) -> str:
+    """The flag that a parameter of this name is read from."""
+    return f"--{name.replace('_', '-')}"
+
+
+def is_given(value: object) -> bool:
+    """Whether a flag's value says that it was given: it is neither None nor False."""
+    return value is not None and value is not False  # 0 is given
+
+
+def refuse(given: Mapping[str, Any], why: str) -> None:
+    """Raise `InputError` for the first of some flags that is given."""
+    for name, value in given.items():
+        if is_given(value):
+            raise InputError(f"{flag_of(name)}: {why}")
+
+
+def refuse_changed(flags: Any, why: str, *names: str) -> None:
+    """The same for the first of some fields of a dataclass, of all where none is named, that is not its default."""
+    usual = {field.name: field.default for field in dataclasses.fields(flags)}
+    refuse({name: getattr(flags, name) for name in names or usual if getattr(flags, name) != usual[name]}, why)
 
 
 def assignments(flag: str, given: list[str] | None, separator: str | None = None) -> dict[str, str]:
@@ -60,3 +87,19 @@ def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None)
             raise InputError(f"--host-factor: {HOST_FACTOR} is set by --hw-set too")
         changes[HOST_FACTOR] = host_factor
     return changes
+
+
+def required(flag: str, value: str | None) -> str:
+    """The value of a flag that must be given. Raises `InputError`, which says what there is."""
+    if value is not None:
+        return value
+    if flag == "--model":
+        raise InputError(f"{flag} is required: one of {', '.join(preset_names())}")
+    raise InputError(f"{flag} is required: a device that gpt2cost hardware list names, or a YAML file")
+
+
+def heed(warnings: Sequence[str], strict: bool) -> None:
+    """Print warnings. Raises `InputError` for them where they are errors."""
+    if strict and warnings:
+        raise InputError("; ".join(warnings))
+    print_warnings(warnings)
