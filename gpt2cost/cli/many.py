@@ -30,6 +30,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.output.record import View
 from gpt2cost.output.sink import Sink
+from gpt2cost.prediction.energy import check_board_power
 from gpt2cost.prediction.prices import Prices
 from gpt2cost.prediction.several import Several, devices_of
 from gpt2cost.prediction.what_ifs import listed
@@ -120,6 +121,10 @@ def _price(text: str, given: str) -> float:
         raise InputError(f"--price-per-hour: expected 2.5 or a100=1.3,h100=2.5, got {echo(given)}") from None
 
 
+EnergyFlag = Annotated[
+    bool,
+    typer.Option("--energy", help="Adds a bound of the energy: board power x upper end of the range x GPUs."),
+]
 ReplicasFlag = Annotated[int, typer.Option("--gpus", help="Replicas of the model, each with a batch of its own.")]
 ShardFlag = Annotated[
     str | None, typer.Option("--shard", help="Only a part, such as 3/16; the parts in order are the whole.")
@@ -128,21 +133,34 @@ ShardFlag = Annotated[
 
 @dataclass(eq=False, repr=False)
 class PricedDevicesFlags(DevicesFlags):
-    """The same, and what they cost."""
+    """The same, what they cost, and whether their energy is asked for."""
 
     price_per_hour: PriceFlag = None
+    energy: EnergyFlag = False
+
+    def load_devices(self) -> list[Hardware]:
+        """As `DevicesFlags` says. Raises `InputError` for energy of a device without a board power."""
+        devices = super().load_devices()
+        if self.energy:
+            check_board_power(devices)
+        return devices
 
     def prices(self) -> Prices:
         """What they cost per hour."""
         return prices(self.price_per_hour)
 
 
-def show_each(sink: Sink, found: Several, view: View[Any], asked: int) -> None:
+def with_energy(view: View[Any], energy: bool) -> View[Any]:
+    """A view of results that have `energy_bounds`, with them if `energy` is asked for."""
+    return import_module("gpt2cost.output.energy").energy_view(view) if energy else view
+
+
+def show_each(sink: Sink, found: Several, view: View[Any], asked: int, energy: bool = False) -> None:
     """Write one device's own result, or those of several side by side. `asked`: of how many devices."""
     if asked == 1 and not found.priced:
-        sink.show(view, found.results[0])
+        sink.show(with_energy(view, energy), found.results[0])
     else:
-        sink.show(import_module("gpt2cost.output.several").several_view(view), found)
+        sink.show(import_module("gpt2cost.output.several").several_view(view, energy), found)
 
 
 @dataclass(eq=False, repr=False)

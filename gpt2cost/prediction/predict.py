@@ -19,6 +19,7 @@ from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.energy import EnergyBound, energy_bound
 from gpt2cost.prediction.one_pass import (
     KernelCost,
     Pass,
@@ -195,6 +196,13 @@ class Prediction(Result):
     def valid(self) -> bool:
         """Whether all phases are within the model's positions."""
         return all(np.all(phase.kv_len <= self.model.n_positions) for phase in self.phases)
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each phase. Raises `InputError` for a device without a board power."""
+        return tuple(
+            energy_bound(self.hardware, phase.totals.latency_high_s, phase.batch_size * phase.tokens, phase=phase.phase)
+            for phase in self.phases
+        )
 
     def _phase(self, name: str) -> Phase | None:
         return next((phase for phase in self.phases if phase.phase == name), None)

@@ -177,11 +177,13 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     all that is given, the device is what it was.
     """
     own = spread(hw.unchanged or dataclasses.replace(hw, changes={}), regime)
+    if not hw.changes_of_time:
+        return own
     device_band, host_band = _logs(own.device_low, own.device_high), _wider(_logs(own.host_low, own.host_high))
     trust = Trust("changed", unchanged_name(hw))
     if HOST_FACTOR in hw.changes:
         host_band = -OWN_HOST, OWN_HOST
-    if set(hw.changes) == {HOST_FACTOR}:
+    if hw.changes_of_time == {HOST_FACTOR}:
         return _spread(device_band, host_band, own.device, trust)
     return _spread(_wider(_union(level_band(shipped().residuals, "borrowed"), device_band)), host_band, trust, trust)
 

@@ -16,6 +16,7 @@ from gpt2cost.checks import MAX_SIZE
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.energy import EnergyBound, energy_bound
 from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_times, host_sets_pace
 from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
@@ -153,6 +154,18 @@ class Training(Result):
         """The largest micro-batch of a single point that fits the memory, all else as it is; 0 if none does."""
 
         return largest_micro_batch(self.model, self.hardware, self.train, self.batch)
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of a step on all GPUs, and of the run, whose range is as wide as a step's.
+
+        Raises `InputError` for a device without a board power.
+        """
+        step, run, gpus = self.step, self.run, self.batch.gpus
+        bounds = [energy_bound(self.hardware, step.step_high_s, self.batch.global_tokens, gpus, part="step")]
+        if run.time_s is not None:
+            high_s = run.time_s * step.step_high_s / step.step_s
+            bounds.append(energy_bound(self.hardware, high_s, run.tokens, gpus, part="run"))
+        return tuple(bounds)
 
 
 def train(

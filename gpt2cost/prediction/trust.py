@@ -121,7 +121,7 @@ def kernel_trust(hw: Hardware, kind: str, dtype: str, rows: Any = 1, attention: 
 
     `rows` and `attention` (the kernel's name) may be arrays: the word is that of what is known least.
     """
-    if set(hw.changes) - {HOST_FACTOR}:
+    if hw.changes_of_time - {HOST_FACTOR}:
         return Trust("changed", unchanged_name(hw))
     products = [
         device_trust(hw, Regime(dtype, False, large, "eager")) for large in {*np.ravel(np.greater(rows, SMALL_ROWS))}
@@ -142,8 +142,10 @@ def _constant_trust(hw: Hardware, path: str) -> Trust:
 
 def trust_at_best(hw: Hardware) -> Trust:
     """The best that any regime of the device has, without a prediction."""
-    if hw.changes:
+    if hw.changes_of_time:
         return Trust("changed", unchanged_name(hw))
+    if hw.unchanged:
+        return trust_at_best(hw.unchanged)
     if any(row.whole for row in hw.evidence):
         return Trust("measured", hw.name)
     regimes = (Regime(dtype, False, large, "eager") for dtype in hw.compute.peak_flop_per_s for large in (True, False))
