@@ -34,6 +34,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,7 +99,7 @@ class Range:
 
 
 def range_of(
-    latency_at: Callable[[float, float], Number],
+    latency_at: Callable[[Number, Number], Number],
     hw: Hardware,
     how: How,
     sizes: Sizes,
@@ -107,20 +108,25 @@ def range_of(
 ) -> Range:
     """The range of passes of some `sizes` on a device, and their words.
 
-    `latency_at` gives the latency if device and host took so many times as long as predicted. `host_bound`: whether the
-    host sets the pace. `unseen`: what the range must not have seen.
+    `latency_at` gives the latency if device and host took so many times as long as predicted, which are numbers or
+    arrays. `host_bound`: whether the host sets the pace. `unseen`: what the range must not have seen.
     """
-    ranges = []
-    for regime, where in regimes_of(how, sizes).items():
-        own = spread(hw, regime, unseen)
-        low_s, high_s = latency_at(own.device_low, own.host_low), latency_at(own.device_high, own.host_high)
-        word, source = (_where(host_bound, getattr(own.host, x), getattr(own.device, x)) for x in ("word", "source"))
-        ranges.append((where, Range(low_s, high_s, word, source)))
-    _, whole = ranges[0]
-    for where, other in ranges[1:]:
-        pairs = zip(dataclasses.astuple(whole), dataclasses.astuple(other), strict=True)
-        whole = Range(*(_where(where, new, old) for old, new in pairs))
-    return whole
+    spreads = [(where, spread(hw, regime, unseen)) for regime, where in regimes_of(how, sizes).items()]
+
+    def each(get: Callable[[Spread], Any]) -> Any:
+        """Something of the spread of each point's regime."""
+        value = get(spreads[0][1])
+        for where, own in spreads[1:]:
+            value = _where(where, get(own), value)
+        return value
+
+    names = ("device_low", "host_low", "device_high", "host_high")
+    device_low, host_low, device_high, host_high = (each(attrgetter(name)) for name in names)
+    word, source = (
+        _where(host_bound, each(attrgetter(f"host.{name}")), each(attrgetter(f"device.{name}")))
+        for name in ("word", "source")
+    )
+    return Range(latency_at(device_low, host_low), latency_at(device_high, host_high), word, source)
 
 
 def _where(condition: Any, yes: Any, no: Any) -> Any:
@@ -129,7 +135,7 @@ def _where(condition: Any, yes: Any, no: Any) -> Any:
         return yes if condition else no
     if np.all(condition) or not np.any(condition):
         return yes if np.all(condition) else no
-    return yes if isinstance(yes, str) and isinstance(no, str) and yes == no else np.where(condition, yes, no)
+    return yes if np.ndim(yes) == np.ndim(no) == 0 and yes == no else np.where(condition, yes, no)
 
 
 # ---------------------------------------------------------------------------------------------- spreads

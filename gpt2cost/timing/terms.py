@@ -12,6 +12,8 @@ from gpt2cost.table.kernel import Kernel
 
 Array: TypeAlias = Any
 """A float or a numpy array of floats."""
+TINY = 1e-300
+"""Seconds that may stand for none in a denominator."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def norm(overlap: float, *seconds: Array) -> Array:
     Powers are numpy's: those of a Python or numpy scalar differ in the last digit from those of an array.
     """
     top = reduce(np.maximum, seconds)
-    safe = np.where(top > 0, top, 1.0)
-    return top * np.power(sum(np.power(part / safe, overlap) for part in seconds), 1.0 / overlap)
+    safe = np.maximum(top, TINY)
+    return top * np.power(reduce(np.add, (np.power(part / safe, overlap) for part in seconds)), 1.0 / overlap)
 
 
 def residency(footprint_bytes: Array, l2_bytes: float, fades_from: float, gone_at: float = 1.0) -> Array:
