@@ -68,10 +68,12 @@ def of_training() -> Iterator[TableOptions]:
         own = TableOptions(
             attn, dropout=dropout, autocast=autocast, traced=other, tied=other, has_flash=other, train=True
         )
-        yield own
-        yield replace(own, use_cache=False)
-        if attn == "eager":
-            yield replace(own, reorder_and_upcast_attn=True, scale_attn_weights=other)
+        for encoder in SWITCH:
+            own = replace(own, encoder=encoder)
+            yield own
+            yield replace(own, use_cache=False)
+            if attn == "eager":
+                yield replace(own, reorder_and_upcast_attn=True, scale_attn_weights=other)
     for name, autocast in product(ACTIVATIONS, SWITCH):
         yield TableOptions(activation_function=name, train=True, autocast=autocast)
     for attn, dropout, autocast, bias in product(("eager", "sdpa"), ((), DROPOUT), SWITCH, SWITCH):
@@ -99,8 +101,8 @@ def _tables() -> Iterator[tuple[Row, ...]]:
     for encoder, several, prompted in product(SWITCH, SWITCH, SWITCH):
         yield setup(TableOptions(encoder=encoder), several, prompted)
     yield from (nanogpt.before(), *(nanogpt.after(sample) for sample in SWITCH))
-    for impl, tied in product(("hf", "nanogpt"), SWITCH):
-        options = TableOptions(impl=impl)  # type: ignore[arg-type]
+    for (impl, encoder), tied in product((("hf", False), ("hf", True), ("nanogpt", False)), SWITCH):
+        options = TableOptions(impl=impl, encoder=encoder)  # type: ignore[arg-type]
         yield from copy_rows(options, tied)
         for optimizer, decay, scaler, clips in product(OPTIMIZERS, DECAYS, SWITCH, SWITCH):
             yield clip_rows(options, tied, scaler)

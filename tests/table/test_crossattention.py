@@ -21,6 +21,8 @@ from gpt2cost.prediction.predict import predict
 from gpt2cost.prediction.train import train
 from gpt2cost.table.config import Model, change_model, load_model
 
+RUNTIMES = ("eager", "compile")
+
 
 def crossed(**keys: Any) -> Model:
     return change_model(load_model(tiny(add_cross_attention=True)), {"encoder_len": 7, **keys})
@@ -91,9 +93,20 @@ def test_what_does_not_go_together() -> None:
         change_model(load_model("gpt2"), {"encoder_len": 7})
     with pytest.raises(InputError, match="padded"):
         generate(crossed(), "a100", padded=True)
-    with pytest.raises(InputError, match="add_cross_attention"):
-        train(crossed(), "a100")
+    with pytest.raises(InputError, match="encoder_len"):
+        train(crossed(encoder_len=0), "a100")
     assert "--encoder-len" in predict(crossed(encoder_len=0), "a100").warnings[0]
+
+
+def test_a_training_step_is_of_all_parameters() -> None:
+    plain, model = crossed(encoder_len=0, add_cross_attention=False), crossed(encoder_len=64)
+    runs = [
+        train(one, "a100", seq=16, micro_batch=4, runtime=runtime) for one in (plain, model) for runtime in RUNTIMES
+    ]
+    for before, after in zip(runs[:2], runs[2:], strict=True):
+        assert after.memory.optimizer_bytes == 8 * model.parameters
+        assert after.step.step_s > before.step.step_s
+        assert after.memory.total_bytes > before.memory.total_bytes
 
 
 def test_the_decoder_of_a_vision_encoder_decoder(gpt2cost: Any, tmp_path: Path) -> None:
