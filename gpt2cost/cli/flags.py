@@ -26,7 +26,15 @@ from gpt2cost.output.formats import COLUMNAR, EVERY_FORMAT
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CACHE_TYPES,
+    HEADS,
+    IMPLEMENTATIONS,
+    LOGITS,
+    RUNTIMES,
+    WEIGHTS,
+)
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -141,6 +149,13 @@ HeadFlag = Annotated[
     str | None,
     choice("--head", HEADS, f"What the hidden states go through: {either(HEADS)}.", show_default="of its architecture"),
 ]
+WeightsFlag = Annotated[
+    str | None,
+    choice(
+        "--weights", WEIGHTS, f"Linear layers' weights: in the dtype, or bitsandbytes' {either(WEIGHTS[1:])}.",
+        show_default="of the config, else dtype",
+    ),
+]  # fmt: skip
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
 ]
@@ -203,13 +218,15 @@ class ModelFlags:
     set_: SetFlag = None
     head: HeadFlag = None
     encoder_len: EncoderLenFlag = None
+    weights: WeightsFlag = None
 
     def load_model(self, default: str | None = None) -> Model:
-        """The model of --model, --set and --head. Raises `InputError` where there is none."""
+        """The model of --model, and of the flags that change it. Raises `InputError` where there is none."""
         loaded = load_model(required("--model", default if self.model is None else self.model))
-        changes = model_changes(self.set_, self.head, self.encoder_len)
-        if loaded.head == changes.get("head"):
-            del changes["head"]
+        changes = model_changes(self.set_, self.head, self.encoder_len, self.weights)
+        for key in ("head", "weights"):
+            if getattr(loaded, key) == changes.get(key):
+                del changes[key]
         with named_as_given(self.encoder_len):
             return change_model(loaded, changes)
 

@@ -14,7 +14,7 @@ from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.files import STDIN
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.table.config import preset_names
-from gpt2cost.table.options import HEADS
+from gpt2cost.table.options import HEADS, WEIGHTS
 
 
 def flag_of(name: str) -> str:
@@ -78,9 +78,20 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
     return changes
 
 
-def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | None) -> dict[str, str]:
-    """What --set, --head and --encoder-len change of a model. Raises `InputError` where two give the same."""
+def model_changes(
+    set_: list[str] | None, head: str | None, encoder_len: int | None, weights: str | None = None
+) -> dict[str, str]:
+    """What --set, --head, --encoder-len and --weights change of a model. Raises `InputError` where two give the same.
+
+    `weights`: one way of storing them, or several with commas between them.
+    """
     changes = assignments("--set", set_, ",")
+    if weights is not None:
+        for each in weights.split(","):
+            check_choice("weights", each, WEIGHTS)
+        if "weights" in changes:
+            raise InputError("--weights: weights is set by --set too")
+        changes["weights"] = weights
     if encoder_len is not None:
         if "encoder_len" in changes:
             raise InputError("--encoder-len: encoder_len is set by --set too")

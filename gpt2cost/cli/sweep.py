@@ -17,13 +17,14 @@ from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, choice, takes
 from gpt2cost.cli.given import named_as_given, refuse, required
-from gpt2cost.cli.many import ManyFlags, ShardFlag, SizeListFlags
+from gpt2cost.cli.many import EnergyFlag, ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.output.sweep import show_sweep
 from gpt2cost.prediction.blocks import Block, Rows
+from gpt2cost.prediction.energy import ENERGY_COLUMNS
 from gpt2cost.prediction.grid import DEFAULTS, Grid, make_grid, read_study
 from gpt2cost.prediction.parallel import blocks_of
 from gpt2cost.prediction.settings import PHASES, TRAIN
@@ -64,6 +65,7 @@ def sweep(
         Path | None, typer.Option("--grid", help="A saved study in YAML (- is stdin); flags override it.")
     ] = None,
     kernels: Annotated[bool, typer.Option("--kernels", help="A row per kernel.")] = False,
+    energy: EnergyFlag = False,
     only_fitting: Annotated[bool, typer.Option("--only-fitting", help="Only what fits into memory.")] = False,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="Only within the model's positions.")] = False,
     sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
@@ -98,7 +100,8 @@ def sweep(
     for name in ("model", "gpu"):
         required(f"--{name}", axes.get(name))
     if sort is not None:
-        check_column(sort, TRAIN_COLUMNS if trains else KERNEL_COLUMNS if kernels else COLUMNS)
+        columns = TRAIN_COLUMNS if trains else KERNEL_COLUMNS if kernels else COLUMNS
+        check_column(sort, (*columns, *ENERGY_COLUMNS) if energy else columns)
     if top is not None and top < 1:
         raise InputError(f"top: expected at least 1, got {top}")
     points = make_train_grid(**axes) if trains else make_grid(**axes)
@@ -109,7 +112,7 @@ def sweep(
     if end - first > MANY_POINTS and not yes:
         raise InputError(f"the grid has {end - first:,} points; --yes evaluates more than {MANY_POINTS:,}")
     with named_as_given(many.encoder_len):
-        planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part)
+        planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part, energy=energy)
     print_warnings(planned.warnings)
     seen: dict[str, set[bool]] = {"fits": set(), "valid": set()}
     with _progress(planned.points, sink) as advance:

@@ -56,23 +56,32 @@ def read_records(path: Path) -> list[Measurement]:
 
 
 def text_of(path: Path, errors: str = "strict") -> str:
+    """The text of what `bytes_of` reads. Raises `InputError` as it does, and for what is no UTF-8, unless `errors` says
+    what becomes of it.
+    """
+    try:
+        return bytes_of(path).decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
+
+
+def bytes_of(path: Path) -> bytes:
     """What is in a file or comes through a pipe, decompressed if it begins as gzip does.
 
-    Raises `InputError` where it cannot be read, where nothing comes, and for more than `MOST_BYTES`. `errors`: what
-    becomes of bytes that are no UTF-8.
+    Raises `InputError` where it cannot be read, where nothing comes, and for more than `MOST_BYTES`.
     """
     where = plain(str(path))
     try:
         with _opened(path) as file:
             packed = file.peek(len(GZIP))[: len(GZIP)] == GZIP
             raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
-        return raw.decode("utf-8-sig", errors)
     except InputError:  # which is a ValueError
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{where}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+    if len(raw) > MOST_BYTES:
+        raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
+    return raw
 
 
 def _opened(path: Path) -> io.BufferedReader:
@@ -277,6 +286,11 @@ LEAST_US, MOST_US = 1e-6, 1e18
 def is_time(value: object) -> TypeGuard[int | float]:
     """Whether a value of a record is a time in microseconds: within what a measurement can reach."""
     return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_US <= value < MOST_US
+
+
+def is_microseconds(value: Any) -> bool:
+    """Whether a value is a time that a trace can have, or the profile of a pass: 0 for what is too short."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST_US
 
 
 def seconds(record: Measurement) -> float:

@@ -16,9 +16,9 @@ from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import PASSES, as_evidence, run_of
+from gpt2cost.measure.profile_records import observed_passes
 from gpt2cost.measure.profile_score import ProfileScore, score_trace
 from gpt2cost.measure.records import Measurement, of_kind, reference_seconds, repeat_difference, trimmed_mean
-from gpt2cost.measure.torch_trace import observed_passes
 from gpt2cost.prediction.cases import Case, box_of, evidence_cases
 from gpt2cost.prediction.evidence_pass import evidence_how
 from gpt2cost.prediction.ranges import Range, Unseen, range_of

@@ -24,6 +24,7 @@ from gpt2cost.output.record import View, envelope
 from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.blocks import Block, Rows, block_rows
+from gpt2cost.prediction.energy import ENERGY_TEXT
 from gpt2cost.prediction.train_sweep import TrainSweep
 from gpt2cost.units import scale_for
 
@@ -140,6 +141,8 @@ def _table(page: Page, rows: Sequence[Record], sweep: Rows) -> None:
     columns = [column(name, _HEADERS.get(name, name)) for name in varying]
     layouts = [KERNEL] if sweep.kernels else _train_layouts(rows) if isinstance(sweep, TrainSweep) else _layouts(rows)
     page.fields(rows, *((*columns, *layout, MARKS) for layout in layouts))
+    if "energy_bound_j" in sweep.names:
+        page.line(f"\n{ENERGY_TEXT}")
     notes = [("fits", "! does not fit into the device's memory"), ("valid", "* beyond the model's positions")]
     if shown := [text for name, text in notes if not all(row[name] for row in rows)]:
         page.line("\n", "; ".join(shown))
@@ -173,9 +176,23 @@ def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
     seconds = [column(key, header, "s") for key, header in headers.items()]
     times = [_fine(rows, shown, seconds[0]) for shown in seconds]
     memory, flops, moved = (_fine(rows, shown, shown) for shown in (column("total_bytes", "memory", "B"), FLOPS, MOVED))
-    rest = (column("tokens_per_s", "tokens/s", ","), memory, BOUND)
+    rate, energy = column("tokens_per_s", "tokens/s", ","), _energy(rows)
+    rest = (rate, memory, *energy, BOUND)
     full = (*times, flops, moved, *rest)
-    return [full, *((*times[:shown], *rest) for shown in (5, 3, 1))]
+    return [full, *((*times[:shown], *rest) for shown in (5, 3, 1)), *_shorter(times[0], rate, energy)]
+
+
+def _energy(rows: Sequence[Record]) -> list[Field[Record]]:
+    """What a token may take at most, where that was asked for."""
+    energy = column("energy_bound_j_per_token", "energy/token <=", "own J")
+    return [energy] * (energy.key in rows[0])
+
+
+def _shorter(
+    time: Field[Record], rate: Field[Record], energy: Sequence[Field[Record]]
+) -> list[tuple[Field[Record], ...]]:
+    """What is left on a narrow page where energy was asked for."""
+    return [(time, rate, *energy, BOUND), (time, *energy, BOUND)] if energy else []
 
 
 def _train_layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
@@ -187,8 +204,9 @@ def _train_layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
     seconds = [column(key, header, "s") for key, header in headers.items()]
     times = [_fine(rows, shown, seconds[0]) for shown in seconds]
     memory = column("total_bytes", "memory", "B")
-    rest = (column("tokens_per_s", "tokens/s", ","), column("mfu", "MFU", "%"), _fine(rows, memory, memory), BOUND)
-    return [(*times[:shown], *rest) for shown in (7, 3, 1)]
+    rate, energy = column("tokens_per_s", "tokens/s", ","), _energy(rows)
+    rest = (rate, column("mfu", "MFU", "%"), _fine(rows, memory, memory), *energy, BOUND)
+    return [*((*times[:shown], *rest) for shown in (7, 3, 1)), *_shorter(times[0], rate, energy)]
 
 
 # ---------------------------------------------------------------------------------------------- the view
