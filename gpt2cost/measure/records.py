@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 from gpt2cost.device.dtypes import Dtype
 from gpt2cost.device.gpu_constants import NATURAL, POSITIVE
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.files import is_folder
+from gpt2cost.files import STDIN, is_folder, opened
 from gpt2cost.schema import build
 
 Measurement: TypeAlias = Mapping[str, Any]
@@ -57,7 +57,7 @@ Key = TypeVar("Key")
 MOST_BYTES = 256_000_000
 """The most that is read of a file of measurements or of a trace, decompressed: a small gzip file may hold gigabytes."""
 PIPE_WAIT_S = 5.0
-"""How long a pipe may stay empty."""
+"""How long a pipe may be without a writer."""
 GZIP = b"\x1f\x8b"
 """How a gzip file begins."""
 
@@ -75,10 +75,12 @@ def read_records(path: Path) -> list[Measurement]:
     return records
 
 
-def text_of(path: Path) -> str:
-    """The text of what `bytes_of` reads. Raises `InputError` as it does, and for what is no UTF-8."""
+def text_of(path: Path, errors: str = "strict") -> str:
+    """The text of what `bytes_of` reads. Raises `InputError` as it does, and for what is no UTF-8, unless `errors` says
+    what becomes of it.
+    """
     try:
-        return bytes_of(path).decode("utf-8-sig")
+        return bytes_of(path).decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
 
@@ -103,15 +105,24 @@ def bytes_of(path: Path) -> bytes:
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """A file, or a pipe through which something comes. Raises `InputError` where nothing does."""
-    if not path.is_fifo():
-        return path.open("rb")
+    """A file, or a pipe that has a writer. Raises `InputError` where none comes."""
+    if path == STDIN or not path.is_fifo():
+        return opened(path)
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer here
-    if not select.select([pipe], [], [], PIPE_WAIT_S)[0]:
+    if not select.select([pipe], [], [], PIPE_WAIT_S)[0] and not _has_writer(pipe):
         os.close(pipe)
-        raise InputError(f"{plain(str(path))}: cannot read: nothing came through this pipe in {PIPE_WAIT_S:g} s")
+        raise InputError(f"{plain(str(path))}: cannot read: nobody wrote into this pipe in {PIPE_WAIT_S:g} s")
     os.set_blocking(pipe, True)
     return os.fdopen(pipe, "rb")
+
+
+def _has_writer(pipe: int) -> bool:
+    """Whether an empty pipe is open for writing, by a slow command say: without a writer it is at its end."""
+    try:
+        os.read(pipe, 1)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _lines(file: Path) -> Iterator[Measurement]:
