@@ -18,7 +18,7 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, choice, takes
-from gpt2cost.cli.given import refuse, required
+from gpt2cost.cli.given import named_as_given, refuse, required
 from gpt2cost.cli.many import EnergyFlag, ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
@@ -65,7 +65,9 @@ def sweep(
     logits: Annotated[str | None, LOGITS_OPTION] = None,
     no_use_cache: NoCacheFlag = False,
     cache_type: Annotated[str | None, CACHE_TYPE_OPTION] = None,
-    grid: Annotated[Path | None, typer.Option("--grid", help="A saved study in YAML; flags override it.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option("--grid", help="A saved study in YAML (- is stdin); flags override it.")
+    ] = None,
     kernels: Annotated[bool, typer.Option("--kernels", help="A row per kernel.")] = False,
     energy: EnergyFlag = False,
     only_fitting: Annotated[bool, typer.Option("--only-fitting", help="Only what fits into memory.")] = False,
@@ -113,7 +115,8 @@ def sweep(
     first, end = part.bounds(points.points * math.prod(map(points_of, changes)))
     if end - first > MANY_POINTS and not yes:
         raise InputError(f"the grid has {end - first:,} points; --yes evaluates more than {MANY_POINTS:,}")
-    planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part, energy=energy)
+    with named_as_given(many.encoder_len):
+        planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part, energy=energy)
     print_warnings(planned.warnings)
     seen: dict[str, set[bool]] = {"fits": set(), "valid": set()}
     with _progress(planned.points, sink) as advance:
