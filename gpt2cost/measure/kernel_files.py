@@ -172,7 +172,7 @@ def _format_of(path: Path, columns: Sequence[str]) -> Format | None:
         _warn(path, f"passed over: its columns are of no format; of the nearest, {nearest.name}: {'; '.join(lists)}")
         return None
     if twice := [name for name in dict.fromkeys(columns) if columns.count(name) > 1 and name not in too_many]:
-        raise InputError(f"{plain(path.name)}: column {plain(twice[0])} stands there twice")
+        raise InputError(f"{plain(str(path))}:1: column {plain(twice[0])} stands there twice; expected each once")
     if too_many:
         _warn(path, _listed("columns that are not read", too_many))
     return nearest
@@ -186,7 +186,7 @@ def _row(
     path: Path, line: int, format: Format, columns: Sequence[str], texts: Sequence[str], skipped: Counter[str]
 ) -> Row | None:
     """A row of a file; None for one that cannot be predicted."""
-    where = f"{plain(path.name)}: line {line} of {format.name}"
+    where = f"{plain(str(path))}:{line}"
     try:
         if len(texts) != len(columns):
             raise InputError(f"expected {len(columns)} cells, got {len(texts)}")

@@ -31,6 +31,26 @@ from gpt2cost.schema import build
 Measurement: TypeAlias = Mapping[str, Any]
 """One line."""
 
+
+class Record(dict[str, Any]):
+    """A measurement that was read. `where`: its file and line, as `FILE:LINE`; empty for one that is of no file."""
+
+    where = ""
+
+
+def placed(record: Measurement, where: str) -> Record:
+    """A measurement with the place that it is from."""
+    own = Record(record)
+    own.where = where
+    return own
+
+
+def named(record: Measurement) -> str:
+    """What a message calls a measurement: `FILE:LINE: measurement of kind gemm`."""
+    where = getattr(record, "where", "")
+    return f"{where}{where and ': '}measurement of kind {plain(str(record['kind']))}"
+
+
 T = TypeVar("T")
 Key = TypeVar("Key")
 
@@ -117,8 +137,8 @@ def _lines(file: Path) -> Iterator[Measurement]:
                 return
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-            raise InputError(f"{plain(str(file))}: line {number}: expected a JSON object with a 'kind'")
-        yield record
+            raise InputError(f"{plain(str(file))}:{number}: expected a JSON object with a 'kind'")
+        yield placed(record, f"{plain(str(file))}:{number}")
 
 
 def of_kind(records: Iterable[Measurement], *kinds: str) -> list[Measurement]:
@@ -186,7 +206,7 @@ def times_of(record: Measurement, name: str) -> list[float]:
     """A list of times in a record; empty where it has none. Raises `InputError` for what is no such list."""
     times = record.get(name, [])
     if not isinstance(times, list) or not all(map(is_time, times)):
-        raise InputError(f"measurement of kind {plain(record['kind'])}: {name}: expected a list of times above 0")
+        raise InputError(f"{named(record)}: {name}: expected a list of times above 0")
     return times
 
 
@@ -202,7 +222,10 @@ def trimmed_mean(times: Sequence[float]) -> float:
 
 def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
     """One record per case, with the trimmed means of its times over the sweeps."""
-    return [{**same[0], **_times(same)} for same in grouped(records, case_of).values()]
+    return [
+        placed({**same[0], **_times(same)}, getattr(same[0], "where", ""))
+        for same in grouped(records, case_of).values()
+    ]
 
 
 def _times(records: list[Measurement]) -> dict[str, float]:
@@ -238,12 +261,11 @@ def _check_machines(machines: Iterable[Measurement]) -> None:
     first: dict[str, object] = {}
     for record in machines:
         said = {name: value for name, value in record.items() if value is not None and value != ""}
-        build(_MACHINE, said, "measurement of kind machine", unknown_keys="ignore")
+        build(_MACHINE, said, named(record), unknown_keys="ignore")
         for name in ("device", "gpu", "cpu_model", "threads"):
             if name in said and first.setdefault(name, said[name]) != said[name]:
-                raise InputError(
-                    f"measurements of more than one machine: {name} is {echo(first[name])} and {echo(said[name])}"
-                )
+                two = f"{name} is {echo(first[name])} and {echo(said[name])}"
+                raise InputError(f"{named(record)}: measurements of more than one machine: {two}; give those of one")
 
 
 _KERNELS = {
@@ -275,7 +297,7 @@ def check_records(records: Sequence[Measurement]) -> None:
     _check_machines(of_kind(records, "machine"))
     for record in records:
         if record["kind"] in _KERNELS:
-            build(_KERNELS[record["kind"]], dict(record), f"measurement of kind {record['kind']}", "ignore")
+            build(_KERNELS[record["kind"]], dict(record), named(record), "ignore")
             if record["kind"] != "host" or "issue_us" not in record:
                 seconds(record)
 
@@ -302,4 +324,4 @@ def seconds(record: Measurement) -> float:
         value = record.get(name)
         if is_time(value):
             return 1e-6 * value
-    raise InputError(f"measurement of kind {plain(record['kind'])}: expected a time such as wall_us above 0")
+    raise InputError(f"{named(record)}: expected a time such as wall_us above 0")
