@@ -269,7 +269,7 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
     sent, times = _with_communication(model, hw, how, batch, work)
-    host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
+    host_s, device_s = work.host_s(batch), work.device_s(batch)
 
     def latency_at(device: float, slower: float) -> Number:
         """A step's seconds by factors on device and host; communication takes the device's."""
@@ -292,7 +292,7 @@ def _step(
     model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work, times: StepTimes,
     span: tuple[Number, Number], sent: Communication,
 ) -> Step:  # fmt: skip
-    host_s, device_s, step_s = work.host_s(batch), work.summed("device_s", batch), times.step_s
+    host_s, device_s, step_s = work.host_s(batch), work.device_s(batch), times.step_s
     bounds = {**work.seconds_of_bounds(batch), "communication": times.exposed_s}
     peak = hw.compute.peak_flop_per_s[how.numbers.dtype]
     per_gpu = batch.micro_batch * batch.grad_accum * batch.seq_len / step_s
