@@ -7,6 +7,10 @@ _NO_SEARCH = "--set llm_int8_threshold=0, by which no outliers are looked for"
 _OTHER_DTYPE = "--dtype fp16, in which bitsandbytes rounds to int8; of 4 bit a bnb_4bit_compute_dtype that is the dtype"
 
 DOES = {
+    "weights python": (
+        "What bitsandbytes' own Python takes of the host: ops that are written in Python and call one another, given in"
+        " calls of a module that computes nothing. Measured on a CPU; no kernel of its own."
+    ),
     "weights flatten": "The tokens of all sequences as rows, and back again: views, no kernel.",
     "weights cast_input": (
         "The activations in the dtype that the layer computes in: float16 before they are rounded to int8, and of 4-bit"
@@ -45,7 +49,7 @@ DOES = {
     "weights dequantize_absmax": "The scales, which are themselves stored in 8 bit, by the scales of those.",
     "weights offset": "Adds the scales' mean, which was taken off before they were stored.",
 }
-ALONE = ("flatten", "outlier_sync", "zero_sync", "quantize_locals", "int8_locals")
+ALONE = ("python", "flatten", "outlier_sync", "zero_sync", "quantize_locals", "int8_locals")
 """Steps that launch nothing."""
 REMOVED_BY = {
     **{f"weights {name}": _NO_SEARCH for name in ("abs", "outliers", "any_outlier", "outlier_sync", "zero_sync")},
