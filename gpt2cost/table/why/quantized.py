@@ -32,13 +32,14 @@ DOES = {
     "weights quantize": (
         "Rounds the activations to int8, each row by its own largest magnitude, which is kept as its scale in float32."
     ),
-    "weights matmul": (
-        "The product. Of int8 weights it is one of integers, with int32 results; of 4-bit weights that another kernel"
-        " has unpacked an ordinary one, with the bias."
+    "weights matmul [int8_linear_matmul]": "The product, of integers, with int32 results.",
+    "weights matmul": "An ordinary product with the weight that another kernel has unpacked.",
+    "weights dequantize [int8_mm_dequant]": (
+        "Multiplies the results by the scales of their row and column, and adds the bias: back to float16."
     ),
     "weights dequantize": (
-        "Of int8 the results by the scales of row and column, and the bias: back to float16. Of 4 bit the whole weight"
-        " by its scales, one for 64 elements, written to memory before it is multiplied."
+        "Unpacks the whole weight by its scales, one for 64 elements, and writes it to memory before it is multiplied."
+        " bitsandbytes does so where there are many rows."
     ),
     "weights bias": "Adds the bias: bitsandbytes' kernel does so in float16 alone.",
     "weights cast_output": "The results in the model's dtype again.",
