@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.given import flag_of, hardware_changes, model_changes, required
+from gpt2cost.cli.given import flag_of, hardware_changes, model_changes, named_as_given, required, with_stdin
 from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
@@ -58,7 +58,8 @@ def takes(command: Command, more: Iterable[inspect.Parameter] = ()) -> Command:
             parameters.append(parameter.replace(annotation=hints[name]))
 
     @wraps(command)
-    def call(**flags: Any) -> None:
+    def call(**given: Any) -> None:
+        flags = with_stdin(given)
         made = {
             name: group(**{field.name: flags.pop(field.name) for field in dataclasses.fields(group)})
             for name, group in groups.items()
@@ -135,7 +136,10 @@ def size(name: str, help: str, **more: Any) -> Any:
 GpuFlag = Annotated[
     str | None,
     typer.Option(
-        "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
+        "--gpu",
+        "--hardware",
+        help="A device (gpt2cost hardware list) or a YAML file; - is stdin.",
+        autocompletion=device_names,
     ),
 ]
 EncoderLenFlag = Annotated[
@@ -207,7 +211,7 @@ class ModelFlags:
         str | None,
         typer.Option(
             "--model",
-            help="A preset (gpt2cost models), a folder, a config.json, nanoGPT's model_args as JSON, or a hub id.",
+            help="A preset (gpt2cost models), a folder, a config.json (- is stdin), nanoGPT's model_args, or a hub id.",
             autocompletion=model_names,
         ),
     ] = None
@@ -223,7 +227,8 @@ class ModelFlags:
         for key in ("head", "weights"):
             if getattr(loaded, key) == changes.get(key):
                 del changes[key]
-        return change_model(loaded, changes)
+        with named_as_given(self.encoder_len):
+            return change_model(loaded, changes)
 
 
 @dataclass(eq=False, repr=False)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from gpt2cost.checks import check_point
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.files import data_dir
+from gpt2cost.files import STDIN, data_dir
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
 from gpt2cost.table.config_file import (
@@ -344,7 +344,7 @@ def _load_named(name: str) -> Model:
         with contextlib.suppress(OSError):
             if path.is_dir():
                 return _load_path(path / "config.json", path.absolute().name)
-            if path.is_fifo():
+            if path.is_fifo() or path == STDIN:
                 return _load_path(path, "config")
             if path.exists() or path.suffix == ".json":
                 return _load_path(path, path.stem if path.stem != "config" else path.absolute().parent.name)
