@@ -10,6 +10,7 @@ from itertools import product
 from gpt2cost.table import nanogpt
 from gpt2cost.table.accumulation import accumulating
 from gpt2cost.table.activations import ACTIVATIONS
+from gpt2cost.table.config import load_model
 from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.generate_loop import after, before, setup
@@ -23,6 +24,7 @@ from gpt2cost.table.options import (
     HEADS,
     KERNEL_VARIANTS,
     LOGITS,
+    Quantization,
     TableOptions,
 )
 from gpt2cost.table.training import training_table
@@ -51,6 +53,10 @@ def of_passes() -> Iterator[TableOptions]:
         yield own
         if attn == "eager":
             yield replace(own, reorder_and_upcast_attn=True)
+    numbers = tuple(load_model("gpt2").symbols().items())
+    for weights, dtype, nested in product(("int8", "nf4"), ("float16", "bfloat16", "float32"), SWITCH):
+        own = Quantization(weights, nested, nested, "float16", dtype, ("lm_head",), numbers, (108, 8.0))  # type: ignore[arg-type]
+        yield TableOptions(quantization=own)
     for mask, scale in product(KERNEL_VARIANTS["mask"], KERNEL_VARIANTS["scale"]):
         yield TableOptions("eager", variants=(("mask", mask), ("scale", scale)))
     for attn, logits, bias, traced in product(("eager", "sdpa"), LOGITS, SWITCH, SWITCH):

@@ -34,7 +34,7 @@ from gpt2cost.prediction.energy import check_board_power
 from gpt2cost.prediction.prices import Prices
 from gpt2cost.prediction.several import Several, devices_of
 from gpt2cost.prediction.what_ifs import listed
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES, WEIGHTS
 
 ModelsFlag = Annotated[
     str | None, typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names))
@@ -171,6 +171,7 @@ class ManyFlags:
     set_: SetFlag = None
     head: HeadFlag = None
     encoder_len: EncoderLenFlag = None
+    weights: Annotated[str | None, choices("--weights", WEIGHTS, "of the config, else dtype")] = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
@@ -186,10 +187,10 @@ class ManyFlags:
     def model_changes(self) -> dict[str, Any]:
         """What --set and --head change: one value of a key, or a list of them as in n_layer=6,12."""
         given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
-        return {
-            key: value.split(_BETWEEN) if _BETWEEN in value else value
-            for key, value in model_changes(given, self.head, self.encoder_len).items()
-        }
+        changes = model_changes(given, self.head, self.encoder_len, self.weights)
+        if "weights" in changes:
+            changes["weights"] = changes["weights"].replace(",", _BETWEEN)
+        return {key: value.split(_BETWEEN) if _BETWEEN in value else value for key, value in changes.items()}
 
     def hw_changes(self) -> dict[str, Any]:
         """What --hw-set and --host-factor change; a value may be a list."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt2cost.errors import InputError
 from gpt2cost.measure.observed import Observed, counts, table_op, wraps
-from gpt2cost.measure.records import Measurement, is_microseconds
+from gpt2cost.measure.records import Measurement, is_microseconds, named
 
 _PRIMITIVES = frozenset({"clamp_min", "copy_", "fill_", "index_select", "zero_"})
 """What `relu`, `clone`, `zeros` or `embedding` do their work with."""
@@ -30,7 +30,7 @@ def observed_of_profile(record: Measurement) -> list[Observed]:
             for name, op_us, kernels in (launching if record.get("kernels") else _outer(ops))
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise InputError("measurement of kind profile: expected 'ops' and 'kernel_names' as measured") from None
+        raise InputError(f"{named(record)}: expected 'ops' and 'kernel_names' as measured") from None
 
 
 def profile_record(head: Mapping[str, Any], passes: Iterable[Sequence[Observed]]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def observed_passes(record: Measurement) -> list[list[Observed]]:
     try:
         return [_in_sequence((op, kernels, us) for op, us, kernels in ops) for ops in record["observed"]]
     except (TypeError, ValueError, OverflowError):
-        raise InputError("measurement of kind profile: expected lists of [op, us, [kernels]] in 'observed'") from None
+        raise InputError(f"{named(record)}: expected lists of [op, us, [kernels]] in 'observed'") from None
 
 
 def _in_sequence(ops: Iterable[tuple[str, Sequence[str], float]]) -> list[Observed]:

@@ -265,7 +265,7 @@ MEANINGS: dict[str, str] = {
     "vendor": "nvidia, apple or cpu",
     "vocab_size": "of the model",
     "waiting_s": "time in which the device waits for the host",
-    "weights": "weights of a module, each with its shape",
+    "weights": "weights of a module, each with its shape; of a model how they are stored: dtype, int8, nf4 or fp4",
     "when": "condition under which the kernel is launched",
     "why": "what the step is for",
     "word": "trust of a kind of work",

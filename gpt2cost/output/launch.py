@@ -65,8 +65,21 @@ def when_text(when: Condition) -> str:
     """When a step runs: `always`, or `when there are several new tokens and there are cached tokens`."""
     if when == ALWAYS:
         return "always"
-    clauses = (" and ".join(WORDS[one] for one in each.split(" and ")) for each in str(when).split(" or "))
+    clauses = (" and ".join(map(_in_words, each.split(" and "))) for each in str(when).split(" or "))
     return f"when {', or '.join(dict.fromkeys(clauses))}"
+
+
+_ROWS = re.compile(r"(?:batch_size|seq_len|encoder_len|\*)+ (?P<sign>[<>]) (?P<number>[0-9]+)")
+"""How many rows a product of quantised weights has, beside a number."""
+
+
+def _in_words(comparison: str) -> str:
+    if comparison in WORDS:
+        return WORDS[comparison]
+    found = _ROWS.fullmatch(comparison)
+    assert found is not None, comparison
+    number = int(found["number"])
+    return f"there are more than {number} rows" if found["sign"] == ">" else f"there are at most {number - 1} rows"
 
 
 # ---------------------------------------------------------------------------------------------- source

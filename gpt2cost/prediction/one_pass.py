@@ -25,7 +25,8 @@ from gpt2cost.table.formula import Values
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, Row, walk
-from gpt2cost.table.options import COMPILED, GRAPHED, TableOptions
+from gpt2cost.table.options import COMPILED, GRAPHED, Quantization, TableOptions
+from gpt2cost.table.quantization import saved_bytes
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.gpu_attention import attention_kernel
 from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, kernel_terms, largest, machine_of
@@ -162,7 +163,35 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         head=model.head,
         encoder=model.encoder_len > 0,
         has_pad_token=model.pad_token_id is not None,
+        quantization=quantization(model, how.dtype, hw),
     )
+
+
+_TORCH_NAMES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+def quantization(model: Model, dtype: str, hw: Hardware | None = None) -> Quantization | None:
+    """How a model's weights are quantised, if they are, where the rest of it is in a dtype."""
+    if model.weights == "dtype":
+        return None
+    return Quantization(
+        model.weights,
+        finds_outliers=model.llm_int8_threshold > 0,
+        double=model.bnb_4bit_use_double_quant,
+        compute=model.bnb_4bit_compute_dtype,
+        dtype=_TORCH_NAMES.get(dtype, "float32"),  # type: ignore[arg-type]
+        kept=model.kept,
+        numbers=tuple(model.symbols().items()),
+        device=None if hw is None else (hw.compute.units, hw.compute_capability or 0.0),
+    )
+
+
+def weights_bytes(model: Model, dtype: str) -> int:
+    """The model's parameters, and what is stored beside quantised ones."""
+    size = ELEMENT_BYTES[dtype]
+    own = quantization(model, dtype)
+    saved = saved_bytes(own, model.head, model.add_cross_attention, model.n_layer, size) if own else 0
+    return model.parameters * size - saved
 
 
 def symbol_values(model: Model, stored_in: str, sizes: Sizes) -> dict[str, Number]:

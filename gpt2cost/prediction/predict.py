@@ -16,7 +16,6 @@ import numpy as np
 
 from gpt2cost.checks import Size
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.energy import EnergyBound, energy_bound
@@ -32,6 +31,7 @@ from gpt2cost.prediction.one_pass import (
     run_pass,
     total,
     uncapturable,
+    weights_bytes,
 )
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.settings import (
@@ -332,7 +332,7 @@ def totals_of(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -
 
 def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> MemoryUse:
     """Memory in the phase that needs most: a phase's cache and activations, beside the weights."""
-    weights = model.parameters * ELEMENT_BYTES[how.dtype]
+    weights = weights_bytes(model, how.dtype)
     cache: Number = 0
     live: Number = 0
     for phase in phases:

@@ -21,7 +21,7 @@ counts once. A percentile of few is stretched, since the next one may well lie b
 four on about as much as a prediction interval of Student's t is wider (1.6 for four, 1.2 for eight). Ranges
 always hold the prediction, and `LEAST` on either side: clocks and temperature make two machines of one kind differ by
 that much. Chosen by hand are `LEAST`, how much less a what-if is known (`CHANGED`), how well a machine's own host is
-(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`).
+(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`), as nothing was of quantised weights.
 
 `python tests/regenerate.py` writes `residuals.json` anew (see `measure.residuals`), and a test compares.
 """
@@ -111,7 +111,10 @@ def range_of(
     `latency_at` gives the latency if device and host took so many times as long as predicted, which are numbers or
     arrays. `host_bound`: whether the host sets the pace. `unseen`: what the range must not have seen.
     """
-    spreads = [(where, spread(hw, regime, unseen)) for regime, where in regimes_of(how, sizes).items()]
+    spreads = [
+        (where, spread(hw, regime, unseen) if how.weights == "dtype" else _assumed(hw, regime, how.weights))
+        for regime, where in regimes_of(how, sizes).items()
+    ]
 
     def each(get: Callable[[Spread], Any]) -> Any:
         """Something of the spread of each point's regime."""
@@ -192,6 +195,16 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     if hw.changes_of_time == {HOST_FACTOR}:
         return _spread(device_band, host_band, own.device, trust)
     return _spread(_wider(_union(level_band(shipped().residuals, "borrowed"), device_band)), host_band, trust, trust)
+
+
+def _assumed(hw: Hardware, regime: Regime, weights: str) -> Spread:
+    """Of quantised weights: no narrower than of what nothing is known of, for the device and for the host."""
+    own = spread(hw, regime)
+    unknown = -UNKNOWN, UNKNOWN
+    bands = (_logs(own.device_low, own.device_high), _logs(own.host_low, own.host_high))
+    device_band, host_band = (_union(band, unknown) for band in bands)
+    trust = Trust("assumed", f"bitsandbytes {weights}")
+    return _spread(device_band, host_band, trust, trust)
 
 
 def _of_kernels(hw: Hardware, regime: Regime) -> Band:

@@ -156,10 +156,15 @@ def plan(
     running: list[Choice] = []
     reasons, partly = [], []
     sizes = Sizes(*_broadcastable(grid.batch, grid.seq, grid.cache))
+    heads = {model.head for model in models}
+    without = [model.name for model in models if model.head != "lm"] if grid.logits == "last" and "lm" in heads else []
+    if without:
+        notes.append(f"logits: last is of models with head lm: all that {', '.join(without)} gives is computed")
     for model, hardware, dtype, attn, runtime, impl in itertools.product(
         models, devices, grid.dtype, grid.attn, grid.runtime, grid.impl
     ):
-        asked = How(dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type, impl=impl)
+        logits = "all" if model.name in without else grid.logits
+        asked = How(dtype, attn, runtime, logits, grid.use_cache, cache_type=grid.cache_type, impl=impl)
         try:
             how = asked.on(model)
             choice = Choice(model, hardware, replace(how, use_cache=grid.use_cache))

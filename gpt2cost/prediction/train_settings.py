@@ -187,6 +187,8 @@ def check_trains(model: Model) -> None:
             "encoder_len: without an encoder's states the weights of cross-attention get no gradients; --encoder-len"
             " says how many are passed"
         )
+    if model.weights != "dtype":
+        raise InputError(f"weights: training is modelled with all weights in the precision, not {model.weights}")
     if model.encoder_len and model.head != "lm":
         raise InputError(f"encoder_len: goes with --head lm; {CLASSES[model.head]} passes no encoder's states on")
     if model.head not in ("lm", *CLASSIFIES):

@@ -4,6 +4,8 @@
 * `calibrated`: none was, but kernels were: those that the pass spends its time in.
 * `borrowed`: the constants are another device's, which the output names.
 * `changed`: a what-if. No device is like this.
+* `assumed`: weights are quantised, whose kernels were measured on no device: they are taken to be as fast as those of
+  their family.
 
 The word is about what sets the pace. Where that is the device, it is about the device's products, which take most of
 the time; where it is the host, about the host, which belongs to the machine and not to the device.
@@ -27,13 +29,14 @@ from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.settings import How, Sizes, is_decode
 
-Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed"]
+Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed", "assumed"]
 WORDS: tuple[Word, ...] = get_args(Word)
 MEANING: dict[Word, str] = {
     "measured": "passes of this regime were measured on the device",
     "calibrated": "kernels were measured on the device, but no pass of this regime",
     "borrowed": "the constants are those of the device that is named",
     "changed": "a what-if: no device is like this",
+    "assumed": "kernels of quantised weights, taken to be as fast as others of their family",
 }
 """The words as `gpt2cost accuracy` defines them."""
 

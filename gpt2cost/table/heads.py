@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeAlias
 
-from gpt2cost.table.builders import copy, fill, linear, output, pointwise, reduction, tensor, weight
+from gpt2cost.table.builders import copy, fill, output, pointwise, reduction, tensor, weight
 from gpt2cost.table.citations import cite
 from gpt2cost.table.dropout import native_dropout
 from gpt2cost.table.formula import ALWAYS, Formula, formula
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.loss import causal_lm_loss, classification_loss
 from gpt2cost.table.options import Head, TableOptions
+from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, D, N, T, V, b8, f32, i64
 
 Steps: TypeAlias = tuple[Module | Kernel | Free, ...]
@@ -99,7 +100,10 @@ def _double_heads(x: Tensor, options: TableOptions) -> tuple[Steps, Tensor]:
         cite(src, "hidden_states.gather(-2, cls_index)"),
     )  # fmt: skip
     project = cite(src, "output = self.summary(output)")
-    summary = linear(summed, formula(1), D, "multiple_choice_head.summary", project, rows=(B,), out="mc_logits")
+    summary = projection(
+        summed, formula(1), D, "multiple_choice_head.summary", project, options, cls="Linear", rows=(B,),
+        out="mc_logits",
+    )  # fmt: skip
     scores = output(summary)
     children: Steps = (
         Free("multiple_choice_head", "call", inputs=(hidden,), outputs=(scores,)),
@@ -129,7 +133,8 @@ def _token_classification(x: Tensor, options: TableOptions) -> tuple[Steps, Tens
     if options.train:  # by a probability of its own, 0.1, which no GPT2Config has
         dropped = tensor("classifier.dropout", B, T, D)
         drop = Module("dropout", "Dropout", (native_dropout("", hidden, dropped, cite(src, "self.dropout(")),))
-    classifier = linear(dropped, N, D, "classifier", cite(src, "logits = self.classifier(hidden_states)"), out="logits")
+    source = cite(src, "logits = self.classifier(hidden_states)")
+    classifier = projection(dropped, N, D, "classifier", source, options, cls="Linear", out="logits")
     logits, labels = output(classifier), tensor("labels", B, T, element=i64)
     compare = cite(src, "loss = loss_fct(logits.view(-1, self.num_labels), labels.view(-1))")
     loss = classification_loss(logits, labels, compare, options.autocast) if options.train else ()
@@ -144,7 +149,8 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
     """
     src = "GPT2ForSequenceClassification.forward"
     hidden = tensor(x.name, B, T, D, view_of="ln_1")
-    score = linear(hidden, N, D, "score", cite(src, "logits = self.score(hidden_states)"), bias=False)
+    scored = cite(src, "logits = self.score(hidden_states)")
+    score = projection(hidden, N, D, "score", scored, options, cls="Linear", bias=False)
     logits, pooled = output(score), tensor("logits", B, N)  # what the model returns bears that name
     source, numbers = cite(src, "pooled_logits = logits["), tensor("batch_indices", B, element=i64)
     numbered = fill("batch_indices", "arange", numbers, source)

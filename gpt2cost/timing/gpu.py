@@ -48,10 +48,12 @@ class GpuMachine:
             case Gemm(batch, m, n, k, layout, padded):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
+                is_int8 = kernel.shape.dtype == "int8"
                 terms = gemm_terms(
-                    self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
+                    self.hw, own_dtype, count, rows, columns, depth, 1 if is_int8 else ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
                     transposed=layout == "TN",
+                    stored=_stored(kernel, values) if is_int8 or kernel.shape.unpacks else None,
                 )  # fmt: skip
                 if is_gradient(kernel) and not padded:
                     terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
@@ -181,6 +183,15 @@ class GpuMachine:
             ("2x L2 bandwidth", replace(hw, memory=l2, model=replace(constants, memory=l2_copy))),
             ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=faster)),
         ]
+
+
+def _stored(kernel: Kernel, values: Mapping[str, Array]) -> tuple[float, float, float]:
+    """Bytes of an element in a product of quantised weights: of the weight with its scales, the input, the result."""
+    x, weight, *scales = kernel.inputs
+    size = sum(float(tensor.bytes.evaluate(values)) for tensor in (weight, *scales))
+    n, k = weight.packs or weight.shape
+    elements = float((n * k).evaluate(values))
+    return size / elements, float(x.element.evaluate(values)), float(kernel.outputs[0].element.evaluate(values))
 
 
 def memory_kind(kernel: Kernel) -> str:

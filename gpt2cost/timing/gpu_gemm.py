@@ -87,16 +87,18 @@ def gemm_terms(
     weight_reuse: Array | None = None,
     input_reuse: Array | None = None,
     transposed: bool = False,
+    stored: tuple[float, float, float] | None = None,
 ) -> Terms:
     """`batch` products of (m, k) and (k, n), sizes as floats or arrays; the terms have the shape they broadcast to.
 
     `weight_reuse`, `input_reuse`: bytes touched between two uses of the same (k, n) and (m, k) operand; infinite means
     that it is cold. By default as the public grids were timed: one input and, but where `batched`, six copies of the
     weight in turn. `transposed`: the (m, k) operand is stored as (k, m), as in the gradient of a weight.
+    `stored`: bytes of an element of the (k, n) operand, of the (m, k) operand and of the result, where they differ.
     """
     c = hw.gpu_model.products(dtype)
     sizes = (1.0 * size for size in (batch, m, n, k))
-    product = _Product(hw, dtype, element_bytes, *sizes, transposed=transposed)
+    product = _Product(hw, dtype, element_bytes, *sizes, transposed=transposed, stored=stored)
     weights, inputs, outputs = product.operand_bytes
     moved = weights + inputs + outputs
     once = moved if batched else moved + (_COPIES - 1.0) * weights
@@ -141,6 +143,7 @@ class _Product:
     n: Array
     k: Array
     transposed: bool = field(default=False, kw_only=True)
+    stored: tuple[float, float, float] | None = field(default=None, kw_only=True)
 
     @property
     def sizes(self) -> dict[str, Array]:
@@ -180,8 +183,8 @@ class _Product:
     def operand_bytes(self) -> tuple[Array, Array, Array]:
         """Of the (k, n) operand, the (m, k) operand and the result."""
         m, n, k = self.m, self.n, self.k
-        weights, inputs, outputs = (self.batch * size * self.element_bytes for size in (k * n, m * k, m * n))
-        return weights, inputs, outputs
+        weight, input_, output = self.stored or (self.element_bytes,) * 3
+        return self.batch * (k * n) * weight, self.batch * (m * k) * input_, self.batch * (m * n) * output
 
     def blocks(self, tiles: tuple[str, ...]) -> Array:
         """How many of the largest tile there are."""

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.kernel import Kernel
+from gpt2cost.table.kernel import Gemm, Kernel
 
 Array: TypeAlias = Any
 """A float or a numpy array of floats."""
@@ -54,8 +54,14 @@ def at_least(floor_s: float, terms: Terms) -> Terms:
 
 
 def product_dtype(kernel: Kernel, dtype: str) -> str:
-    """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is."""
-    return "fp32" if kernel.op == "baddbmm" else dtype
+    """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is.
+
+    Of int8 it is the one that times it: no device's file has a rate of int8, so that 16 bit's is assumed.
+    """
+    own = kernel.shape.dtype if isinstance(kernel.shape, Gemm) else ""
+    if own == "int8":
+        return "fp16"
+    return "fp32" if kernel.op == "baddbmm" else own or dtype
 
 
 def norm(overlap: float, *seconds: Array) -> Array:

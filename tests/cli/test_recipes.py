@@ -95,6 +95,11 @@ def test_the_best_choice_with_jq(shell: Shell) -> None:
     assert '"gpu"' in shell(recipe("jq -s"))
 
 
+def test_a_config_from_stdin(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((ROOT / "configs" / "gpt2.json").read_text("utf-8"))
+    assert "model config" in shell(recipe("--model - "))
+
+
 @pytest.mark.parametrize("library", ["polars", "duckdb"])
 def test_a_query_of_the_columns(library: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the rows within half a second, the batch of the most tokens per second of each device."""
