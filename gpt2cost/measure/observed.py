@@ -121,8 +121,10 @@ def pass_starts(ops: Sequence[Observed]) -> list[int]:
 
 def product_of(observed: Observed) -> tuple[int, ...]:
     """(m, k, n) of a product of matrices, or (batch, m, k, n) of several; empty for another op and unknown shapes."""
-    has_bias = observed.op.endswith(("addmm", "baddbmm")) or observed.op == "_addmm_activation"
-    sides = [tuple(dim) for dim in observed.dims[has_bias : has_bias + 2]] if observed.op in PRODUCTS else []
+    if observed.op not in PRODUCTS:
+        return ()
+    has_bias = "add" in observed.op
+    sides = [tuple(dim) for dim in observed.dims[has_bias : has_bias + 2]]
     if len(sides) != 2 or len(sides[0]) != len(sides[1]) or not all(_is_size(size) for side in sides for size in side):
         return ()
     left, right = sides
