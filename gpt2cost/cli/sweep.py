@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import typer
 
 from gpt2cost.checks import check_choice
@@ -26,7 +28,7 @@ from gpt2cost.output.sweep import show_sweep
 from gpt2cost.prediction.blocks import Block, Rows
 from gpt2cost.prediction.energy import ENERGY_COLUMNS
 from gpt2cost.prediction.grid import DEFAULTS, Grid, make_grid, read_study
-from gpt2cost.prediction.parallel import blocks_of
+from gpt2cost.prediction.parallel import made_of_each
 from gpt2cost.prediction.settings import PHASES, TRAIN
 from gpt2cost.prediction.shard import WHOLE, parse_shard
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep, plan
@@ -45,6 +47,8 @@ MANY_POINTS = 10_000_000
 """A grid above this size needs --yes: a CSV file of it passes 2 GB."""
 LONG = 500_000
 """From this many points on, a terminal sees a progress bar."""
+
+T = TypeVar("T")
 
 
 @takes
@@ -116,7 +120,14 @@ def sweep(
     print_warnings(planned.warnings)
     seen: dict[str, set[bool]] = {"fits": set(), "valid": set()}
     with _progress(planned.points, sink) as advance:
-        show_sweep(sink, planned, ordered(_counted(planned, advance, seen), sort, top))
+
+        def each(make: Callable[[Block], Iterable[T]]) -> Iterator[T]:
+            if sort is None and top is None:
+                return _pieces(planned, make, advance, seen)
+            blocks = _pieces(planned, lambda block: [block], advance, seen)
+            return chain.from_iterable(map(make, ordered(blocks, sort, top)))
+
+        show_sweep(sink, planned, each)
     exits.leave(
         oom=all(seen["fits"]) and (bool(seen["fits"]) or not only_fitting),
         positions=all(seen["valid"]) and (bool(seen["valid"]) or not only_valid),
@@ -146,10 +157,19 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
     return bar
 
 
-def _counted(sweep: Rows, advance: Callable[[int], Any], seen: dict[str, set[bool]]) -> Iterator[Block]:
-    """The blocks of a sweep; `advance` is told the points of each, and `seen` what stands in some of its columns."""
-    for block in blocks_of(sweep):
-        advance(block.points)
-        for name, values in seen.items():
-            values |= set(block.flat(name).tolist())
-        yield block
+def _pieces(
+    sweep: Rows, make: Callable[[Block], Iterable[T]], advance: Callable[[int], Any], seen: dict[str, set[bool]]
+) -> Iterator[T]:
+    """What `make` makes of each block of a sweep. `advance` is told the points of each, and `seen` what stands in some
+    of its columns."""
+
+    def made(block: Block) -> Iterator[Any]:
+        yield block.points, {name: set(np.unique(block.flat(name)).tolist()) for name in seen}
+        yield from make(block)
+
+    for pieces in made_of_each(sweep, made):
+        points, found = next(pieces)
+        advance(points)
+        for name, values in found.items():
+            seen[name] |= values
+        yield from pieces

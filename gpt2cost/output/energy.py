@@ -14,7 +14,6 @@ from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
 from gpt2cost.prediction.energy import ENERGY_COLUMNS, ENERGY_TEXT, EnergyBound, energy_bound
 from gpt2cost.prediction.generate import Generation
-from gpt2cost.prediction.train import Training
 
 J_PER_WH = 3600
 NAMES = {"gpu": "device", "label": "candidate", "phase": "phase", "goal": "goal", "part": "of"}
@@ -57,9 +56,9 @@ def _rows(result: Any, inner: View[Any]) -> Iterator[Record]:
     if isinstance(result, Generation):
         yield from _tokens(result, inner)
         return
-    bounds, more = result.energy_bounds(), {}
-    if isinstance(result, Training):
-        more["run_energy_bound_j"] = bounds[1].energy_bound_j if len(bounds) > 1 else None
+    bounds = result.energy_bounds()
+    parts = {bound.of["part"]: bound for bound in bounds if "part" in bound.of}  # of training
+    more = {"run_energy_bound_j": parts["run"].energy_bound_j if "run" in parts else None} if parts else {}
     for row in inner.rows(result):
         yield {**row, **_columns(next((bound for bound in bounds if _is_of(bound, row)), None)), **more}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@cache
 def watts(name: str) -> float:
     tree = yaml.safe_load((data_dir("hardware") / f"{name}.yaml").read_text("utf-8"))
     return float(tree["board_power"].removesuffix(" W"))
