@@ -23,8 +23,8 @@ TELLING = PRODUCTS | {ANCHOR, ATTENTION, "cat", "embedding"}
 WRAPPERS = {
     "alias", "as_strided", "chunk", "contiguous", "detach", "detach_", "dropout", "empty", "empty_like",
     "empty_strided", "expand", "expand_as", "flatten", "_fused_sdp_choice", "is_nonzero", "item", "layer_norm",
-    "lift_fresh", "linear", "_local_scalar_dense", "matmul", "movedim", "narrow", "new_empty", "numpy_T", "pad",
-    "permute", "reshape", "_reshape_alias", "resize_", "resolve_conj", "resolve_neg", "result_type",
+    "lift_fresh", "linear", "_local_scalar_dense", "matmul", "movedim", "multinomial", "narrow", "new_empty",
+    "numpy_T", "pad", "permute", "reshape", "_reshape_alias", "resize_", "resolve_conj", "resolve_neg", "result_type",
     "scaled_dot_product_attention", "select", "set_", "slice", "softmax", "split", "split_with_sizes", "squeeze", "t",
     "to", "transpose", "type_as", "unbind", "unflatten", "unsafe_split", "_unsafe_view", "unsqueeze", "view",
     "view_as",
