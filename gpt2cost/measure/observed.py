@@ -69,7 +69,7 @@ class Observed:
 @lru_cache(10_000)
 def table_op(name: str) -> str:
     """An op's name as the cost table has it."""
-    op = name.removeprefix("aten::")
+    op = name.removeprefix("aten::").removeprefix("bitsandbytes::")
     op = LEAVES.get(op, op)
     return ATTENTION if _ATTENTION_BACKEND.fullmatch(op) and op != ATTENTION else op
 

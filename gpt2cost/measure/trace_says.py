@@ -28,7 +28,16 @@ from gpt2cost.measure.torch_trace import Trace
 from gpt2cost.measure.trace_file import shape_of_dims
 from gpt2cost.prediction.settings import How
 from gpt2cost.table.config import Model, list_models
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CACHE_TYPES,
+    HEADS,
+    IMPLEMENTATIONS,
+    LOGITS,
+    RUNTIMES,
+    WEIGHTS,
+)
+from gpt2cost.table.quantization_config import QUANTIZATION_KEYS
 
 DIMENSIONS = ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions")
 """What shapes can say of a model, under `GPT2Config`'s names."""
@@ -78,8 +87,11 @@ def said_by(trace: Trace) -> Said:
         settings = {name: value for name, value in own.items() if value in _CHOICES.get(name, ())}
         dtypes = (settings["dtype"],) if "dtype" in settings else ()
         dimensions = {name: model.get(name, 0) for name in DIMENSIONS}
-        switches = {name: model[name] for name in ("head",) if model.get(name) in HEADS}
-        if encoder_len := _part(_part(predicted, "what_if"), "model").get("encoder_len"):
+        changed = _part(_part(predicted, "what_if"), "model")
+        known_values = {"head": HEADS, "weights": WEIGHTS}
+        switches = {name: model[name] for name, values in known_values.items() if model.get(name) in values}
+        switches |= {name: changed[name] for name in QUANTIZATION_KEYS[1:] if name in changed}
+        if encoder_len := changed.get("encoder_len"):
             switches |= {"add_cross_attention": True, "encoder_len": encoder_len}
     torch = next((v for k, v in head.items() if re.search(r"(?i)torch.*version", k) and isinstance(v, str)), "")
     known = {name: size for name, size in dimensions.items() if isinstance(size, int) and size > 0}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from gpt2cost.table.citations import (
     FILES,
-    TORCH_FILES,
     Citation,
     installed_transformers,
+    place_of,
     resolve,
     transformers_version,
 )
@@ -93,12 +93,12 @@ def source_address(citation: Citation) -> str:
 def source_line(citation: Citation) -> str:
     """The line that a citation names, read from the installed package; "" where it is not there, or not the same."""
     installed = installed_transformers()
-    if installed is None or citation.file not in FILES | TORCH_FILES:
+    name, place = place_of(citation)
+    if installed is None or not name:
         return ""
-    package = installed[1] if citation.file in FILES else installed[1].parent / "torch"
+    package = installed[1].parent / name
     try:
         line = resolve(citation, package)
     except (LookupError, OSError):
         return ""
-    path = package / (FILES | TORCH_FILES)[citation.file]
-    return path.read_text("utf-8").splitlines()[line - 1].strip()
+    return (package / place).read_text("utf-8").splitlines()[line - 1].strip()

@@ -13,7 +13,7 @@ from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.one_pass import quantization, table_options, weights_bytes
 from gpt2cost.prediction.settings import check_how
-from gpt2cost.table.citations import line_of
+from gpt2cost.table.citations import resolve
 from gpt2cost.table.config import Model, change_model, list_models, load_model
 from gpt2cost.table.fused_4bit import MOST, fused_rows
 from gpt2cost.table.gpt2 import cost_table
@@ -185,16 +185,16 @@ def test_where_4_bit_weights_are_unpacked_first_is_the_rule_of_the_backend(
 
 
 def test_citations_of_bitsandbytes_resolve() -> None:
-    package = Path(torch.__file__).parents[1]
+    package = Path(torch.__file__).parents[1] / "bitsandbytes"
     for weights in ("int8", "nf4"):
         model = change_model(load_model("gpt2"), {"weights": weights})
         double = change_model(model, {"bnb_4bit_use_double_quant": True}) if weights == "nf4" else model
         for dtype in ("fp16", "fp32"):
             options = table_options(double, check_how(dtype), load_hardware("a100"))
             cited = [row.step.source for row in walk(cost_table(options)) if isinstance(row.step, Kernel)]
-            own = [source for source in cited if source.file.startswith("bitsandbytes/")]
+            own = [source for source in cited if source.file.startswith("bnb/")]
             assert own
-            assert all(line_of(source, package / source.file) for source in own)
+            assert all(resolve(source, package) for source in own)
 
 
 CONFIG: dict[str, Any] = {"model_type": "gpt2"}

@@ -7,6 +7,10 @@ _NO_SEARCH = "--set llm_int8_threshold=0, by which no outliers are looked for"
 _OTHER_DTYPE = "--dtype fp16, in which bitsandbytes rounds to int8; of 4 bit a bnb_4bit_compute_dtype that is the dtype"
 
 DOES = {
+    "weights python": (
+        "What bitsandbytes' own Python takes of the host: ops that are written in Python and call one another, given in"
+        " calls of a module that computes nothing. Measured on a CPU; no kernel of its own."
+    ),
     "weights flatten": "The tokens of all sequences as rows, and back again: views, no kernel.",
     "weights cast_input": (
         "The activations in the dtype that the layer computes in: float16 before they are rounded to int8, and of 4-bit"
@@ -28,13 +32,14 @@ DOES = {
     "weights quantize": (
         "Rounds the activations to int8, each row by its own largest magnitude, which is kept as its scale in float32."
     ),
-    "weights matmul": (
-        "The product. Of int8 weights it is one of integers, with int32 results; of 4-bit weights that another kernel"
-        " has unpacked an ordinary one, with the bias."
+    "weights matmul [int8_linear_matmul]": "The product, of integers, with int32 results.",
+    "weights matmul": "An ordinary product with the weight that another kernel has unpacked.",
+    "weights dequantize [int8_mm_dequant]": (
+        "Multiplies the results by the scales of their row and column, and adds the bias: back to float16."
     ),
     "weights dequantize": (
-        "Of int8 the results by the scales of row and column, and the bias: back to float16. Of 4 bit the whole weight"
-        " by its scales, one for 64 elements, written to memory before it is multiplied."
+        "Unpacks the whole weight by its scales, one for 64 elements, and writes it to memory before it is multiplied."
+        " bitsandbytes does so where there are many rows."
     ),
     "weights bias": "Adds the bias: bitsandbytes' kernel does so in float16 alone.",
     "weights cast_output": "The results in the model's dtype again.",
@@ -45,7 +50,7 @@ DOES = {
     "weights dequantize_absmax": "The scales, which are themselves stored in 8 bit, by the scales of those.",
     "weights offset": "Adds the scales' mean, which was taken off before they were stored.",
 }
-ALONE = ("flatten", "outlier_sync", "zero_sync", "quantize_locals", "int8_locals")
+ALONE = ("python", "flatten", "outlier_sync", "zero_sync", "quantize_locals", "int8_locals")
 """Steps that launch nothing."""
 REMOVED_BY = {
     **{f"weights {name}": _NO_SEARCH for name in ("abs", "outliers", "any_outlier", "outlier_sync", "zero_sync")},

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpt2cost.table.checkpointing import AGAIN
-from gpt2cost.table.citations import NANOGPT
+from gpt2cost.table.citations import BITSANDBYTES_FILES, NANOGPT
 from gpt2cost.table.kernel import Kernel, Row, short_path
 from gpt2cost.table.why import activations as why_activations
 from gpt2cost.table.why import crossattention as why_crossattention
@@ -105,7 +105,7 @@ def _keys(row: Row, name: str) -> Iterator[str]:
     path = short_path(path).removeprefix("h.")
     path = re.sub(r"^generate\.(?=(causal_mask|padding)\.)|(?<=^optimizer\.)(matrices|vectors)\.", "", path)
     last = name.rpartition(".")[2]
-    own = step.source.file.startswith("bitsandbytes/") if isinstance(step, Kernel) else name in why_quantized.ALONE
+    own = step.source.file in BITSANDBYTES_FILES if isinstance(step, Kernel) else name in why_quantized.ALONE
     if own:
         path = f"weights {name}"
     elif row.module == "ddp":
