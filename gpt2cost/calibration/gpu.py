@@ -49,7 +49,7 @@ _GEMM = (
 )  # fmt: skip
 _ATTENTION = (
     "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "unit_rate_flop_per_s",
-    "fp32_unit_rate_flop_per_s", "tail", "dram_efficiency", "l2_efficiency", "resident_from",
+    "fp32_unit_rate_flop_per_s", "masked_step_s", "tail", "dram_efficiency", "l2_efficiency", "resident_from",
 )  # fmt: skip
 _KIND = ("dram_efficiency", "elements_per_s_per_unit", "per_unit_bytes_per_s", "latency_s")
 _HOST_OPS = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.table.formula import formula
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
@@ -66,7 +67,7 @@ class GpuMachine:
                     memory_kind(kernel),
                     read,
                     write,
-                    kernel.written_elements.evaluate(values),
+                    _elements(kernel, values),
                     columns,
                     floor_s,
                     cold_read=cold_read,
@@ -176,7 +177,7 @@ class GpuMachine:
 def memory_kind(kernel: Kernel) -> str:
     """Which of the memory-bound kinds times `kernel`.
 
-    A fusion with a softmax is timed as a softmax. One with a layer norm moves its bytes as an element-wise kernel does:
+    A fusion with a softmax is timed as a softmax, and whatever repeats an operand as a `where`. A fusion with a layer norm moves its bytes as an element-wise kernel does:
     a compiler's layer norm, measured on an A100 (LLMCompass), has none of the waits of PyTorch's own.
     """
     if "_softmax" in kernel.op.split("+"):
@@ -186,4 +187,25 @@ def memory_kind(kernel: Kernel) -> str:
     if kernel.kind in ("copy", "gather", "fill"):
         return "cat" if kernel.op == "cat" else kernel.kind
     kinds = {"native_layer_norm": "layer_norm", "where": "where", "div": "scalar_op", "gelu": "gelu"}
-    return kinds.get(kernel.op, "elementwise")
+    return kinds.get(kernel.op, "where" if _broadcasts(kernel) else "elementwise")
+
+
+def _broadcasts(kernel: Kernel) -> bool:
+    """Whether PyTorch's own element-wise kernel repeats an operand, such as a mask, so that it computes an index for
+    each element and loads them one by one. A number or a compiler's kernel needs neither."""
+    if kernel.kind != "elementwise" or "+" in kernel.op:
+        return False
+    out = kernel.outputs[0].elements
+    return any(tensor.elements not in (out, formula(1)) for tensor in kernel.inputs)
+
+
+def _elements(kernel: Kernel, values: Mapping[str, Array]) -> Array:
+    """Elements that a memory-bound kernel writes one by one.
+
+    A concatenation with new keys copies whole words only where they lie in a row: those of one token alone, since
+    others are strided views of what `c_attn` returns.
+    """
+    elements = kernel.written_elements.evaluate(values)
+    if kernel.op != "cat":
+        return elements
+    return elements * (values["batch_size"] * values["seq_len"] > 1)

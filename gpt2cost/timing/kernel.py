@@ -17,7 +17,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.cpu import CpuMachine
 from gpt2cost.timing.gpu import GpuMachine
-from gpt2cost.timing.terms import Array, Terms
+from gpt2cost.timing.terms import Array, Terms, after
 from gpt2cost.timing.tokens import Tokens
 
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
@@ -42,12 +42,12 @@ def kernel_terms(
 
     `reuse`: for each of the kernel's inputs, the bytes touched since it was last used. `tokens`: those of `values`.
     """
-    floor_s = hw.launch.graph_floor_s if graph else hw.launch.stream_floor_s
-    machine = machine_of(hw)
+    launch, machine = hw.launch, machine_of(hw)
+    floor_s = launch.graph_floor_s if graph else max(launch.graph_floor_s, launch.stream_floor_s - launch.gap_s)
     once = tokens.once(reuse, machine.lost_bytes) if tokens and kernel.is_by_tokens else None
     if tokens and once is not None:
-        return tokens.spread(machine.kernel(kernel, tokens.values, dtype, floor_s, once))
-    return machine.kernel(kernel, values, dtype, floor_s, reuse)
+        return tokens.spread(after(launch.gap_s, machine.kernel(kernel, tokens.values, dtype, floor_s, once)))
+    return after(launch.gap_s, machine.kernel(kernel, values, dtype, floor_s, reuse))
 
 
 def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
@@ -55,7 +55,7 @@ def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
     no_launch = replace(
         hw,
         host=hw.host.scaled(0.0),
-        launch=replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+        launch=replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0, gap_s=0.0),
         model=hw.model.without_launch(),
     )
     return [*machine_of(hw).improvements(), ("no launch cost, no host time", no_launch)]
