@@ -206,7 +206,8 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
     kind, (read, written) = GPU_MEMORY_KINDS[_gpu_kind(records[0])], _moved(records, size)
     columns = column(records, "columns") if kind in REDUCTIONS else 1.0
     elements = 0.0 * written if kind == "cat" else written / size  # keys in a row, which are copied by the word
-    return lambda hw: memory_terms(hw, kind, read, written, elements, columns, 0.0).device_s
+    indexed = record_kind == "permuted_copy"
+    return lambda hw: memory_terms(hw, kind, read, written, elements, columns, 0.0, indexed=indexed).device_s
 
 
 def _mask_s(
@@ -215,7 +216,7 @@ def _mask_s(
     """What a call takes that is given a Boolean mask, as all are: two numbers filled, the mask chosen from them, and a
     workspace set to zero."""
     elements = batch * new * (new + cached)
-    chosen = memory_terms(hw, "where", elements, elements * element_bytes, elements, 1.0, 0.0)
+    chosen = memory_terms(hw, "where", elements, elements * element_bytes, elements, 1.0, 0.0, indexed=True)
     return 3.0 * hw.launch.graph_floor_s + chosen.device_s
 
 

@@ -35,7 +35,8 @@ def sdpa_kernel(hw: Hardware, dtype: str, head_dim: int, masked: bool) -> str:
     """The kernel that `scaled_dot_product_attention` runs; `masked`: with an explicit mask."""
     if hw.vendor != "nvidia":
         return "mps" if hw.vendor == "apple" else "cpu"
-    if hw.compute_capability in (9.0, 10.0) and dtype in HALF_DTYPES and head_dim % 8 == 0 and head_dim <= CUDNN_HEAD_DIM:
+    has_cudnn = dtype in HALF_DTYPES and hw.compute_capability in (9.0, 10.0)
+    if has_cudnn and head_dim % 8 == 0 and head_dim <= CUDNN_HEAD_DIM:
         return "cudnn"
     if not masked and head_dim <= FLASH_HEAD_DIM and hw.has_flash_attention(dtype):
         return "flash2"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from gpt2cost.device.dtypes import ELEMENT_BYTES
+import numpy as np
+
+from gpt2cost.device.dtypes import ELEMENT_BYTES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.formula import formula
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
@@ -15,6 +18,10 @@ from gpt2cost.timing.gpu_gemm import gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.gpu_training import is_gradient, training_terms, with_odd_rows
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
+
+ROW = 8
+"""Elements of 16 bit to a multiple of which a compiler pads a product's sizes where that is faster, its operand's copy
+included (Inductor's `pad_mm`, which times both)."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +43,22 @@ class GpuMachine:
         `reuse`: for each input, the bytes touched since it was last used.
         """
         match kernel.shape:
-            case Gemm(batch, m, n, k, layout, padded):
+            case Gemm(batch, m, n, k, layout):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
-                terms = gemm_terms(
-                    self.hw, own_dtype, count, rows, columns, depth, ELEMENT_BYTES[own_dtype],
+                product = partial(
+                    gemm_terms, self.hw, own_dtype, element_bytes=ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
                     transposed=layout == "TN",
                 )  # fmt: skip
-                if is_gradient(kernel) and not padded:
+                terms = product(count, rows, columns, depth)
+                if kernel.compiled and own_dtype in HALF_DTYPES:
+                    padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
+                    if kernel.inputs[1].is_weight:
+                        size = ELEMENT_BYTES[own_dtype] * columns * depth
+                        padded += self.memory("elementwise", own_dtype, size, size, 1.0)
+                    terms = terms.where(terms.device_s <= padded.device_s, padded)
+                elif is_gradient(kernel):
                     terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
@@ -72,6 +86,7 @@ class GpuMachine:
                     floor_s,
                     cold_read=cold_read,
                     cold_write=cold_write,
+                    indexed=is_indexed(kernel),
                 )  # it has the floor in it
         return at_least(floor_s, terms)
 
@@ -177,7 +192,7 @@ class GpuMachine:
 def memory_kind(kernel: Kernel) -> str:
     """Which of the memory-bound kinds times `kernel`.
 
-    A fusion with a softmax is timed as a softmax, and whatever repeats an operand as a `where`. A fusion with a layer norm moves its bytes as an element-wise kernel does:
+    A fusion with a softmax is timed as a softmax. One with a layer norm moves its bytes as an element-wise kernel does:
     a compiler's layer norm, measured on an A100 (LLMCompass), has none of the waits of PyTorch's own.
     """
     if "_softmax" in kernel.op.split("+"):
@@ -187,25 +202,28 @@ def memory_kind(kernel: Kernel) -> str:
     if kernel.kind in ("copy", "gather", "fill"):
         return "cat" if kernel.op == "cat" else kernel.kind
     kinds = {"native_layer_norm": "layer_norm", "where": "where", "div": "scalar_op", "gelu": "gelu"}
-    return kinds.get(kernel.op, "where" if _broadcasts(kernel) else "elementwise")
+    return kinds.get(kernel.op, "elementwise")
 
 
-def _broadcasts(kernel: Kernel) -> bool:
-    """Whether PyTorch's own element-wise kernel repeats an operand, such as a mask, so that it computes an index for
-    each element and loads them one by one. A number or a compiler's kernel needs neither."""
-    if kernel.kind != "elementwise" or "+" in kernel.op:
+def is_indexed(kernel: Kernel) -> bool:
+    """Whether `kernel` computes an index for each element: PyTorch's own copies, which permute, and its element-wise
+    kernels that repeat an operand, such as a mask. A number, a cast and a compiler's kernel need none."""
+    if kernel.compiled or kernel.op in ("cat", "_to_copy"):
         return False
     out = kernel.outputs[0].elements
-    return any(tensor.elements not in (out, formula(1)) for tensor in kernel.inputs)
+    repeats = any(tensor.elements not in (out, formula(1)) for tensor in kernel.inputs)
+    return kernel.kind == "copy" or (kernel.kind == "elementwise" and repeats)
 
 
 def _elements(kernel: Kernel, values: Mapping[str, Array]) -> Array:
     """Elements that a memory-bound kernel writes one by one.
 
-    A concatenation with new keys copies whole words only where they lie in a row: those of one token alone, since
-    others are strided views of what `c_attn` returns.
+    Keys and values are put behind those of the cache word by word only where the new ones lie in a row: those of one
+    token alone, since others are strided views of what `c_attn` returns. What else is concatenated lies in rows, and a
+    compiler's kernel copies words anyway.
     """
     elements = kernel.written_elements.evaluate(values)
     if kernel.op != "cat":
         return elements
-    return elements * (values["batch_size"] * values["seq_len"] > 1)
+    strided = not kernel.compiled and kernel.outputs[0].name in NEW_CACHE
+    return elements * (strided & (values["batch_size"] * values["seq_len"] > 1))
