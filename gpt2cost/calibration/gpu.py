@@ -180,7 +180,9 @@ class _Fitter:
         memory, path = self.hw.gpu_model.memory, ("model", "memory")
         knee = (memory.resident_from * memory.resident_to) ** 0.5
         return [
-            *free_constants(self.hw, path, ("l2_copy_bytes_per_s", "write_weight", "carry_over", "indexed_per_s_per_unit")),
+            *free_constants(
+                self.hw, path, ("l2_copy_bytes_per_s", "write_weight", "carry_over", "indexed_per_s_per_unit")
+            ),
             *free_constants(self.hw, path, ("resident_from",), high=0.99 * knee),
             *free_constants(self.hw, path, ("resident_to",), low=knee),
         ]
