@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import zlib
@@ -15,6 +16,8 @@ from gpt2cost.errors import InputError, OutputError, plain
 
 SIZE_LIMIT = 1_000_000
 """Largest hardware or config file that is read, in bytes; real ones have a few thousand."""
+STDIN = Path("/dev/stdin")
+"""What a `-` in the place of a file is read from."""
 
 
 def data_dir(kind: Literal["hardware", "configs"]) -> Path:
@@ -27,14 +30,20 @@ def data_dir(kind: Literal["hardware", "configs"]) -> Path:
 def read_text(path: Path, pipes: bool = False) -> str:
     """The text of a small UTF-8 file. InputError if it cannot be read, is over SIZE_LIMIT, or is not text.
 
-    `pipes`: the user has named it, so that it may be a pipe, which can be read once; one that is found may never end.
+    `pipes`: the user has named it, so that it may be a pipe, whose content is kept: it can be read once. One that is
+    found may never end.
     """
     where = plain(str(path))
     try:
-        if (path.is_fifo() and not pipes) or path.is_char_device():  # a read might never end
+        is_pipe = path.is_fifo() or path == STDIN
+        if (is_pipe and not pipes) or path.is_char_device():  # a read might never end
             raise InputError(f"{where}: expected a regular file")
-        with path.open("rb") as file:
-            raw = file.read(SIZE_LIMIT + 1)
+        raw = _kept(path) if is_pipe else b""
+        if not raw:
+            with opened(path) as file:
+                raw = file.read(SIZE_LIMIT + 1)
+        if is_pipe:
+            _KEPT[path] = (_stamp(path), raw)
     except InputError:  # which is a ValueError
         raise
     except OSError as error:
@@ -50,6 +59,26 @@ def read_text(path: Path, pipes: bool = False) -> str:
     if "\0" in text:
         raise InputError(f"{where}: holds a NUL character; is it a binary file?")
     return text
+
+
+_KEPT: dict[Path, tuple[tuple[int, int], bytes]] = {}
+"""A pipe that was read -> what it was then, and what came through it."""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells a pipe from another one, and from itself when more was written into it."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _kept(path: Path) -> bytes:
+    stamp, raw = _KEPT.get(path, ((0, 0), b""))
+    return raw if raw and stamp == _stamp(path) else b""
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """A file to read; that of stdin may be a socket, which cannot be opened."""
+    return os.fdopen(os.dup(0), "rb") if path == STDIN else path.open("rb")
 
 
 class ClosedPipe(Exception):  # noqa: N818 (it is no error)

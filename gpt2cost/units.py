@@ -12,7 +12,9 @@ from collections.abc import Iterable
 
 from gpt2cost.errors import InputError, echo
 
-_UNIT_OF_SUFFIX = {"_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_per_s": None, "_bytes": "B", "_s": "s"}
+_UNIT_OF_SUFFIX = {
+    "_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_per_s": None, "_bytes": "B", "_s": "s", "_w": "W", "_j": "J",
+}  # fmt: skip
 """Suffix of a name -> its unit, the longest suffix first. Other rates, such as tokens_per_s, are plain numbers."""
 
 _LARGE = {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}  # prefix -> decimal exponent
@@ -25,10 +27,11 @@ _EXPECTED = {  # unit -> what a message says
     "B/s": "a byte rate such as '3.35 TB/s'",
     "FLOP/s": "a FLOP rate such as '66.9 TFLOP/s'",
     "s": "a time such as '2.4 us'",
+    "W": "a power such as '400 W'",
 }
-_PLAUSIBLE = {"B": (1e-3, 1e24), "B/s": (1e-3, 1e24), "FLOP/s": (1e-3, 1e27), "s": (1e-18, 1e9)}
+_PLAUSIBLE = {"B": (1e-3, 1e24), "B/s": (1e-3, 1e24), "FLOP/s": (1e-3, 1e27), "s": (1e-18, 1e9), "W": (1e-3, 1e6)}
 """Unit -> the range beyond which a quantity is a slip."""
-_WHOLE = {"", "B", "FLOP"}  # counted units: 512 is written "512 B", not "512.0 B"
+_WHOLE = {"", "B", "FLOP", "W"}  # units that are counted: 512 is written "512 B", not "512.0 B"
 EXPECTED_COUNT = "expected a whole number such as 524288, 10e9, 0.5M or 10B"
 _COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]\+?([0-9]{1,2}))?\s*(|[kMGTB]|[KMGT]i)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,3}))?\s*([^\s0-9.+-]+)\s*", re.ASCII)
@@ -45,15 +48,15 @@ def unit_of(name: str) -> tuple[str, str | None]:
 
 
 def _prefixes(unit: str) -> dict[str, int]:
-    """Decimal prefixes of a unit: seconds get smaller ones, everything else larger ones."""
-    return _SMALL if unit == "s" else _LARGE
+    """Decimal prefixes of a unit: seconds get smaller ones, joules both, everything else larger ones."""
+    return _SMALL if unit == "s" else {**_SMALL, **_LARGE} if unit == "J" else _LARGE
 
 
 def parse_quantity(text: object, unit: str) -> float:
     """The SI value of `text`, such as `3.35e12` for `"3.35 TB/s"`.
 
-    `unit` is `"B"`, `"B/s"`, `"FLOP/s"` or `"s"`. Decimal prefixes are k M G T P (for seconds m u n, `µ` too); binary
-    ones Ki Mi Gi Ti, for bytes only. The space is optional. The value is the float nearest to the written decimal.
+    `unit` is `"B"`, `"B/s"`, `"FLOP/s"`, `"s"` or `"W"`. Decimal prefixes are k M G T P (for seconds m u n, `µ` too);
+    binary ones Ki Mi Gi Ti, for bytes only. The space is optional. The value is the float nearest to the decimal.
 
     Raises InputError for a bare number, another dimension, and anything that is not above zero and plausible.
     """
@@ -97,7 +100,8 @@ def _prefix(exponent: int, unit: str) -> tuple[str, int]:
 def format_quantity(value: float, unit: str, digits: int = 3) -> str:
     """`value` (SI) with one prefix and `digits` significant digits: `"3.35 TB/s"`, `"1.23 ms"`, `"12.3 GFLOP"`.
 
-    `unit` is one of `parse_quantity`'s, or `"FLOP"`, or `""` for a plain count. Whole counts below 1000 print whole.
+    `unit` is one of `parse_quantity`'s, another such as `"FLOP"` or `"J"`, or `""` for a plain count. Whole counts
+    below 1000 print whole.
     """
     if not math.isfinite(value):
         return f"{value} {unit}".rstrip()

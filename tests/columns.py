@@ -21,7 +21,8 @@ ONE, TWO = "--model gpt2 --gpu a100", "--model gpt2 --gpu a100,h100"
 PRICED = "--price-per-hour a100=1.3,h100=2.5"
 ATTENTION = "kernel attention --gpu a100 --heads 12 --head-dim 64 --new-tokens 8 --cached-tokens 8"
 COMMANDS = (
-    f"predict {ONE}", f"predict {ONE} --group module", f"predict {TWO} {PRICED}", f"train {ONE}", f"sweep {ONE}",
+    f"predict {ONE}", f"predict {ONE} --group module", f"predict {TWO} {PRICED}", f"predict {ONE} --energy",
+    f"train {ONE}", f"train {ONE} --steps 10 --energy", f"sweep {ONE}",
     f"sweep {ONE} --kernels", f"sweep {ONE} --phase train", f"compare {TWO}", f"compare {ONE} --phases",
     f"compare {TWO} --phase train", f"fit {ONE}", f"fit {TWO} {PRICED}", f"fit {TWO} --max-tpot 50ms {PRICED}",
     f"generate {ONE} --new-tokens 4", f"generate {TWO} --new-tokens 4 {PRICED}", "table --model gpt2 --per-launch",

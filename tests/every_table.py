@@ -10,6 +10,7 @@ from itertools import product
 from gpt2cost.table import nanogpt
 from gpt2cost.table.accumulation import accumulating
 from gpt2cost.table.activations import ACTIVATIONS
+from gpt2cost.table.config import load_model
 from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.generate_loop import after, before, setup
@@ -22,6 +23,7 @@ from gpt2cost.table.options import (
     HEADS,
     KERNEL_VARIANTS,
     LOGITS,
+    Quantization,
     TableOptions,
 )
 from gpt2cost.table.training import training_table
@@ -50,6 +52,10 @@ def of_passes() -> Iterator[TableOptions]:
         yield own
         if attn == "eager":
             yield replace(own, reorder_and_upcast_attn=True)
+    numbers = tuple(load_model("gpt2").symbols().items())
+    for weights, dtype, nested in product(("int8", "nf4"), ("float16", "bfloat16", "float32"), SWITCH):
+        own = Quantization(weights, nested, nested, "float16", dtype, ("lm_head",), numbers, (108, 8.0))  # type: ignore[arg-type]
+        yield TableOptions(quantization=own)
     for mask, scale in product(KERNEL_VARIANTS["mask"], KERNEL_VARIANTS["scale"]):
         yield TableOptions("eager", variants=(("mask", mask), ("scale", scale)))
     for attn, logits, bias, traced in product(("eager", "sdpa"), LOGITS, SWITCH, SWITCH):
@@ -62,10 +68,12 @@ def of_training() -> Iterator[TableOptions]:
         own = TableOptions(
             attn, dropout=dropout, autocast=autocast, traced=other, tied=other, has_flash=other, train=True
         )
-        yield own
-        yield replace(own, use_cache=False)
-        if attn == "eager":
-            yield replace(own, reorder_and_upcast_attn=True, scale_attn_weights=other)
+        for encoder in SWITCH:
+            own = replace(own, encoder=encoder)
+            yield own
+            yield replace(own, use_cache=False)
+            if attn == "eager":
+                yield replace(own, reorder_and_upcast_attn=True, scale_attn_weights=other)
     for name, autocast in product(ACTIVATIONS, SWITCH):
         yield TableOptions(activation_function=name, train=True, autocast=autocast)
     for attn, dropout, autocast, bias in product(("eager", "sdpa"), ((), DROPOUT), SWITCH, SWITCH):
@@ -93,8 +101,8 @@ def _tables() -> Iterator[tuple[Row, ...]]:
     for encoder, several, prompted in product(SWITCH, SWITCH, SWITCH):
         yield setup(TableOptions(encoder=encoder), several, prompted)
     yield from (nanogpt.before(), *(nanogpt.after(sample) for sample in SWITCH))
-    for impl, tied in product(("hf", "nanogpt"), SWITCH):
-        options = TableOptions(impl=impl)  # type: ignore[arg-type]
+    for (impl, encoder), tied in product((("hf", False), ("hf", True), ("nanogpt", False)), SWITCH):
+        options = TableOptions(impl=impl, encoder=encoder)  # type: ignore[arg-type]
         yield from copy_rows(options, tied)
         for optimizer, decay, scaler, clips in product(OPTIMIZERS, DECAYS, SWITCH, SWITCH):
             yield clip_rows(options, tied, scaler)

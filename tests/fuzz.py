@@ -23,9 +23,10 @@ import yaml
 from helpers import EVERY_COMMAND, MY_GPU, Result, assert_calm
 
 from gpt2cost.cli import app
+from gpt2cost.table.config import preset_names
 
 SECONDS = 10
-"""The longest that a command may take."""
+"""The most time of the processor that a command may take."""
 CONFIG = {
     "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 32, "n_head": 2,
     "n_inner": None, "vocab_size": 64, "n_positions": 64, "activation_function": "gelu_new", "attn_pdrop": 0.1,
@@ -146,18 +147,57 @@ def whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def words(draw: random.Random) -> list[str]:
-    """Arguments of any command."""
-    command = draw.choice(
-        [name for name in EVERY_COMMAND if name not in ("calibrate", "measure", "plot", "report", "validate")]
-    )
-    arguments = [command, *EVERY_COMMAND[command]]
+NUMBERS = ("1", "2", "1,2", "1-4*2", "64", "0.5", "n_layer=2", "c_attn", "1,4,0", "out.svg", "out.html")
+"""Values of flags that have no list of them."""
+FLAGS = ("--batch", "--seq", "--cache", "--dtype", "--attn", "--gpu", "--model", "--set", "--hw-set", "--format",
+         "--phase", "--grid", "--top", "--fail-on", "--host-factor", "-o")  # fmt: skip
+ARGUMENTS = {
+    "arguments": tuple(
+        name for name in EVERY_COMMAND if name not in ("calibrate", "measure", "plot", "report", "validate")
+    ),
+    "pictures": ("plot", "report"),
+    "steps": ("explain", "tree", "trace"),
+    "measuring": ("measure",),
+}
+"""A kind of arguments -> the commands that get them; but for the first kind, arguments with the commands' own flags."""
+
+
+def own_flags(command: Any) -> dict[str, tuple[str, ...] | None]:
+    """The flags of a command, each with likely values: those that its completion lists; None of one that takes none."""
+    context = command.context_class(command)
+    options = [param for param in command.params if param.opts[0].startswith("-")]
+    return {
+        param.opts[0]: None
+        if param.is_flag
+        else tuple(item.value for item in param.shell_complete(context, "")) or NUMBERS
+        for param in options
+    }
+
+
+def words(kind: str, draw: random.Random, folder: Path) -> list[str]:
+    """Arguments of any command of a kind."""
+    name = draw.choice(ARGUMENTS[kind])
+    arguments = [name, *(text.format(tiny=folder) for text in EVERY_COMMAND[name])]
+    flags: dict[str, tuple[str, ...] | None] = dict.fromkeys(FLAGS, ())
+    if kind != "arguments":
+        command = app._built(name)
+        if name == "plot":
+            arguments[1] = draw.choice(sorted(command.commands))
+            command = command.commands[arguments[1]]
+        flags = own_flags(command)
     for _ in range(draw.randint(1, 3)):
         at = draw.randrange(1, len(arguments) + 1)
         word = str(draw.choice([value for value in VALUES if whole(value) < 2**64]))
-        flag = draw.choice(["--batch", "--seq", "--cache", "--dtype", "--attn", "--gpu", "--model", "--set", "--hw-set",
-                            "--format", "--phase", "--grid", "--top", "--fail-on", "--host-factor", "-o"])  # fmt: skip
-        arguments[at:at] = [flag, word] if draw.random() < 0.7 else [word]
+        flag = draw.choice(list(flags))
+        likely = flags[flag]
+        if likely is None:
+            arguments.append(flag)
+        elif likely and draw.random() < 0.8:
+            arguments += [flag, draw.choice(likely)]
+        else:
+            arguments[at:at] = [flag, word] if draw.random() < 0.7 else [word]
+    if kind == "measuring":  # a preset takes long
+        arguments = [str(folder) if word in preset_names() else word for word in arguments]
     return [word.replace("\0", "") for word in arguments]
 
 
@@ -180,7 +220,7 @@ KINDS: dict[str, tuple[str, Mutate, list[list[str]]]] = {
         "--from"], ["calibrate", "-o", "made.yaml", "--from"],
     ]),
     "measurements": ("cells.csv", cells, [["accuracy", "--format", "json", "--measurements"]]),
-    "arguments": ("", lambda draw: b"", []),
+    **{kind: ("", lambda draw: b"", []) for kind in ARGUMENTS},
 }  # fmt: skip
 """A kind of file: its name, how one is made, and the commands that read it, of which it is the last argument."""
 
@@ -195,30 +235,53 @@ def too_long(*_: Any) -> None:
 
 def tried(arguments: list[str]) -> str:
     """What is wrong with how the command line takes its arguments; empty if nothing is."""
-    out, err = io.StringIO(), io.StringIO()
-    signal.alarm(SECONDS)
+    raw, err = io.BytesIO(), io.StringIO()
+    out = io.TextIOWrapper(raw, write_through=True)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(10 * SECONDS)  # of one that waits
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = app.run(arguments)
-        lines = [line for line in err.getvalue().splitlines() if not line.startswith("warning: ")]
+        lines = [
+            line for line in err.getvalue().splitlines() if not line.startswith(("warning: ", "round ", "profile "))
+        ]
         if code == 3:
             return ""
-        assert_calm(Result(code, out.getvalue() if code == 0 else "", "".join(f"{line}\n" for line in lines)))
+        assert_calm(
+            Result(
+                code,
+                raw.getvalue().decode("utf-8", "replace") if code == 0 else "",
+                "".join(f"{line}\n" for line in lines),
+            )
+        )
     except BaseException:
         return traceback.format_exc(limit=-4)[-1500:] + err.getvalue()[:300]
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     return ""
 
 
+def few_samples() -> None:
+    """A measurement takes as few samples as there may be."""
+    from gpt2cost.measure.bench import Bench  # which needs torch
+
+    sample = Bench.sample
+    Bench.sample = lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least)  # type: ignore[method-assign]
+
+
 def main(kind: str, count: int, folder: Path) -> None:
     signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
+    if kind == "measuring":
+        few_samples()
+        (folder / "config.json").write_text(json.dumps(CONFIG))
     name, made, commands = KINDS[kind]
     wrong = []
     for seed in range(count):
         draw = random.Random(f"{kind} {seed}")
-        if kind == "arguments":
-            arguments = words(draw)
+        if kind in ARGUMENTS:
+            arguments = words(kind, draw, folder)
         else:
             path = folder / str(seed) / name
             path.parent.mkdir()

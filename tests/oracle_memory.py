@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from oracle import SYNCS, Launch, tensors
-from oracle_train import GPUFront, StepTrace, build
+from oracle_train import GPUFront, StepTrace, build, inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -75,15 +75,16 @@ def memory(
     autocast: torch.dtype | None = None,
     checkpoints: bool = False,
     micro_steps: int = 1,
+    encoder: int = 0,
 ) -> MemoryTracker:
     """What the last of some micro-steps holds beside the weights, and beside the gradients that were there before."""
     model = trained(config, attn, dtype, autocast, checkpoints)
-    ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    passed = inputs(config, dtype, batch, seq, encoder)
     for _ in range(micro_steps):
         given = [tensor for weight in model.parameters() for tensor in (weight, weight.grad) if tensor is not None]
-        with MemoryTracker(ids, *given) as tracker:
+        with MemoryTracker(*passed.values(), *given) as tracker:
             with GPUFront(autocast):
-                outputs = model(ids, labels=ids)
+                outputs = model(**passed)
             outputs.loss.backward()
         del outputs
     return tracker
@@ -97,14 +98,21 @@ def kept(
     seq: int,
     autocast: torch.dtype | None = None,
     checkpoints: bool = False,
+    encoder: int = 0,
 ) -> int:
-    """The bytes that a loss holds beside itself: what its backward pass needs, the token ids among it."""
+    """The bytes that a loss holds beside itself: what its backward pass needs, the token ids among it.
+
+    So are an encoder's states, but where autocast makes others of them that are needed in their place.
+    """
     model = trained(config, attn, dtype, autocast, checkpoints)
-    ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
-    with MemoryTracker(ids, *model.parameters()) as tracker:
+    passed = inputs(config, dtype, batch, seq, encoder)
+    needed = [passed["input_ids"]]
+    if encoder and (checkpoints or not autocast):
+        needed.append(passed["encoder_hidden_states"])
+    with MemoryTracker(*passed.values(), *model.parameters()) as tracker:
         with GPUFront(autocast):
-            loss = model(ids, labels=ids).loss
-        return tracker.bytes + ids.nbytes - loss.nbytes
+            loss = model(**passed).loss
+        return tracker.bytes + sum(tensor.nbytes for tensor in needed) - loss.nbytes
 
 
 def launches(
@@ -116,14 +124,15 @@ def launches(
     autocast: torch.dtype | None = None,
     checkpoints: bool = False,
     micro_steps: int = 1,
+    encoder: int = 0,
 ) -> tuple[list[Launch], list[Launch]]:
     """The kernels of the last of some micro-steps: of its forward, and of its backward."""
     model = trained(config, attn, dtype, autocast, checkpoints)
-    ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    passed = inputs(config, dtype, batch, seq, encoder)
     for _ in range(micro_steps):
         with StepTrace(model) as record:
             with GPUFront(autocast):
-                outputs = model(ids, labels=ids)
+                outputs = model(**passed)
             forward = list(record.launches)
             record.launches.clear()
             outputs.loss.backward()

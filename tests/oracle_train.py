@@ -165,13 +165,21 @@ def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
     return oracle.build(config, attn, dtype, train=True)
 
 
-def step(
-    config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None
-) -> Step:
-    """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
+def inputs(config: GPT2Config, dtype: torch.dtype, batch: int, seq: int, encoder: int = 0) -> dict[str, torch.Tensor]:
+    """What a step takes: ids, which are the labels too, and states of an encoder that is not trained."""
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
+    states = torch.empty((batch, encoder, config.n_embd), dtype=dtype, device="meta")
+    return {"input_ids": ids, "labels": ids, **({"encoder_hidden_states": states} if encoder else {})}
+
+
+def step(
+    config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None,
+    encoder: int = 0,
+) -> Step:  # fmt: skip
+    """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
+    given = inputs(config, dtype, batch, seq, encoder)
     answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
-    return traced_step(build(config, attn, dtype), lambda model: model(ids, labels=ids).loss, autocast, answer)
+    return traced_step(build(config, attn, dtype), lambda model: model(**given).loss, autocast, answer)
 
 
 def traced_step(

@@ -5,12 +5,17 @@ the accuracy gate, README's output.
 
 Run it after a change of the tool's output, of its constants, or of the transformers version that the tests pin, where
 the package is installed in editable mode.
+
+    pip install --no-deps --target FOLDER transformers==5.7.0; python tests/regenerate.py FOLDER
+
+writes the lines of that version alone: a citation that is new has none in older versions before.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import columns
@@ -77,6 +82,13 @@ def citations_text(version: str, package: Path) -> str:
 
 
 if __name__ == "__main__":
+    for folder in map(Path, sys.argv[1:]):
+        (metadata,) = folder.glob("transformers-*.dist-info")
+        number = metadata.name.removesuffix(".dist-info").partition("-")[2]
+        LINES_FILE.write_text(citations_text(number, folder / "transformers"), "utf-8")
+        shipped_lines.cache_clear()
+    if sys.argv[1:]:
+        sys.exit()
     installed = installed_transformers()
     assert installed is not None
     LINES_FILE.write_text(citations_text(*installed), "utf-8")

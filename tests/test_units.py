@@ -29,6 +29,8 @@ from gpt2cost.units import format_quantity, parse_count, parse_quantity, scale_f
         ("1.5 s", "s", 1.5),
         ("66.9 TFLOP/s", "FLOP/s", 66.9e12),
         ("1.1PFLOP/s", "FLOP/s", 1.1e15),
+        ("400 W", "W", 400.0),
+        ("0.4 kW", "W", 400.0),
         ("80GB", "B", 80e9),
         ("  80   GB ", "B", 80e9),
         ("1e3 GB", "B", 1e12),
@@ -99,6 +101,10 @@ def test_message_shows_a_long_value_short() -> None:
         (999.6e9, "B", "1.00 TB"),
         (2.4e-6, "s", "2.40 us"),
         (5e-10, "s", "0.500 ns"),
+        (1.37e-3, "J", "1.37 mJ"),
+        (20.4e3, "J", "20.4 kJ"),
+        (700.0, "W", "700 W"),
+        (1.2e3, "W", "1.20 kW"),
         (1e21, "FLOP", "1.00e+06 PFLOP"),
         (-2e-6, "s", "-2.00 us"),
         (math.inf, "s", "inf s"),
@@ -121,7 +127,7 @@ def test_round_trip(value: float, unit: str, digits: int) -> None:
     )
 
 
-@given(st.text(max_size=30), st.sampled_from(["B", "B/s", "FLOP/s", "s"]))
+@given(st.text(max_size=30), st.sampled_from(["B", "B/s", "FLOP/s", "s", "W"]))
 def test_any_text_is_read_or_refused(text: str, unit: str) -> None:
     try:
         assert 0 < parse_quantity(text, unit) < math.inf

@@ -32,11 +32,11 @@ from gpt2cost.calibration.search import FreeConstant, fitted_to, free_constants,
 from gpt2cost.device.catalog import list_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.gpu_constants import HEAD_DIMS
-from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.hardware import BOARD_POWER, Hardware
 from gpt2cost.device.to_yaml import hardware_tree
 from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.measure.records import Measurement, grouped, is_time, machine, of_kind
-from gpt2cost.units import unit_of
+from gpt2cost.units import parse_quantity, unit_of
 
 LEAST_RECORDS = 5
 """With fewer records the constants stay the base device's."""
@@ -109,7 +109,9 @@ class _Fitter:
             self.sources["compute.peak"] = f"that of {hw.name}, by the number of SMs"
         description = self._gpu() if "gpu" in self.machine else hw.description
         capability = self.machine.get("compute_capability") or hw.compute_capability
-        return replace(hw, description=description, compute_capability=capability)
+        if (limit_w := _power_limit(self.machine)) is not None:
+            self.sources[BOARD_POWER] = f"measured: power.limit of nvidia-smi, stated by {self._gpu()}"
+        return replace(hw, description=description, compute_capability=capability, board_power_w=limit_w)
 
     def _gpu(self) -> str:
         gpu = self.machine.get("gpu")
@@ -227,6 +229,16 @@ def _in_file(path: Sequence[str]) -> str:
     return ".".join(unit_of(name)[0] for name in path)
 
 
+def _power_limit(machine: Measurement) -> float | None:
+    """What the driver lets the board draw, None where nvidia-smi did not say: see `measure.bench`."""
+    said = machine.get("nvidia_smi")
+    parts = said.split(",") if isinstance(said, str) else []
+    try:
+        return parse_quantity(parts[3], "W") if len(parts) > 3 else None
+    except InputError:  # [N/A]
+        return None
+
+
 def _count(groups: Iterable[Group]) -> int:
     return sum(len(group.measured_s) for group in groups)
 
@@ -244,7 +256,8 @@ def _provenance(hw: Hardware, base: Hardware, sources: Mapping[str, str]) -> dic
     kept = {
         path: text if text.startswith("borrowed from ") else f"borrowed from {base.name}: {text}"
         for path, text in base.provenance.items()
-        if _at(new, path) == _at(old, path) or not any(f"{path}.".startswith(f"{section}.") for section in sources)
+        if _at(new, path) == _at(old, path)
+        or not (path == BOARD_POWER or any(f"{path}.".startswith(f"{section}.") for section in sources))
     }
     return {**kept, **sources}
 

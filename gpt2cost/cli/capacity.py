@@ -10,7 +10,7 @@ import typer
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
 from gpt2cost.cli.given import flag_of, is_given
-from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each
+from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each, with_energy
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
@@ -75,7 +75,7 @@ def fit(
         chosen, devices.prices(), lambda device, _: capacity(loaded, device, **given, max_latency_s=limit_s)
     )
     print_warnings(found.warnings)
-    show_each(sink, found, found.results[0].view, len(chosen))
+    show_each(sink, found, found.results[0].view, len(chosen), devices.energy)
     answers = [answer for each in found.results for answer in each.answers]
     exits.leave(
         oom=all(answer.prediction or answer.limited_by != "memory" for answer in answers),
@@ -113,7 +113,7 @@ def _fit_service(
         price_per_hour=devices.prices(),
     )  # fmt: skip
     print_warnings(found.warnings)
-    sink.show(found.view, found)
+    sink.show(with_energy(found.view, devices.energy), found)
     exits.leave(
         oom=all(offer.run or offer.limited_by != "memory" for offer in found.offers),
         positions=all(offer.run is None or offer.run.valid for offer in found.offers),

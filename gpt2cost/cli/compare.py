@@ -10,14 +10,15 @@ import typer
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, takes
-from gpt2cost.cli.given import refuse, refuse_changed, required
-from gpt2cost.cli.many import GivenSizeFlags, ManyFlags
+from gpt2cost.cli.given import named_as_given, refuse, refuse_changed, required
+from gpt2cost.cli.many import EnergyFlag, GivenSizeFlags, ManyFlags, with_energy
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.phases import SIDE_BY_SIDE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.compare import compare_choices
+from gpt2cost.prediction.energy import check_board_power
 from gpt2cost.prediction.grid import make_grid
 from gpt2cost.prediction.predict import predict_run
 from gpt2cost.prediction.settings import PHASES, TRAIN, Sizes, check_sizes
@@ -39,6 +40,7 @@ def compare(
         bool, typer.Option("--phases", help="Of one candidate: prefill beside decode, a row per module.")
     ] = False,
     outputs: LogitsFlags,
+    energy: EnergyFlag = False,
     training: TrainListFlags,
     exits: ExitFlags,
     out: OutputFlags,
@@ -54,27 +56,30 @@ def compare(
     if phases and phase != "both":
         raise InputError(f"--phases: shows prefill and decode, so that it takes no --phase {phase}")
     if phase == TRAIN:
-        _compare_training(many, sizes, outputs, training, exits, sink)
+        _compare_training(many, sizes, outputs, training, energy, exits, sink)
         return
     refuse(vars(training), ONLY_TRAINING)
     given, use_cache = sizes.or_usual(), not outputs.no_use_cache
     fixed = {"phase": phase, "logits": outputs.logits, "use_cache": use_cache, "cache_type": outputs.cache_type}
     grid = make_grid(**axes, **given, **fixed)
-    choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
+    with named_as_given(many.encoder_len):
+        choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
     checked = check_sizes(**given, use_cache=use_cache)
+    if energy:
+        check_board_power(choice.hardware for choice in choices)
     if phases:
-        _compare_phases(choices, checked, warnings, exits, sink)
+        _compare_phases(choices, checked, warnings, energy, exits, sink)
         return
     _check_count(len(choices), warnings)
     comparison = compare_choices(choices, checked, phase, warnings)
     print_warnings(comparison.warnings)
-    sink.show(comparison.view, comparison)
+    sink.show(with_energy(comparison.view, energy), comparison)
     predictions = [candidate.prediction for candidate in comparison.candidates]
     exits.leave(oom=all(one.memory.fits for one in predictions), positions=all(one.valid for one in predictions))
 
 
 def _compare_phases(
-    choices: Sequence[Choice], sizes: Sizes, warnings: Sequence[str], exits: ExitFlags, sink: Sink
+    choices: Sequence[Choice], sizes: Sizes, warnings: Sequence[str], energy: bool, exits: ExitFlags, sink: Sink
 ) -> None:
     """The two passes of one run side by side."""
     if len(choices) != 1:
@@ -85,13 +90,13 @@ def _compare_phases(
     if len(prediction.phases) != 2:
         raise InputError("--phases: --seq 1 on a cache is a decode step, which has no prefill beside it")
     print_warnings((*warnings, *prediction.warnings))
-    sink.show(SIDE_BY_SIDE, prediction)
+    sink.show(with_energy(SIDE_BY_SIDE, energy), prediction)
     exits.leave(oom=bool(prediction.memory.fits), positions=prediction.valid)
 
 
 def _compare_training(
-    many: ManyFlags, sizes: GivenSizeFlags, outputs: LogitsFlags, training: TrainListFlags, exits: ExitFlags,
-    sink: Sink,
+    many: ManyFlags, sizes: GivenSizeFlags, outputs: LogitsFlags, training: TrainListFlags, energy: bool,
+    exits: ExitFlags, sink: Sink,
 ) -> None:  # fmt: skip
     """Training steps side by side."""
     refuse({"batch": sizes.batch, "cache": sizes.cache, "dtype": many.dtype}, NOT_OF_TRAINING)
@@ -99,11 +104,13 @@ def _compare_training(
     axes = {name: value for name, value in many.axes().items() if name != "dtype"}
     grid = make_train_grid(**axes, seq=sizes.seq, **training.given())
     choices, warnings = plan_training(grid, many.model_changes(), many.hw_changes())
+    if energy:
+        check_board_power(choice.hardware for choice in choices)
     points = candidates_of(grid, choices)
     _check_count(len(points), warnings)
     comparison = compare_points(points, warnings)
     print_warnings(comparison.warnings)
-    sink.show(comparison.view, comparison)
+    sink.show(with_energy(comparison.view, energy), comparison)
     trained = [candidate.training for candidate in comparison.candidates]
     exits.leave(oom=all(one.memory.fits for one in trained), positions=all(one.valid for one in trained))
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.given import flag_of, hardware_changes, model_changes, required
+from gpt2cost.cli.given import flag_of, hardware_changes, model_changes, named_as_given, required, with_stdin
 from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
@@ -26,7 +26,15 @@ from gpt2cost.output.formats import COLUMNAR, EVERY_FORMAT
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import Model, change_model, load_model
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CACHE_TYPES,
+    HEADS,
+    IMPLEMENTATIONS,
+    LOGITS,
+    RUNTIMES,
+    WEIGHTS,
+)
 
 # ---------------------------------------------------------------------------------------------- groups of flags
 
@@ -50,7 +58,8 @@ def takes(command: Command, more: Iterable[inspect.Parameter] = ()) -> Command:
             parameters.append(parameter.replace(annotation=hints[name]))
 
     @wraps(command)
-    def call(**flags: Any) -> None:
+    def call(**given: Any) -> None:
+        flags = with_stdin(given)
         made = {
             name: group(**{field.name: flags.pop(field.name) for field in dataclasses.fields(group)})
             for name, group in groups.items()
@@ -127,7 +136,10 @@ def size(name: str, help: str, **more: Any) -> Any:
 GpuFlag = Annotated[
     str | None,
     typer.Option(
-        "--gpu", "--hardware", help="A device (gpt2cost hardware list) or a YAML file.", autocompletion=device_names
+        "--gpu",
+        "--hardware",
+        help="A device (gpt2cost hardware list) or a YAML file; - is stdin.",
+        autocompletion=device_names,
     ),
 ]
 EncoderLenFlag = Annotated[
@@ -137,6 +149,13 @@ HeadFlag = Annotated[
     str | None,
     choice("--head", HEADS, f"What the hidden states go through: {either(HEADS)}.", show_default="of its architecture"),
 ]
+WeightsFlag = Annotated[
+    str | None,
+    choice(
+        "--weights", WEIGHTS, f"Linear layers' weights: in the dtype, or bitsandbytes' {either(WEIGHTS[1:])}.",
+        show_default="of the config, else dtype",
+    ),
+]  # fmt: skip
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
 ]
@@ -192,21 +211,24 @@ class ModelFlags:
         str | None,
         typer.Option(
             "--model",
-            help="A preset (gpt2cost models), a folder, a config.json, nanoGPT's model_args as JSON, or a hub id.",
+            help="A preset (gpt2cost models), a folder, a config.json (- is stdin), nanoGPT's model_args, or a hub id.",
             autocompletion=model_names,
         ),
     ] = None
     set_: SetFlag = None
     head: HeadFlag = None
     encoder_len: EncoderLenFlag = None
+    weights: WeightsFlag = None
 
     def load_model(self, default: str | None = None) -> Model:
-        """The model of --model, --set and --head. Raises `InputError` where there is none."""
+        """The model of --model, and of the flags that change it. Raises `InputError` where there is none."""
         loaded = load_model(required("--model", default if self.model is None else self.model))
-        changes = model_changes(self.set_, self.head, self.encoder_len)
-        if loaded.head == changes.get("head"):
-            del changes["head"]
-        return change_model(loaded, changes)
+        changes = model_changes(self.set_, self.head, self.encoder_len, self.weights)
+        for key in ("head", "weights"):
+            if getattr(loaded, key) == changes.get(key):
+                del changes[key]
+        with named_as_given(self.encoder_len):
+            return change_model(loaded, changes)
 
 
 @dataclass(eq=False, repr=False)

@@ -10,7 +10,7 @@ from gpt2cost.checks import check_point
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import BatchFlag, CacheTypeFlag, ModelFlags, OutputFlags, SettingFlags, StrictFlag, takes
 from gpt2cost.cli.given import heed
-from gpt2cost.cli.many import PricedDevicesFlags, ReplicasFlag, show_each
+from gpt2cost.cli.many import PricedDevicesFlags, ReplicasFlag, show_each, with_energy
 from gpt2cost.prediction.generate import check_generate, generate_run
 from gpt2cost.prediction.several import ask_each
 
@@ -48,7 +48,7 @@ def generate(
     )
     heed(found.warnings, strict)
     if len(chosen) == 1:
-        sink.show(found.results[0].view, found.results[0])
+        sink.show(with_energy(found.results[0].view, devices.energy), found.results[0])
     else:
-        show_each(sink, found, found.results[0].view, len(chosen))
+        show_each(sink, found, found.results[0].view, len(chosen), devices.energy)
     exits.leave(oom=all(run.fits for run in found.results), positions=all(run.valid for run in found.results))

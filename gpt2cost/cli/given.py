@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from gpt2cost.checks import check_choice
 from gpt2cost.device.catalog import HOST_FACTOR
 from gpt2cost.errors import InputError, echo, plain
+from gpt2cost.files import STDIN
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.table.config import preset_names
-from gpt2cost.table.options import HEADS
+from gpt2cost.table.options import HEADS, WEIGHTS
 
 
 def flag_of(name: str) -> str:
     """The flag that a parameter of this name is read from."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.strip('_').replace('_', '-')}"
+
+
+FILES = ("model", "gpu", "grid", "from_", "trace", "measurements", "file", "name")
+"""Parameters that may name a file."""
+
+
+def with_stdin(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a command with `-`, alone or in a list of files, as the file that is stdin.
+
+    Raises `InputError` where two of them are, as it can be read once, and where it is a terminal or closed.
+    """
+    lists = {name: str(flags[name]).split(",") for name in FILES if flags.get(name) is not None}
+    named = [flag_of(name) for name, parts in lists.items() for part in parts if part == "-"]
+    if not named:
+        return dict(flags)
+    if len(named) > 1:
+        raise InputError(
+            f"{' and '.join(dict.fromkeys(named))}: stdin is read once, so that only one - may stand for it"
+        )
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise InputError(f"{named[0]} -: expected a file or a pipe on stdin, such as < FILE")
+    read = {name: ",".join(str(STDIN) if part == "-" else part for part in parts) for name, parts in lists.items()}
+    return {**flags, **{name: type(flags[name])(text) for name, text in read.items()}}
 
 
 def is_given(value: object) -> bool:
@@ -43,16 +69,29 @@ def assignments(flag: str, given: list[str] | None, separator: str | None = None
     for part in (part for text in given or [] for part in (text.split(separator) if separator else [text])):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
-            raise InputError(f"{flag}: expected key=value, got {echo(part)}")
+            is_list = flag == "--set" and changes and key and not equals
+            hint = f"; sweep and compare take several values of {plain(next(reversed(changes)))}" if is_list else ""
+            raise InputError(f"{flag}: expected key=value, got {echo(part)}{hint}")
         if key in changes:
             raise InputError(f"{flag}: {plain(key)} is set twice")
         changes[key] = value
     return changes
 
 
-def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | None) -> dict[str, str]:
-    """What --set, --head and --encoder-len change of a model. Raises `InputError` where two give the same."""
+def model_changes(
+    set_: list[str] | None, head: str | None, encoder_len: int | None, weights: str | None = None
+) -> dict[str, str]:
+    """What --set, --head, --encoder-len and --weights change of a model. Raises `InputError` where two give the same.
+
+    `weights`: one way of storing them, or several with commas between them.
+    """
     changes = assignments("--set", set_, ",")
+    if weights is not None:
+        for each in weights.split(","):
+            check_choice("weights", each, WEIGHTS)
+        if "weights" in changes:
+            raise InputError("--weights: weights is set by --set too")
+        changes["weights"] = weights
     if encoder_len is not None:
         if "encoder_len" in changes:
             raise InputError("--encoder-len: encoder_len is set by --set too")
@@ -63,6 +102,17 @@ def model_changes(set_: list[str] | None, head: str | None, encoder_len: int | N
             raise InputError("--head: head is set by --set too")
         changes["head"] = head
     return changes
+
+
+@contextmanager
+def named_as_given(encoder_len: int | None) -> Iterator[None]:
+    """An `InputError` about what --encoder-len sets names that flag."""
+    try:
+        yield
+    except InputError as error:
+        if encoder_len is None:
+            raise
+        raise InputError(str(error).replace("set: $: encoder_len", "--encoder-len", 1)) from None
 
 
 def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:

@@ -30,10 +30,11 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.output.record import View
 from gpt2cost.output.sink import Sink
+from gpt2cost.prediction.energy import check_board_power
 from gpt2cost.prediction.prices import Prices
 from gpt2cost.prediction.several import Several, devices_of
 from gpt2cost.prediction.what_ifs import listed
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, IMPLEMENTATIONS, RUNTIMES, WEIGHTS
 
 ModelsFlag = Annotated[
     str | None, typer.Option("--model", help="Models, separated by commas.", autocompletion=several(model_names))
@@ -120,6 +121,10 @@ def _price(text: str, given: str) -> float:
         raise InputError(f"--price-per-hour: expected 2.5 or a100=1.3,h100=2.5, got {echo(given)}") from None
 
 
+EnergyFlag = Annotated[
+    bool,
+    typer.Option("--energy", help="Adds a bound of the energy: board power x upper end of the range x GPUs."),
+]
 ReplicasFlag = Annotated[int, typer.Option("--gpus", help="Replicas of the model, each with a batch of its own.")]
 ShardFlag = Annotated[
     str | None, typer.Option("--shard", help="Only a part, such as 3/16; the parts in order are the whole.")
@@ -128,21 +133,34 @@ ShardFlag = Annotated[
 
 @dataclass(eq=False, repr=False)
 class PricedDevicesFlags(DevicesFlags):
-    """The same, and what they cost."""
+    """The same, what they cost, and whether their energy is asked for."""
 
     price_per_hour: PriceFlag = None
+    energy: EnergyFlag = False
+
+    def load_devices(self) -> list[Hardware]:
+        """As `DevicesFlags` says. Raises `InputError` for energy of a device without a board power."""
+        devices = super().load_devices()
+        if self.energy:
+            check_board_power(devices)
+        return devices
 
     def prices(self) -> Prices:
         """What they cost per hour."""
         return prices(self.price_per_hour)
 
 
-def show_each(sink: Sink, found: Several, view: View[Any], asked: int) -> None:
+def with_energy(view: View[Any], energy: bool) -> View[Any]:
+    """A view of results that have `energy_bounds`, with them if `energy` is asked for."""
+    return import_module("gpt2cost.output.energy").energy_view(view) if energy else view
+
+
+def show_each(sink: Sink, found: Several, view: View[Any], asked: int, energy: bool = False) -> None:
     """Write one device's own result, or those of several side by side. `asked`: of how many devices."""
     if asked == 1 and not found.priced:
-        sink.show(view, found.results[0])
+        sink.show(with_energy(view, energy), found.results[0])
     else:
-        sink.show(import_module("gpt2cost.output.several").several_view(view), found)
+        sink.show(import_module("gpt2cost.output.several").several_view(view, energy), found)
 
 
 @dataclass(eq=False, repr=False)
@@ -153,6 +171,7 @@ class ManyFlags:
     set_: SetFlag = None
     head: HeadFlag = None
     encoder_len: EncoderLenFlag = None
+    weights: Annotated[str | None, choices("--weights", WEIGHTS, "of the config, else dtype")] = None
     gpu: GpusFlag = None
     hw_set: HwSetFlag = None
     host_factor: HostFactorFlag = None
@@ -168,10 +187,10 @@ class ManyFlags:
     def model_changes(self) -> dict[str, Any]:
         """What --set and --head change: one value of a key, or a list of them as in n_layer=6,12."""
         given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
-        return {
-            key: value.split(_BETWEEN) if _BETWEEN in value else value
-            for key, value in model_changes(given, self.head, self.encoder_len).items()
-        }
+        changes = model_changes(given, self.head, self.encoder_len, self.weights)
+        if "weights" in changes:
+            changes["weights"] = changes["weights"].replace(",", _BETWEEN)
+        return {key: value.split(_BETWEEN) if _BETWEEN in value else value for key, value in changes.items()}
 
     def hw_changes(self) -> dict[str, Any]:
         """What --hw-set and --host-factor change; a value may be a list."""

@@ -51,7 +51,7 @@ def predict(
         _refuse_of_one(sink, group, explain, all_)
     found = ask_each(chosen, devices.prices(), lambda device, _: predict_run(loaded, device, how, sizes, phase))
     heed(found.warnings, strict)
-    show_each(sink, found, prediction_view(group, explain, all_), len(chosen))
+    show_each(sink, found, prediction_view(group, explain, all_), len(chosen), devices.energy)
     exits.leave(
         oom=all(bool(prediction.memory.fits) for prediction in found.results),
         positions=all(prediction.valid for prediction in found.results),

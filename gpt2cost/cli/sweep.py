@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, choice, takes
-from gpt2cost.cli.given import refuse, required
-from gpt2cost.cli.many import ManyFlags, ShardFlag, SizeListFlags
+from gpt2cost.cli.given import named_as_given, refuse, required
+from gpt2cost.cli.many import EnergyFlag, ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
 from gpt2cost.errors import InputError
 from gpt2cost.output.messages import print_warnings
 from gpt2cost.output.sink import Sink
 from gpt2cost.output.sweep import show_sweep
 from gpt2cost.prediction.blocks import Block, Rows
+from gpt2cost.prediction.energy import ENERGY_COLUMNS
 from gpt2cost.prediction.grid import DEFAULTS, Grid, make_grid, read_study
-from gpt2cost.prediction.parallel import blocks_of
+from gpt2cost.prediction.parallel import made_of_each
 from gpt2cost.prediction.settings import PHASES, TRAIN
 from gpt2cost.prediction.shard import WHOLE, parse_shard
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep, plan
@@ -45,6 +48,8 @@ MANY_POINTS = 10_000_000
 LONG = 500_000
 """From this many points on, a terminal sees a progress bar."""
 
+T = TypeVar("T")
+
 
 @takes
 def sweep(
@@ -60,8 +65,11 @@ def sweep(
     logits: Annotated[str | None, LOGITS_OPTION] = None,
     no_use_cache: NoCacheFlag = False,
     cache_type: Annotated[str | None, CACHE_TYPE_OPTION] = None,
-    grid: Annotated[Path | None, typer.Option("--grid", help="A saved study in YAML; flags override it.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option("--grid", help="A saved study in YAML (- is stdin); flags override it.")
+    ] = None,
     kernels: Annotated[bool, typer.Option("--kernels", help="A row per kernel.")] = False,
+    energy: EnergyFlag = False,
     only_fitting: Annotated[bool, typer.Option("--only-fitting", help="Only what fits into memory.")] = False,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="Only within the model's positions.")] = False,
     sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
@@ -96,7 +104,8 @@ def sweep(
     for name in ("model", "gpu"):
         required(f"--{name}", axes.get(name))
     if sort is not None:
-        check_column(sort, TRAIN_COLUMNS if trains else KERNEL_COLUMNS if kernels else COLUMNS)
+        columns = TRAIN_COLUMNS if trains else KERNEL_COLUMNS if kernels else COLUMNS
+        check_column(sort, (*columns, *ENERGY_COLUMNS) if energy else columns)
     if top is not None and top < 1:
         raise InputError(f"top: expected at least 1, got {top}")
     points = make_train_grid(**axes) if trains else make_grid(**axes)
@@ -106,11 +115,19 @@ def sweep(
     first, end = part.bounds(points.points * math.prod(map(points_of, changes)))
     if end - first > MANY_POINTS and not yes:
         raise InputError(f"the grid has {end - first:,} points; --yes evaluates more than {MANY_POINTS:,}")
-    planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part)
+    with named_as_given(many.encoder_len):
+        planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part, energy=energy)
     print_warnings(planned.warnings)
     seen: dict[str, set[bool]] = {"fits": set(), "valid": set()}
     with _progress(planned.points, sink) as advance:
-        show_sweep(sink, planned, ordered(_counted(planned, advance, seen), sort, top))
+
+        def each(make: Callable[[Block], Iterable[T]]) -> Iterator[T]:
+            if sort is None and top is None:
+                return _pieces(planned, make, advance, seen)
+            blocks = _pieces(planned, lambda block: [block], advance, seen)
+            return chain.from_iterable(map(make, ordered(blocks, sort, top)))
+
+        show_sweep(sink, planned, each)
     exits.leave(
         oom=all(seen["fits"]) and (bool(seen["fits"]) or not only_fitting),
         positions=all(seen["valid"]) and (bool(seen["valid"]) or not only_valid),
@@ -140,10 +157,19 @@ def _progress(total: int, sink: Sink) -> AbstractContextManager[Callable[[int], 
     return bar
 
 
-def _counted(sweep: Rows, advance: Callable[[int], Any], seen: dict[str, set[bool]]) -> Iterator[Block]:
-    """The blocks of a sweep; `advance` is told the points of each, and `seen` what stands in some of its columns."""
-    for block in blocks_of(sweep):
-        advance(block.points)
-        for name, values in seen.items():
-            values |= set(block.flat(name).tolist())
-        yield block
+def _pieces(
+    sweep: Rows, make: Callable[[Block], Iterable[T]], advance: Callable[[int], Any], seen: dict[str, set[bool]]
+) -> Iterator[T]:
+    """What `make` makes of each block of a sweep. `advance` is told the points of each, and `seen` what stands in some
+    of its columns."""
+
+    def made(block: Block) -> Iterator[Any]:
+        yield block.points, {name: set(np.unique(block.flat(name)).tolist()) for name in seen}
+        yield from make(block)
+
+    for pieces in made_of_each(sweep, made):
+        points, found = next(pieces)
+        advance(points)
+        for name, values in found.items():
+            seen[name] |= values
+        yield from pieces

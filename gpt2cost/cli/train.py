@@ -11,9 +11,11 @@ from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
 from gpt2cost.cli.flags import AllFlag, DeviceFlags, ModelFlags, OutputFlags, StrictFlag, choice, either, takes
 from gpt2cost.cli.given import heed
+from gpt2cost.cli.many import EnergyFlag, with_energy
 from gpt2cost.cli.train_many import TrainFlags
 from gpt2cost.output.kernel_rows import EXPLAINED, GROUPS
 from gpt2cost.output.train import training_view
+from gpt2cost.prediction.energy import check_board_power
 from gpt2cost.prediction.train import train as predict_train
 from gpt2cost.prediction.train_settings import clip_norm
 
@@ -68,6 +70,7 @@ def train(
         bool, typer.Option("--explain", help="Add what bounds the slowest kernels, and what would help the step.")
     ] = False,
     all_: AllFlag = False,
+    energy: EnergyFlag = False,
     strict: StrictFlag = False,
     exits: ExitFlags,
     out: OutputFlags,
@@ -81,7 +84,10 @@ def train(
         sink.only_in("--all", "table")
     flags: dict[str, Any] = {**vars(batch), **vars(how), **vars(length)}
     flags["clip_grad_norm"] = clip_norm(how.clip_grad_norm)
-    training = predict_train(model.load_model(), device.load_device(), **flags)
+    loaded, hardware = model.load_model(), device.load_device()
+    if energy:
+        check_board_power([hardware])
+    training = predict_train(loaded, hardware, **flags)
     heed(training.warnings, strict)
-    sink.show(training_view(group, explain, all_), training)
+    sink.show(with_energy(training_view(group, explain, all_), energy), training)
     exits.leave(oom=bool(training.memory.fits), positions=training.valid)

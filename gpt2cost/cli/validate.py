@@ -91,6 +91,7 @@ def validate(
                 "goes with --model, to compare a trace with it",
             )
             on.load_any()
+            print_warnings(f"{plain(str(trace))}: {note}" for note in (read.note,) if note)
             sink.show(FOUND, found_in(read))
         else:
             sink.show(validation_view(kernels=True), _traced(on, read, trace, flags))

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt2cost.device.hardware import Hardware
+from gpt2cost.device.hardware import BOARD_POWER, Hardware
 from gpt2cost.errors import InputError, InputWarning, echo, nearest, plain
 from gpt2cost.files import data_dir, is_folder, read_text
 from gpt2cost.schema import build, change, check_mapping
@@ -20,8 +20,8 @@ from gpt2cost.yaml_text import read_yaml, yaml_value
 
 SHARED_SECTIONS = ("model", "host", "launch", "interconnect")
 """Sections that a file may borrow from another device."""
-CHANGEABLE = ("memory", "compute", "launch", "host", "model", "interconnect")
-"""Sections whose constants `change_hardware` may set."""
+CHANGEABLE = ("memory", "compute", "launch", "host", "model", "interconnect", BOARD_POWER)
+"""Sections whose constants `change_hardware` may set, and a constant in none."""
 HOST_FACTOR = "host_factor"
 """What `change_hardware` takes beside their paths: a factor on all times of the host."""
 PATH_VARIABLE = "GPT2COST_HARDWARE_PATH"
@@ -222,7 +222,8 @@ def _load_file(path: Path, stamp: tuple[int, int], pipes: bool) -> tuple[Hardwar
 
 
 def _provenance_of_variant(device: Hardware, changes: Mapping[Any, Any]) -> Any:
-    """What was measured on the file's own device is borrowed in a variant that does not state its own source."""
+    """What was measured on the file's own device is borrowed in a variant that does not state its own source; what the
+    variant has not, has none."""
     own = changes.get("provenance", {})
     if not isinstance(own, dict):
         return own
@@ -231,7 +232,8 @@ def _provenance_of_variant(device: Hardware, changes: Mapping[Any, Any]) -> Any:
         for path, text in device.provenance.items()
         if path.partition(".")[0] in ("model", "interconnect") and text.startswith(("measured", "fitted"))
     }
-    return {**device.provenance, **borrowed, **own}
+    kept = {path: text for path, text in device.provenance.items() if changes.get(path, text) is not None}
+    return {**kept, **borrowed, **own}
 
 
 def _read(path: Path, pipes: bool = False) -> dict[Any, Any]:

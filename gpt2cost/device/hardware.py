@@ -24,6 +24,9 @@ from gpt2cost.result import Result
 from gpt2cost.table.options import KERNEL_VARIANTS, Attn, Runtime
 from gpt2cost.units import unit_of
 
+BOARD_POWER = "board_power"
+"""The key of `Hardware.board_power_w` in a file."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -171,6 +174,8 @@ class Calibration:
 class Hardware(Result):
     """One device. All quantities in SI units; FLOP rates count one fused multiply-add as 2.
 
+    `board_power_w`: what it may draw at most for longer than moments, by its vendor or by the limit that its driver
+    holds; of a Mac, the whole machine. None where it is not known.
     `provenance`: path of a constant or section -> where it comes from. `borrowed`: section -> the device it was taken
     from. `variants`: names of the other devices in this file. `changes`: path -> what `change_hardware` set it to,
     of the device that `unchanged` is.
@@ -184,6 +189,7 @@ class Hardware(Result):
     vendor: Literal["nvidia", "apple", "cpu"]
     architecture: str
     compute_capability: float | None = field(default=None, metadata=POSITIVE)
+    board_power_w: float | None = None
     memory: Memory
     compute: Compute
     launch: Launch
@@ -251,6 +257,11 @@ class Hardware(Result):
         }
         compute = dataclasses.replace(self.compute, peak_flop_per_s=peaks)
         return dataclasses.replace(self, compute=compute, model=self.model.with_attention_at(share))
+
+    @property
+    def changes_of_time(self) -> set[str]:
+        """The changed paths that say something of seconds: a board's power says nothing of them."""
+        return set(self.changes) - {BOARD_POWER}
 
     @property
     def host_factor(self) -> float:

@@ -9,7 +9,7 @@ import yaml
 from gpt2cost.checks import check_flag
 from gpt2cost.device.hardware import Evidence
 from gpt2cost.errors import InputError, echo
-from gpt2cost.measure.records import Measurement, is_time, of_kind
+from gpt2cost.measure.records import Measurement, is_time, named, of_kind
 from gpt2cost.prediction.settings import LEAST, How, Sizes, check_how, check_sizes
 from gpt2cost.table.config import load_model
 from gpt2cost.units import format_quantity
@@ -26,16 +26,17 @@ def run_of(record: Measurement) -> tuple[How, Sizes]:
         runtime = str(mode)
     try:
         sizes, choices = (record["batch"], record["seq"], record["cache"]), (record["dtype"], record["attn"])
-        if not isinstance(record["model"], str):
-            raise InputError(f"model: expected a name, got {echo(record['model'])}")
+        for key in ("model", "dtype", "attn"):
+            if not isinstance(record[key], str):
+                raise InputError(f"{key}: expected a name, got {echo(record[key])}")
         if any(isinstance(size, list) for size in sizes):
             raise InputError(f"batch, seq, cache: expected integers, got {echo(sizes)}")
         use_cache = check_flag("use_cache", record.get("use_cache", True))
         return check_how(*choices, runtime, "all", use_cache), check_sizes(*sizes, use_cache)
     except KeyError as error:
-        raise InputError(f"measurement of kind {record['kind']}: expected {error.args[0]!r}, which it lacks") from None
+        raise InputError(f"{named(record)}: expected {error.args[0]!r}, which it lacks") from None
     except InputError as error:
-        raise InputError(f"measurement of kind {record['kind']}: {error}") from None
+        raise InputError(f"{named(record)}: {error}") from None
 
 
 def is_asked_for(
@@ -75,7 +76,7 @@ def as_evidence(record: Measurement, source: str) -> Evidence:
     name = "graph_us" if record["kind"] == "pass_graph" else "wall_us"
     value = record.get(name)
     if not is_time(value):
-        raise InputError(f"measurement of kind {record['kind']}: {name}: expected a time above 0, got {echo(value)}")
+        raise InputError(f"{named(record)}: {name}: expected a time above 0, got {echo(value)}")
     return Evidence(
         source=source,
         model=record["model"],

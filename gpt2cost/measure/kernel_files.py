@@ -8,6 +8,7 @@ the very rows that are scored: the one of 0 or more with the least mean absolute
 from __future__ import annotations
 
 import csv
+import io
 import math
 import warnings
 from collections import Counter
@@ -34,7 +35,7 @@ from gpt2cost.measure.kernel_formats import (
     backend_in,
     choice,
 )
-from gpt2cost.measure.records import grouped, is_time
+from gpt2cost.measure.records import grouped, is_time, text_of
 from gpt2cost.measure.training_rows import is_of_steps
 from gpt2cost.measure.training_score import score_training
 
@@ -74,14 +75,17 @@ class Row:
 
 
 def score_measurements(folder: Path, fit_constant: bool = False) -> list[KernelResult]:
-    """Score every CSV file in `folder` that is of one of `FORMATS`, and the training steps of published figures.
+    """Score a CSV file, or every one in `folder` that is of one of `FORMATS`, and published training steps.
 
     Raises `InputError` if the folder cannot be read or has no such file, and for a wrong row, with file and line. Warns
     (`InputWarning`) of files that are of no format, of columns that are not read, and of rows that are skipped.
     """
     where = plain(str(folder))
     if not is_folder(folder):
-        raise InputError(f"{where}: expected a folder with CSV files of measurements")
+        results = list(_score_file(folder, fit_constant))
+        if not results:
+            raise InputError(f"{where}: expected a CSV file with measurements of kernels, or a folder of them")
+        return results
     files = sorted(path for path in folder.glob("*.csv") if path.is_file())
     results = [result for path in files for result in _score_file(path, fit_constant)]
     results += _score_steps(folder)
@@ -124,15 +128,14 @@ def _warn(path: Path, text: str) -> None:
 def _predicted_file(path: Path, skipped: Counter[str]) -> Iterator[tuple[Series, list[Row], np.ndarray]]:
     """The series of a file with their predictions, in seconds. Counts in `skipped` why rows were left out."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.reader(file)
-            columns = next(reader, [])
-            format = _format_of(path, columns)
-            if format is None:
-                return
-            read = (_row(path, reader.line_num, format, columns, cells, skipped) for cells in reader if cells)
-            rows = [row for row in read if row]
-    except (OSError, csv.Error) as error:
+        reader = csv.reader(io.StringIO(text_of(path, "replace"), newline=""))
+        columns = next(reader, [])
+        format = _format_of(path, columns)
+        if format is None:
+            return
+        read = (_row(path, reader.line_num, format, columns, cells, skipped) for cells in reader if cells)
+        rows = [row for row in read if row]
+    except csv.Error as error:
         raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
     for series, members in grouped(rows, lambda row: row.series).items():
         gpu, dtype, _ = series
@@ -169,7 +172,7 @@ def _format_of(path: Path, columns: Sequence[str]) -> Format | None:
         _warn(path, f"passed over: its columns are of no format; of the nearest, {nearest.name}: {'; '.join(lists)}")
         return None
     if twice := [name for name in dict.fromkeys(columns) if columns.count(name) > 1 and name not in too_many]:
-        raise InputError(f"{plain(path.name)}: column {plain(twice[0])} stands there twice")
+        raise InputError(f"{plain(str(path))}:1: column {plain(twice[0])} stands there twice; expected each once")
     if too_many:
         _warn(path, _listed("columns that are not read", too_many))
     return nearest
@@ -183,7 +186,7 @@ def _row(
     path: Path, line: int, format: Format, columns: Sequence[str], texts: Sequence[str], skipped: Counter[str]
 ) -> Row | None:
     """A row of a file; None for one that cannot be predicted."""
-    where = f"{plain(path.name)}: line {line} of {format.name}"
+    where = f"{plain(str(path))}:{line}"
     try:
         if len(texts) != len(columns):
             raise InputError(f"expected {len(columns)} cells, got {len(texts)}")

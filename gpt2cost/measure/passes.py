@@ -22,6 +22,7 @@ from gpt2cost.schema import fields_of
 from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import COMPILED, GRAPHED
+from gpt2cost.table.quantization_config import QUANTIZATION_KEYS
 
 USUAL_SIZES = (
     (1, 1, 64), (1, 1, 512), (8, 1, 512), (1, 16, 0), (1, 128, 0), (1, 512, 0), (4, 128, 0), (2, 64, 448),
@@ -68,6 +69,10 @@ def pass_cases(grid: Grid, sizes: Iterable[tuple[int, int, int]] | None, device:
         for dtype, attn, runtime in itertools.product(grid.dtype, grid.attn, grid.runtime):
             how = check_how(dtype or None, attn or None, runtime, "all", grid.use_cache).on(model)
             _check_runs(device, how.dtype, how.attn, runtime)
+            if how.weights != "dtype":
+                raise InputError(
+                    f"model: {model.name} has {how.weights} weights, which are not measured; give a preset"
+                )
             if how.impl != "hf":
                 raise InputError(f"model: {model.name} is nanoGPT's, and HuggingFace's code is measured; give a preset")
             for size in chosen:
@@ -159,7 +164,7 @@ def _weight_bytes(name: str, dtype: str) -> int:
 
 def config_of(model: Model) -> Any:
     """The `GPT2Config` of a model, with all that changes what it costs, but for the pad token, which training lacks."""
-    keys = set(fields_of(Model)) - {"bias", "head", "pad_token_id", "encoder_len"}
+    keys = set(fields_of(Model)) - {"bias", "head", "pad_token_id", "encoder_len", *QUANTIZATION_KEYS}
     last = model.vocab_size - 1
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.measure.observed import Observed
 from gpt2cost.measure.records import grouped
-from gpt2cost.measure.torch_trace import Observed
 from gpt2cost.measure.trace_match import Match, match
-from gpt2cost.prediction.one_pass import run_pass
+from gpt2cost.prediction.one_pass import run_pass, table_options, table_rows
 from gpt2cost.prediction.settings import How, Sizes
+from gpt2cost.table import generate_loop
 from gpt2cost.table.config import Model
+from gpt2cost.table.kernel import Row, numbered
 
+OF_GENERATE = frozenset({"isin", "rsub"})
+"""Ops that `generate` runs after each pass, and a pass does not: is the token an end, and what of it is kept."""
 LEAST_MAPPED = 0.6
 """The share of a trace's time that must be the table's, for it to be a trace of the model."""
 
@@ -93,7 +97,10 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
     Raises `InputError` where a recording has no such pass, or is mostly something else.
     """
     kernels_alone = any(op.kernels and not op.in_stream for recording in observed for op in recording)
-    pass_ = run_pass(model, _without_stream(hw) if kernels_alone else hw, how, sizes)
+    device = _without_stream(hw) if kernels_alone else hw
+    ops = {op.op for recording in observed for op in recording}
+    turn = _rows_of_generate(model, hw, how, sizes, ops) if ops >= OF_GENERATE else None
+    pass_ = run_pass(model, device, how, sizes, turn)
     matches = [match(recording, pass_.rows, pass_.symbols) for recording in observed]
     _check_matches(matches, f"{model.name} with {how.attn} attention, {how.runtime}, {sizes.text}")
     kernels = []
@@ -119,6 +126,14 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
         mapped_share=statistics.median(matched.mapped_share for matched in matches),
         in_order=all(matched.in_order for matched in matches),
     )
+
+
+def _rows_of_generate(model: Model, hw: Hardware, how: How, sizes: Sizes, ops: Collection[str]) -> tuple[Row, ...]:
+    """The table's rows of a turn of `generate`: what it prepares, the pass, and the choice of the token."""
+    options = replace(table_options(model, how, hw), in_generate=True)
+    prepared = generate_loop.setup(sizes.batch_size > 1) if sizes.cache_len == 0 else ()
+    chosen = generate_loop.after(options, sample="topk" in ops)
+    return numbered((*prepared, *generate_loop.before(options), *table_rows(options, how.runtime), *chosen))
 
 
 def _without_stream(hw: Hardware) -> Hardware:

@@ -25,11 +25,31 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 from gpt2cost.device.dtypes import Dtype
 from gpt2cost.device.gpu_constants import NATURAL, POSITIVE
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.files import is_folder
+from gpt2cost.files import STDIN, is_folder, opened
 from gpt2cost.schema import build
 
 Measurement: TypeAlias = Mapping[str, Any]
 """One line."""
+
+
+class Record(dict[str, Any]):
+    """A measurement that was read. `where`: its file and line, as `FILE:LINE`; empty for one that is of no file."""
+
+    where = ""
+
+
+def placed(record: Measurement, where: str) -> Record:
+    """A measurement with the place that it is from."""
+    own = Record(record)
+    own.where = where
+    return own
+
+
+def named(record: Measurement) -> str:
+    """What a message calls a measurement: `FILE:LINE: measurement of kind gemm`."""
+    where = getattr(record, "where", "")
+    return f"{where}{where and ': '}measurement of kind {plain(str(record['kind']))}"
+
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -37,7 +57,7 @@ Key = TypeVar("Key")
 MOST_BYTES = 256_000_000
 """The most that is read of a file of measurements or of a trace, decompressed: a small gzip file may hold gigabytes."""
 PIPE_WAIT_S = 5.0
-"""How long a pipe may stay empty."""
+"""How long a pipe may be without a writer."""
 GZIP = b"\x1f\x8b"
 """How a gzip file begins."""
 
@@ -55,7 +75,17 @@ def read_records(path: Path) -> list[Measurement]:
     return records
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, errors: str = "strict") -> str:
+    """The text of what `bytes_of` reads. Raises `InputError` as it does, and for what is no UTF-8, unless `errors` says
+    what becomes of it.
+    """
+    try:
+        return bytes_of(path).decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
+
+
+def bytes_of(path: Path) -> bytes:
     """What is in a file or comes through a pipe, decompressed if it begins as gzip does.
 
     Raises `InputError` where it cannot be read, where nothing comes, and for more than `MOST_BYTES`.
@@ -65,25 +95,34 @@ def text_of(path: Path) -> str:
         with _opened(path) as file:
             packed = file.peek(len(GZIP))[: len(GZIP)] == GZIP
             raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
-        return raw.decode("utf-8-sig")
     except InputError:  # which is a ValueError
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{where}: cannot read: {getattr(error, 'strerror', None) or error}") from None
+    if len(raw) > MOST_BYTES:
+        raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
+    return raw
 
 
 def _opened(path: Path) -> io.BufferedReader:
-    """A file, or a pipe through which something comes. Raises `InputError` where nothing does."""
-    if not path.is_fifo():
-        return path.open("rb")
+    """A file, or a pipe that has a writer. Raises `InputError` where none comes."""
+    if path == STDIN or not path.is_fifo():
+        return opened(path)
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer here
-    if not select.select([pipe], [], [], PIPE_WAIT_S)[0]:
+    if not select.select([pipe], [], [], PIPE_WAIT_S)[0] and not _has_writer(pipe):
         os.close(pipe)
-        raise InputError(f"{plain(str(path))}: cannot read: nothing came through this pipe in {PIPE_WAIT_S:g} s")
+        raise InputError(f"{plain(str(path))}: cannot read: nobody wrote into this pipe in {PIPE_WAIT_S:g} s")
     os.set_blocking(pipe, True)
     return os.fdopen(pipe, "rb")
+
+
+def _has_writer(pipe: int) -> bool:
+    """Whether an empty pipe is open for writing, by a slow command say: without a writer it is at its end."""
+    try:
+        os.read(pipe, 1)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _lines(file: Path) -> Iterator[Measurement]:
@@ -98,8 +137,8 @@ def _lines(file: Path) -> Iterator[Measurement]:
                 return
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-            raise InputError(f"{plain(str(file))}: line {number}: expected a JSON object with a 'kind'")
-        yield record
+            raise InputError(f"{plain(str(file))}:{number}: expected a JSON object with a 'kind'")
+        yield placed(record, f"{plain(str(file))}:{number}")
 
 
 def of_kind(records: Iterable[Measurement], *kinds: str) -> list[Measurement]:
@@ -167,7 +206,7 @@ def times_of(record: Measurement, name: str) -> list[float]:
     """A list of times in a record; empty where it has none. Raises `InputError` for what is no such list."""
     times = record.get(name, [])
     if not isinstance(times, list) or not all(map(is_time, times)):
-        raise InputError(f"measurement of kind {plain(record['kind'])}: {name}: expected a list of times above 0")
+        raise InputError(f"{named(record)}: {name}: expected a list of times above 0")
     return times
 
 
@@ -183,7 +222,10 @@ def trimmed_mean(times: Sequence[float]) -> float:
 
 def of_all_sweeps(records: Iterable[Measurement]) -> list[Measurement]:
     """One record per case, with the trimmed means of its times over the sweeps."""
-    return [{**same[0], **_times(same)} for same in grouped(records, case_of).values()]
+    return [
+        placed({**same[0], **_times(same)}, getattr(same[0], "where", ""))
+        for same in grouped(records, case_of).values()
+    ]
 
 
 def _times(records: list[Measurement]) -> dict[str, float]:
@@ -219,12 +261,11 @@ def _check_machines(machines: Iterable[Measurement]) -> None:
     first: dict[str, object] = {}
     for record in machines:
         said = {name: value for name, value in record.items() if value is not None and value != ""}
-        build(_MACHINE, said, "measurement of kind machine", unknown_keys="ignore")
+        build(_MACHINE, said, named(record), unknown_keys="ignore")
         for name in ("device", "gpu", "cpu_model", "threads"):
             if name in said and first.setdefault(name, said[name]) != said[name]:
-                raise InputError(
-                    f"measurements of more than one machine: {name} is {echo(first[name])} and {echo(said[name])}"
-                )
+                two = f"{name} is {echo(first[name])} and {echo(said[name])}"
+                raise InputError(f"{named(record)}: measurements of more than one machine: {two}; give those of one")
 
 
 _KERNELS = {
@@ -256,7 +297,7 @@ def check_records(records: Sequence[Measurement]) -> None:
     _check_machines(of_kind(records, "machine"))
     for record in records:
         if record["kind"] in _KERNELS:
-            build(_KERNELS[record["kind"]], dict(record), f"measurement of kind {record['kind']}", "ignore")
+            build(_KERNELS[record["kind"]], dict(record), named(record), "ignore")
             if record["kind"] != "host" or "issue_us" not in record:
                 seconds(record)
 
@@ -269,6 +310,11 @@ def is_time(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_US <= value < MOST_US
 
 
+def is_microseconds(value: Any) -> bool:
+    """Whether a value is a time that a trace can have, or the profile of a pass: 0 for what is too short."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST_US
+
+
 def seconds(record: Measurement) -> float:
     """The time of one kernel, pass or op of the host: of several the one that holds least of the host's part.
 
@@ -278,4 +324,4 @@ def seconds(record: Measurement) -> float:
         value = record.get(name)
         if is_time(value):
             return 1e-6 * value
-    raise InputError(f"measurement of kind {plain(record['kind'])}: expected a time such as wall_us above 0")
+    raise InputError(f"{named(record)}: expected a time such as wall_us above 0")

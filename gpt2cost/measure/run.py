@@ -19,10 +19,12 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from gpt2cost.checks import check_size
 from gpt2cost.errors import InputError
 from gpt2cost.measure.bench import Bench, Tell, Warn, reason
+from gpt2cost.measure.observed import Observed
 from gpt2cost.measure.passes import Models, PassCase, pass_run
 from gpt2cost.measure.plan import MOST_ROUNDS
+from gpt2cost.measure.profile_records import profile_record
 from gpt2cost.measure.records import Measurement, trimmed_mean
-from gpt2cost.measure.torch_trace import Observed, profile_record, read_trace
+from gpt2cost.measure.torch_trace import read_trace
 
 BUDGET_S = 0.1
 """A case is timed for this long in a round, and at least once. A machine's bad moments last for seconds, so that many

@@ -16,15 +16,15 @@ from gpt2cost.device.catalog import list_hardware, load_hardware
 from gpt2cost.device.hardware import Evidence, Hardware
 from gpt2cost.errors import InputError, plain
 from gpt2cost.measure.evidence import PASSES, as_evidence, run_of
+from gpt2cost.measure.profile_records import observed_passes
 from gpt2cost.measure.profile_score import ProfileScore, score_trace
-from gpt2cost.measure.records import Measurement, of_kind, reference_seconds, repeat_difference, trimmed_mean
-from gpt2cost.measure.torch_trace import observed_passes
+from gpt2cost.measure.records import Measurement, named, of_kind, reference_seconds, repeat_difference, trimmed_mean
 from gpt2cost.prediction.cases import Case, box_of, evidence_cases
 from gpt2cost.prediction.evidence_pass import evidence_how
 from gpt2cost.prediction.ranges import Range, Unseen, range_of
 from gpt2cost.prediction.settings import check_device
 from gpt2cost.result import Result
-from gpt2cost.table.config import load_model
+from gpt2cost.table.config import Model, load_model
 from gpt2cost.table.kernel import FusedAttention, Gemm
 
 STEADY = 0.05
@@ -209,11 +209,13 @@ def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
     passes: list[Measurement] = []
     profiles: list[ProfileScore] = []
     skipped: Counter[str] = Counter()
+    models: dict[str, Model] = {}
     for record in of_kind(records, *PASSES, "profile"):
         if record.get("mode", "default") not in ("default", "reduce-overhead"):
             skipped[f"torch.compile mode {plain(str(record['mode']))} is not predicted"] += 1
             continue
         how, sizes = run_of(record)
+        model = _model_of(record, models)
         try:
             check_device(hw, how)
         except InputError as error:
@@ -222,7 +224,7 @@ def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
         if record["kind"] != "profile":
             passes.append(record)
             continue
-        model, recordings = load_model(record["model"]), observed_passes(record)
+        recordings = observed_passes(record)
         try:
             profiles.append(score_trace(hw, model, how, sizes, *recordings))
         except InputError:
@@ -233,6 +235,15 @@ def validate(gpu: str | Hardware, records: Iterable[Measurement]) -> Validation:
     rows = [as_evidence(record, "") for record in passes]
     scored = score_cases(hw, rows, [repeat_difference(record) for record in passes])
     return Validation(hw, tuple(scored), tuple(profiles), dict(skipped), slowdown(hw, reference_seconds(passes)))
+
+
+def _model_of(record: Measurement, models: dict[str, Model]) -> Model:
+    """The model of a record, kept in `models`. Raises `InputError` for an unknown one."""
+    name = record["model"]
+    try:
+        return models.get(name) or models.setdefault(name, load_model(name))
+    except InputError as error:
+        raise InputError(f"{named(record)}: {error}") from None
 
 
 def slowdown(hw: Hardware, references_s: Sequence[float]) -> float | None:

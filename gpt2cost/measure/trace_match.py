@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,53 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2cost.measure.torch_trace import ATTENTION, Observed
+from gpt2cost.measure.observed import ANCHOR, SECOND_KERNEL, Observed, aligned, label_of, product_of
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.timing.queue_steps import unrolled
-
-ANCHOR = "native_layer_norm"
-"""The op whose number tells how many passes a trace holds."""
 
 TABLE_CELLS = 25_000_000
 """Most cells of an alignment's table, unless one pass needs more: 2 bytes each."""
 AROUND = 1000
 """So many kernels more than a pass has may lie before its first layer norm, or behind its last."""
-KERNEL_LABELS = {
-    r"flash|(?i:fmha)|attention|attn_fwd|sdpa": "attention",
-    r"CatArrayBatchedCopy|fused_cat": "cat",
-    r"layer_?norm|LayerNorm|RowwiseMoments": ANCHOR,
-    r"(?i:softmax)": "_softmax",
-    r"(?i:gemm|cutlass|nvjet|wgmma|gemv|split_?k)|triton_tem|Cijk_": "product",
-    r"indexSelect|index_select|gather|embedding": "embedding",
-    r"arange|elementwise_kernel_with_index": "arange",
-    r"FillFunctor|fill_kernel": "fill",
-    r"copy_kernel|Memcpy DtoD|CopyFunctor|CopyDeviceToDevice|rocclr_copyBuffer": "copy",
-    r"where_kernel": "where",
-    r"tanh": "tanh",
-    r"pow_": "pow",
-    r"gelu|Gelu|GELU": "gelu",
-    r"Functor\w*_add\b|AddFunctor": "add",
-    r"MulFunctor": "mul",
-    r"DivFunctor|div_true": "div",
-    r"elementwise|triton_poi": "elementwise",
-    r"reduce_kernel|triton_(per|red)": "reduction",
-}
-"""Pattern -> what a kernel's name that holds it says, the first that fits: an op, a kind of kernel, or `product` for
-any of matrices. `Cijk_`, `rocclr` and `attn_fwd` are names of AMD's libraries."""
-
-SECOND_KERNEL = re.compile(
-    r"(?i:splitk_?reduce|memset|splitkv_?combine)|LayerNormForwardCUDAKernel|rocclr_fillBuffer|PostGSU"
-)
-"""Kernels that end or prepare the work of a neighbour: one op with the kernel before."""
-
-OP_LABELS = {
-    "clamp_min": "elementwise", "copy_": "copy", "fill_": "fill", "zero_": "fill", "index_select": "embedding",
-    ATTENTION: "attention", "linear": "product",
-}  # fmt: skip
-"""Ops that the table has under another name: those that a device profile names by the inner op (`relu` clamps;
-`clone`, `_to_copy` and `cat` copy; `zeros` and `scalar_tensor` fill), and attention, by the function that runs it."""
-
-
 WHOLE = 0.8
 """The share of its products and attention that a pass must have to be one, unless it has all its layer norms."""
 
@@ -104,13 +64,14 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
     """
     observed = _joined(observed)
     expected = [row for row, _ in unrolled(rows, values) if isinstance(row.step, Kernel)]
-    labels = [label_of(op) for op in observed]
+    allowed = [_labels(row.step, values) for row in expected]
+    labels = _labels_of(observed, frozenset().union(*allowed))
     anchors = [i for i, label in enumerate(labels) if ANCHOR in label.split("+")]
-    in_a_pass = sum(ANCHOR in _labels(row.step) for row in expected)
+    in_a_pass = sum(ANCHOR in some for some in allowed)
     passes = max(1, round(len(anchors) / in_a_pass)) if anchors and in_a_pass else 0
-    pairs = _pairs(labels, [_labels(row.step) for row in expected], anchors, in_a_pass, passes)
+    pairs = _pairs(labels, allowed, anchors, in_a_pass, passes)
 
-    whole = _whole(pairs, expected)
+    whole = _whole(pairs, expected, allowed)
     seen: Counter[int] = Counter()
     seconds: dict[int, float] = defaultdict(float)
     for i, j in pairs:
@@ -138,10 +99,10 @@ def match(observed: Sequence[Observed], rows: Sequence[Row], values: Mapping[str
     )
 
 
-def _whole(pairs: Sequence[tuple[int, int]], expected: Sequence[Row]) -> set[int]:
+def _whole(pairs: Sequence[tuple[int, int]], expected: Sequence[Row], allowed: Sequence[frozenset[str]]) -> set[int]:
     """The numbers of the passes that were recorded from end to end."""
     heavy = [_is_heavy(row.step) for row in expected]
-    norms = [ANCHOR in _labels(row.step) for row in expected]
+    norms = [ANCHOR in some for some in allowed]
     found: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for _, j in pairs:
         number, place = divmod(j, len(expected))
@@ -167,18 +128,29 @@ def _joined(observed: Sequence[Observed]) -> list[Observed]:
     return joined
 
 
-def label_of(observed: Observed) -> str:
-    """One of the labels that the kernel of the table has, if the table has it."""
-    if observed.op:
-        return OP_LABELS.get(observed.op, observed.op)
-    name = observed.kernels[0]
-    return next((label for pattern, label in KERNEL_LABELS.items() if re.search(pattern, name)), name)
+def _labels_of(observed: Sequence[Observed], known: frozenset[str]) -> list[str]:
+    """The labels of what was observed: of a product its shape, if some have shapes that the table knows."""
+    shapes = [_shape_text(*shape) if (shape := product_of(op)) else "" for op in observed]
+    by_shape = not known.isdisjoint(shapes)
+    return [shape if shape and by_shape else label_of(op) for op, shape in zip(observed, shapes, strict=True)]
 
 
-def _labels(step: Any) -> frozenset[str]:
-    """What a kernel of the table may be called: its op, each that a fusion is made of, its kind, or a product."""
-    product = {"product"} if step.kind in ("gemm", "bmm") else set()
-    return frozenset({step.op, *step.op.split("+"), step.kind, *product})
+def _labels(step: Any, values: Mapping[str, Any]) -> frozenset[str]:
+    """What a kernel of the table may be called: its op, each that a fusion is made of, its kind, or a product, with
+    or without its bias, of its shape if that is known."""
+    labels = {step.op, *step.op.split("+"), step.kind}
+    if step.kind in ("gemm", "bmm"):
+        sizes = (step.shape.batch, step.shape.m, step.shape.k, step.shape.n)
+        batch, *matrix = (int(size.evaluate(values)) for size in sizes)
+        labels |= {"product", _shape_text(*matrix) if step.kind == "gemm" else _shape_text(batch, *matrix)}
+        labels |= {"addmm", "mm"} if step.kind == "gemm" else set()
+    return frozenset(labels)
+
+
+def _shape_text(*sizes: int) -> str:
+    """A product's shape; as Inductor pads it, it is the same."""
+    *outer, k, n = sizes
+    return "x".join(map(str, (*outer, aligned(k), aligned(n))))
 
 
 def _pairs(

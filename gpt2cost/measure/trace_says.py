@@ -14,12 +14,30 @@ from gpt2cost.device.driver_names import device_called
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.measure.torch_trace import ATTENTION, Observed, Trace, pass_starts
-from gpt2cost.measure.trace_file import args_of, shape_of_dims
-from gpt2cost.measure.trace_match import ANCHOR, label_of
+from gpt2cost.measure.observed import (
+    ANCHOR,
+    ATTENTION,
+    Observed,
+    aligned,
+    embeds,
+    label_of,
+    pass_starts,
+    product_of,
+)
+from gpt2cost.measure.torch_trace import Trace
+from gpt2cost.measure.trace_file import shape_of_dims
 from gpt2cost.prediction.settings import How
 from gpt2cost.table.config import Model, list_models
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, IMPLEMENTATIONS, LOGITS, RUNTIMES
+from gpt2cost.table.options import (
+    ATTENTION_IMPLEMENTATIONS,
+    CACHE_TYPES,
+    HEADS,
+    IMPLEMENTATIONS,
+    LOGITS,
+    RUNTIMES,
+    WEIGHTS,
+)
+from gpt2cost.table.quantization_config import QUANTIZATION_KEYS
 
 DIMENSIONS = ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positions")
 """What shapes can say of a model, under `GPT2Config`'s names."""
@@ -69,8 +87,11 @@ def said_by(trace: Trace) -> Said:
         settings = {name: value for name, value in own.items() if value in _CHOICES.get(name, ())}
         dtypes = (settings["dtype"],) if "dtype" in settings else ()
         dimensions = {name: model.get(name, 0) for name in DIMENSIONS}
-        switches = {name: model[name] for name in ("head",) if model.get(name) in HEADS}
-        if encoder_len := _part(_part(predicted, "what_if"), "model").get("encoder_len"):
+        changed = _part(_part(predicted, "what_if"), "model")
+        known_values = {"head": HEADS, "weights": WEIGHTS}
+        switches = {name: model[name] for name, values in known_values.items() if model.get(name) in values}
+        switches |= {name: changed[name] for name in QUANTIZATION_KEYS[1:] if name in changed}
+        if encoder_len := changed.get("encoder_len"):
             switches |= {"add_cross_attention": True, "encoder_len": encoder_len}
     torch = next((v for k, v in head.items() if re.search(r"(?i)torch.*version", k) and isinstance(v, str)), "")
     known = {name: size for name, size in dimensions.items() if isinstance(size, int) and size > 0}
@@ -100,6 +121,20 @@ def check_model(said: Said, model: Model, where: str, beside: Iterable[str] = ()
     )
     more = "".join(f"; {text}" for text in beside)
     raise InputError(f"{where}: its own shapes say {says}, and {plain(model.name)} has {has}; {better}{more}")
+
+
+def check_forward(trace: Trace, where: str) -> None:
+    """Raise `InputError` where the trace is of a training step."""
+    if trains(trace):
+        raise InputError(
+            f"{where}: it is of a training step, and forward passes are compared with a trace: record one under"
+            " torch.no_grad(); gpt2cost train predicts steps"
+        )
+
+
+def trains(trace: Trace) -> bool:
+    """Whether a backward pass is in a trace."""
+    return any("_backward" in op.op for op in trace.observed)
 
 
 def check_attention(said: Said, how: How, where: str) -> None:
@@ -144,9 +179,9 @@ def _other_device(name: str, hw: Hardware) -> str | None:
 
 def _dimensions(ops: Sequence[Observed]) -> dict[str, int]:
     """The model's dimensions, as far as shapes and the number of layer norms say them."""
-    shapes = [(op.op, [shape_of_dims(dim) for dim in op.dims]) for op in ops]
-    tables = [dims[0] for op, dims in shapes if op == "embedding" and dims and len(dims[0]) == 2]
-    products = [product for op, dims in shapes if (product := _product(op, dims))]
+    shapes = [(op.op, [shape_of_dims(dim) for dim in op.dims]) for op in ops if op.dims]
+    tables = [table for op, dims in shapes if embeds(op) for table in dims[::2] if len(table) == 2]
+    products = [product for op in ops if len(product := product_of(op)) == 3]
     said: dict[str, int] = {}
     widths = [dims[0][-1] for op, dims in shapes if op == ANCHOR and dims and dims[0]]
     widths += [table[1] for table in tables] or [k for _, k, n in products if n == 3 * k]
@@ -161,21 +196,14 @@ def _dimensions(ops: Sequence[Observed]) -> dict[str, int]:
     by_heads = [dims[0] for op, dims in shapes if op == ATTENTION and dims] + cached
     if heads := [shape[1] for shape in by_heads if len(shape) == 4]:
         said["n_head"] = heads[0]
-    if layers := _layers([label_of(op) for op in ops]):
+    if layers := _layers(ops):
         said["n_layer"] = layers
     return said
 
 
-def _product(op: str, dims: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """(m, k, n) of a product of matrices; empty for another op."""
-    left, right = (dims[1:3] if op == "addmm" else dims[:2]) if len(dims) > (2 if op == "addmm" else 1) else ((), ())
-    is_one = op in ("addmm", "mm") and len(left) == len(right) == 2
-    return (*left, right[1]) if is_one else ()
-
-
-def _layers(labels: Sequence[str]) -> int | None:
+def _layers(ops: Sequence[Observed]) -> int | None:
     """How many layers the passes have that are there from end to end: two layer norms each, and one after the last."""
-    begins = pass_starts(labels)
+    begins, labels = pass_starts(ops), [label_of(op) for op in ops]
     passes = [labels[begin:end] for begin, end in pairwise([*begins, len(labels)])]
     norms = [[i for i, label in enumerate(labels) if label == ANCHOR] for labels in passes]
     if passes and not (norms[-1] and "mm" in passes[-1][norms[-1][-1] :]):  # no lm_head: it was cut off
@@ -193,16 +221,16 @@ def _settings(trace: Trace, ops: Sequence[Observed]) -> dict[str, Any]:
     labels = Counter(map(label_of, trace.observed))
     if labels["attention"] or labels["_softmax"]:
         said["attn"] = "sdpa" if labels["attention"] else "eager"
-    graph = any("GraphLaunch" in event["name"] for event in trace.file.slices)
+    graph = any("GraphLaunch" in event.name for event in trace.file.slices)
     compiled = any(name.startswith("triton_") for op in trace.observed for name in op.kernels)
     eager = bool(trace.ops) and trace.on_device
     if graph or compiled or eager:
         names = {(True, True): "reduce-overhead", (True, False): "cuda-graph", (False, True): "compile"}
         said["runtime"] = names.get((graph, compiled), "eager")
-    sizes = [size for size in trace.by_size() if size and size[1] > 1]
-    products = [_product(op.op, [shape_of_dims(dim) for dim in op.dims]) for op in ops]
-    vocab = {op.dims[0][0] for op in ops if op.op == "embedding" and op.dims and shape_of_dims(op.dims[0])}
-    heads = {product[0] for product in products if product and product[2] in vocab}
+    sizes = [size for size in trace.by_size if size and size[1] > 1]
+    products = [product for op in ops if len(product := product_of(op)) == 3]
+    vocab = {op.dims[0][0] for op in ops if embeds(op.op) and op.dims and shape_of_dims(op.dims[0])}
+    heads = {product[0] for product in products if product[2] in {*vocab, *map(aligned, vocab)}}
     if sizes and heads:
         said["logits"] = "last" if sizes[0][0] in heads and sizes[0][0] * sizes[0][1] not in heads else "all"
     return said
@@ -227,12 +255,12 @@ def _dtypes(ops: Iterable[Observed], observed: Iterable[Observed]) -> tuple[str,
 
 
 def device_of(trace: Trace) -> str:
-    """The name of the device that ran the first kernel; empty where it is not said."""
+    """The name of the device whose kernels are compared; empty where it is not said."""
     devices = trace.file.head.get("deviceProperties")
     named = (
         [d for d in devices if isinstance(d, dict) and isinstance(d.get("name"), str)]
         if isinstance(devices, list)
         else []
     )
-    used = next((args_of(e).get("device") for e in trace.file.slices if e["cat"] == "kernel"), None)
-    return next((d["name"] for d in named if d.get("id") == used), named[0]["name"] if named else "")
+    used = trace.devices[:1]
+    return next((d["name"] for d in named if (str(d.get("id")),) == used), named[0]["name"] if named else "")

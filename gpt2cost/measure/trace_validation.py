@@ -7,11 +7,12 @@ from pathlib import Path
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, plain
+from gpt2cost.measure.observed import Observed
 from gpt2cost.measure.plan import usual_dtype
 from gpt2cost.measure.profile_score import ProfileScore, score_trace
 from gpt2cost.measure.score import Validation
-from gpt2cost.measure.torch_trace import Observed, Size, Trace
-from gpt2cost.measure.trace_says import Said, check_attention, check_model, differences, said_by
+from gpt2cost.measure.torch_trace import Size, Trace
+from gpt2cost.measure.trace_says import Said, check_attention, check_forward, check_model, differences, said_by
 from gpt2cost.prediction.settings import SIZE_FIELDS, How, check_device, check_how, check_single_sizes
 from gpt2cost.table.config import Model, change_model
 
@@ -29,6 +30,7 @@ def validate_trace(
     `InputError` for a trace of another model or attention, or of other sizes, and where there is no whole pass.
     """
     where, said = plain(str(path)), said_by(trace)
+    check_forward(trace, where)
     if switched := {name: value for name, value in said.switches.items() if value != getattr(model, name)}:
         model = change_model(model, switched)
     how = how_of(said, hw, model, dtype, attn, runtime, use_cache)
@@ -40,7 +42,7 @@ def validate_trace(
     check_model(said, model, where, unlike)
     check_attention(said, how, where)
     check_device(hw, how, model.head_dim)
-    warnings = [f"{where}: {text}" for text in unlike]
+    warnings = [f"{where}: {text}" for text in (trace.note, *unlike) if text]
     if dtype is None and how.dtype in said.dtypes and how.dtype != usual_dtype(hw.vendor == "cpu"):
         warnings.append(f"{where}: it was recorded in {how.dtype}, which is taken for --dtype")
     if hw.vendor != "cpu" and not trace.on_device:
@@ -80,7 +82,7 @@ def how_of(
 
 def chosen_passes(trace: Trace, where: str, sizes: Sequence[Size] | None) -> dict[Size, list[Observed]]:
     """What was observed of the passes that are meant, by size. Raises `InputError` where that is not clear."""
-    recorded = trace.by_size()
+    recorded = trace.by_size
     known = {size: observed for size, observed in recorded.items() if size is not None}
     if sizes is None:
         if not known:
@@ -102,6 +104,8 @@ def chosen_passes(trace: Trace, where: str, sizes: Sequence[Size] | None) -> dic
 
 def _lacking(trace: Trace) -> str:
     """Which shapes the sizes of a pass would come from."""
+    if any("GraphLaunch" in event.name for event in trace.file.slices):
+        return "its kernels are those of a CUDA graph, of which no shapes are recorded"
     if not any(op.dims for op in (*trace.ops, *trace.observed)):
         return "no shapes were recorded, as torch.profiler does with record_shapes=True"
     return "shapes were recorded, but of no embedding of token ids (batch, tokens), which says the sizes"

@@ -15,7 +15,16 @@ from typing import Any
 
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.measure.records import Measurement, grouped, halves_difference, is_time, of_kind, times_of, trimmed_mean
+from gpt2cost.measure.records import (
+    Measurement,
+    grouped,
+    halves_difference,
+    is_time,
+    named,
+    of_kind,
+    times_of,
+    trimmed_mean,
+)
 from gpt2cost.prediction.settings import check_implementation
 from gpt2cost.prediction.train import Training, train_run
 from gpt2cost.prediction.train_settings import (
@@ -183,9 +192,9 @@ def _case_of(record: Measurement) -> StepCase:
         changes = {} if own == model.vocab_size else {"vocab_size": own}
         return _case(record["model"], how, record.get("dropout"), sizes, record["seq"], changes)
     except KeyError as error:
-        raise InputError(f"measurement of kind {STEP}: expected {error.args[0]!r}, which it lacks") from None
+        raise InputError(f"{named(record)}: expected {error.args[0]!r}, which it lacks") from None
     except InputError as error:
-        raise InputError(f"measurement of kind {STEP}: {error}") from None
+        raise InputError(f"{named(record)}: {error}") from None
 
 
 def asked_for(steps: Iterable[MeasuredStep], axes: Mapping[str, Any]) -> list[MeasuredStep]:

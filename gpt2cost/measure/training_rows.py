@@ -9,6 +9,7 @@ over, and why is counted. A ladder (rows whose software adds one thing to the ro
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.errors import InputError, plain
+from gpt2cost.errors import InputError, echo, plain
 from gpt2cost.files import is_folder
 from gpt2cost.measure.kernel_formats import SkippedError
 
@@ -75,7 +76,7 @@ class TrainingRow:
     @property
     def file(self) -> str:
         """The file that it is from."""
-        return self.where.partition(": ")[0]
+        return Path(self.where.rpartition(":")[0]).name
 
     @property
     def tokens(self) -> int:
@@ -109,7 +110,7 @@ def _read_file(path: Path, skipped: Counter[str]) -> Iterator[TrainingRow]:
             columns = {*(reader.fieldnames or ())}
             if not is_of_steps(columns):
                 return
-            lines = [(f"{plain(path.name)}: line {reader.line_num}", row) for row in reader if None not in row.values()]
+            lines = [(f"{plain(str(path))}:{reader.line_num}", row) for row in reader if None not in row.values()]
     except (OSError, csv.Error) as error:
         raise InputError(f"{plain(str(path))}: cannot read: {error}") from None
     before: dict[tuple[str, ...], TrainingRow] = {}
@@ -125,6 +126,27 @@ def _read_file(path: Path, skipped: Counter[str]) -> Iterator[TrainingRow]:
                 yield from _passes(where, cells)
         except SkippedError as reason:
             skipped[str(reason)] += 1
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
+def _whole(cells: Cells, name: str) -> int:
+    """A whole number above 0."""
+    text = cells[name].strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise InputError(f"{name}: expected a whole number above 0, got {echo(text)}")
+    return int(text)
+
+
+def _number(cells: Cells, name: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(cells[name])
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InputError(f"{name}: expected a number above 0, got {echo(cells[name])}")
+    return number
 
 
 # ---------------------------------------------------------------------------------------------- rows in words
@@ -182,7 +204,7 @@ def _published(where: str, cells: Cells, before: TrainingRow | None) -> Training
         optimizer=_optimizer(software, kept),
         clip_grad_norm=1.0 if "clip" in software else kept.clip_grad_norm if kept else None,
         box=cells["hardware"],
-        trust=int(cells["trust"]),
+        trust=_whole(cells, "trust"),
         note=cells["note"],
     )
     if cells["phase"].startswith("train memory"):
@@ -275,10 +297,9 @@ def _sizes(cells: Cells, gpus: int) -> tuple[int, int, int]:
 
 def _seconds(cells: Cells, row: TrainingRow) -> float:
     """The seconds of a step, from a time or a rate."""
-    try:
-        value, unit = float(cells["value"]), cells["unit"]
-    except ValueError:
-        raise SkippedError("no number") from None
+    if not re.search(r"\d", cells["value"]):
+        raise SkippedError("no number")
+    value, unit = _number(cells, "value"), cells["unit"]
     if unit in ("ms", "ms/iter"):
         return value * 1e-3
     of = row.gpus if "per GPU" in cells["metric"] else 1
@@ -293,7 +314,7 @@ def _bytes(cells: Cells) -> float:
     """What was allocated, from MiB. Raises `SkippedError` for what is reserved, or what the driver sees."""
     if cells["metric"] != "peak max_memory_allocated" or cells["unit"] != "MiB":
         raise SkippedError(f"memory that is not what was allocated: {plain(cells['metric'])}")
-    return float(cells["value"]) * 2**20
+    return _number(cells, "value") * 2**20
 
 
 # ---------------------------------------------------------------------------------------------- forward and backward
@@ -311,9 +332,9 @@ def _passes(where: str, cells: Cells) -> Iterator[TrainingRow]:
         source="NeuSight (ASPLOS 2025), sitar-lab/NeuSight@6945927",
         gpu=load_hardware(cells["gpu"]).name,
         model=cells["model"],
-        micro_batch=int(cells["batch"]),
-        seq=int(cells["seq"]),
-        measured_s=1e-3 * float(cells["measured_ms"]),
+        micro_batch=_whole(cells, "batch"),
+        seq=_whole(cells, "seq"),
+        measured_s=1e-3 * _number(cells, "measured_ms"),
         impl="hf",
         attn="eager",
         kernels=(("scale", "div"), ("mask", "where")),
@@ -322,4 +343,4 @@ def _passes(where: str, cells: Cells) -> Iterator[TrainingRow]:
     )
     yield both
     for timed, column in (("forward", "fw_ms"), ("backward", "bw_ms")):
-        yield replace(both, timed=timed, measured_s=1e-3 * float(cells[column]))
+        yield replace(both, timed=timed, measured_s=1e-3 * _number(cells, column))

@@ -23,6 +23,8 @@ GROUP_ROWS = 1 << 16
 """Rows of a group, at least."""
 MOST = 2.0**63
 """Where an int64 ends."""
+LARGE = {"flops", "read_bytes", "write_bytes", "total_bytes", "kv_cache_bytes"}
+"""Whole numbers that differ from row to row, so that a dictionary of them saves nothing."""
 
 
 def block_chunks(blocks: Iterable[Block], names: Sequence[str], head: Record, format: str) -> Iterator[bytes]:
@@ -63,8 +65,9 @@ def _writer(out: _Pieces, schema: Any, format: str) -> Any:
     sink = pa.PythonFile(out, mode="w")
     if format == COLUMNAR[1]:
         return pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
-    floats = {field.name for field in schema if pa.types.is_floating(field.type)}
-    with_dictionary = [name for name in schema.names if name not in floats]
+    with_dictionary = [
+        field.name for field in schema if not pa.types.is_floating(field.type) and field.name not in LARGE
+    ]
     return pq.ParquetWriter(sink, schema, use_dictionary=with_dictionary, store_schema=False)
 
 
@@ -120,14 +123,28 @@ def _column(block: Block, name: str, kind: Any) -> Any:
     if pa.types.is_dictionary(kind) or pa.types.is_string(kind):
         values, places = np.unique(array.astype(str), return_inverse=True)
         spread = block.spread(places.reshape(array.shape).astype(np.int32))
-        encoded = pa.DictionaryArray.from_arrays(pa.array(spread), pa.array(values.tolist(), pa.string()))
+        encoded = pa.DictionaryArray.from_arrays(_array(spread, pa.int32()), _texts(values.tolist()))
         return encoded if pa.types.is_dictionary(kind) else encoded.dictionary_decode()
     if array.dtype == object:  # None: of what does not apply
         return pa.nulls(block.rows, kind) if array.ndim == 0 else pa.array(block.spread(array), kind)
     if pa.types.is_integer(kind) and array.dtype.kind == "f":
         _check_whole(name, np.max(array))
         array = array.astype(np.int64)
-    return pa.array(block.spread(array), kind)
+    return _array(block.spread(array), kind)
+
+
+def _array(values: Any, kind: Any) -> Any:
+    """Numbers or truth values without a copy. (`pa.array` imports pandas where there is one: half a second.)"""
+    values = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    stored = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else values
+    return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(stored)])
+
+
+def _texts(values: Sequence[str]) -> Any:
+    """Some words."""
+    data = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends), pa.py_buffer(b"".join(data)))
 
 
 def _cell(value: Any, field: Any) -> Any:

@@ -45,7 +45,9 @@ SOME_ALIASES: Field[Hardware] = Field(
     "aliases", "aliases", "", lambda device: shorten(", ".join(device.aliases), 36, placeholder=" ...")
 )
 PEAKS = tuple(map(_peak, DTYPES))
-HARDWARE = (NAME, ALIASES, *attributes("vendor", "architecture"), MEMORY, BANDWIDTH, *PEAKS, *TRUST)
+HARDWARE = (
+    NAME, ALIASES, *attributes("vendor", "architecture"), MEMORY, BANDWIDTH, *PEAKS, *TRUST, attribute("board_power_w"),
+)  # fmt: skip
 """A device's main rates: one row of `hardware list`."""
 
 

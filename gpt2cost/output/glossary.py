@@ -162,6 +162,11 @@ SUBJECTS: dict[str, dict[str, str]] = {
         ),
         "bandwidth_utilization": "Bytes that DRAM moves in a pass, over its latency and the peak bandwidth.",
         "flops_utilization": "FLOPs of a pass's products, over its latency and the dtype's peak.",
+        "board power": "The watts that a device may draw at most for longer than moments: its TDP, or a lower limit.",
+        "energy bound": (
+            "The most energy that a pass should take: board power, times the upper end of its range, times the number"
+            " of GPUs. It is no estimate, since a device usually draws less."
+        ),
     },
     "What bounds a kernel or a pass": {
         "compute-bound": "Most of the time goes to arithmetic: more FLOP/s, or fewer FLOPs, would help most.",

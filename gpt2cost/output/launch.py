@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from gpt2cost.table.citations import (
     FILES,
-    TORCH_FILES,
     Citation,
     installed_transformers,
+    place_of,
     resolve,
     transformers_version,
 )
@@ -65,8 +65,21 @@ def when_text(when: Condition) -> str:
     """When a step runs: `always`, or `when there are several new tokens and there are cached tokens`."""
     if when == ALWAYS:
         return "always"
-    clauses = (" and ".join(WORDS[one] for one in each.split(" and ")) for each in str(when).split(" or "))
+    clauses = (" and ".join(map(_in_words, each.split(" and "))) for each in str(when).split(" or "))
     return f"when {', or '.join(dict.fromkeys(clauses))}"
+
+
+_ROWS = re.compile(r"(?:batch_size|seq_len|encoder_len|\*)+ (?P<sign>[<>]) (?P<number>[0-9]+)")
+"""How many rows a product of quantised weights has, beside a number."""
+
+
+def _in_words(comparison: str) -> str:
+    if comparison in WORDS:
+        return WORDS[comparison]
+    found = _ROWS.fullmatch(comparison)
+    assert found is not None, comparison
+    number = int(found["number"])
+    return f"there are more than {number} rows" if found["sign"] == ">" else f"there are at most {number - 1} rows"
 
 
 # ---------------------------------------------------------------------------------------------- source
@@ -80,12 +93,12 @@ def source_address(citation: Citation) -> str:
 def source_line(citation: Citation) -> str:
     """The line that a citation names, read from the installed package; "" where it is not there, or not the same."""
     installed = installed_transformers()
-    if installed is None or citation.file not in FILES | TORCH_FILES:
+    name, place = place_of(citation)
+    if installed is None or not name:
         return ""
-    package = installed[1] if citation.file in FILES else installed[1].parent / "torch"
+    package = installed[1].parent / name
     try:
         line = resolve(citation, package)
     except (LookupError, OSError):
         return ""
-    path = package / (FILES | TORCH_FILES)[citation.file]
-    return path.read_text("utf-8").splitlines()[line - 1].strip()
+    return (package / place).read_text("utf-8").splitlines()[line - 1].strip()

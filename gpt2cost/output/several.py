@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt2cost.output import capacity as of_capacity
 from gpt2cost.output import shared
+from gpt2cost.output.energy import energy_table, energy_view, of_each
 from gpt2cost.output.field import Field, Record, attribute, within
 from gpt2cost.output.formats import sections, to_markdown
 from gpt2cost.output.generate import cost_range
@@ -112,7 +113,13 @@ TRUST = replace(within(lambda row: row.totals, shared.TRUST)[0], header="trust")
 COST = cost_column(lambda row: row.cost)
 
 
-def _text(page: Page, several: Several, inner: View[Any]) -> None:
+def _text(page: Page, several: Several, inner: View[Any], energy: bool) -> None:
+    _table(page, several, inner)
+    if energy:
+        energy_table(page, of_each(several.results))
+
+
+def _table(page: Page, several: Several, inner: View[Any]) -> None:
     first = several.results[0]
     if len(several.results) == 1 and not isinstance(first, Capacity):
         inner.text(page, first)
@@ -232,11 +239,12 @@ def _figures(names: Sequence[str], run: Generation) -> Ranged:
 # ---------------------------------------------------------------------------------------------- the view
 
 
-def several_view(inner: View[Any]) -> View[Several]:
-    """The view of several results, of which each has the view `inner`."""
+def several_view(inner: View[Any], energy: bool = False) -> View[Several]:
+    """The view of several results, of which each has the view `inner`; with `energy`, and their energy."""
+    each = energy_view(inner) if energy else inner
     return View(
-        partial(_rows, inner=inner),
-        partial(_document, inner=inner),
-        partial(_text, inner=inner),
-        markdown=partial(_markdown, inner=inner),
+        partial(_rows, inner=each),
+        partial(_document, inner=each),
+        partial(_text, inner=inner, energy=energy),
+        markdown=partial(_markdown, inner=each),
     )

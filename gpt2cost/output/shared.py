@@ -24,7 +24,7 @@ MODEL: tuple[Field[Model], ...] = (
     attribute("name", "model"), *(attribute(name, name) for name in ("n_layer", "n_head", "n_embd")),
     attribute("n_inner"), attribute("vocab_size", "vocab_size"), attribute("n_positions", "n_positions"),
     *attributes("activation_function", "tie_word_embeddings", "reorder_and_upcast_attn"),
-    attribute("parameters", "parameters", ","), attribute("head"),
+    attribute("parameters", "parameters", ","), attribute("head"), attribute("weights"),
 )  # fmt: skip
 """A model's dimensions under GPT2Config's names, and its parameters."""
 SIZES = ("batch_size", "seq_len", "cache_len")
@@ -116,7 +116,8 @@ def run_text(model: Model, hardware: Hardware, how: How) -> str:
     own = " and ".join(name for name in ("dtype", "attn") if getattr(model, name) == getattr(how, name))
     asked = f" ({own} of its config)" if own else ""
     cls = "" if model.head == "lm" else f"{CLASSES[model.head]}, "
-    parameters = f"{cls}{format_quantity(model.parameters, '')} parameters"
+    weights = "" if model.weights == "dtype" else f", {model.weights} weights"
+    parameters = f"{cls}{format_quantity(model.parameters, '')} parameters{weights}"
     return f"{model.name} ({parameters}) on {hardware.name}, {how_text(how)}{asked}"
 
 

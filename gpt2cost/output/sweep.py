@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -24,6 +25,7 @@ from gpt2cost.output.record import View, envelope
 from gpt2cost.output.shared import BOUND, COUNT, DEVICE_S, FLOPS, INTENSITY, MOVED, NAME, SHARE
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.blocks import Block, Rows, block_rows
+from gpt2cost.prediction.energy import ENERGY_TEXT
 from gpt2cost.prediction.train_sweep import TrainSweep
 from gpt2cost.units import scale_for
 
@@ -34,21 +36,23 @@ NOTEBOOK_ROWS = 60
 
 Text: TypeAlias = Callable[[Any], str]
 """How a value is written."""
+Each: TypeAlias = Callable[[Callable[[Block], Iterable[Any]]], Iterable[Any]]
+"""Applies a function that makes pieces of a block to every block, in order, and gives the pieces."""
 
 
-def show_sweep(sink: Sink, sweep: Rows, blocks: Iterable[Block]) -> None:
-    """Write the rows of `blocks`, which are those of `sweep` in the order that is wanted, as they come."""
-    chunks = {"csv": csv_chunks, "jsonl": jsonl_chunks, "markdown": markdown_chunks}
+def show_sweep(sink: Sink, sweep: Rows, each: Each) -> None:
+    """Write the rows of a sweep in the order of its blocks as `each` gives them, as they come."""
     if sink.format in COLUMNAR:
         room = import_module("gpt2cost.output.arrow")
-        sink.stream_bytes(room.block_chunks(blocks, sweep.names, _head(sweep), sink.format))
+        sink.stream_bytes(room.block_chunks(each(lambda block: [block]), sweep.names, _head(sweep), sink.format))
     elif sink.format == "json":
-        sink.stream(json_chunks(blocks, sweep.names, _head(sweep)))
-    elif sink.format in chunks:
-        pieces = chunks[sink.format](blocks, sweep.names)
-        sink.stream(pieces if sweep.shard.number == 1 or sink.format == "jsonl" else islice(pieces, 1, None))
+        sink.stream(json_chunks(each, sweep.names, _head(sweep)))
+    elif sink.format in LINES:
+        head, lines = LINES[sink.format]
+        first = [head(sweep.names)] if sweep.shard.number == 1 else []
+        sink.stream(chain(filter(None, first), each(lines)))
     else:
-        rows = list(islice(chain.from_iterable(map(block_rows, blocks)), TABLE_ROWS + 1))
+        rows = list(islice(each(block_rows), TABLE_ROWS + 1))
         sink.page(lambda page: _table(page, rows[:TABLE_ROWS], sweep))
         if len(rows) > TABLE_ROWS:
             print_warnings([f"the table ends after {TABLE_ROWS:,} rows; --format csv gives all"])
@@ -56,62 +60,119 @@ def show_sweep(sink: Sink, sweep: Rows, blocks: Iterable[Block]) -> None:
 
 # ---------------------------------------------------------------------------------------------- text in pieces
 
-
-def csv_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
-    """A header line, then a line per row. Floats are written so that they read back as they are."""
-    yield ",".join(columns) + "\n"
-    for block in blocks:
-        yield _lines(map(",".join, _cells(block, _csv_text, repr)))
+ROWS_AT_ONCE = 1 << 13
+"""Rows of a piece."""
 
 
-def jsonl_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
+def csv_lines(block: Block) -> Iterator[str]:
+    """A line per row. Floats are written so that they read back as they are."""
+    commas = ["", *[","] * (len(block.columns) - 1)]
+    return _pieces(block, commas, "\n", _csv_text, repr)
+
+
+def jsonl_lines(block: Block) -> Iterator[str]:
     """An object per line."""
-    for block in blocks:
-        yield _lines(_objects(block, columns))
+    return _pieces(block, _keys(block, ""), "}\n", json.dumps, repr)
 
 
-def json_chunks(blocks: Iterable[Block], columns: Sequence[str], head: Record) -> Iterator[str]:
+def json_chunks(each: Each, columns: Sequence[str], head: Record) -> Iterator[str]:
     """One document: `head`, and the objects under `rows`, one per line."""
     yield json.dumps(head, indent=2, allow_nan=False)[:-2] + ',\n  "rows": ['
-    separator = "\n    "
-    for block in blocks:
-        if rows := ",\n    ".join(_objects(block, columns)):
-            yield separator + rows
-            separator = ",\n    "
+    pieces = iter(each(lambda block: _pieces(block, _keys(block, ",\n    "), "}", json.dumps, repr)))
+    yield next(pieces, "").removeprefix(",")
+    yield from pieces
     yield "\n  ]\n}\n"
 
 
-def markdown_chunks(blocks: Iterable[Block], columns: Sequence[str]) -> Iterator[str]:
-    """A pipe table; numbers are aligned right."""
-    yield f"| {' | '.join(columns)} |\n| {' | '.join('---:' if is_number(name) else '---' for name in columns)} |\n"
-    for block in blocks:
-        yield _lines(f"| {' | '.join(row)} |" for row in _cells(block, markdown_cell, markdown_cell))
+def markdown_head(columns: Sequence[str]) -> str:
+    """The head of a pipe table; numbers are aligned right."""
+    return f"| {' | '.join(columns)} |\n| {' | '.join('---:' if is_number(name) else '---' for name in columns)} |\n"
 
 
-def _lines(rows: Iterable[str]) -> str:
-    text = "\n".join(rows)
-    return text + "\n" if text else ""
+def markdown_lines(block: Block) -> Iterator[str]:
+    """The rows of a pipe table."""
+    bars = ["| ", *[" | "] * (len(block.columns) - 1)]
+    return _pieces(block, bars, " |\n", markdown_cell, markdown_cell)
 
 
-def _objects(block: Block, columns: Sequence[str]) -> Iterator[str]:
-    template = "{" + ", ".join(f'"{name}": %s' for name in columns) + "}"
-    return (template % row for row in _cells(block, json.dumps, repr))
+LINES: dict[str, tuple[Callable[[Sequence[str]], str], Callable[[Block], Iterator[str]]]] = {
+    "csv": (lambda columns: ",".join(columns) + "\n", csv_lines),
+    "jsonl": (lambda columns: "", jsonl_lines),
+    "markdown": (markdown_head, markdown_lines),
+}
+"""A format of a line per row -> what it begins with, and the lines of a block."""
 
 
-def _cells(block: Block, quote: Text, number: Text) -> Iterator[tuple[str, ...]]:
-    """The rows as text. A column is written in the shape that it depends on, then spread."""
-    columns = (block.spread(_written(values, quote, number)) for values in block.columns.values())
-    return zip(*(cells.tolist() for cells in columns), strict=True)
+def _keys(block: Block, before: str) -> list[str]:
+    """What stands before each value of an object."""
+    return [f'{", " if number else before + "{"}"{name}": ' for number, name in enumerate(block.columns)]
+
+
+def _pieces(block: Block, before: Sequence[str], end: str, quote: Text, number: Text) -> Iterator[str]:
+    """The rows as text. `before`: what stands before each of their values; `end`: after the last.
+
+    Neighbours that depend on few sizes are joined in the shape that they depend on, and written once. Numbers that
+    differ from row to row are written piece by piece.
+    """
+    parts: list[Any] = []
+    texts: Any = ""
+
+    def write_alone(part: Any) -> None:
+        nonlocal texts
+        parts.extend((block.spread(np.asarray(texts, object)), part))
+        texts = ""
+
+    for literal, values in zip(before, block.columns.values(), strict=True):
+        texts = texts + literal
+        array = np.asarray(values)
+        if _is_large(array.shape, block):
+            write_alone((block.spread(array), _writer(array, quote, number)))
+            continue
+        written = _written(array, quote, number)
+        if _is_large(np.broadcast_shapes(np.shape(texts), array.shape), block):
+            write_alone(block.spread(written))
+        else:
+            texts = texts + written
+    parts.append(block.spread(np.asarray(texts + end, object)))
+    for start in range(0, block.rows, ROWS_AT_ONCE):
+        piece = slice(start, start + ROWS_AT_ONCE)
+        rows = min(ROWS_AT_ONCE, block.rows - start)
+        cells: list[str] = [""] * (rows * len(parts))
+        for place, part in enumerate(parts):
+            if isinstance(part, tuple):
+                array, write = part
+                cells[place :: len(parts)] = _each_once(array[piece], write)
+            else:
+                cells[place :: len(parts)] = part[piece].tolist()
+        yield "".join(cells)
+
+
+def _each_once(values: Any, write: Text) -> list[str]:
+    """Values as text; floats of which many are equal are written once, which takes longer than to find them."""
+    if values.dtype.kind == "f":
+        different, places = np.unique(values, return_inverse=True)
+        if 2 * different.size < values.size:
+            texts: list[str] = np.array(list(map(write, different.tolist())), object)[places].tolist()
+            return texts
+    return list(map(write, values.tolist()))
+
+
+def _is_large(shape: tuple[int, ...], block: Block) -> bool:
+    """Whether a column of a shape has so many values that each is written where it stands."""
+    return math.prod(shape) > max(1, math.prod(block.shape) // 8)
 
 
 def _written(values: Any, quote: Text, number: Text) -> Any:
     """A column's values as text, in an array of its shape."""
-    array = np.asarray(values)
+    cells = np.empty(values.size, object)
+    cells[:] = list(map(_writer(values, quote, number), values.ravel().tolist()))
+    return cells.reshape(values.shape)
+
+
+def _writer(values: Any, quote: Text, number: Text) -> Text:
+    """How the values of a column are written; each word is quoted once."""
     by_kind: dict[str, Text] = {"b": lambda value: "true" if value else "false", "f": number, "i": str}
-    write = by_kind.get(array.dtype.kind, cache(quote))  # each word is quoted once
-    cells = np.empty(array.size, object)
-    cells[:] = list(map(write, array.ravel().tolist()))
-    return cells.reshape(array.shape)
+    return by_kind.get(values.dtype.kind) or cache(quote)
 
 
 def _csv_text(value: str) -> str:
@@ -140,6 +201,8 @@ def _table(page: Page, rows: Sequence[Record], sweep: Rows) -> None:
     columns = [column(name, _HEADERS.get(name, name)) for name in varying]
     layouts = [KERNEL] if sweep.kernels else _train_layouts(rows) if isinstance(sweep, TrainSweep) else _layouts(rows)
     page.fields(rows, *((*columns, *layout, MARKS) for layout in layouts))
+    if "energy_bound_j" in sweep.names:
+        page.line(f"\n{ENERGY_TEXT}")
     notes = [("fits", "! does not fit into the device's memory"), ("valid", "* beyond the model's positions")]
     if shown := [text for name, text in notes if not all(row[name] for row in rows)]:
         page.line("\n", "; ".join(shown))
@@ -173,9 +236,23 @@ def _layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
     seconds = [column(key, header, "s") for key, header in headers.items()]
     times = [_fine(rows, shown, seconds[0]) for shown in seconds]
     memory, flops, moved = (_fine(rows, shown, shown) for shown in (column("total_bytes", "memory", "B"), FLOPS, MOVED))
-    rest = (column("tokens_per_s", "tokens/s", ","), memory, BOUND)
+    rate, energy = column("tokens_per_s", "tokens/s", ","), _energy(rows)
+    rest = (rate, memory, *energy, BOUND)
     full = (*times, flops, moved, *rest)
-    return [full, *((*times[:shown], *rest) for shown in (5, 3, 1))]
+    return [full, *((*times[:shown], *rest) for shown in (5, 3, 1)), *_shorter(times[0], rate, energy)]
+
+
+def _energy(rows: Sequence[Record]) -> list[Field[Record]]:
+    """What a token may take at most, where that was asked for."""
+    energy = column("energy_bound_j_per_token", "energy/token <=", "own J")
+    return [energy] * (energy.key in rows[0])
+
+
+def _shorter(
+    time: Field[Record], rate: Field[Record], energy: Sequence[Field[Record]]
+) -> list[tuple[Field[Record], ...]]:
+    """What is left on a narrow page where energy was asked for."""
+    return [(time, rate, *energy, BOUND), (time, *energy, BOUND)] if energy else []
 
 
 def _train_layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
@@ -187,8 +264,9 @@ def _train_layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:
     seconds = [column(key, header, "s") for key, header in headers.items()]
     times = [_fine(rows, shown, seconds[0]) for shown in seconds]
     memory = column("total_bytes", "memory", "B")
-    rest = (column("tokens_per_s", "tokens/s", ","), column("mfu", "MFU", "%"), _fine(rows, memory, memory), BOUND)
-    return [(*times[:shown], *rest) for shown in (7, 3, 1)]
+    rate, energy = column("tokens_per_s", "tokens/s", ","), _energy(rows)
+    rest = (rate, column("mfu", "MFU", "%"), _fine(rows, memory, memory), *energy, BOUND)
+    return [*((*times[:shown], *rest) for shown in (7, 3, 1)), *_shorter(times[0], rate, energy)]
 
 
 # ---------------------------------------------------------------------------------------------- the view

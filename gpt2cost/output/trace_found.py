@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from gpt2cost.device.driver_names import device_called
 from gpt2cost.errors import plain
-from gpt2cost.measure.torch_trace import Size, Trace, pass_starts
-from gpt2cost.measure.trace_says import Said, said_by
+from gpt2cost.measure.observed import pass_starts
+from gpt2cost.measure.torch_trace import Size, Trace
+from gpt2cost.measure.trace_says import Said, said_by, trains
 from gpt2cost.output.field import Field, Record, attribute, record_of, titled
 from gpt2cost.output.page import Page, cut
 from gpt2cost.output.record import View, envelope
@@ -40,6 +41,7 @@ class FoundTrace:
 
     said: Said
     predicted: bool
+    is_training: bool
     on_device: bool
     gpu: str
     passes: Mapping[Size | None, int]
@@ -66,10 +68,10 @@ def found_in(trace: Trace) -> FoundTrace:
     total_s = sum(op.seconds for op in trace.observed) or 1.0
     ops = [FoundOp(name, len(times), sum(times), sum(times) / total_s) for name, times in seconds.items()]
     device = device_called(said.device) if said.device else None
-    passes = {size: max(1, len(pass_starts([op.op for op in ops]))) for size, ops in trace.by_size().items()}
+    passes = {size: max(1, len(pass_starts(ops))) for size, ops in trace.by_size.items()}
     longest = sorted(ops, key=lambda op: -op.measured_s)
-    predicted = trace.file.prediction is not None
-    return FoundTrace(said, predicted, trace.on_device, device.name if device else "", passes, longest)
+    predicted, training = trace.file.prediction is not None, trains(trace)
+    return FoundTrace(said, predicted, training, trace.on_device, device.name if device else "", passes, longest)
 
 
 def _rows(found: FoundTrace) -> list[Record]:
@@ -85,6 +87,7 @@ def _document(found: FoundTrace) -> Record:
     return {
         **envelope(),
         "predicted": found.predicted,
+        "training": found.is_training,
         "on_device": found.on_device,
         "device": said.device or None,
         "gpu": found.gpu or None,
@@ -106,7 +109,8 @@ def _text(page: Page, found: FoundTrace) -> None:
     page.line(f"a trace {what}: {format_quantity(found.measured_s, 's')} {where}", style="bold")
     sizes = [_size_text(size, count) for size, count in found.passes.items()]
     more = f" and {len(sizes) - MOST_SIZES} more sizes" if len(sizes) > MOST_SIZES else ""
-    page.line(f"passes: {', '.join(sizes[:MOST_SIZES])}{more}")
+    what = "a training step, whose forward passes are" if found.is_training else "passes"
+    page.line(f"{what}: {', '.join(sizes[:MOST_SIZES])}{more}")
     if said.device:
         here = f", here {found.gpu}" if found.gpu else ", of which there is no file"
         page.line(f"device: {plain(said.device)}", here if said.device != found.gpu else "")
@@ -120,6 +124,9 @@ def _text(page: Page, found: FoundTrace) -> None:
     page.fields(found.ops[:MOST_OPS], (_NAME, *titled(OP)[1:]))
     if len(found.ops) > MOST_OPS:
         page.line(f"and {len(found.ops) - MOST_OPS} more")
+    if found.is_training:
+        page.line("\na step is predicted by gpt2cost train; forward passes alone are compared here")
+        return
     model, gpu = presets[0] if presets else "MODEL", found.gpu or "GPU"
     page.line(f"\nto compare it with a prediction: --model {model} --gpu {gpu}")
 

@@ -12,10 +12,10 @@ from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 from gpt2cost.measure.evidence import as_evidence, run_of
+from gpt2cost.measure.profile_records import observed_passes
 from gpt2cost.measure.profile_score import KernelScore, ProfileScore
 from gpt2cost.measure.records import Measurement, machine, of_kind, repeat_difference
 from gpt2cost.measure.score import STEADY, Summary, Validation
-from gpt2cost.measure.torch_trace import observed_passes
 from gpt2cost.output.accuracy import (
     FIGURES,
     INSIDE,

@@ -12,6 +12,7 @@ from gpt2cost.checks import check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.compare import context_axis, longest_context
+from gpt2cost.prediction.energy import EnergyBound
 from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Prediction, check_runs, passes_of, predict_run
@@ -60,6 +61,12 @@ class Capacity(Result):
         """The warnings of all predictions, each once."""
         predictions = (answer.prediction for answer in self.answers if answer.prediction)
         return tuple(dict.fromkeys(warning for prediction in predictions for warning in prediction.warnings))
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each answer's pass. Raises `InputError` for a device without a board power."""
+        found = ((own.goal, own.prediction) for own in self.answers if own.prediction)
+        each = ((goal, bound) for goal, prediction in found for bound in prediction.energy_bounds())
+        return tuple(replace(bound, of={"goal": goal, **bound.of}) for goal, bound in each)
 
 
 def capacity(

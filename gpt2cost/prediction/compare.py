@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2cost.prediction.energy import EnergyBound
 from gpt2cost.prediction.grid import Axis, make_grid
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.search import powers_of_two, sign_changes
@@ -58,6 +59,11 @@ class Comparison(Result):
     candidates: tuple[Candidate, ...]
     crossovers: tuple[Crossover, ...]
     warnings: tuple[str, ...]
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each pass of each candidate. Raises `InputError` for a device without a board power."""
+        each = ((own.label, bound) for own in self.candidates for bound in own.prediction.energy_bounds())
+        return tuple(replace(bound, of={"label": label, **bound.of}) for label, bound in each)
 
 
 def compare(

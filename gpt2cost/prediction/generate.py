@@ -19,6 +19,7 @@ from gpt2cost.checks import check_flag, check_point, check_positive
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.energy import EnergyBound, energy_bound
 from gpt2cost.prediction.settings import (
     How,
     check_device,
@@ -150,6 +151,11 @@ class Generation(Result):
         if self.price_per_hour is None:
             return None
         return self.price_per_hour / 3600 * self.summed(name) / self.tokens * 1e6
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of the whole run, of all replicas. Raises `InputError` for a device without a board power."""
+        high_s, tokens = self.summed("latency_high_s"), self.gpus * self.tokens
+        return (energy_bound(self.hardware, high_s, tokens, self.gpus),)
 
 
 def generate(

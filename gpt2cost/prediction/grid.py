@@ -186,7 +186,7 @@ def size_axis(name: str, value: object, least: int, notes: list[str]) -> Axis:
     count = sum(map(len, parts))
     if count > MAX_AXIS:
         raise InputError(f"{name}: {count:,} values; an axis may have {MAX_AXIS:,}")
-    sizes = np.concatenate([np.asarray(part, np.int64) for part in parts])
+    sizes = np.concatenate([_values(part) for part in parts])
     unique, first, counts = np.unique(sizes, return_index=True, return_counts=True)
     if len(unique) == len(sizes):
         return sizes
@@ -194,6 +194,12 @@ def size_axis(name: str, value: object, least: int, notes: list[str]) -> Axis:
     shown = ", ".join(map(str, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
     notes.append(f"{name}: given twice and counted once: {shown}")
     return sizes[np.sort(first)]
+
+
+def _values(part: Sequence[int]) -> Axis:
+    if isinstance(part, range):  # of which numpy would ask each value
+        return np.arange(part.start, part.stop, part.step, dtype=np.int64)
+    return np.asarray(part, np.int64)
 
 
 def _part(name: str, part: object, least: int) -> Sequence[int]:

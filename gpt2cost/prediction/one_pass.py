@@ -21,17 +21,18 @@ from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.prediction.settings import How, Number, Sizes
 from gpt2cost.table import nanogpt
 from gpt2cost.table.config import Model
+from gpt2cost.table.formula import Values
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, Row, walk
-from gpt2cost.table.options import COMPILED, GRAPHED, TableOptions
+from gpt2cost.table.options import COMPILED, GRAPHED, Quantization, TableOptions
+from gpt2cost.table.quantization import saved_bytes
 from gpt2cost.table.symbols import CONSTANT_BYTES
 from gpt2cost.timing.gpu_attention import attention_kernel
-from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, kernel_terms, largest
+from gpt2cost.timing.kernel import BOUNDS, bound_of, bound_seconds, kernel_terms, largest, machine_of
 from gpt2cost.timing.queue import PassTimes, Steps, pass_steps, pass_times, waits_inside
 from gpt2cost.timing.reuse import reuse_bytes
 from gpt2cost.timing.terms import Terms
-from gpt2cost.timing.tokens import tokens_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Pass:
         """Busy seconds of the device: added one by one, so that a point of a grid is the same to the last digit."""
         return sum(kernel.device_s for kernel in self.kernels)
 
-    def latency_at(self, device: float, host: Number) -> Number:
+    def latency_at(self, device: Number, host: Number) -> Number:
         """The pass's latency if the device took `device` times as long for every kernel, and the host `host` times."""
         launch_s = [device * seconds for seconds in self.launch_s]
         return pass_times(self.rows, launch_s, self.symbols, self.host.scaled(host), self.runtime).latency_s
@@ -162,7 +163,35 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
         head=model.head,
         encoder=model.encoder_len > 0,
         has_pad_token=model.pad_token_id is not None,
+        quantization=quantization(model, how.dtype, hw),
     )
+
+
+_TORCH_NAMES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+def quantization(model: Model, dtype: str, hw: Hardware | None = None) -> Quantization | None:
+    """How a model's weights are quantised, if they are, where the rest of it is in a dtype."""
+    if model.weights == "dtype":
+        return None
+    return Quantization(
+        model.weights,
+        finds_outliers=model.llm_int8_threshold > 0,
+        double=model.bnb_4bit_use_double_quant,
+        compute=model.bnb_4bit_compute_dtype,
+        dtype=_TORCH_NAMES.get(dtype, "float32"),  # type: ignore[arg-type]
+        kept=model.kept,
+        numbers=tuple(model.symbols().items()),
+        device=None if hw is None else (hw.compute.units, hw.compute_capability or 0.0),
+    )
+
+
+def weights_bytes(model: Model, dtype: str) -> int:
+    """The model's parameters, and what is stored beside quantised ones."""
+    size = ELEMENT_BYTES[dtype]
+    own = quantization(model, dtype)
+    saved = saved_bytes(own, model.head, model.add_cross_attention, model.n_layer, size) if own else 0
+    return model.parameters * size - saved
 
 
 def symbol_values(model: Model, stored_in: str, sizes: Sizes) -> dict[str, Number]:
@@ -173,9 +202,9 @@ def symbol_values(model: Model, stored_in: str, sizes: Sizes) -> dict[str, Numbe
     return {**own, "kv_len": sizes.kv_len, **model.symbols(), **elements}
 
 
-def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes) -> Pass:
-    """Evaluate the cost table and the machine model for one pass."""
-    rows = table_rows(table_options(model, how, hw), how.runtime)
+def run_pass(model: Model, hw: Hardware, how: How, sizes: Sizes, rows: tuple[Row, ...] | None = None) -> Pass:
+    """Evaluate the cost table and the machine model for one pass. `rows`: if it is others than the model's own."""
+    rows = table_rows(table_options(model, how, hw), how.runtime) if rows is None else rows
     return run_rows(rows, symbol_values(model, how.dtype, sizes), hw, how.dtype, how.runtime)
 
 
@@ -198,15 +227,17 @@ def uncapturable(model: Model, how: How, sizes: Sizes) -> tuple[Any, str]:
 
 def run_rows(rows: tuple[Row, ...], exact: Mapping[str, Number], hw: Hardware, dtype: str, runtime: str) -> Pass:
     """Evaluate rows at the values of their symbols: a whole pass, or what runs around it."""
-    real = {name: float(value) if isinstance(value, int) else value for name, value in exact.items()}
+    exact = Values(exact)
+    real = Values({name: float(value) if isinstance(value, int) else value for name, value in exact.items()})
     is_point = all(isinstance(value, int) for value in exact.values())
     launch_s: list[Number] = []
     kernels: list[KernelCost] = []
-    tokens = tokens_of(real)
-    for row, reuse in zip(rows, reuse_bytes(rows, real), strict=True):
+    machine = machine_of(hw)
+    distances = reuse_bytes(rows, real, lambda kernel: machine.fade(kernel, dtype))
+    for row, reuse in zip(rows, distances, strict=True):
         launch_s.append(0.0)
         if isinstance(row.step, Kernel):
-            terms = kernel_terms(row.step, real, hw, dtype, runtime in GRAPHED, reuse, tokens)
+            terms = kernel_terms(row.step, real, hw, dtype, runtime in GRAPHED, reuse)
             launch_s[-1] = terms.device_s
             cost = _kernel_cost(row, row.step, exact, terms, attention_kernel(row.step, real, hw, dtype))
             if not is_point or cost.count:

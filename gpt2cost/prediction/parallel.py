@@ -1,7 +1,7 @@
-"""The blocks of a large sweep, evaluated by several processes, in order.
+"""The blocks of a large sweep, evaluated and made into what is asked for by several processes, in order.
 
-Each of them is a fork that sends every so many-th block through a pipe of its own, and waits while that is full: memory
-does not grow, and a process whose reader is gone ends.
+Each of them is a fork that sends what it makes of every so many-th block through a pipe of its own, and waits while
+that is full: memory does not grow, and a process whose reader is gone ends.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import pickle
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from gpt2cost.errors import Gpt2CostError
 from gpt2cost.prediction.blocks import Block, Rows
 
 WORTH = 200_000
 """From this many points on, processes save more than they take to start."""
+ITEM, END, ERROR = "item", "end", "error"
+"""What a process sends: something that was made of a block, that there is no more of it, and what went wrong."""
+
+T = TypeVar("T")
 
 
 def processes() -> int:
@@ -28,13 +32,14 @@ def processes() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
-def blocks_of(rows: Rows, workers: int | None = None) -> Iterator[Block]:
-    """The blocks of a sweep, by several processes where it is large."""
+def made_of_each(rows: Rows, make: Callable[[Block], Iterable[T]], workers: int | None = None) -> Iterator[Iterator[T]]:
+    """For each block of a sweep what `make` makes of it, to be read before the next; by several processes where the
+    sweep is large."""
     count = workers or (processes() if rows.points >= WORTH else 1)
-    return rows.blocks() if count < 2 else _evaluated(rows, count)
+    return (iter(make(block)) for block in rows.blocks()) if count < 2 else _received(rows, make, count)
 
 
-def _evaluated(rows: Rows, workers: int) -> Iterator[Block]:
+def _received(rows: Rows, make: Callable[[Block], Iterable[T]], workers: int) -> Iterator[Iterator[T]]:
     pipes: list[IO[bytes]] = []
     children: list[int] = []
     try:
@@ -44,18 +49,12 @@ def _evaluated(rows: Rows, workers: int) -> Iterator[Block]:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 child = os.fork()
             if child == 0:
-                _work(rows, number, workers, writer, [reader, *(pipe.fileno() for pipe in pipes)])
+                _work(rows, make, number, workers, writer, [reader, *(pipe.fileno() for pipe in pipes)])
             os.close(writer)
             children.append(child)
             pipes.append(open(reader, "rb"))  # noqa: PTH123, SIM115
         for number, _ in enumerate(rows.tasks()):
-            try:
-                found = pickle.load(pipes[number % workers])
-            except (EOFError, pickle.UnpicklingError):
-                raise Gpt2CostError("a process of the sweep was killed, perhaps for the memory that it took") from None
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+            yield _items(pipes[number % workers])
     finally:
         for pipe in pipes:
             pipe.close()
@@ -66,8 +65,24 @@ def _evaluated(rows: Rows, workers: int) -> Iterator[Block]:
                 os.waitpid(child, 0)
 
 
-def _work(rows: Rows, number: int, workers: int, writer: int, readers: list[int]) -> None:
-    """What a child does: evaluate its blocks and send them. It never returns.
+def _items(pipe: IO[bytes]) -> Iterator[Any]:
+    """What a process has made of one block."""
+    while True:
+        try:
+            kind, item = pickle.load(pipe)
+        except (EOFError, pickle.UnpicklingError):
+            raise Gpt2CostError("a process of the sweep was killed, perhaps for the memory that it took") from None
+        if kind == END:
+            return
+        if kind == ERROR:
+            raise item
+        yield item
+
+
+def _work(
+    rows: Rows, make: Callable[[Block], Iterable[Any]], number: int, workers: int, writer: int, readers: list[int]
+) -> None:
+    """What a child does: evaluate its blocks and send what is made of them. It never returns.
 
     `readers` are the parent's ends of pipes: while one is open here, no writer learns that the parent is gone.
     """
@@ -77,12 +92,18 @@ def _work(rows: Rows, number: int, workers: int, writer: int, readers: list[int]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with open(writer, "wb") as pipe:
+
+            def send(kind: str, item: Any = None) -> None:
+                pickle.dump((kind, item), pipe, pickle.HIGHEST_PROTOCOL)
+
             try:
                 for task in islice(rows.tasks(), number, None, workers):
-                    pickle.dump(rows.block(task), pipe, pickle.HIGHEST_PROTOCOL)
+                    for item in make(rows.block(task)):
+                        send(ITEM, item)
+                    send(END)
                     pipe.flush()
             except Exception as error:
-                pickle.dump(error, pipe)
+                send(ERROR, error)
     except BrokenPipeError:
         pass
     finally:

@@ -16,9 +16,9 @@ import numpy as np
 
 from gpt2cost.checks import Size
 from gpt2cost.device.catalog import load_hardware
-from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.energy import EnergyBound, energy_bound
 from gpt2cost.prediction.one_pass import (
     KernelCost,
     Pass,
@@ -31,6 +31,7 @@ from gpt2cost.prediction.one_pass import (
     run_pass,
     total,
     uncapturable,
+    weights_bytes,
 )
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.settings import (
@@ -196,6 +197,13 @@ class Prediction(Result):
         """Whether all phases are within the model's positions."""
         return all(np.all(phase.kv_len <= self.model.n_positions) for phase in self.phases)
 
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each phase. Raises `InputError` for a device without a board power."""
+        return tuple(
+            energy_bound(self.hardware, phase.totals.latency_high_s, phase.batch_size * phase.tokens, phase=phase.phase)
+            for phase in self.phases
+        )
+
     def _phase(self, name: str) -> Phase | None:
         return next((phase for phase in self.phases if phase.phase == name), None)
 
@@ -324,7 +332,7 @@ def totals_of(pass_: Pass, hw: Hardware, how: How, sizes: Sizes, tokens: Size) -
 
 def _memory(model: Model, hw: Hardware, how: How, phases: tuple[Phase, ...]) -> MemoryUse:
     """Memory in the phase that needs most: a phase's cache and activations, beside the weights."""
-    weights = model.parameters * ELEMENT_BYTES[how.dtype]
+    weights = weights_bytes(model, how.dtype)
     cache: Number = 0
     live: Number = 0
     for phase in phases:

@@ -21,7 +21,7 @@ counts once. A percentile of few is stretched, since the next one may well lie b
 four on about as much as a prediction interval of Student's t is wider (1.6 for four, 1.2 for eight). Ranges
 always hold the prediction, and `LEAST` on either side: clocks and temperature make two machines of one kind differ by
 that much. Chosen by hand are `LEAST`, how much less a what-if is known (`CHANGED`), how well a machine's own host is
-(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`).
+(`OWN_HOST`), and what stands where nothing was measured (`UNKNOWN`), as nothing was of quantised weights.
 
 `python tests/regenerate.py` writes `residuals.json` anew (see `measure.residuals`), and a test compares.
 """
@@ -34,6 +34,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,7 +99,7 @@ class Range:
 
 
 def range_of(
-    latency_at: Callable[[float, float], Number],
+    latency_at: Callable[[Number, Number], Number],
     hw: Hardware,
     how: How,
     sizes: Sizes,
@@ -107,20 +108,28 @@ def range_of(
 ) -> Range:
     """The range of passes of some `sizes` on a device, and their words.
 
-    `latency_at` gives the latency if device and host took so many times as long as predicted. `host_bound`: whether the
-    host sets the pace. `unseen`: what the range must not have seen.
+    `latency_at` gives the latency if device and host took so many times as long as predicted, which are numbers or
+    arrays. `host_bound`: whether the host sets the pace. `unseen`: what the range must not have seen.
     """
-    ranges = []
-    for regime, where in regimes_of(how, sizes).items():
-        own = spread(hw, regime, unseen)
-        low_s, high_s = latency_at(own.device_low, own.host_low), latency_at(own.device_high, own.host_high)
-        word, source = (_where(host_bound, getattr(own.host, x), getattr(own.device, x)) for x in ("word", "source"))
-        ranges.append((where, Range(low_s, high_s, word, source)))
-    _, whole = ranges[0]
-    for where, other in ranges[1:]:
-        pairs = zip(dataclasses.astuple(whole), dataclasses.astuple(other), strict=True)
-        whole = Range(*(_where(where, new, old) for old, new in pairs))
-    return whole
+    spreads = [
+        (where, spread(hw, regime, unseen) if how.weights == "dtype" else _assumed(hw, regime, how.weights))
+        for regime, where in regimes_of(how, sizes).items()
+    ]
+
+    def each(get: Callable[[Spread], Any]) -> Any:
+        """Something of the spread of each point's regime."""
+        value = get(spreads[0][1])
+        for where, own in spreads[1:]:
+            value = _where(where, get(own), value)
+        return value
+
+    names = ("device_low", "host_low", "device_high", "host_high")
+    device_low, host_low, device_high, host_high = (each(attrgetter(name)) for name in names)
+    word, source = (
+        _where(host_bound, each(attrgetter(f"host.{name}")), each(attrgetter(f"device.{name}")))
+        for name in ("word", "source")
+    )
+    return Range(latency_at(device_low, host_low), latency_at(device_high, host_high), word, source)
 
 
 def _where(condition: Any, yes: Any, no: Any) -> Any:
@@ -129,7 +138,7 @@ def _where(condition: Any, yes: Any, no: Any) -> Any:
         return yes if condition else no
     if np.all(condition) or not np.any(condition):
         return yes if np.all(condition) else no
-    return yes if isinstance(yes, str) and isinstance(no, str) and yes == no else np.where(condition, yes, no)
+    return yes if np.ndim(yes) == np.ndim(no) == 0 and yes == no else np.where(condition, yes, no)
 
 
 # ---------------------------------------------------------------------------------------------- spreads
@@ -177,13 +186,25 @@ def _changed(hw: Hardware, regime: Regime) -> Spread:
     all that is given, the device is what it was.
     """
     own = spread(hw.unchanged or dataclasses.replace(hw, changes={}), regime)
+    if not hw.changes_of_time:
+        return own
     device_band, host_band = _logs(own.device_low, own.device_high), _wider(_logs(own.host_low, own.host_high))
     trust = Trust("changed", unchanged_name(hw))
     if HOST_FACTOR in hw.changes:
         host_band = -OWN_HOST, OWN_HOST
-    if set(hw.changes) == {HOST_FACTOR}:
+    if hw.changes_of_time == {HOST_FACTOR}:
         return _spread(device_band, host_band, own.device, trust)
     return _spread(_wider(_union(level_band(shipped().residuals, "borrowed"), device_band)), host_band, trust, trust)
+
+
+def _assumed(hw: Hardware, regime: Regime, weights: str) -> Spread:
+    """Of quantised weights: no narrower than of what nothing is known of, for the device and for the host."""
+    own = spread(hw, regime)
+    unknown = -UNKNOWN, UNKNOWN
+    bands = (_logs(own.device_low, own.device_high), _logs(own.host_low, own.host_high))
+    device_band, host_band = (_union(band, unknown) for band in bands)
+    trust = Trust("assumed", f"bitsandbytes {weights}")
+    return _spread(device_band, host_band, trust, trust)
 
 
 def _of_kernels(hw: Hardware, regime: Regime) -> Band:

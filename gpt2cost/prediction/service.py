@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt2cost.checks import check_choice, check_point, check_positive
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.prediction.energy import EnergyBound
 from gpt2cost.prediction.generate import Generation, check_generate, generate_run
 from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.prices import Prices, prices_of, without_price
@@ -97,6 +98,11 @@ class Service(Result):
         """The offer with the most tokens per second; None where no device holds the level."""
         able = [offer for offer in self.offers if offer.run is not None]
         return max(able, key=lambda offer: offer.run.tokens_per_s if offer.run else 0.0, default=None)
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each run. Raises `InputError` for a device without a board power."""
+        each = ((offer.hardware.name, own) for offer in self.offers if offer.run for own in offer.run.energy_bounds())
+        return tuple(dataclasses.replace(own, of={"gpu": name}) for name, own in each)
 
 
 def service(

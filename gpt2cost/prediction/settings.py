@@ -18,11 +18,13 @@ from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
+    COMPILED,
     GRAPHED,
     IMPLEMENTATIONS,
     LOGITS,
     RUNTIMES,
     Impl,
+    Weights,
 )
 from gpt2cost.units import format_quantity
 
@@ -76,7 +78,7 @@ class How:
 
     `cache_type`: a `dynamic` KV cache is concatenated anew in every pass, a `static` one is written to, and attended to
     in its whole length. `impl`: whose code runs the model. Of `dtype` and `attn` "", and of `impl` None is the model's
-    own, which `on` fills in.
+    own, which `on` fills in; and how the weights are stored, which the model alone says.
     """
 
     dtype: str = "fp16"
@@ -87,6 +89,7 @@ class How:
     variants: tuple[tuple[str, str], ...] = ()
     cache_type: str = "dynamic"
     impl: Impl | None = None
+    weights: Weights = "dtype"
 
     @property
     def cache_text(self) -> str:
@@ -108,7 +111,7 @@ class How:
             raise InputError(f"logits: last goes with head lm, and the head of {model.name} is {model.head}")
         use_cache = self.use_cache and model.use_cache and impl == "hf"
         dtype, attn = self.dtype or model.dtype or "fp16", self.attn or model.attn or "sdpa"
-        return replace(self, dtype=dtype, attn=attn, impl=impl, use_cache=use_cache)
+        return replace(self, dtype=dtype, attn=attn, impl=impl, use_cache=use_cache, weights=model.weights)
 
 
 def does_not_fit(needed_bytes: Any, capacity_bytes: float) -> str:
@@ -235,6 +238,22 @@ def check_cache(how: How) -> None:
         )
 
 
+def check_weights(hardware: Hardware, how: How) -> None:
+    """Raise `InputError` where the kernels of quantised weights are not modelled on a device, or in a runtime."""
+    if how.weights == "dtype":
+        return
+    if hardware.vendor != "nvidia":
+        raise InputError(
+            f"weights: bitsandbytes' {how.weights} is modelled on NVIDIA devices, and {hardware.name} is none; dtype"
+            " runs anywhere"
+        )
+    least = 7.5 if how.weights == "int8" else 6.0
+    if (hardware.compute_capability or 0.0) < least:
+        raise InputError(f"weights: {how.weights} needs compute capability {least}, which {hardware.name} has not")
+    if how.runtime in COMPILED:
+        raise InputError(f"runtime: {how.runtime} is not modelled with weights {how.weights}; eager is")
+
+
 def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> None:
     """Raise `InputError` where the device cannot run the dtype, the attention implementation (of heads of `head_dim`),
     the runtime or the cache.
@@ -249,6 +268,7 @@ def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> N
     if how.dtype not in hardware.compute.peak_flop_per_s:
         dtypes = ", ".join(hardware.compute.peak_flop_per_s)
         raise InputError(f"dtype: {hardware.name} has no {how.dtype}; it has {dtypes}")
+    check_weights(hardware, how)
     if how.attn == "flash_attention_2" and not hardware.has_flash_attention(how.dtype):
         raise InputError(
             f"attn: flash_attention_2 needs an NVIDIA device of compute capability 8.0 or later, which"

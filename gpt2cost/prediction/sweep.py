@@ -20,6 +20,7 @@ from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.blocks import BLOCK_ROWS, Block, Column, Rows, Task, whole
+from gpt2cost.prediction.energy import ENERGY_COLUMNS, check_board_power
 from gpt2cost.prediction.grid import Axis, Grid, distinct, make_grid
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Phase, Prediction, passes_of, predict_run
@@ -70,6 +71,13 @@ class Sweep(Rows):
     only_valid: bool
     warnings: tuple[str, ...]
     shard: Shard = WHOLE
+    energy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.energy and self.kernels:
+            raise InputError("energy: of whole passes, and kernels makes a row per kernel")
+        if self.energy:
+            check_board_power(choice.hardware for choice in self.choices)
 
     def tasks(self) -> Iterator[Task]:
         """A shard evaluates the same blocks as the whole, so that its rows are the same to the last digit."""
@@ -89,7 +97,7 @@ class Sweep(Rows):
     @property
     def names(self) -> tuple[str, ...]:
         """The keys of the rows."""
-        return KERNEL_COLUMNS if self.kernels else COLUMNS
+        return KERNEL_COLUMNS if self.kernels else (*COLUMNS, *ENERGY_COLUMNS) if self.energy else COLUMNS
 
 
 def sweep(
@@ -113,8 +121,10 @@ def sweep(
     model_changes: Mapping[str, Any] | None = None,
     hw_changes: Mapping[str, Any] | None = None,
     shard: str = "1/1",
+    energy: bool = False,
 ) -> Sweep:
-    """Predict every point of a grid: rows with the keys of `COLUMNS`, or of `KERNEL_COLUMNS` with `kernels`.
+    """Predict every point of a grid: rows with the keys of `COLUMNS`, or of `KERNEL_COLUMNS` with `kernels`; with
+    `energy` those of `ENERGY_COLUMNS` too.
 
     Each of `model` ... `runtime` and `impl` is one value, a list, or text such as `"1,2,8"`, `"1-64*2"` or
     `"128-1024+128"`. Seconds, bytes and FLOPs. The order is that of nested loops over model, gpu, dtype, attn, runtime,
@@ -131,7 +141,7 @@ def sweep(
     choices, warnings = plan(grid, model_changes, hw_changes)
     models = dict.fromkeys(choice.model for choice in choices)
     warnings += [f"{model.name}: {note}" for model in models for note in one_at_a_time(model, grid.batch)]
-    flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid}
+    flags = {"kernels": kernels, "only_fitting": only_fitting, "only_valid": only_valid, "energy": energy}
     checked = {name: check_flag(name, value) for name, value in flags.items()}
     return Sweep(grid, tuple(choices), **checked, warnings=tuple(warnings), shard=parse_shard(shard))
 
@@ -146,10 +156,15 @@ def plan(
     running: list[Choice] = []
     reasons, partly = [], []
     sizes = Sizes(*_broadcastable(grid.batch, grid.seq, grid.cache))
+    heads = {model.head for model in models}
+    without = [model.name for model in models if model.head != "lm"] if grid.logits == "last" and "lm" in heads else []
+    if without:
+        notes.append(f"logits: last is of models with head lm: all that {', '.join(without)} gives is computed")
     for model, hardware, dtype, attn, runtime, impl in itertools.product(
         models, devices, grid.dtype, grid.attn, grid.runtime, grid.impl
     ):
-        asked = How(dtype, attn, runtime, grid.logits, grid.use_cache, cache_type=grid.cache_type, impl=impl)
+        logits = "all" if model.name in without else grid.logits
+        asked = How(dtype, attn, runtime, logits, grid.use_cache, cache_type=grid.cache_type, impl=impl)
         try:
             how = asked.on(model)
             choice = Choice(model, hardware, replace(how, use_cache=grid.use_cache))
@@ -236,6 +251,9 @@ def _block(choice: Choice, sweep: Sweep, axes: tuple[Axis, Axis, Axis]) -> Block
     }  # fmt: skip
     figures = _kernel_figures if sweep.kernels else _pass_figures
     of_phases = [figures(prediction, phase) for phase in prediction.phases]
+    if sweep.energy:
+        for own, bound in zip(of_phases, prediction.energy_bounds(), strict=True):
+            own |= {name: np.asarray(getattr(bound, name))[..., None] for name in ENERGY_COLUMNS}
     decoding = is_decode(sizes)
     if prediction.phases[0].phase == "prefill" and np.any(decoding):  # there the pass is itself the decode step
         of_phases[0]["phase"] = np.where(decoding, "decode", "prefill")[..., None]

@@ -16,6 +16,7 @@ from gpt2cost.checks import MAX_SIZE
 from gpt2cost.device.catalog import load_hardware
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
+from gpt2cost.prediction.energy import EnergyBound, energy_bound
 from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_times, host_sets_pace
 from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
@@ -154,6 +155,18 @@ class Training(Result):
 
         return largest_micro_batch(self.model, self.hardware, self.train, self.batch)
 
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of a step on all GPUs, and of the run, whose range is as wide as a step's.
+
+        Raises `InputError` for a device without a board power.
+        """
+        step, run, gpus = self.step, self.run, self.batch.gpus
+        bounds = [energy_bound(self.hardware, step.step_high_s, self.batch.global_tokens, gpus, part="step")]
+        if run.time_s is not None:
+            high_s = run.time_s * step.step_high_s / step.step_s
+            bounds.append(energy_bound(self.hardware, high_s, run.tokens, gpus, part="run"))
+        return tuple(bounds)
+
 
 def train(
     model: object,
@@ -256,7 +269,7 @@ def train_run(model: Model, hw: Hardware, how: TrainHow, batch: Batch, length: R
     check_training(hw, how, model)
     work = step_work(model, hw, how, batch)
     sent, times = _with_communication(model, hw, how, batch, work)
-    host_s, device_s = work.host_s(batch), work.summed("device_s", batch)
+    host_s, device_s = work.host_s(batch), work.device_s(batch)
 
     def latency_at(device: float, slower: float) -> Number:
         """A step's seconds by factors on device and host; communication takes the device's."""
@@ -279,7 +292,7 @@ def _step(
     model: Model, hw: Hardware, how: TrainHow, batch: Batch, work: Work, times: StepTimes,
     span: tuple[Number, Number], sent: Communication,
 ) -> Step:  # fmt: skip
-    host_s, device_s, step_s = work.host_s(batch), work.summed("device_s", batch), times.step_s
+    host_s, device_s, step_s = work.host_s(batch), work.device_s(batch), times.step_s
     bounds = {**work.seconds_of_bounds(batch), "communication": times.exposed_s}
     peak = hw.compute.peak_flop_per_s[how.numbers.dtype]
     per_gpu = batch.micro_batch * batch.grad_accum * batch.seq_len / step_s

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.prediction.compare import Crossover
+from gpt2cost.prediction.energy import EnergyBound
 from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.search import powers_of_two
 from gpt2cost.prediction.train import Training, step_seconds, train_run
@@ -48,6 +49,10 @@ class TrainComparison(Result):
     common: tuple[str, ...]
     crossovers: tuple[Crossover, ...]
     warnings: tuple[str, ...]
+
+    def energy_bounds(self) -> tuple[EnergyBound, ...]:
+        """The energy of each candidate's step. Raises `InputError` for a device without a board power."""
+        return tuple(replace(own.training.energy_bounds()[0], of={"label": own.label}) for own in self.candidates)
 
 
 def compare_training(model: object, gpu: object, **axes: Any) -> TrainComparison:

@@ -181,9 +181,14 @@ def one_dropout(model: Model) -> float | None:
 
 
 def check_trains(model: Model) -> None:
-    """Raise `InputError` where the loss is not a language model's, or there is an encoder."""
-    if model.add_cross_attention:
-        raise InputError(f"add_cross_attention: training is modelled without it, and {model.name} has it")
+    """Raise `InputError` where the loss is not a language model's, or some weights would get no gradients."""
+    if model.add_cross_attention and not model.encoder_len:
+        raise InputError(
+            "encoder_len: without an encoder's states the weights of cross-attention get no gradients; --encoder-len"
+            " says how many are passed"
+        )
+    if model.weights != "dtype":
+        raise InputError(f"weights: training is modelled with all weights in the precision, not {model.weights}")
     if model.head != "lm":
         raise InputError(
             f"head: training is modelled with lm's loss, and {model.name} is a {CLASSES[model.head]}; --head lm"

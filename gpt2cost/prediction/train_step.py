@@ -111,7 +111,11 @@ class Work:
 
     def host_s(self, batch: Batch) -> Number:
         """Seconds of the host to issue the step."""
-        return self.fixed_s + total(count * own.times.host_s for _, count, own in self.repeated(batch))
+        return self.fixed_s + sum(count * own.times.host_s for _, count, own in self.repeated(batch))
+
+    def device_s(self, batch: Batch) -> Number:
+        """Busy seconds of the device: as `Pass.device_s`, the same to the last digit at a point of a grid."""
+        return sum(count * own.device_s for _, count, own in self.repeated(batch))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, nearest
 from gpt2cost.prediction.blocks import Block, Column, Rows, Task, whole
+from gpt2cost.prediction.energy import ENERGY_COLUMNS, check_board_power
 from gpt2cost.prediction.grid import Axis, name_axis, size_axis, split_list
 from gpt2cost.prediction.shard import WHOLE, Shard, parse_shard, within
 from gpt2cost.prediction.sweep import loaded_axes
@@ -120,6 +121,11 @@ class TrainSweep(Rows):
     warnings: tuple[str, ...]
     kernels: bool = False
     shard: Shard = WHOLE
+    energy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.energy:
+            check_board_power(choice.hardware for choice in self.choices)
 
     def tasks(self) -> Iterator[Task]:
         first, (low, end) = 0, self.bounds
@@ -137,7 +143,7 @@ class TrainSweep(Rows):
     @property
     def names(self) -> tuple[str, ...]:
         """The keys of the rows."""
-        return TRAIN_COLUMNS
+        return (*TRAIN_COLUMNS, *ENERGY_COLUMNS) if self.energy else TRAIN_COLUMNS
 
 
 def make_train_grid(**axes: Any) -> TrainGrid:
@@ -190,9 +196,11 @@ def sweep_training(
     model_changes: Mapping[str, Any] | None = None,
     hw_changes: Mapping[str, Any] | None = None,
     shard: str = "1/1",
+    energy: bool = False,
     **axes: Any,
 ) -> TrainSweep:
-    """Predict a training step at every point of a grid: rows with the keys of `TRAIN_COLUMNS`.
+    """Predict a training step at every point of a grid: rows with the keys of `TRAIN_COLUMNS`, and with `energy` of
+    `ENERGY_COLUMNS`.
 
     `axes` are those of `TRAIN_DEFAULTS`, each one value, a list, or text as in `sweep`. The order is that of nested
     loops over model, gpu, precision, attn, runtime, impl, optimizer, checkpointing and zero, then over the sizes in the
@@ -201,7 +209,8 @@ def sweep_training(
     """
     grid = make_train_grid(model=model, gpu=gpu, **axes)
     choices, warnings = plan_training(grid, model_changes, hw_changes)
-    return TrainSweep(grid, tuple(choices), only_fitting, only_valid, tuple(warnings), shard=parse_shard(shard))
+    part = parse_shard(shard)
+    return TrainSweep(grid, tuple(choices), only_fitting, only_valid, tuple(warnings), shard=part, energy=energy)
 
 
 def plan_training(
@@ -343,6 +352,8 @@ def _block(choice: TrainChoice, sweep: TrainSweep, axes: Axes) -> Block:
         "flops": whole(step.flops), "trust": training.trust, "trust_from": training.trust_from,
         "total_bytes": whole(memory.total_bytes), "fits": memory.fits, "valid": valid,
     }  # fmt: skip
+    if sweep.energy:
+        columns |= {name: getattr(training.energy_bounds()[0], name) for name in ENERGY_COLUMNS}
     if sweep.only_fitting:
         keep = keep & memory.fits
     if sweep.only_valid:

@@ -289,12 +289,12 @@ def returned(module: Module) -> Tensor | None:
 
 def _weights(module: Module, path: str, values: Mapping[str, Number], tied: bool) -> tuple[Weight, ...]:
     """The parameters of a module itself. Of an embedding the kernel reads some rows alone."""
-    found = []
+    found: list[Weight] = []
     for kernel in (child for child in module.children if isinstance(child, Kernel)):
         for tensor in kernel.inputs:
-            if tensor.is_weight:
-                name = tensor.name.rpartition(".")[2].removesuffix("[rows]")
-                symbols = (EMBEDDINGS[module.name], D) if module.name in EMBEDDINGS else tensor.shape
+            name = tensor.name.rpartition(".")[2].removesuffix("[rows]")
+            if tensor.is_weight and name in ("weight", "bias") and name not in {one.name for one in found}:
+                symbols = (EMBEDDINGS[module.name], D) if module.name in EMBEDDINGS else tensor.packs or tensor.shape
                 shape = tuple(int(size.evaluate(values)) for size in symbols)
                 found.append(Weight(name, shape, symbols, EMBEDDING if tied and path == HEAD else ""))
     return tuple(found)

@@ -4,6 +4,8 @@
 * `calibrated`: none was, but kernels were: those that the pass spends its time in.
 * `borrowed`: the constants are another device's, which the output names.
 * `changed`: a what-if. No device is like this.
+* `assumed`: weights are quantised, whose kernels were measured on no device: they are taken to be as fast as those of
+  their family.
 
 The word is about what sets the pace. Where that is the device, it is about the device's products, which take most of
 the time; where it is the host, about the host, which belongs to the machine and not to the device.
@@ -27,13 +29,14 @@ from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.settings import How, Sizes, is_decode
 
-Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed"]
+Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed", "assumed"]
 WORDS: tuple[Word, ...] = get_args(Word)
 MEANING: dict[Word, str] = {
     "measured": "passes of this regime were measured on the device",
     "calibrated": "kernels were measured on the device, but no pass of this regime",
     "borrowed": "the constants are those of the device that is named",
     "changed": "a what-if: no device is like this",
+    "assumed": "kernels of quantised weights, taken to be as fast as others of their family",
 }
 """The words as `gpt2cost accuracy` defines them."""
 
@@ -121,7 +124,7 @@ def kernel_trust(hw: Hardware, kind: str, dtype: str, rows: Any = 1, attention: 
 
     `rows` and `attention` (the kernel's name) may be arrays: the word is that of what is known least.
     """
-    if set(hw.changes) - {HOST_FACTOR}:
+    if hw.changes_of_time - {HOST_FACTOR}:
         return Trust("changed", unchanged_name(hw))
     products = [
         device_trust(hw, Regime(dtype, False, large, "eager")) for large in {*np.ravel(np.greater(rows, SMALL_ROWS))}
@@ -142,8 +145,10 @@ def _constant_trust(hw: Hardware, path: str) -> Trust:
 
 def trust_at_best(hw: Hardware) -> Trust:
     """The best that any regime of the device has, without a prediction."""
-    if hw.changes:
+    if hw.changes_of_time:
         return Trust("changed", unchanged_name(hw))
+    if hw.unchanged:
+        return trust_at_best(hw.unchanged)
     if any(row.whole for row in hw.evidence):
         return Trust("measured", hw.name)
     regimes = (Regime(dtype, False, large, "eager") for dtype in hw.compute.peak_flop_per_s for large in (True, False))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from gpt2cost.checks import Size
-from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.one_pass import (
     Pass,
@@ -26,6 +25,7 @@ from gpt2cost.prediction.one_pass import (
     table_options,
     table_rows,
     total,
+    weights_bytes,
 )
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.settings import How, Number, Sizes
@@ -203,7 +203,7 @@ class Turns:
         cached = cache_bytes(self.model, how, sizes.batch_size, values["kv_len"])
         rows = [row for rows, _ in self.parts(first=False) for row in rows]
         live = peak_bytes(rows, values, how.use_cache) + buffers_bytes(self.model, how, values)
-        return self.model.parameters * ELEMENT_BYTES[how.dtype], cached, live
+        return weights_bytes(self.model, how.dtype), cached, live
 
     def loop(self) -> Iterator[LoopStep]:
         """The steps around the last pass, in order."""

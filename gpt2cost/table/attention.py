@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpt2cost.table.builders import addmm, copy, output, pointwise, tensor
+from gpt2cost.table.builders import copy, output, pointwise, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.dropout import NOT_CALLED, dropout, drops, native_dropout
 from gpt2cost.table.formula import Formula
@@ -13,6 +13,7 @@ from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.kv_cache import cache_update
 from gpt2cost.table.options import KERNEL_VARIANTS, TableOptions
 from gpt2cost.table.qkv import HALF, MERGE_HEADS_COPY, QKV, SPLIT_HEADS_COPY, flattened
+from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, D, H, S, T, b8, f32, hd
 
 IN_C_ATTN = "attn.c_attn"
@@ -184,7 +185,7 @@ def upcast_attention(
 
 def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions) -> tuple[Module, QKV, Tensor]:
     """GPT2Attention over the tokens; what it attends to, and what it gives."""
-    c_attn = addmm(x, 3 * D, D, IN_C_ATTN, cite(SRC, "self.c_attn(hidden_states).split"))
+    c_attn = projection(x, 3 * D, D, IN_C_ATTN, cite(SRC, "self.c_attn(hidden_states).split"), options)
     query, new_key, new_value = (
         tensor(f"new_{name}", B, H, T, hd, view_of=IN_C_ATTN) for name in ("query", "key", "value")
     )
@@ -195,7 +196,7 @@ def attention(x: Tensor, mask: Tensor, positions: Tensor, options: TableOptions)
     qkv = QKV(query, key, value, cached)
     cache = cache_update((new_key, new_value), (key, value), options)
     kernels, merged = attend(qkv, mask, positions, options)
-    c_proj = addmm(merged, D, D, "attn.c_proj", cite(SRC, "self.c_proj(attn_output)"))
+    c_proj = projection(merged, D, D, "attn.c_proj", cite(SRC, "self.c_proj(attn_output)"), options)
     dropped = cite(SRC, "self.resid_dropout(attn_output)")
     drop, y = dropout(
         "resid_dropout", "resid", output(c_proj), "attn.resid_dropout", options, dropped, keeps=(output(c_attn),)

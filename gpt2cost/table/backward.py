@@ -19,8 +19,8 @@ from typing import TypeAlias
 from gpt2cost.errors import InputError
 from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Kind, Row, Tensor
-from gpt2cost.table.qkv import HALF, MERGE_HEADS_COPY, SPLIT_HEADS_COPY
-from gpt2cost.table.symbols import B, D, T, a, f32, w
+from gpt2cost.table.qkv import HALF, SPLIT_HEADS_COPY
+from gpt2cost.table.symbols import B, D, H, T, a, f32, w
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,17 @@ class Tape:
         flops: Formula | int,
         shape: Gemm | FusedAttention | None = None,
         when: Condition = ALWAYS,
+        in_node: bool = True,
     ) -> Tensor:
-        """One more kernel of the node; its first output."""
+        """One more kernel of the node; its first output. Not `in_node`: it runs where the node's own does not too."""
         assert self.at is not None
         source = self.kernel
         group = source.fusion_group and f"{source.fusion_group}.grad"
         label = ".".join(filter(None, (source.name, name)))
         columns = source.columns if op.endswith(("softmax_backward_data", "layer_norm_backward")) else None
         step = Kernel(
-            label, op, kind, inputs, outputs, formula(flops), source.source, source.when & when, shape, columns,
+            label, op, kind, inputs, outputs, formula(flops), source.source, source.when & when if in_node else when,
+            shape, columns,
             group if kind in ("elementwise", "reduction", "copy", "fill") else "",
         )  # fmt: skip
         self.rows.append(Row(self.at.module, step, self.at.count, len(self.rows)))
@@ -128,6 +130,8 @@ class Tape:
         base = self.made.get(tensor.view_of)
         if name not in self.made and base is not None and base.elements == tensor.elements:
             name = base.name
+            if len(tensor.shape) > len(base.shape):  # it is by heads, and its tensor by tokens
+                grad = Grad(self.by_token(tensor.name, grad), grad.when)
         there = self.grads.get(name)
         if there is None:
             self.grads[name] = grad
@@ -163,11 +167,14 @@ class Tape:
         return grad
 
     def by_token(self, name: str, grad: Grad) -> Tensor:
-        """A slice's gradient by tokens, (B, T, D), copied where it lies by heads."""
+        """The gradient of a view (B, H, tokens, hd) by tokens, (B, tokens, D), copied where it lies by heads."""
+        tokens = grad.tensor.shape[2]
+        turned = (B, tokens, D)
         if not grad.by_head.any_of:
-            return replace(grad.tensor, shape=(B, T, D))
-        copied = Tensor(f"{name}.grad.tokens", (B, T, D), grad.tensor.element, view_of=grad.tensor.name)
-        self.emit(f"grad_{name}", "clone", "copy", (grad.tensor,), (copied,), 0, when=grad.by_head & MERGE_HEADS_COPY)
+            return replace(grad.tensor, shape=turned)
+        copied = Tensor(f"{name}.grad.tokens", turned, grad.tensor.element, view_of=grad.tensor.name)
+        when = grad.by_head & (tokens > 1) & (H > 1)
+        self.emit(f"grad_{name}", "clone", "copy", (grad.tensor,), (copied,), 0, when=when, in_node=False)
         return copied
 
     def finish(self, name: str, grad: Grad) -> None:

@@ -52,15 +52,9 @@ def linear(
     return Module(path.rpartition(".")[2], cls, (kernel,))
 
 
-def addmm(x: Tensor, n: Formula, k: Formula, path: str, source: Citation) -> Module:
-    """A Conv1D: (B, T, k) x (k, n) + bias."""
-    return linear(x, n, k, path, source, cls="Conv1D")
-
-
 def output(module: Module) -> Tensor:
-    """The tensor that a one-kernel module returns."""
-    (kernel,) = module.children
-    assert isinstance(kernel, Kernel)
+    """The tensor that a module without others in it returns: what the last of its kernels makes."""
+    kernel = next(step for step in reversed(module.children) if isinstance(step, Kernel))
     return kernel.outputs[0]
 
 

@@ -42,6 +42,17 @@ TORCH_FILES = {
 }
 """Where each cited file lies below the torch package."""
 
+BITSANDBYTES_FILES = {
+    "bnb/_functions.py": "autograd/_functions.py",
+    "bnb/functional.py": "functional.py",
+    "bnb/modules.py": "nn/modules.py",
+    "bnb/ops.py": "backends/cuda/ops.py",
+}
+"""Where each cited file lies below the bitsandbytes package."""
+
+PACKAGES = {"transformers": FILES, "torch": TORCH_FILES, "bitsandbytes": BITSANDBYTES_FILES}
+"""The packages whose files are cited."""
+
 NANOGPT = "nanoGPT/model.py"
 """A file that is no package's: its functions are cited, and a test finds the fragments in the model that it traces."""
 
@@ -61,7 +72,7 @@ class Citation:
     def __str__(self) -> str:
         """`modeling_gpt2.py:185`, in `transformers_version()`; `?` where that version has no such line.
 
-        Of torch and nanoGPT, the function: `torch/adam.py:_multi_tensor_adam`.
+        Of torch, bitsandbytes and nanoGPT, the function: `torch/adam.py:_multi_tensor_adam`.
         """
         if self.file not in FILES:
             return f"{self.file}:{self.qualname}"
@@ -129,11 +140,17 @@ def installed_transformers() -> tuple[str, Path] | None:
 
 
 def resolve(citation: Citation, package: Path) -> int:
-    """The 1-based line of a citation below `package`, the folder of a transformers, or of a torch.
+    """The 1-based line of a citation below `package`, the folder of a transformers, a torch or a bitsandbytes.
 
     Raises `LookupError` if the function or the fragment is not there.
     """
-    return line_of(citation, package / (FILES | TORCH_FILES)[citation.file])
+    return line_of(citation, package / place_of(citation)[1])
+
+
+def place_of(citation: Citation) -> tuple[str, str]:
+    """The package whose file a citation names, and where it lies below it; nothing where it is no package's."""
+    places = ((package, files[citation.file]) for package, files in PACKAGES.items() if citation.file in files)
+    return next(places, ("", ""))
 
 
 def line_of(citation: Citation, path: Path) -> int:

@@ -18,14 +18,13 @@ from typing import Any, Literal
 
 from gpt2cost.checks import check_point
 from gpt2cost.errors import InputError, echo, nearest, plain
-from gpt2cost.files import data_dir
+from gpt2cost.files import STDIN, data_dir
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
 from gpt2cost.table.config_file import (
     OTHER_NAMES,
     as_gpt2,
     attn_of,
-    check_quantization,
     dtype_of,
     head_of,
     labels_of,
@@ -33,8 +32,16 @@ from gpt2cost.table.config_file import (
 )
 from gpt2cost.table.formula import Formula
 from gpt2cost.table.gpt2 import parameter_count
+from gpt2cost.table.heads import WITH_LM
 from gpt2cost.table.hub import config_of, hub_config
-from gpt2cost.table.options import Head, Impl
+from gpt2cost.table.options import ComputeDtype, Head, Impl, Weights
+from gpt2cost.table.quantization_config import (
+    OF_WEIGHTS,
+    QUANTIZATION_KEYS,
+    check_quantized,
+    kept_layers,
+    quantization_of,
+)
 from gpt2cost.units import parse_count
 
 _DIMENSION = {"range": (1, 10**7)}
@@ -46,8 +53,8 @@ _DERIVED = {"derived": True}
 PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 """A config's probabilities of dropout, which training alone has."""
 
-_NO_KEYS = ("bias", "encoder_len")
-"""What a HuggingFace config has not."""
+_NO_KEYS = ("bias", "encoder_len", *QUANTIZATION_KEYS)
+"""What a HuggingFace config has not, or not there."""
 HUB_ALIASES = {
     "openai-community/gpt2": "gpt2",
     "openai-community/gpt2-medium": "gpt2-medium",
@@ -63,7 +70,8 @@ class Model:
     """A GPT-2 model's dimensions and switches, under `GPT2Config`'s names and with its defaults in transformers 5.x.
 
     `head` is that of the class which `architectures` names, `encoder_len` how many states of an encoder are passed
-    (no key of a config). `n_inner` is a number, though a config may leave it out.
+    (no key of a config). `n_inner` is a number, though a config may leave it out. `weights` says how those of linear
+    layers are stored; what follows it are keys of a BitsAndBytesConfig, `skipped` its `llm_int8_skip_modules`.
     `changes` is what `change_model` set. `bias` is nanoGPT's (of Linear and LayerNorm). `impl`, `dtype` and `attn` say
     how the model is run where nobody says otherwise: by whose code, in what its weights are stored, and by which
     attention implementation; "" where the config does not say.
@@ -93,6 +101,11 @@ class Model:
     embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
     bias: bool = True
+    weights: Weights = "dtype"
+    llm_int8_threshold: float = field(default=6.0, metadata={"bound": "natural"})
+    bnb_4bit_compute_dtype: ComputeDtype = "dtype"
+    bnb_4bit_use_double_quant: bool = False
+    skipped: tuple[str, ...] | None = field(default=None, metadata=_DERIVED)
     dtype: str = field(default="", metadata=_DERIVED)
     attn: str = field(default="", metadata=_DERIVED)
     notes: tuple[str, ...] = field(default=(), metadata=_DERIVED)
@@ -110,6 +123,13 @@ class Model:
                 raise InputError(f"{name}: expected a probability from 0 to below 1, got {getattr(self, name)}")
         if self.encoder_len and not self.add_cross_attention:
             raise InputError("encoder_len: goes with add_cross_attention, which is false")
+        given = [key for key in QUANTIZATION_KEYS if getattr(self, key) != getattr(Model, key)]
+        check_quantized(self.weights, given, self.symbols(), "lm_head" in self.kept or self.head not in WITH_LM)
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """The linear layers whose weights stay in the dtype where others are quantised."""
+        return kept_layers(self.head, self.add_cross_attention, self.n_layer, self.skipped)
 
     @property
     def head_dim(self) -> int:
@@ -147,10 +167,17 @@ def model_from_config(config: Mapping[str, Any], name: str, where: str) -> Model
     """
     keys, notes = as_gpt2(config, where)
     head, of_head = head_of(config, where)
-    keys |= {"head": head, "num_labels": labels_of(config, head)}
-    model = _checked({key: value for key, value in keys.items() if key not in _NO_KEYS}, name, where)
+    keys = {key: value for key, value in keys.items() if key not in _NO_KEYS}
+    model = _checked(keys | {"head": head, "num_labels": labels_of(config, head)}, name, where)
+    if of_weights := quantization_of(config, where):
+        skipped = of_weights.pop("skipped")
+        at = f"{where}: quantization_config"
+        model = _checked(_keys_of(model) | of_weights, name, at)
+        try:
+            model = replace(model, skipped=skipped)
+        except InputError as error:
+            raise InputError(f"{at}: {error}") from None
     (dtype, of_dtype), (attn, of_attn) = dtype_of(config, where), attn_of(config, where)
-    check_quantization(config, where)
     return replace(model, dtype=dtype, attn=attn, notes=(*notes, *of_head, *of_dtype, *of_attn))
 
 
@@ -202,6 +229,7 @@ def check_impl(impl: Impl, model: Model) -> None:
         "activation_function": (gelu, "gelu_new"),
         "tie_word_embeddings": (model.tie_word_embeddings, "true"),
         "head": (model.head == "lm", "lm"),
+        "weights": (model.weights == "dtype", "dtype"),
         "add_cross_attention": (not model.add_cross_attention, "false"),
         "scale_attn_weights": (model.scale_attn_weights, "true"),
         "scale_attn_by_inverse_layer_idx": (not model.scale_attn_by_inverse_layer_idx, "false"),
@@ -237,13 +265,22 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
         if key in set_to:
             raise InputError(f"set: {key} is set twice, under two names")
         set_to[key] = _parsed(value) if isinstance(value, str) else value
-    config = {key: getattr(model, key) for key in keys}
-    if model.n_inner == 4 * model.n_embd:
-        del config["n_inner"]
+    config, skipped = _keys_of(model), model.skipped
+    if set_to.get("weights", model.weights) != model.weights:  # as the flag means it, not as the config
+        config = {key: value for key, value in config.items() if key not in OF_WEIGHTS[model.weights]}
+        skipped = None
     name = f"{model.name}[{';'.join(f'{key}={_written(value)}' for key, value in set_to.items())}]"
     changed = _checked(config | set_to, name, "set")
     kept = {key: getattr(model, key) for key in ("impl", "dtype", "attn", "notes")}
-    return replace(changed, **kept, changes=(*model.changes, *set_to.items()))
+    return replace(changed, **kept, skipped=skipped, changes=(*model.changes, *set_to.items()))
+
+
+def _keys_of(model: Model) -> dict[str, Any]:
+    """A model's keys; without `n_inner` where that is four times `n_embd` and stays so."""
+    config = {key: getattr(model, key) for key in fields_of(Model) if key != "model_type"}
+    if model.n_inner == 4 * model.n_embd:
+        del config["n_inner"]
+    return config
 
 
 def _parsed(text: str) -> Any:
@@ -307,7 +344,7 @@ def _load_named(name: str) -> Model:
         with contextlib.suppress(OSError):
             if path.is_dir():
                 return _load_path(path / "config.json", path.absolute().name)
-            if path.is_fifo():
+            if path.is_fifo() or path == STDIN:
                 return _load_path(path, "config")
             if path.exists() or path.suffix == ".json":
                 return _load_path(path, path.stem if path.stem != "config" else path.absolute().parent.name)

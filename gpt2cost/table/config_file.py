@@ -165,22 +165,6 @@ def attn_of(config: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]
     return "", (f"{where}: attn_implementation: {echo(named)} is not modelled; --attn says what is predicted",)
 
 
-def check_quantization(config: Mapping[str, Any], where: str) -> None:
-    """Raise `InputError` where the weights are stored in another way than in a dtype, by its name."""
-    own = config.get("quantization_config")
-    if not own:
-        return
-    name = own.get("quant_method") or "bitsandbytes" if isinstance(own, Mapping) else own
-    if isinstance(own, Mapping) and name == "bitsandbytes":
-        name = (
-            "bitsandbytes int8" if own.get("load_in_8bit") else f"bitsandbytes {own.get('bnb_4bit_quant_type', 'fp4')}"
-        )
-    raise InputError(
-        f"{where}: quantization_config: {plain(str(name))} is not modelled: its kernels and bytes are others; without"
-        " the key, the model of the dtype is predicted"
-    )
-
-
 def head_of(config: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
     """The head of the class in `architectures`, and a note where that has one that is not modelled."""
     named = config.get("architectures")

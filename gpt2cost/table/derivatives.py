@@ -23,7 +23,8 @@ def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, *, input_first:
     """The gradients of the operands of a product of (m, k) and (k, n): `x` (m, k), and `weight` (k, n).
 
     nn.Linear's weight lies transposed, and so does its gradient: a product of (n, m) and (m, k). A batch of products
-    writes by heads; the gradient of keys, which are read transposed, is written transposed.
+    writes by heads; the gradient of keys, which are read transposed, is written transposed. An operand that needs no
+    gradient has no product.
     """
     kernel, g = tape.kernel, grad.tensor
     shape, is_batch = kernel.shape, kernel.kind == "bmm"
@@ -34,9 +35,11 @@ def _products(tape: Tape, grad: Grad, x: Tensor, weight: Tensor, *, input_first:
     if reads_transposed and not is_batch:
         of_weight, reads = Gemm(shape.batch, shape.n, shape.k, shape.m, "TN"), (g, x)
     plan = {"weight": (weight, reads, of_weight), "input": (x, (g, weight), of_x)}
-    made = {}
+    made = {"input": g}
     for role in reversed(plan) if input_first else plan:
         of, operands, product = plan[role]
+        if not tape.needs(of):
+            continue
         name = f"grad_{short_name(of) if is_batch else role}"
         op = "bmm" if is_batch else "mm"
         made[role] = tape.emit(name, op, kernel.kind, operands, (tape.part(of),), kernel.flops, product)

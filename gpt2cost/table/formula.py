@@ -14,11 +14,14 @@ algebraic identity). A `Condition` says at which sizes a kernel is launched at a
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, TypeAlias
+
+import numpy as np
 
 Monomial: TypeAlias = tuple[tuple[str, int], ...]
 """Symbols with their powers, sorted by name; `()` is the constant monomial."""
@@ -93,10 +96,22 @@ class Formula:
 
         Raises `KeyError` for a symbol without a value.
         """
+        if isinstance(values, Values):
+            return values.known(self, values.polynomial)
         total: Value = 0
         for monomial, factor in self.terms.items():
-            total = total + reduce(operator.mul, (values[name] ** power for name, power in monomial), factor)
+            total = total + _product(monomial, values, factor)
         return total
+
+    def bounds(self, ends: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+        """What the formula's value lies between where each symbol, none of them negative, is between two ends."""
+        least = most = 0.0
+        for monomial, factor in self.terms.items():
+            low, high = (
+                factor * math.prod(ends[name][end] ** power for name, power in monomial) for end in (0, 1)
+            )  # fmt: skip
+            least, most = least + min(low, high), most + max(low, high)
+        return least, most
 
     def where(self, known: Mapping[str, Formula | int]) -> Formula:
         """The formula with other formulas in place of some symbols."""
@@ -136,6 +151,53 @@ class Formula:
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+
+def _product(monomial: Monomial, values: Mapping[str, Value], factor: Value) -> Value:
+    for name, power in monomial:
+        factor = factor * (values[name] if power == 1 else values[name] ** power)
+    return factor
+
+
+class Values(dict[str, Value]):
+    """The values of symbols at some sizes, at which each formula and each condition is evaluated once."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        super().__init__(values)
+        self._known: dict[Any, Value] = {}
+        self._arrays = {name for name, value in values.items() if np.ndim(value)}
+
+    def known(self, item: Any, evaluate: Callable[[Any], Value]) -> Value:
+        """What `evaluate` makes of an item."""
+        found = self._known.get(item)
+        if found is None:
+            found = self._known[item] = evaluate(item)
+        return found
+
+    def polynomial(self, formula: Formula) -> Value:
+        """The value of a formula."""
+        return self.summed(self.factors(formula))
+
+    def factors(self, formula: Formula) -> dict[Monomial, Value]:
+        """The formula as a polynomial of the arrays alone, in which numbers have taken the place of other symbols."""
+        factors: dict[Monomial, Value] = {}
+        for monomial, factor in formula.terms.items():
+            arrays = tuple(power for power in monomial if power[0] in self._arrays)
+            number = _product(tuple(power for power in monomial if power[0] not in self._arrays), self, factor)
+            factors[arrays] = factors.get(arrays, 0) + number
+        return factors
+
+    def summed(self, factors: Mapping[Monomial, Value]) -> Value:
+        """The value of a polynomial of arrays. Products of them are computed once, and small shapes stay small."""
+        products = [(factor, self.known(arrays, self._product_of)) for arrays, factor in factors.items()]
+        products.sort(key=lambda product: np.size(product[1]))
+        total: Value = 0
+        for factor, product in products:
+            total = total + factor * product
+        return total
+
+    def _product_of(self, arrays: Monomial) -> Value:
+        return reduce(operator.mul, (self[name] if power == 1 else self[name] ** power for name, power in arrays), 1)
 
 
 def formula(value: Formula | int) -> Formula:
@@ -250,13 +312,19 @@ class Condition:
         return frozenset(name for side in sides for name in side.symbols)
 
     def evaluate(self, values: Mapping[str, Value]) -> Value:
-        """True or False, or an array of them where the sizes are arrays."""
+        """True or False, or an array of them where the sizes are arrays and some points differ from others."""
+        if self.any_of == ((),):
+            return True
+        if isinstance(values, Values):
+            return values.known(self, lambda condition: condition._evaluated(values))
+        return self._evaluated(values)
 
+    def _evaluated(self, values: Mapping[str, Value]) -> Value:
         def holds(left: Formula, sign: str, right: Formula) -> Value:
             return _COMPARE[sign](left.evaluate(values), right.evaluate(values))
 
         conjunctions = (reduce(operator.and_, (holds(*c) for c in conjunction), True) for conjunction in self.any_of)
-        return reduce(operator.or_, conjunctions, False)
+        return settled(reduce(operator.or_, conjunctions, False))
 
     def __bool__(self) -> bool:
         raise TypeError("a condition has no truth value before its symbols have values: call evaluate()")
@@ -269,6 +337,13 @@ class Condition:
             return " and ".join(text(*comparison) for comparison in comparisons)
 
         return " or ".join(map(conjunction, self.any_of))
+
+
+def settled(truth: Value) -> Value:
+    """An array of truth values that are all alike as the one that they are, others as they are."""
+    if np.ndim(truth) == 0:
+        return bool(truth)
+    return bool(truth.flat[0]) if truth.size and (truth.all() or not truth.any()) else truth
 
 
 ALWAYS = Condition(((),))

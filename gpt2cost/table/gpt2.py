@@ -13,7 +13,7 @@ from functools import lru_cache
 from gpt2cost.table import nanogpt
 from gpt2cost.table.activations import act
 from gpt2cost.table.attention import attention, probabilities_of
-from gpt2cost.table.builders import addmm, fill, gather, layer_norm, output, pointwise, tensor
+from gpt2cost.table.builders import fill, gather, layer_norm, output, pointwise, tensor
 from gpt2cost.table.citations import cite
 from gpt2cost.table.crossattention import cross_attention
 from gpt2cost.table.dropout import dropout, drops
@@ -23,15 +23,16 @@ from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
 from gpt2cost.table.masks import causal_mask, packed_sequence, pad_search
 from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.qkv import QKV
+from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, C, D, F, L, T, V, i64
 
 
 def mlp(x: Tensor, options: TableOptions) -> tuple[Module, Tensor]:
     """GPT2MLP."""
     src = "GPT2MLP.forward"
-    c_fc = addmm(x, F, D, "mlp.c_fc", cite(src, "self.c_fc(hidden_states)"))
+    c_fc = projection(x, F, D, "mlp.c_fc", cite(src, "self.c_fc(hidden_states)"), options)
     activated, y = act(options.activation_function, output(c_fc))
-    c_proj = addmm(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"))
+    c_proj = projection(y, D, F, "mlp.c_proj", cite(src, "self.c_proj(hidden_states)"), options)
     dropped = cite(src, "self.dropout(hidden_states)")
     drop, z = dropout("dropout", "resid", output(c_proj), "mlp.dropout", options, dropped)
     return Module("mlp", "GPT2MLP", (Free("mlp", "call", inputs=(x,), outputs=(z,)), c_fc, activated, c_proj, drop)), z

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeAlias
 
-from gpt2cost.table.builders import copy, fill, linear, output, pointwise, reduction, tensor, weight
+from gpt2cost.table.builders import copy, fill, output, pointwise, reduction, tensor, weight
 from gpt2cost.table.citations import cite
 from gpt2cost.table.formula import ALWAYS, Formula, formula
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.loss import causal_lm_loss
 from gpt2cost.table.options import Head, TableOptions
+from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, D, N, T, V, b8, f32, i64
 
 Steps: TypeAlias = tuple[Module | Kernel | Free, ...]
@@ -98,7 +99,10 @@ def _double_heads(x: Tensor, options: TableOptions) -> tuple[Steps, Tensor]:
         cite(src, "hidden_states.gather(-2, cls_index)"),
     )  # fmt: skip
     project = cite(src, "output = self.summary(output)")
-    summary = linear(summed, formula(1), D, "multiple_choice_head.summary", project, rows=(B,), out="mc_logits")
+    summary = projection(
+        summed, formula(1), D, "multiple_choice_head.summary", project, options, cls="Linear", rows=(B,),
+        out="mc_logits",
+    )  # fmt: skip
     scores = output(summary)
     children: Steps = (
         Free("multiple_choice_head", "call", inputs=(hidden,), outputs=(scores,)),
@@ -124,7 +128,7 @@ def _token_classification(x: Tensor, options: TableOptions) -> tuple[Steps, Tens
     """GPT2ForTokenClassification: a Linear with a bias on every position."""
     hidden = tensor(x.name, B, T, D, view_of="ln_1")
     source = cite("GPT2ForTokenClassification.forward", "logits = self.classifier(hidden_states)")
-    classifier = linear(hidden, N, D, "classifier", source, out="logits")
+    classifier = projection(hidden, N, D, "classifier", source, options, cls="Linear", out="logits")
     return (_identity("dropout", hidden, "Dropout"), classifier), output(classifier)
 
 
@@ -136,7 +140,8 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
     """
     src = "GPT2ForSequenceClassification.forward"
     hidden = tensor(x.name, B, T, D, view_of="ln_1")
-    score = linear(hidden, N, D, "score", cite(src, "logits = self.score(hidden_states)"), bias=False, out="logits")
+    scored = cite(src, "logits = self.score(hidden_states)")
+    score = projection(hidden, N, D, "score", scored, options, cls="Linear", bias=False, out="logits")
     logits, pooled = output(score), tensor("pooled_logits", B, N)
     source, numbers = cite(src, "pooled_logits = logits["), tensor("batch_indices", B, element=i64)
     numbered = fill("batch_indices", "arange", numbers, source)

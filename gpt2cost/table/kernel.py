@@ -32,7 +32,7 @@ class Tensor:
     The shape is the source's, before a product flattens it: (batch_size, num_heads, seq_len, head_dim), a scalar's ().
     A dimension of stride 0 is 1 in it. `view_of`: the tensor in whose memory it lies where no kernel makes it.
     `by_head`: its memory is in the order (batch, heads, tokens, head_dim), so that the gradient of a view of it by
-    tokens has to be copied.
+    tokens has to be copied. `packs`: the shape of the weight of which it holds several elements in a byte.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Tensor:
     is_weight: bool = False
     view_of: str = ""
     by_head: bool = False
+    packs: tuple[Formula, ...] = ()
 
     @cached_property
     def elements(self) -> Formula:
@@ -68,6 +69,8 @@ class Gemm:
     """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory.
 
     `scaled`: the product is multiplied by a number other than 1, as its gradients then are, by kernels of their own.
+    `dtype`: what it is multiplied in where that is not the model's, int8 or a dtype. `unpacks`: the (k, n) operand holds
+    4-bit weights.
     """
 
     batch: Formula
@@ -76,6 +79,8 @@ class Gemm:
     k: Formula
     layout: Literal["NN", "NT", "TN"] = "NN"
     scaled: bool = False
+    dtype: str = ""
+    unpacks: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ other layer has grown, and the old keys and values of this one are still alive u
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.formula import Condition
+from gpt2cost.table.formula import Condition, Formula, Monomial, Values, sum_of
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 
 FINAL_CACHE = ("key", "value", "cross_key", "cross_value")
@@ -59,12 +60,46 @@ def _lives(steps: tuple[Kernel | Free, ...], has_cache: bool) -> tuple[_Life, ..
 
 def peak_bytes(rows: Sequence[Row], values: Mapping[str, Any], use_cache: bool) -> Any:
     """The peak of live activations in bytes, at the sizes in `values` (integers, or arrays that broadcast)."""
-    sized = _sized(rows, values, use_cache)
-    peak: Any = 0
-    for moment in {life.first if life.sign > 0 else life.last + 1 for life, _ in sized}:
-        total = sum(_alive(sized, moment).values())
-        peak = max(peak, total) if isinstance(peak, int) and isinstance(total, int) else np.maximum(peak, total)
-    return peak
+    at = values if isinstance(values, Values) else Values(values)
+    moments: list[dict[tuple[Any, Monomial], Any]] = []
+    for moment in _moments(tuple(row.step for row in rows), use_cache):
+        alive: dict[tuple[Any, Monomial], Any] = defaultdict(int)
+        for when, size in moment:
+            if (holds := when.evaluate(at)) is not False:
+                for arrays, number in at.factors(size).items():
+                    alive[True if holds is True else when, arrays] += number
+        if not any(_never_more(alive, other) for other in moments):
+            moments = [other for other in moments if not _never_more(other, alive)] + [alive]
+    totals = [_total(at, alive) for alive in moments]
+    return max(totals) if all(isinstance(total, int) for total in totals) else reduce(np.maximum, totals)
+
+
+def _total(at: Values, alive: Mapping[tuple[Any, Monomial], Any]) -> Any:
+    """Bytes whose factors are given by condition and arrays."""
+    total: Any = at.summed({arrays: number for (when, arrays), number in alive.items() if when is True})
+    for condition in dict.fromkeys(when for when, _ in alive if when is not True):
+        own = at.summed({arrays: number for (when, arrays), number in alive.items() if when is condition})
+        total = total + own * condition.evaluate(at)
+    return total
+
+
+def _never_more(less: Mapping[Any, Any], more: Mapping[Any, Any]) -> bool:
+    """Whether one sum of bytes is nowhere larger than another, as their factors tell."""
+    return all(less.get(key, 0) <= more.get(key, 0) for key in {*less, *more})
+
+
+@lru_cache(maxsize=64)
+def _moments(steps: tuple[Kernel | Free, ...], has_cache: bool) -> tuple[tuple[tuple[Condition, Formula], ...], ...]:
+    """What is alive at each moment at which something has come to life: bytes, by the condition of their tensors."""
+    lives = _lives(steps, has_cache)
+    moments: set[tuple[tuple[Condition, Formula], ...]] = set()
+    for moment in {life.first if life.sign > 0 else life.last + 1 for life in lives}:
+        alive: dict[Condition, list[Formula]] = defaultdict(list)
+        for life in lives:
+            if life.first <= moment <= life.last:
+                alive[life.when].append(life.tensor.bytes if life.sign > 0 else -life.tensor.bytes)
+        moments.add(tuple((when, sum_of(sizes)) for when, sizes in alive.items()))
+    return tuple(moments)
 
 
 def live_tensors(rows: Sequence[Row], values: Mapping[str, Any], use_cache: bool) -> list[dict[str, Any]]:

@@ -33,12 +33,19 @@ FLOAT64 = 2 * f32
 """Bytes of a float64, in which the scaler takes a reciprocal."""
 
 
+_IN_BLOCK = (
+    "ln_1", "attn", "ln_2", "crossattention.c_attn", "crossattention.q_attn", "crossattention.c_proj", "ln_cross_attn",
+    "mlp",
+)  # fmt: skip
+"""The modules of a GPT2Block in the order in which it makes them, which is not that in which it runs them."""
+
+
 @lru_cache(maxsize=16)
 def parameters(options: TableOptions, tied: bool = True) -> tuple[Parameter, ...]:
     """The model's parameters in the order of `named_parameters()`, a tied head's only once."""
     gathered = {name: (rows, D) for name, rows in EMBEDDINGS.items()}  # of whose rows the kernels read some
     found: dict[str, Parameter] = {}
-    for row in walk(cost_table(TableOptions(impl=options.impl, bias=options.bias))):
+    for row in walk(cost_table(TableOptions(impl=options.impl, bias=options.bias, encoder=options.encoder))):
         inputs = row.step.inputs if isinstance(row.step, Kernel) else ()
         for read in inputs:
             leaf = read.name.rpartition(".")[2].removesuffix("[rows]")
@@ -46,7 +53,13 @@ def parameters(options: TableOptions, tied: bool = True) -> tuple[Parameter, ...
             if read.is_weight and not (tied and name == "lm_head.weight"):
                 shape = gathered.get(row.module.rpartition(".")[2], read.shape)
                 found.setdefault(name, Parameter(name, shape, row.count))
-    return tuple(found.values())
+    layered = iter(sorted((one for one in found.values() if "{i}" in one.name), key=_place_in_block))
+    return tuple(next(layered) if "{i}" in one.name else one for one in found.values())
+
+
+def _place_in_block(parameter: Parameter) -> int:
+    name = parameter.name.partition("{i}.")[2]
+    return next(place for place, module in enumerate(_IN_BLOCK) if name.startswith(f"{module}."))
 
 
 def tensor_count(parameters: Iterable[Parameter]) -> Formula:

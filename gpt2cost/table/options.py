@@ -24,9 +24,39 @@ IMPLEMENTATIONS: tuple[Impl, ...] = get_args(Impl)
 Head: TypeAlias = Literal["lm", "sequence-classification", "token-classification", "double-heads", "none"]
 HEADS: tuple[Head, ...] = get_args(Head)
 """What GPT2Model's hidden states go through: see `table.heads`."""
+Weights: TypeAlias = Literal["dtype", "int8", "nf4", "fp4"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+"""How the weights of linear layers are stored: in the dtype, or as bitsandbytes quantises them."""
+ComputeDtype: TypeAlias = Literal["dtype", "float32", "float16", "bfloat16"]
+"""What a layer of 4-bit weights computes in, by torch's name; `dtype` is the model's."""
 Checkpointing: TypeAlias = Literal["none", "block"]
 CHECKPOINTING: tuple[Checkpointing, ...] = get_args(Checkpointing)
 """Activation checkpointing: `block` keeps a block's input alone, and runs its forward again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What changes the kernels of layers with quantised weights: see `table.quantization`.
+
+    `finds_outliers`: of int8, activations are looked through for large ones. `double`: the scales of 4-bit weights are
+    quantised again. `compute`: the dtype of a layer's products. `kept`: the modules that are not
+    quantised. `numbers`: the values of the model's symbols, since 4-bit weights are stored in blocks. `device`: SMs and
+    compute capability, which decide where 4-bit weights are multiplied as they are; None: of no device.
+    """
+
+    weights: Weights
+    finds_outliers: bool = True
+    double: bool = False
+    compute: ComputeDtype = "dtype"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"  # the model's
+    kept: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, int], ...] = ()
+    device: tuple[int, float] | None = None
+
+    @property
+    def half(self) -> bool:
+        """Whether the model's activations have 16 bits."""
+        return self.dtype != "float32"
 
 
 @dataclass(frozen=True)
@@ -54,6 +84,7 @@ class TableOptions:
     head: Head = "lm"
     encoder: bool = False  # states of an encoder are passed, and the blocks have cross-attention
     has_pad_token: bool = False  # in the config: without a mask, it is looked for among the ids
+    quantization: Quantization | None = None  # of the linear layers' weights
     scale_attn_weights: bool = True  # or scale_attn_by_inverse_layer_idx, by 1 in the first layer: not followed
 
 

@@ -16,10 +16,11 @@ from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
 from gpt2cost.table.checkpointing import is_recomputed
 from gpt2cost.table.formula import ALWAYS, NEVER, Condition, formula
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
+from gpt2cost.table.liveness import FINAL_CACHE
 from gpt2cost.table.symbols import L
 from gpt2cost.table.training import TrainingTable
 
-HELD = ("logits", "key", "value", "loss", "loss.grad")
+HELD = ("logits", *FINAL_CACHE, "loss", "loss.grad")
 """What the caller's variables keep until the backward pass is through: what the model returns (the loss, the logits,
 and the cache of a pass that uses one), and what `backward()` starts from."""
 LAYERS = formula(L)

@@ -176,10 +176,9 @@ class CpuMachine:
 
     hw: Hardware
 
-    @property
-    def lost_bytes(self) -> float:
-        """Once so many bytes were touched, the cache has lost a tensor; more make no difference."""
-        return 2.0 * self.hw.memory.l2_bytes
+    def fade(self, kernel: Kernel, dtype: str) -> tuple[float, float]:
+        """Between which numbers of touched bytes the last-level cache loses what a kernel reads."""
+        return 0.99 * _RESIDENT_FROM * self.hw.memory.l2_bytes, 1.01 * self.hw.memory.l2_bytes
 
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]

@@ -13,12 +13,14 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.formula import formula
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import NEW_CACHE
-from gpt2cost.timing.gpu_attention import attention_kernel, attention_terms
-from gpt2cost.timing.gpu_gemm import gemm_terms
+from gpt2cost.timing.gpu_attention import attention_fade, attention_kernel, attention_terms
+from gpt2cost.timing.gpu_gemm import gemm_fade, gemm_terms
 from gpt2cost.timing.gpu_memory import memory_terms, missing
 from gpt2cost.timing.gpu_training import is_gradient, training_terms, with_odd_rows
 from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
+EARLIER, LATER = 0.99, 1.01
+"""What keeps `GpuMachine.fade` clear of rounding."""
 ROW = 8
 """Elements of 16 bit to a multiple of which a compiler pads a product's sizes where that is faster, its operand's copy
 included (Inductor's `pad_mm`, which times both)."""
@@ -30,10 +32,17 @@ class GpuMachine:
 
     hw: Hardware
 
-    @property
-    def lost_bytes(self) -> float:
-        """Once so many bytes were touched, L2 has lost a tensor; more make no difference."""
-        return 2.0 * max(1.0, self.hw.gpu_model.memory.resident_to) * self.hw.memory.l2_bytes
+    def fade(self, kernel: Kernel, dtype: str) -> tuple[float, float]:
+        """After how many touched bytes L2 begins to lose what a kernel reads, and after how many it has lost it: below
+        and above, more make no difference."""
+        model = self.hw.gpu_model
+        shares = [(model.memory.resident_from, model.memory.resident_to)]
+        if isinstance(kernel.shape, Gemm | FusedAttention):
+            products = gemm_fade(model.products(model.dtype_in_pass(product_dtype(kernel, dtype))))
+            shares = [products] if isinstance(kernel.shape, Gemm) else [*shares, products, attention_fade(model)]
+        l2_bytes = self.hw.memory.l2_bytes
+        begins, gone = min(first for first, _ in shares), max(last for _, last in shares)
+        return EARLIER * begins * l2_bytes, LATER * gone * l2_bytes
 
     def kernel(
         self, kernel: Kernel, values: Mapping[str, Array], dtype: str, floor_s: float, reuse: Sequence[Array]
@@ -46,10 +55,12 @@ class GpuMachine:
             case Gemm(batch, m, n, k, layout):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
+                is_int8 = kernel.shape.dtype == "int8"
                 product = partial(
-                    gemm_terms, self.hw, own_dtype, element_bytes=ELEMENT_BYTES[own_dtype],
+                    gemm_terms, self.hw, own_dtype, element_bytes=1 if is_int8 else ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
                     transposed=layout == "TN",
+                    stored=_stored(kernel, values) if is_int8 or kernel.shape.unpacks else None,
                 )  # fmt: skip
                 terms = product(count, rows, columns, depth)
                 if kernel.compiled and own_dtype in HALF_DTYPES:
@@ -187,6 +198,15 @@ class GpuMachine:
             ("2x L2 bandwidth", replace(hw, memory=l2, model=replace(constants, memory=l2_copy))),
             ("2x FLOP/s", replace(hw, compute=hw.compute.scaled(2.0), model=faster)),
         ]
+
+
+def _stored(kernel: Kernel, values: Mapping[str, Array]) -> tuple[float, float, float]:
+    """Bytes of an element in a product of quantised weights: of the weight with its scales, the input, the result."""
+    x, weight, *scales = kernel.inputs
+    size = sum(float(tensor.bytes.evaluate(values)) for tensor in (weight, *scales))
+    n, k = weight.packs or weight.shape
+    elements = float((n * k).evaluate(values))
+    return size / elements, float(x.element.evaluate(values)), float(kernel.outputs[0].element.evaluate(values))
 
 
 def memory_kind(kernel: Kernel) -> str:

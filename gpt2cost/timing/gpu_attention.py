@@ -35,7 +35,7 @@ from math import gcd
 import numpy as np
 
 from gpt2cost.device.dtypes import HALF_DTYPES
-from gpt2cost.device.gpu_constants import AttentionConstants
+from gpt2cost.device.gpu_constants import AttentionConstants, MachineConstants
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import sdpa_kernel
 from gpt2cost.table.kernel import FusedAttention, Kernel
@@ -106,6 +106,13 @@ def attention_terms(
     for size in others:
         terms = terms.where(which < sizes.index(size), timed(size))
     return terms
+
+
+def attention_fade(model: MachineConstants) -> tuple[float, float]:
+    """The bytes touched, over L2's size, after which it begins to lose keys and values, and has lost them: of all the
+    attention kernels of a device."""
+    begins = [c.resident_from for sizes in model.attention.values() for c in sizes.values()]
+    return min(*begins, RESIDENT_AT_MOST), 1.0
 
 
 def _rate(hw: Hardware, dtype: str, kernel: str, c: AttentionConstants) -> float:

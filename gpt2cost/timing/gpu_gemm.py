@@ -39,8 +39,9 @@ below FLOPs / peak, bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -58,11 +59,18 @@ _FADES = 1.3
 """L2 starts to lose a tensor at `warm_l2` of its size divided by this, and has lost it at `warm_l2` times this."""
 
 
+AT_ONCE = 1 << 15
+"""Products x candidates that are evaluated together, so that they stay in a processor's cache."""
+
+
 @lru_cache(maxsize=64)
-def _candidates(tiles: tuple[str, ...], splits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of a tile and a split of K: tile rows, tile columns and splits, as three arrays of one length."""
-    pairs = [(*map(float, tile.split("x")), float(split)) for tile in tiles for split in splits]
-    rows, columns, split = np.array(pairs).T
+def _candidates(tiles: tuple[str, ...], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of a tile and a split of K into at most so many parts, unsplit ones first: tile rows, tile columns and
+    splits, as three arrays of shape (pairs, 1)."""
+    splits = [2**power for power in range(1, most.bit_length())]
+    pairs = [(tile, 1) for tile in tiles] + [(tile, split) for tile in tiles for split in splits]
+    values = np.array([(*map(float, tile.split("x")), float(split)) for tile, split in pairs])
+    rows, columns, split = values.T[..., None]
     return rows, columns, split
 
 
@@ -79,43 +87,53 @@ def gemm_terms(
     weight_reuse: Array | None = None,
     input_reuse: Array | None = None,
     transposed: bool = False,
+    stored: tuple[float, float, float] | None = None,
 ) -> Terms:
     """`batch` products of (m, k) and (k, n), sizes as floats or arrays; the terms have the shape they broadcast to.
 
     `weight_reuse`, `input_reuse`: bytes touched between two uses of the same (k, n) and (m, k) operand; infinite means
     that it is cold. By default as the public grids were timed: one input and, but where `batched`, six copies of the
     weight in turn. `transposed`: the (m, k) operand is stored as (k, m), as in the gradient of a weight.
+    `stored`: bytes of an element of the (k, n) operand, of the (m, k) operand and of the result, where they differ.
     """
     c = hw.gpu_model.products(dtype)
-    alone = _Product(hw, dtype, element_bytes, *np.broadcast_arrays(*(1.0 * size for size in (batch, m, n, k))))
-    moved = sum(alone.operand_bytes)
-    once = moved if batched else moved + (_COPIES - 1.0) * alone.operand_bytes[0]
-    lost = [
-        _lost(c, hw, default if reuse is None else reuse)
-        for reuse, default in ((weight_reuse, once), (input_reuse, moved), (None, moved))
-    ]
-    *sizes, weights_lost, inputs_lost, outputs_lost = np.broadcast_arrays(alone.batch, alone.m, alone.n, alone.k, *lost)
-    product = _Product(hw, dtype, element_bytes, *sizes, transposed=transposed)
+    sizes = (1.0 * size for size in (batch, m, n, k))
+    product = _Product(hw, dtype, element_bytes, *sizes, transposed=transposed, stored=stored)
     weights, inputs, outputs = product.operand_bytes
     moved = weights + inputs + outputs
+    once = moved if batched else moved + (_COPIES - 1.0) * weights
+    weights_lost, inputs_lost, outputs_lost = (
+        _lost(c, hw, default if reuse is None else reuse)
+        for reuse, default in ((weight_reuse, once), (input_reuse, moved), (None, moved))
+    )
     dram_bytes = weights * weights_lost + inputs * inputs_lost + outputs * outputs_lost
     tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
-    terms = _tiled(c, product, dram_bytes, tiles, (1,))
-    few = product.blocks(tiles) < _SPLIT_BELOW * hw.compute.units
-    if c.max_split > 1 and not batched and np.any(few):
-        part, part_bytes = product.at(few), dram_bytes[few]
-        splits = tuple(2**power for power in range(1, c.max_split.bit_length()))
-        terms = _with(terms, few, _faster(_at(terms, few), _tiled(c, part, part_bytes, tiles, splits)))
+    most = 1 if batched else c.max_split
+    each, each_bytes, place = product.different(dram_bytes)
+    step = max(1, AT_ONCE // (len(tiles) * most.bit_length()))
+    parts = (slice(start, start + step) for start in range(0, max(1, each_bytes.size), step))
+    timed = [_fastest(c, each.at(part), each_bytes[part], tiles, most) for part in parts]
+    return Terms(
+        *(np.concatenate(values)[place] for values in zip(*(vars(terms).values() for terms in timed), strict=True))
+    )
+
+
+def _fastest(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], most: int) -> Terms:
+    """The terms of whichever kernel is fastest, of products listed one by one."""
+    few = product.blocks(tiles) < _SPLIT_BELOW * product.hw.compute.units
+    terms = _tiled(c, product, dram_bytes, few, _candidates(tiles, most if np.any(few) else 1))
     if c.gemv_s is not None:
-        terms = _faster(terms, _vector(c, product, c.gemv_s, dram_bytes))
-    bound_s = np.maximum(product.flops / product.peak, moved / hw.memory.l2_bandwidth_bytes_per_s)
-    bound_s = np.maximum(bound_s, dram_bytes / hw.memory.bandwidth_bytes_per_s)
+        vector = _vector(c, product, c.gemv_s, dram_bytes)
+        terms = vector.where(vector.device_s < terms.device_s, terms)
+    memory = product.hw.memory
+    bound_s = np.maximum(product.flops / product.peak, sum(product.operand_bytes) / memory.l2_bandwidth_bytes_per_s)
+    bound_s = np.maximum(bound_s, dram_bytes / memory.bandwidth_bytes_per_s)
     return replace(terms, device_s=np.maximum(terms.device_s, bound_s))
 
 
 @dataclass(frozen=True)
 class _Product:
-    """Sizes of products, as arrays of one shape, and the device that they run on."""
+    """Sizes of products, as floats or arrays that broadcast, and the device that they run on."""
 
     hw: Hardware
     dtype: str
@@ -125,6 +143,33 @@ class _Product:
     n: Array
     k: Array
     transposed: bool = field(default=False, kw_only=True)
+    stored: tuple[float, float, float] | None = field(default=None, kw_only=True)
+
+    @property
+    def sizes(self) -> dict[str, Array]:
+        return {"batch": self.batch, "m": self.m, "n": self.n, "k": self.k}
+
+    def different(self, dram_bytes: Array) -> tuple[_Product, Array, Array]:
+        """The products one by one, of shape (products,), with their bytes; and which of them each point of the grid is.
+
+        Where one size alone differs from point to point, as that of a pass's tokens does, each pair of it and of bytes
+        is listed once.
+        """
+        shape = np.broadcast_shapes(np.shape(dram_bytes), *map(np.shape, self.sizes.values()))
+        dram_bytes = np.broadcast_to(dram_bytes, shape).ravel()
+        lists: dict[str, Any] = {
+            name: np.broadcast_to(size, shape).ravel() for name, size in self.sizes.items() if np.ndim(size)
+        }
+        first = place = np.arange(dram_bytes.size)
+        if len(lists) == 1 and dram_bytes.size > 1:
+            (size,) = lists.values()
+            _, first, place = np.unique(size + 1j * dram_bytes, return_index=True, return_inverse=True)
+        listed = replace(self, **{name: size[first] for name, size in lists.items()})
+        return listed, dram_bytes[first], place.reshape(shape)
+
+    def at(self, part: slice) -> _Product:
+        """Some of the products of a list."""
+        return replace(self, **{name: size[part] if np.ndim(size) else size for name, size in self.sizes.items()})
 
     @property
     def flops(self) -> Array:
@@ -138,24 +183,22 @@ class _Product:
     def operand_bytes(self) -> tuple[Array, Array, Array]:
         """Of the (k, n) operand, the (m, k) operand and the result."""
         m, n, k = self.m, self.n, self.k
-        weights, inputs, outputs = (self.batch * size * self.element_bytes for size in (k * n, m * k, m * n))
-        return weights, inputs, outputs
+        weight, input_, output = self.stored or (self.element_bytes,) * 3
+        return self.batch * (k * n) * weight, self.batch * (m * k) * input_, self.batch * (m * n) * output
 
     def blocks(self, tiles: tuple[str, ...]) -> Array:
         """How many of the largest tile there are."""
-        rows, columns, _ = max(zip(*_candidates(tiles, (1,)), strict=True), key=lambda tile: float(tile[0] * tile[1]))
+        rows, columns, _ = _candidates(tiles, 1)
+        largest = np.argmax(rows * columns)
+        rows, columns = rows[largest], columns[largest]
         return self.batch * np.ceil(self.m / rows) * np.ceil(self.n / columns)
-
-    def at(self, where: Array) -> _Product:
-        """Those of the products where a mask is set."""
-        return replace(self, batch=self.batch[where], m=self.m[where], n=self.n[where], k=self.k[where])
 
     @cached_property
     def narrow(self) -> Array:
         """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8."""
+        loads: Array = np.ones(())
         if self.element_bytes != 2:
-            return np.ones_like(self.m)
-        loads: Array = np.ones_like(self.m)
+            return loads
         leading = self.m if self.transposed else self.k
         for aligned in (8.0, 4.0, 2.0):
             loads = np.where((self.n % aligned > 0) | (leading % aligned > 0), 16.0 / aligned, loads)
@@ -163,16 +206,16 @@ class _Product:
 
 
 def _tiled(
-    c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], splits: tuple[int, ...]
+    c: GemmConstants, product: _Product, dram_bytes: Array, few: Array, candidates: tuple[Array, Array, Array]
 ) -> Terms:
-    """The fastest of some tiles and splits of K, either 1 alone or more than 1."""
-    is_split = splits != (1,)
+    """The fastest of some tiles and splits of K; only where tiles are `few` is it split."""
     hw, batch, m, n, k, size = product.hw, product.batch, product.m, product.n, product.k, product.element_bytes
     units, l2_rate, flops, peak = hw.compute.units, hw.memory.l2_bandwidth_bytes_per_s, product.flops, product.peak
     dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
-    tm, tn, split = (values.reshape(-1, *[1] * np.ndim(m)) for values in _candidates(tiles, splits))
+    tm, tn, split = candidates
+    is_split = split > 1
     blocks = batch * np.ceil(m / tm) * np.ceil(n / tn)
-    flop_per_s = peak / units * c.efficiency * (c.split_efficiency if is_split else 1.0)
+    flop_per_s = peak / units * c.efficiency * np.where(is_split, c.split_efficiency, 1.0)
     edges = 1 + c.edge * (1 / tm + 1 / tn)
     step_s = np.maximum(2.0 * tm * tn / flop_per_s * edges, c.step_s / 64)
     filled = blocks * split / units
@@ -191,10 +234,10 @@ def _tiled(
     epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
     busy = np.minimum(1.0, flops / (peak * core_s))
-    launch_s = c.launch_s + (c.split_s if is_split else 0.0)
-    reduce_s = 8.0 * split * batch * m * n / (c.split_rate * l2_rate) if is_split else 0.0
+    launch_s = c.launch_s + np.where(is_split, c.split_s, 0.0)
+    reduce_s = np.where(is_split, 8.0 * split * batch * m * n / (c.split_rate * l2_rate), 0.0)
     total_s = launch_s + core_s * (1 + c.droop * busy) + reduce_s
-    best = np.argmin(total_s, axis=0)[None]
+    best = np.argmin(np.where(is_split & ~few, np.inf, total_s), axis=0)[None]
 
     def of_best(values: Array) -> Array:
         return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
@@ -202,8 +245,7 @@ def _tiled(
     compute_s = of_best(compute_s)
     useful_s = np.minimum(of_best(full_s), compute_s)
     waiting_s = compute_s - useful_s + of_best(epilogue_s)
-    l2_s, launch_s = of_best(l2_s + reduce_s), launch_s + 0.0 * useful_s
-    return Terms(of_best(total_s), useful_s, dram_s, l2_s, waiting_s, launch_s, dram_bytes)
+    return Terms(of_best(total_s), useful_s, dram_s, of_best(l2_s + reduce_s), waiting_s, of_best(launch_s), dram_bytes)
 
 
 def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Array) -> Terms:
@@ -219,31 +261,11 @@ def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Ar
     return Terms(total_s, useful_s, dram_s, l2_s, serial_s, launch_s + 0.0 * useful_s, dram_bytes)
 
 
-def _faster(first: Terms, second: Terms) -> Terms:
-    """The terms of whichever kernel is faster."""
-    return second.where(second.device_s < first.device_s, first)
-
-
-def _at(terms: Terms, where: Array) -> Terms:
-    """The terms of those kernels where a mask is set."""
-    return Terms(*(np.asarray(getattr(terms, term.name))[where] for term in fields(Terms)))
-
-
-def _with(terms: Terms, where: Array, others: Terms) -> Terms:
-    """`terms`, with those of `others` where a mask is set."""
-    changed = []
-    for term in fields(Terms):
-        values = np.array(getattr(terms, term.name), float)
-        values[where] = getattr(others, term.name)
-        changed.append(values)
-    return Terms(*changed)
+def gemm_fade(c: GemmConstants) -> tuple[float, float]:
+    """The bytes touched, over L2's size, after which it begins to lose a tensor, and has lost it."""
+    return c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES)
 
 
 def _lost(c: GemmConstants, hw: Hardware, touched_bytes: Array) -> Array:
-    """The share of a tensor that L2 has lost after so many bytes were touched; one number where all are alike, so that
-    a product whose own sizes do not change along an axis of a grid is not timed again and again."""
-    lost = 1.0 - residency(touched_bytes, hw.memory.l2_bytes, c.warm_l2 / _FADES, min(1.0, c.warm_l2 * _FADES))
-    for axis in range(np.ndim(lost) if np.size(lost) else 0):
-        first = lost.take([0], axis)
-        lost = first if np.all(lost == first) else lost
-    return lost
+    """The share of a tensor that L2 has lost after so many bytes were touched."""
+    return 1.0 - residency(touched_bytes, hw.memory.l2_bytes, *gemm_fade(c))

@@ -17,8 +17,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.cpu import CpuMachine
 from gpt2cost.timing.gpu import GpuMachine
-from gpt2cost.timing.terms import Array, Terms, after
-from gpt2cost.timing.tokens import Tokens
+from gpt2cost.timing.terms import TINY, Array, Terms, after
 
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
 """What a kernel's time goes to: arithmetic; the traffic of DRAM; that of L2; incomplete waves of thread blocks, serial
@@ -35,19 +34,16 @@ def machine_of(hw: Hardware) -> Machine:
 
 
 def kernel_terms(
-    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool, reuse: Sequence[Array],
-    tokens: Tokens | None = None,
-) -> Terms:  # fmt: skip
+    kernel: Kernel, values: Mapping[str, Array], hw: Hardware, dtype: str, graph: bool, reuse: Sequence[Array]
+) -> Terms:
     """The terms of one launch of `kernel` in a pass, in a busy stream or (`graph`) as a node of a CUDA graph.
 
-    `reuse`: for each of the kernel's inputs, the bytes touched since it was last used. `tokens`: those of `values`.
+    `reuse`: for each of the kernel's inputs, the bytes touched since it was last used. Terms have the shape of what
+    they depend on.
     """
-    launch, machine = hw.launch, machine_of(hw)
+    launch = hw.launch
     floor_s = launch.graph_floor_s if graph else max(launch.graph_floor_s, launch.stream_floor_s - launch.gap_s)
-    once = tokens.once(reuse, machine.lost_bytes) if tokens and kernel.is_by_tokens else None
-    if tokens and once is not None:
-        return tokens.spread(after(launch.gap_s, machine.kernel(kernel, tokens.values, dtype, floor_s, once)))
-    return after(launch.gap_s, machine.kernel(kernel, values, dtype, floor_s, reuse))
+    return after(launch.gap_s, machine_of(hw).kernel(kernel, values, dtype, floor_s, reuse))
 
 
 def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
@@ -75,13 +71,12 @@ def bound_seconds(terms: Terms) -> tuple[Array, ...]:
     """
     launch_s = np.minimum(terms.launch_s, terms.device_s)
     work_s = terms.compute_s + terms.serial_s
-    top_s = np.maximum(np.maximum(work_s, terms.memory_s), terms.l2_s)
-    over = 1.0 / np.where(top_s > 0, top_s, 1.0)
+    over = 1.0 / np.maximum(np.maximum(np.maximum(work_s, terms.memory_s), terms.l2_s), TINY)
     shares = (seconds * over for seconds in (work_s, terms.memory_s, terms.l2_s))
     work, dram, l2 = (share * share * share for share in shares)  # the cube of a p-norm, about that of products
-    per_share = (terms.device_s - launch_s) / np.where(top_s > 0, work + dram + l2, 1.0)
+    per_share = (terms.device_s - launch_s) / np.maximum(work + dram + l2, TINY)
     dram_s, l2_s, work_part_s = dram * per_share, l2 * per_share, work * per_share
-    compute_s = work_part_s * terms.compute_s / np.where(work_s > 0, work_s, 1.0)
+    compute_s = work_part_s * terms.compute_s / np.maximum(work_s, TINY)
     latency_s = work_part_s - compute_s
     return compute_s, dram_s, l2_s, latency_s, terms.device_s - compute_s - dram_s - l2_s - latency_s
 

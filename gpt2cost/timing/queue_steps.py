@@ -14,6 +14,7 @@ from typing import Any, Literal
 from gpt2cost.device.hardware import Host
 from gpt2cost.table.kernel import Free, Kernel, Row
 from gpt2cost.table.options import COMPILED, GRAPHED
+from gpt2cost.table.quantization import OPS
 from gpt2cost.timing.queue import host_cost, waits
 
 GRAPH_LAUNCH = "cudaGraphLaunch"
@@ -96,4 +97,6 @@ def run_queue(
 
 
 def _op(kernel: Kernel) -> str:
+    if kernel.op in OPS:
+        return f"bitsandbytes::{kernel.op}"
     return "+".join(f"aten::{op}" for op in kernel.op.split("+"))

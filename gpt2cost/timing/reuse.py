@@ -9,8 +9,9 @@ keys of earlier steps, was last touched a whole pass ago.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,36 +24,52 @@ Touched: TypeAlias = tuple[tuple[Formula, tuple[Condition, ...]], ...]
 """The bytes of some tensors, and where they are touched: any of some conditions."""
 Uses: TypeAlias = tuple[tuple[Condition, Touched], ...]
 """The kernels that used a tensor, the last first: where each is launched, and what was touched since."""
+Fade: TypeAlias = tuple[float, float]
+"""Of so many bytes touched, or fewer, a cache still holds all of a tensor; after so many, or more, nothing."""
 
 
-def reuse_bytes(rows: tuple[Row, ...], values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+def reuse_bytes(
+    rows: tuple[Row, ...], values: Mapping[str, Any], fades: Callable[[Kernel], Fade] = lambda kernel: (0.0, np.inf)
+) -> list[tuple[Any, ...]]:
     """For each row of a table, the bytes touched since each of its inputs was last used; for a free step none.
 
-    `values` are those of the table's symbols, numbers or arrays; each distance has the shape they broadcast to.
+    `values` are those of the table's symbols, numbers or arrays; each distance has the shape they broadcast to, or is
+    one number where all points are on one side of what a kernel `fades` between.
     """
     holds = cache(lambda when: when.evaluate(values))
     size_of = cache(lambda size: size.evaluate(values))
+    ends = {
+        name: (float(np.min(value)), float(np.max(value))) if np.size(value) else (0.0, 0.0)
+        for name, value in values.items()
+    }
+    bounds_of = cache(lambda size: size.bounds(ends))
 
-    def bytes_of(touched: Touched) -> Any:
+    def bytes_of(touched: Touched, fade: Fade) -> Any:
+        shares = [(size, reduce(operator.or_, map(holds, conditions), False)) for size, conditions in touched]
+        least = sum(bounds_of(size)[0] for size, share in shares if share is True)
+        most = sum(bounds_of(size)[1] for size, share in shares if share is not False)
+        if most <= fade[0] or least >= fade[1]:
+            return fade[0] if most <= fade[0] else fade[1]
         total: Any = 0
-        for size, conditions in touched:
-            share: Any = False
-            for when in conditions:
-                share = share | holds(when)
+        for size, share in shares:
             total = total + size_of(size) * share
         return total
 
-    def distance(uses: Uses) -> Any:
+    def distance(uses: Uses, fade: Fade) -> Any:
         for number, (when, touched) in enumerate(uses):
             if (used := holds(when)) is True:
-                return bytes_of(touched)
+                return bytes_of(touched, fade)
             if used is not False:
-                return np.where(used, bytes_of(touched), distance(uses[number + 1 :]))
-        return whole
+                here, before = bytes_of(touched, fade), distance(uses[number + 1 :], fade)
+                return here if here is before else np.where(used, here, before)
+        return bytes_of(everything, fade)
 
     inputs_of_rows, everything = _uses_of_inputs(rows)
-    whole = bytes_of(everything)
-    return [tuple(map(distance, inputs)) for inputs in inputs_of_rows]
+    found = []
+    for row, inputs in zip(rows, inputs_of_rows, strict=True):
+        fade = fades(row.step) if isinstance(row.step, Kernel) else (0.0, np.inf)
+        found.append(tuple(distance(uses, fade) for uses in inputs))
+    return found
 
 
 @lru_cache(maxsize=128)

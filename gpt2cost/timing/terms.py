@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpt2cost.table.kernel import Kernel
+from gpt2cost.table.kernel import Gemm, Kernel
 
 Array: TypeAlias = Any
 """A float or a numpy array of floats."""
+TINY = 1e-300
+"""Seconds that may stand for none in a denominator."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,14 @@ def after(gap_s: float, terms: Terms) -> Terms:
 
 
 def product_dtype(kernel: Kernel, dtype: str) -> str:
-    """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is."""
-    return "fp32" if kernel.op == "baddbmm" else dtype
+    """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is.
+
+    Of int8 it is the one that times it: no device's file has a rate of int8, so that 16 bit's is assumed.
+    """
+    own = kernel.shape.dtype if isinstance(kernel.shape, Gemm) else ""
+    if own == "int8":
+        return "fp16"
+    return "fp32" if kernel.op == "baddbmm" else own or dtype
 
 
 def norm(overlap: float, *seconds: Array) -> Array:
@@ -67,8 +75,8 @@ def norm(overlap: float, *seconds: Array) -> Array:
     Powers are numpy's: those of a Python or numpy scalar differ in the last digit from those of an array.
     """
     top = reduce(np.maximum, seconds)
-    safe = np.where(top > 0, top, 1.0)
-    return top * np.power(sum(np.power(part / safe, overlap) for part in seconds), 1.0 / overlap)
+    safe = np.maximum(top, TINY)
+    return top * np.power(reduce(np.add, (np.power(part / safe, overlap) for part in seconds)), 1.0 / overlap)
 
 
 def residency(footprint_bytes: Array, l2_bytes: float, fades_from: float, gone_at: float = 1.0) -> Array:

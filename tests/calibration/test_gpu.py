@@ -197,6 +197,25 @@ def test_a_smaller_chip_has_a_lower_peak() -> None:
     assert hw.memory == base.memory and hw.model == base.model and hw.host == base.host and hw.launch == base.launch
 
 
+@pytest.mark.parametrize(
+    ("said", "watts"),
+    [
+        ("1980 MHz, 2619 MHz, 1980 MHz, 650.00 W, 35, 570.86", 650.0),
+        ("1980 MHz, 2619 MHz, 1980 MHz, [N/A], 35, 570.86", None),
+        ("", None),
+        (None, None),
+        (650, None),
+    ],
+)
+def test_board_power_is_the_drivers_limit(said: object, watts: float | None) -> None:
+    """Where nvidia-smi does not say it, it is not known, and no base's."""
+    hw = fit_gpu([{"kind": "machine", "gpu": "NVIDIA H100", "nvidia_smi": said}], load_hardware("h100")).hardware
+    assert hw.board_power_w == watts
+    assert hardware_tree(hw).get("board_power") == (None if watts is None else "650 W")
+    source = hw.provenance.get("board_power")
+    assert source == (None if watts is None else "measured: power.limit of nvidia-smi, stated by NVIDIA H100")
+
+
 def test_residuals_and_provenance(fit: Fit) -> None:
     residuals = {residual.kind: residual for residual in fit.residuals}
     for kind in ("gemm fp16", "gemm fp32", "bmm fp32", "attention prefill fp16", "layer_norm fp32", "copy fp16"):

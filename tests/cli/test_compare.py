@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,21 @@ def test_what_ifs(gpt2cost: Any) -> None:
     document = json.loads(done.out)
     assert document["what_if"] == {"model": {"n_layer": 2}, "hardware": {"memory.bandwidth": "1 TB/s"}}
     assert document["phases"][0]["candidates"][0]["model"] == "gpt2[n_layer=2]"
+
+
+def test_a_model_without_an_lm_head_has_no_last_logits(gpt2cost: Any, tmp_path: Path) -> None:
+    """It is compared as it is, and said to be; alone it is refused."""
+    path = tmp_path / "bare.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2Model"]}))
+    flags = ["--gpu", "a100", "--logits", "last", "--phase", "prefill", "--format", "csv"]
+    both = gpt2cost("compare", "--model", f"{path},gpt2", *flags)
+    assert both.err == "warning: logits: last is of models with head lm: all that bare gives is computed\n"
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(both.out))}
+    for name, model, logits in (("bare", path, "all"), ("gpt2", "gpt2", "last")):
+        alone = gpt2cost("sweep", "--model", model, "--gpu", "a100", "--logits", logits, "--format", "csv").out
+        (row,) = csv.DictReader(io.StringIO(alone))
+        assert {key: row[key] for key in ("flops", "logits")} == {key: rows[name][key] for key in ("flops", "logits")}
+    assert_refused(gpt2cost("sweep", "--model", path, *flags), "goes with head lm")
 
 
 def test_the_real_model_cannot_run_it(gpt2cost: Any) -> None:

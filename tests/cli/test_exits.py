@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import EVERY_COMMAND, MY_GPU, Call, assert_refused
+from helpers import EVERY_COMMAND, MY_GPU, ROOT, Call, assert_refused
 
 from gpt2cost.cli import app
 
@@ -130,6 +131,38 @@ def test_no_is_3_after_the_output(case: str, gpt2cost: Call) -> None:
     asked, usual = gpt2cost(*arguments, "--fail-on", reason), gpt2cost(*arguments)
     assert (usual.code, asked.code) == (0, 3)
     assert asked[1:] == usual[1:]
+
+
+def flags_of(command: str) -> list[str]:
+    return [flag for param in getattr(app._built(command), "params", ()) for flag in param.opts]
+
+
+def test_every_command_that_can_say_no_is_here() -> None:
+    """With each of its reasons; and the page of exit codes names it beside the reason."""
+    page = (ROOT / "docs" / "capacity.md").read_text("utf-8").partition("## Exit codes")[2].partition("`limited by`")[0]
+    for command in app.COMMANDS:
+        tried = {reason for arguments, reason in NO.values() if arguments[0] == command}
+        if "--fail-on" not in flags_of(command):
+            assert tried == set()
+        elif command not in ("validate", "accuracy"):
+            assert tried == {"oom", "positions"}, command
+            assert f"`{command}`" in page.partition("--fail-on positions")[0]
+        else:
+            assert f"`{command}`" in page.partition("learned positions")[2]
+    for code in "0123":
+        assert f"| {code} | " in page
+        assert f"{code} " in app.EXITS
+
+
+@pytest.mark.parametrize("format", ["table", "parquet"])
+def test_a_reader_that_has_seen_enough_is_no_failure(format: str) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    command = f'"{sys.executable}" -m gpt2cost sweep {" ".join(ONE)} --batch 1-20000 --format {format}'
+    script = f"{command} | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
 
 
 def test_several_reasons(gpt2cost: Call) -> None:

@@ -16,6 +16,10 @@ from gpt2cost.units import parse_quantity
         ([*PREDICT, "--set", "bias=false"], "is nanoGPT's: --impl nanogpt"),
         (["kernel", "gelu_new", "--gpu", "t4"], "eight elementwise kernels"),
         (["predict", "--model", "gpt2"], "gpt2cost hardware list"),
+        ([*PREDICT, "--encoder-len", "5"], "error: --encoder-len: goes with add_cross_attention"),
+        (["sweep", *PREDICT[1:], "--encoder-len", "5"], "error: --encoder-len: goes with add_cross_attention"),
+        ([*PREDICT, "--set", "n_layer=6,12"], "got '12'; sweep and compare take several values of n_layer"),
+        ([*PREDICT, "--set", "n_layer=6,n_embd"], "expected key=value, got 'n_embd'"),
         (["predict", "--model", "gpt2", "--gpu", "x9"], "gpt2cost hardware list"),
     ],
 )

@@ -262,7 +262,7 @@ def test_a_failure_on_the_way_keeps_the_old_file(
     def broken(*_: Any) -> Any:
         raise InputError("broken")
 
-    monkeypatch.setattr("gpt2cost.output.sweep._cells", broken)
+    monkeypatch.setattr("gpt2cost.output.sweep._written", broken)
     done = gpt2cost(*BASE, "--format", "csv", "-o", str(target))
     assert done.code == 2
     assert target.read_text() == "old"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fuzz
 import pytest
 import yaml
-from helpers import Call, process, refusal
+from helpers import Call, assert_calm, assert_refused, process, refusal
 from measured import planted, written
 
 from gpt2cost.measure.torch_trace import read_trace
@@ -205,3 +206,43 @@ sys.exit(sum(app.run(arguments) for arguments in {commands!r}))
     done = process(["-c", code], timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("error: predicted / measured - 1") == 2
+
+
+STEP = {
+    "kind": "train_step", "model": "gpt2", "precision": "fp32", "optimizer": "adamw", "micro_batch": 1, "seq": 16,
+    "step_us": 1e6, "runs": 3, "reference_us": [5.0],
+}  # fmt: skip
+RECORDS = [fuzz.MACHINE, fuzz.PASS, fuzz.PROFILE, fuzz.GEMM, STEP]
+LINES = [(number, key) for number, record in enumerate(RECORDS) for key in record if key != "kind"]
+
+
+@pytest.mark.parametrize(("number", "key"), LINES)
+def test_an_error_of_a_record_names_file_and_line(number: int, key: str, gpt2cost: Call, tmp_path: Path) -> None:
+    """Catches "measurement of kind pass: ..." of which nobody knows which of a thousand lines it means."""
+    path = tmp_path / "records.jsonl"
+    for value in (None, [], {}, "a", -1, 10**400, float("nan"), "left out"):
+        wrong = {name: value if name == key else own for name, own in RECORDS[number].items()}
+        if value == "left out":
+            del wrong[key]
+        lines = [wrong if i == number else record for i, record in enumerate(RECORDS)]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+        train = ("--phase", "train") if wrong["kind"] == "train_step" else ("--kernels",)
+        result = gpt2cost("validate", "--gpu", "a100", *train, "--from", path)
+        assert_calm(result)
+        if result.code:
+            assert_refused(result, f"error: {path}:{number + 1}: measurement of kind {wrong['kind']}: ")
+
+
+def test_a_line_that_is_no_record_is_named(gpt2cost: Call, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    for line in ("{", "3", "{}", '{"kind": 3}'):
+        path.write_text(f"{json.dumps(fuzz.MACHINE)}\n{line}\n{json.dumps(fuzz.PASS)}\n", "utf-8")
+        assert_refused(gpt2cost("validate", "--gpu", "a100", "--from", path), f"{path}:2: expected a JSON object")
+
+
+def test_a_second_machine_is_named(gpt2cost: Call, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    path, other = tmp_path / "records.jsonl", {**fuzz.MACHINE, "threads": 64}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in (fuzz.MACHINE, fuzz.GEMM, other)), "utf-8")
+    said = f"{path}:3: measurement of kind machine: measurements of more than one machine: threads is 2 and 64"
+    assert_refused(gpt2cost("calibrate", "--from", path, "-o", tmp_path / "made.yaml"), said)

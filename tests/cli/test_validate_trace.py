@@ -302,9 +302,33 @@ def test_what_is_read_is_bounded(gpt2cost: Call, tmp_path: Path, monkeypatch: py
         assert_refused(gpt2cost("validate", "--trace", tmp_path / name), "more than 1 MB")
     assert_refused(gpt2cost("validate", "--trace", "/dev/zero"), "more than 1 MB")
     monkeypatch.setattr(trace_file, "MOST_EVENTS", 1000)
-    (tmp_path / "events.json").write_text(json.dumps({"traceEvents": [{}] * 1001}))
+    (tmp_path / "events.json").write_text(json.dumps({"traceEvents": [{"ph": "M"}] * 1001}))
     assert_refused(gpt2cost("validate", "--trace", tmp_path / "events.json"), "more than 1,000 events")
     assert_refused(gpt2cost("validate", "--trace", "a" * 300), "File name too long")
+
+
+def test_one_event_is_bounded(gpt2cost: Call, tmp_path: Path) -> None:
+    """Catches an event whose arguments are built before anything is known of their size."""
+    path = tmp_path / "trace.json"
+    huge = f"[{','.join(['[]'] * 500_000)}]"
+    path.write_text(f'[{{"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1, "dur": 1, "args": {huge}}}]')
+    assert_refused(gpt2cost("validate", "--trace", path), "traceEvents[0]: more than 1 MB in one event")
+    path.write_text(f'{{"other": {huge}, "traceEvents": []}}')
+    assert_refused(gpt2cost("validate", "--trace", path), "more than 1 MB beside traceEvents")
+    events = json.dumps({"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1, "dur": 1})
+    path.write_text(f'[{{"ph": "X", "cat": "python_function", "args": {huge}}}, {events}]')
+    assert gpt2cost("validate", "--trace", path).code == 0
+
+
+def test_a_training_step_is_not_compared(gpt2cost: Call, tmp_path: Path, model: Callable[..., Path]) -> None:
+    config = GPT2Config(**SIZES, bos_token_id=0, eos_token_id=0)
+    trained, ids, path = GPT2LMHeadModel(config).train(), torch.zeros(2, 6, dtype=torch.long), tmp_path / "step.json"
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        trained(ids, labels=ids).loss.backward()
+    profiler.export_chrome_trace(str(path))
+    given = ("--model", model(), "--gpu", "a100")
+    assert "it is of a training step" in refusal(gpt2cost("validate", "--trace", path, *given))
+    assert json.loads(gpt2cost("validate", "--trace", path, "--format", "json").out)["training"]
 
 
 def test_a_pipe_is_read_once(gpt2cost: Call, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,4 +342,4 @@ def test_a_pipe_is_read_once(gpt2cost: Call, trace: Path, tmp_path: Path, monkey
     assert result.code == 0, result.err
     assert json.loads(result.out)["model"] == SIZES
     monkeypatch.setattr(records, "PIPE_WAIT_S", 0.05)
-    assert_refused(gpt2cost("validate", "--trace", pipe), "nothing came through this pipe")
+    assert_refused(gpt2cost("validate", "--trace", pipe), "nobody wrote into this pipe")

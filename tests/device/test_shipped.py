@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,37 @@ def test_every_gpu_of_the_training_survey_is_there() -> None:
     assert all(load_hardware(name).interconnect is not None or name == "3060-laptop" for name in names)
 
 
+@pytest.mark.parametrize(
+    ("name", "watts"),
+    [
+        *[("a10", 150), ("a40", 300), ("a100-pcie-40gb", 250), ("a100-pcie-80gb", 300), ("a100-sxm-80gb", 400)],
+        *[("b200", 1000), ("h100-nvl", 400), ("h100-pcie", 350), ("h100", 700), ("h200", 700), ("l4", 72)],
+        *[("l40", 300), ("l40s", 350), ("t4", 70), ("v100", 300), ("v100-pcie", 250), ("v100-sxm-16gb", 300)],
+        *[("3090", 350), ("3090ti", 450), ("4060", 115), ("4090", 450), ("5090", 575), ("rtx5090-400w", 400)],
+        *[("rtx-a6000", 300), ("rtx-a4000", 140), ("rtx-2000-ada", 70), ("rtx-pro-6000", 600), ("m1", 39)],
+    ],
+)
+def test_board_power_is_the_vendors(name: str, watts: float) -> None:
+    assert load_hardware(name).board_power_w == watts
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_board_power_has_a_source_or_is_left_out(path: Path) -> None:
+    """A variant's is its own. What watts a description names are these. Laptops' makers choose, and of a Mac's bins of
+    fewer cores there is no figure."""
+    for device in validate_file(path):
+        source = device.provenance.get("board_power", "")
+        if device.board_power_w is None:
+            assert source == ""
+            assert device.vendor == "apple" or "Laptop" in device.description or device.name == "h20"
+            continue
+        assert source.startswith(("datasheet: ", "measured: "))
+        assert (device.vendor == "apple") == ("the whole machine's" in source)
+        assert 20 <= device.board_power_w <= 1000
+        for watts in re.findall(r"(\d+) W\b", device.description):
+            assert device.board_power_w == float(watts)
+
+
 def test_names_are_unique() -> None:
     names = [name.casefold() for device in list_hardware() for name in device.names]
     assert len(names) == len(set(names))
@@ -187,7 +219,9 @@ def leaves(tree: Any, path: str = "") -> list[str]:
 def test_every_constant_has_a_source(path: Path) -> None:
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     sections = {
-        key: tree[key] for key in ("memory", "compute", "launch", "host", "model", "interconnect") if key in tree
+        key: tree[key]
+        for key in ("board_power", "memory", "compute", "launch", "host", "model", "interconnect")
+        if key in tree
     }
     constants, provenance = leaves(sections), tree["provenance"]
     assert constants
@@ -201,5 +235,5 @@ def test_every_constant_has_a_source(path: Path) -> None:
     for leaf in constants:
         assert any(leaf == key or leaf.startswith(key + ".") for key in provenance), f"{leaf} has no source"
     for key, section in sections.items():
-        if "like" in section:
+        if isinstance(section, dict) and "like" in section:
             assert provenance[key].startswith(f"borrowed from {section['like']}: ")

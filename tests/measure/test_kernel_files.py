@@ -141,7 +141,7 @@ def test_a_bad_row_is_one_error_with_file_and_line(header: str, cells: list[str]
         csv.writer(file).writerows([header.split(","), next(csv.reader([GOOD[header]])), cells])
     with pytest.raises(InputError) as error:
         score_measurements(tmp_path)
-    assert str(error.value).startswith("file.csv: line 3 of ")
+    assert str(error.value).startswith(f"{tmp_path / 'file.csv'}:3: ")
     assert message in str(error.value)
     assert len(str(error.value)) < 400
 
@@ -203,7 +203,7 @@ def test_columns_that_fit_no_format_are_named(tmp_path: Path) -> None:
     assert texts[0] == "a.csv: columns that are not read: driver"
     assert texts[1].startswith("b.csv: passed over") and "missing: m; too many: rows" in texts[1]
     (tmp_path / "a.csv").write_text(f"{GEMM},m\n{GOOD[GEMM]},1\n")
-    with pytest.raises(InputError, match=r"a\.csv: column m stands there twice"):
+    with pytest.raises(InputError, match=r"a\.csv:1: column m stands there twice"):
         warned(tmp_path)
 
 

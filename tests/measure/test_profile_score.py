@@ -10,8 +10,8 @@ from helpers import ROOT
 
 from gpt2cost import load_hardware, load_model, predict
 from gpt2cost.errors import InputError
+from gpt2cost.measure.observed import Observed
 from gpt2cost.measure.profile_score import ProfileScore, score_trace
-from gpt2cost.measure.torch_trace import Observed
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.queue_steps import unrolled

@@ -21,10 +21,10 @@ from gpt2cost.files import data_dir
 from gpt2cost.measure.bench import Bench
 from gpt2cost.measure.evidence import evidence_yaml, source_of
 from gpt2cost.measure.passes import Models, PassCase, config_of, pass_cases, pass_run
+from gpt2cost.measure.profile_records import observed_passes, profile_record
 from gpt2cost.measure.records import Measurement, repeat_difference, trimmed_mean
 from gpt2cost.measure.run import measure_passes, profile_passes
 from gpt2cost.measure.score import score_trace, validate
-from gpt2cost.measure.torch_trace import observed_passes, profile_record
 from gpt2cost.prediction.grid import make_grid
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import load_model

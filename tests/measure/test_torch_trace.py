@@ -18,15 +18,18 @@ from transformers.cache_utils import DynamicCache
 
 from gpt2cost.errors import InputError
 from gpt2cost.measure import trace_match
-from gpt2cost.measure.torch_trace import Observed, observed_of_profile, read_sized_trace, read_trace
+from gpt2cost.measure.observed import Observed, product_of
+from gpt2cost.measure.profile_records import observed_of_profile
+from gpt2cost.measure.torch_trace import load_trace, read_sized_trace, read_trace
 from gpt2cost.measure.trace_file import read_trace_file
 from gpt2cost.measure.trace_match import Match, match
+from gpt2cost.measure.trace_says import device_of, said_by
 from gpt2cost.output.chrome_trace import chrome_trace
 from gpt2cost.prediction.one_pass import symbol_values, table_options, table_rows
 from gpt2cost.prediction.predict import predict
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table.config import Model, load_model
-from gpt2cost.table.kernel import Kernel, Row
+from gpt2cost.table.kernel import Gemm, Kernel, Row
 from gpt2cost.timing.queue_steps import unrolled
 
 LAYERS, HEADS, WIDTH, VOCABULARY = 2, 2, 32, 64
@@ -147,7 +150,10 @@ def test_a_document_is_read_event_by_event(tmp_path: Path) -> None:
         for indent in (None, 2):
             path.write_text(json.dumps(document, indent=indent), "utf-8")
             file = read_trace_file(path)
-            assert list(file.slices) == [event for event in document["traceEvents"] if event["ph"] == "X"]
+            kept = [event for event in document["traceEvents"] if event["ph"] == "X"]
+            assert [(e.name, e.ts, e.dur, json.loads(bytes(e.args))) for e in file.slices] == [
+                (e["name"], e["ts"], e["dur"], e["args"]) for e in kept
+            ]
             assert file.head == {key: value for key, value in document.items() if key != "traceEvents"}
 
 
@@ -426,30 +432,167 @@ def test_nothing_of_the_table_in_a_trace() -> None:
     assert matched([], "sdpa", 1, 1, 9).mapped_share == 0
 
 
+# ---------------------------------------------------------------------------------------------- recorded on an H100
+
+H100 = Path(__file__).parents[1] / "data" / "traces-h100"
+"""torch 2.11 with CUDA 13, transformers 5.17: `record_shapes=True`, exported with `export_chrome_trace`."""
+
+
+def test_a_pass_that_an_h100_ran_is_the_table() -> None:
+    """Eager attention: a mask of numbers, one of which comes from the host, and `where` around another `where`."""
+    trace, model = load_trace(H100 / "distilgpt2-fp16-eager-2x128.json.gz"), load_model("distilgpt2")
+    assert list(trace.by_size) == [(2, 128, 0)]
+    rows = table_rows(table_options(model, How("fp16", "eager")), "eager")
+    found = match(trace.observed, rows, symbol_values(model, "fp16", Sizes(2, 128, 0)))
+    assert_whole(found)
+    assert found.unmapped == ()
+    said = said_by(trace)
+    assert (said.presets, said.dtypes, said.settings["attn"]) == (["distilgpt2"], ("fp16",), "eager")
+    assert device_of(trace) == "NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.parametrize(("name", "runtime"), [("default", "compile"), ("reduce-overhead", "reduce-overhead")])
+def test_what_inductor_made_of_a_pass(name: str, runtime: str) -> None:
+    """Every product, attention and layer norm is found; its own are the weight that it pads and the mask that it
+    makes in each layer."""
+    trace, model = load_trace(H100 / f"distilgpt2-fp16-compile-{name}-8x512.json.gz"), load_model("distilgpt2")
+    said = said_by(trace)
+    assert said.settings["runtime"] == runtime
+    if runtime == "compile":  # a graph's kernels have no shapes
+        assert list(trace.by_size) == [(8, 512, 0)]
+        assert said.presets == ["distilgpt2"]
+    rows = table_rows(table_options(model, How("fp16", "sdpa", runtime)), runtime)
+    found = match(trace.observed, rows, symbol_values(model, "fp16", Sizes(8, 512, 0)))
+    assert found.passes == found.whole == 1
+    assert found.mapped_share > 0.95
+    kinds = ("gemm", "attention", "reduction", "copy")
+    assert all(r.seen == r.expected for r in found.rows if isinstance(r.row.step, Kernel) and r.row.step.kind in kinds)
+
+
+# ---------------------------------------------------------------------------------------------- several devices
+
+
+def elsewhere(events: Sequence[dict[str, Any]], device: int, stream: int = 7, host: int = 7) -> list[dict[str, Any]]:
+    """The same work on another device or stream, launched by another thread, at the same times."""
+    moved = json.loads(json.dumps(events))
+    for event in moved:
+        args = event.get("args", {})
+        if event.get("cat") in ("kernel", "gpu_memset"):
+            args |= {"device": device, "stream": stream}
+            event |= {"pid": device, "tid": stream}
+        elif "cat" in event:
+            event["tid"] = host
+        if "correlation" in args:
+            args["correlation"] += 10_000 * (10 * device + host)
+    return moved
+
+
+@pytest.mark.parametrize("with_ops", [True, False])
+def test_replicas_on_several_devices_are_told_apart(with_ops: bool, tmp_path: Path) -> None:
+    """Catches kernels of two devices, interleaved by their times, that are taken for one pass."""
+    sizes = (2, *PHASES["decode"])
+    events, times = cuda_trace(expected_kernels("sdpa", sizes), with_ops)
+    both = write(tmp_path / "trace.json", [*events, *elsewhere(events, 1, host=8)])
+    trace = load_trace(both)
+    found = matched(trace.observed, "sdpa", *sizes)
+    assert_whole(found)
+    assert sum(row.seconds for row in found.rows) == pytest.approx(1e-6 * sum(times), rel=0.1)
+    assert trace.devices == ("0",)
+    assert "passes on 0 and 1: those of 0 are compared" in trace.note
+    streams = load_trace(write(both, [*events, *elsewhere(events, 0, stream=20, host=8)]))
+    assert_whole(matched(streams.observed, "sdpa", *sizes))
+    assert "streams 20 and 7 in it, and passes on 20 and 7" in streams.note
+
+
+def test_the_device_that_ran_the_model_is_compared(tmp_path: Path) -> None:
+    sizes = (2, *PHASES["decode"])
+    events, _ = cuda_trace(expected_kernels("sdpa", sizes), True)
+    other = [event for event in events if "gemm" in event["name"] or event.get("cat") == "gpu_memset"]
+    document = {
+        "deviceProperties": [{"id": 0, "name": "Tesla T4"}, {"id": 3, "name": "NVIDIA A100-SXM4-80GB"}],
+        "traceEvents": [*other, *elsewhere(events, 3, host=8)],
+    }
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(document), "utf-8")
+    trace = load_trace(path)
+    assert_whole(matched(trace.observed, "sdpa", *sizes))
+    assert trace.devices == ("3",)
+    assert "those of 3, which ran the model, are compared" in trace.note
+    assert device_of(trace) == "NVIDIA A100-SXM4-80GB"
+
+
+def test_layers_that_lie_on_two_devices_are_one_pass(tmp_path: Path) -> None:
+    """`device_map="auto"`: the first layers on one device, the last on the next."""
+    sizes = (2, *PHASES["prefill"])
+    events, _ = cuda_trace(expected_kernels("sdpa", sizes), True)
+    kernels = sorted(event["ts"] for event in events if event.get("cat") == "kernel")
+    half = kernels[len(kernels) // 2]
+    for event in events:
+        if event.get("cat") in ("kernel", "gpu_memset") and event["ts"] >= half:
+            event["args"]["device"] = event["pid"] = 1
+    trace = load_trace(write(tmp_path / "trace.json", events))
+    assert_whole(matched(trace.observed, "sdpa", *sizes))
+    assert trace.devices == ("0", "1")
+    assert "the layers ran on 0 and 1, which are compared as one" in trace.note
+
+
+# ---------------------------------------------------------------------------------------------- products by shape
+
+
+def test_products_of_inductor_are_matched_by_their_shape() -> None:
+    """A bias may be in the product, or in the kernel after it; the head may be padded. Each goes to the row of its
+    shape, however it is called, and a product of another shape to none."""
+    values = values_of(2, 5, 9)
+    expected = expected_kernels("sdpa", (2, 5, 9), "compile")
+    kernels = [row.step for row in expected if isinstance(row.step, Kernel)]
+    names, observed, alien = itertools.cycle(["mm", "addmm", "bias_addmm"]), [], [7, WIDTH, 3]
+
+    def product(m: int, k: int, n: int, start_s: float) -> Observed:
+        op = next(names)
+        sides = [[m, k], [k, n]]
+        return Observed(op, ("nvjet_x",), 1.0, start_s, sides if op == "mm" else [[n], *sides])
+
+    for i, kernel in enumerate(kernels):
+        if isinstance(kernel.shape, Gemm) and kernel.kind == "gemm":
+            m, k, n = (int(size.evaluate(values)) for size in (kernel.shape.m, kernel.shape.k, kernel.shape.n))
+            observed += [product(m, k, n + -n % 8, i), product(*alien, i + 0.5)]
+        else:
+            observed.append(Observed(kernel.op.split("+")[-1], (f"triton_{i}",), 1.0, i))
+    found = match(observed, rows_of("sdpa", "compile"), values)
+    products = [row for row in found.rows if isinstance(row.row.step, Kernel) and row.row.step.kind == "gemm"]
+    assert [row.seen for row in products] == [row.expected for row in products]
+    assert len(found.unmapped) == sum(row.seen for row in products)
+    assert all(product_of(one)[0] == 7 for one in found.unmapped)
+
+
 # ---------------------------------------------------------------------------------------------- bad files
 
 
 def bad_files() -> Iterator[Any]:
     slice_ = {"ph": "X", "cat": "cpu_op", "name": "aten::add", "ts": 1.0, "dur": 1.0}
     yield pytest.param(b"not JSON", "expected JSON", id="not JSON")
-    yield pytest.param(b"[" * 100_000, "expected JSON", id="deep")
-    yield pytest.param(b"\xff\xfe{}", "cannot read", id="not UTF-8")
+    yield pytest.param(b'[{"ph":"M","args":' + b"[" * 100_000, "expected JSON.*nested too deep", id="deep")
+    yield pytest.param(b"\xff\xfe{}", "expected JSON", id="not UTF-8")
     for cut in (
-        b'{"traceEvents": [{}',
-        b'{"traceEvents": [{},]}',
-        b'{"traceEvents": [{} {}]}',
-        b"[{}] 3",
-        b"[,{}]",
-        b"[{}]]",
+        b'{"traceEvents": [{"ph":"M"}',
+        b'{"traceEvents": [{"ph":"M"},]}',
+        b'{"traceEvents": [{"ph":"M"} {"ph":"M"}]}',
+        b'[{"ph":"M"}] 3',
+        b'[,{"ph":"M"}]',
+        b'[{"ph":"M"}]]',
     ):
         yield pytest.param(cut, "expected JSON", id=cut.decode())
     yield pytest.param(b"{}", "traceEvents", id="no traceEvents")
     yield pytest.param(b'{"traceEvents": {}}', "traceEvents", id="no list")
     yield pytest.param(b"3", "traceEvents", id="a number")
+    yield pytest.param(b"[1, {}]", "objects with a 'ph'.*got int", id="an event that is a number")
+    yield pytest.param(b"[{}]", "objects with a 'ph'.*missing", id="no ph")
     yield pytest.param(b"[]", "found none", id="no events")
-    yield pytest.param(b'[1, null, {"ph": "M"}, {"ph": "X"}]', "found none", id="no ops")
-    for change in ({"ts": "1"}, {"dur": -1}, {"dur": None}, {"name": 3}, {"ts": float("nan")}):
-        yield pytest.param(json.dumps([{**slice_, **change}]).encode(), "ts and dur in us", id=str(change))
+    yield pytest.param(b'[{"ph": "M"}, {"ph": "X"}, {"ph": "X", "cat": "python_function"}]', "found none", id="no ops")
+    for change in ({"ts": "1"}, {"dur": -1}, {"dur": None}, {"name": 3}, {"ts": 10**400}, {"ts": True}):
+        text = json.dumps([slice_, {**slice_, **change}]).encode()
+        yield pytest.param(text, r"traceEvents\[1\]: .*ts and dur in us", id=str(change)[:20])
+    yield pytest.param(json.dumps([{**slice_, "ts": float("nan")}]).encode(), "expected JSON.*byte", id="NaN")
 
 
 @pytest.mark.parametrize(("content", "message"), list(bad_files()))

@@ -105,6 +105,16 @@ def test_what_ran_other_code_is_passed_over_and_said(tmp_path: Path) -> None:
     assert "no hardware file for rtx 9999" in skipped
 
 
+@pytest.mark.parametrize("name", ["value", "trust"])
+@pytest.mark.parametrize("text", ["-3", "0", "1e999", "nan 1"])
+def test_a_wrong_number_is_refused_with_file_and_line(name: str, text: str, tmp_path: Path) -> None:
+    """Catches a division by 0, and a rate below 0 that becomes a time."""
+    with pytest.raises(InputError) as error:
+        rows_of(tmp_path, {}, {name: text})
+    (path,) = tmp_path.glob("*.csv")
+    assert str(error.value).startswith(f"{path}:3: {name}: expected a ")
+
+
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder"):
         read_training_rows(tmp_path / "none")

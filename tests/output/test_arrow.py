@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from helpers import ROOT, assert_refused
 import gpt2cost as package
 from gpt2cost.cli import extras
 from gpt2cost.output.columns import type_of
-from gpt2cost.prediction.parallel import blocks_of
+from gpt2cost.prediction.blocks import Block, Rows
+from gpt2cost.prediction.parallel import made_of_each
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS
 
 pa = pytest.importorskip("pyarrow")
@@ -35,6 +38,10 @@ RECORDED = (
     "kernel elementwise --gpu a100 --elements 64 --inputs 2", "hardware show m1-max", "train --model gpt2 --gpu a100",
 )  # fmt: skip
 """Commands whose rows are of files, or have more in them than those that list the columns."""
+
+
+def blocks_of(rows: Rows, workers: int) -> Iterator[Block]:
+    return chain.from_iterable(made_of_each(rows, lambda block: [block], workers))
 
 
 def table_of(path: Path) -> Any:
@@ -162,8 +169,8 @@ def test_processes_make_no_difference() -> None:
 def test_processes_end_with_their_reader() -> None:
     """And an error of one is an error of the whole."""
     rows = package.sweep("gpt2", "a100", batch="1-1000", seq="1-1000")
-    blocks = blocks_of(rows, 2)
-    next(blocks)
+    blocks = made_of_each(rows, lambda block: [block.rows, "text"], 2)
+    assert list(next(blocks))[1:] == ["text"]
     blocks.close()  # type: ignore[attr-defined]
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from gpt2cost.output.page import Page
 from gpt2cost.output.record import View
 from gpt2cost.output.shared import CHOICE
 from gpt2cost.output.sink import Sink
+from gpt2cost.prediction.blocks import Block
 from gpt2cost.prediction.service import service
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.prediction.sweep import COLUMNS, KERNEL_COLUMNS, Sweep
@@ -245,6 +247,10 @@ def test_ops_are_sorted_by_their_medians() -> None:
 # ---------------------------------------------------------------------------------------------- sweeps
 
 
+def each_of(blocks: Iterable[Block]) -> Callable[[Callable[[Block], Iterable[Any]]], Iterable[Any]]:
+    return lambda make: chain.from_iterable(map(make, blocks))
+
+
 def cell_of(value: Any) -> str:
     """A value as CSV has it."""
     return {True: "true", False: "false", None: ""}[value] if isinstance(value, bool | None) else str(value)
@@ -254,7 +260,7 @@ def cell_of(value: Any) -> str:
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "markdown", "table"])
 def test_a_streamed_sweep_is_the_view(format: str, kernels: bool, tmp_path: Path) -> None:
     swept = gpt2cost.sweep("gpt2", "a100,t4", batch="1-8*2", seq="512,2000", kernels=kernels)
-    sweep.show_sweep(Sink(format, tmp_path / "streamed"), swept, swept.blocks())
+    sweep.show_sweep(Sink(format, tmp_path / "streamed"), swept, each_of(swept.blocks()))
     streamed = (tmp_path / "streamed").read_text("utf-8")
     rows = swept.rows()
     match format:
@@ -273,7 +279,7 @@ def test_a_streamed_sweep_is_the_view(format: str, kernels: bool, tmp_path: Path
 
 def test_a_sweep_in_another_order(tmp_path: Path) -> None:
     swept = gpt2cost.sweep("gpt2", "a100,t4", batch="1-8*2")
-    sweep.show_sweep(Sink("jsonl", tmp_path / "rows"), swept, ordered(swept.blocks(), "-latency_s", 3))
+    sweep.show_sweep(Sink("jsonl", tmp_path / "rows"), swept, each_of(ordered(swept.blocks(), "-latency_s", 3)))
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text("utf-8").splitlines()]
     assert rows == sorted(swept.rows(), key=lambda row: -row["latency_s"])[:3]
 
@@ -283,10 +289,10 @@ def test_a_table_for_people_ends(
 ) -> None:
     monkeypatch.setattr(sweep, "TABLE_ROWS", 5)
     swept = gpt2cost.sweep("gpt2", "a100", batch="1-6")
-    sweep.show_sweep(Sink("table", tmp_path / "six"), swept, swept.blocks())
+    sweep.show_sweep(Sink("table", tmp_path / "six"), swept, each_of(swept.blocks()))
     assert "the table ends after 5 rows" in capsys.readouterr().err
     five = gpt2cost.sweep("gpt2", "a100", batch="1-5")
-    sweep.show_sweep(Sink("table", tmp_path / "five"), five, five.blocks())
+    sweep.show_sweep(Sink("table", tmp_path / "five"), five, each_of(five.blocks()))
     assert capsys.readouterr().err == ""
     assert (tmp_path / "six").read_text("utf-8").splitlines()[-1].split()[0] == "5"
 
@@ -294,7 +300,7 @@ def test_a_table_for_people_ends(
 def test_integers_beyond_a_float_s_are_floats() -> None:
     """Past 2^53 a float64 no longer holds every integer: nothing claims that it does."""
     swept = gpt2cost.sweep("gpt2-xl", "a100", batch=10**7, seq=1024)
-    (text,) = list(sweep.jsonl_chunks(swept.blocks(), swept.names))
+    (text,) = each_of(swept.blocks())(sweep.jsonl_lines)
     (row,) = swept.rows()
     assert json.loads(text) == row
     assert isinstance(row["flops"], float)

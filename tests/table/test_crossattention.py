@@ -21,6 +21,8 @@ from gpt2cost.prediction.predict import predict
 from gpt2cost.prediction.train import train
 from gpt2cost.table.config import Model, change_model, load_model
 
+RUNTIMES = ("eager", "compile")
+
 
 def crossed(**keys: Any) -> Model:
     return change_model(load_model(tiny(add_cross_attention=True)), {"encoder_len": 7, **keys})
@@ -91,9 +93,20 @@ def test_what_does_not_go_together() -> None:
         change_model(load_model("gpt2"), {"encoder_len": 7})
     with pytest.raises(InputError, match="padded"):
         generate(crossed(), "a100", padded=True)
-    with pytest.raises(InputError, match="add_cross_attention"):
-        train(crossed(), "a100")
+    with pytest.raises(InputError, match="encoder_len"):
+        train(crossed(encoder_len=0), "a100")
     assert "--encoder-len" in predict(crossed(encoder_len=0), "a100").warnings[0]
+
+
+def test_a_training_step_is_of_all_parameters() -> None:
+    plain, model = crossed(encoder_len=0, add_cross_attention=False), crossed(encoder_len=64)
+    runs = [
+        train(one, "a100", seq=16, micro_batch=4, runtime=runtime) for one in (plain, model) for runtime in RUNTIMES
+    ]
+    for before, after in zip(runs[:2], runs[2:], strict=True):
+        assert after.memory.optimizer_bytes == 8 * model.parameters
+        assert after.step.step_s > before.step.step_s
+        assert after.memory.total_bytes > before.memory.total_bytes
 
 
 def test_the_decoder_of_a_vision_encoder_decoder(gpt2cost: Any, tmp_path: Path) -> None:
@@ -109,12 +122,9 @@ def test_the_decoder_of_a_vision_encoder_decoder(gpt2cost: Any, tmp_path: Path) 
     assert "crossattention" in result.out
 
 
-@pytest.mark.parametrize(
-    ("config", "named"),
-    [({"quant_method": "gptq", "bits": 4}, "gptq"), ({"load_in_8bit": True}, "bitsandbytes int8"),
-     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bitsandbytes nf4")],
-)  # fmt: skip
-def test_quantized_weights_are_refused_by_name(config: dict[str, Any], named: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "quantization_config": config}))
-    with pytest.raises(InputError, match=named):
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_weights_of_another_method_are_refused_by_name(method: str, tmp_path: Path) -> None:
+    own = {"model_type": "gpt2", "quantization_config": {"quant_method": method, "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    with pytest.raises(InputError, match=f"{method}.*is not modelled"):
         load_model(tmp_path)

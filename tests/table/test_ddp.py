@@ -187,3 +187,26 @@ def test_volumes() -> None:
     assert volumes(2, 8, 4e9, 4e9).reduce_scatter_bytes == 8 * 4e9
     assert volumes(1, 8, 4e9, 2e9) == volumes(1, 1, 4e9, 2e9)
     assert volumes(3, 8, 4e9, 2e9).all_gather_bytes == 16 * 2e9
+
+
+def test_parameters_of_cross_attention_are_in_the_models_order() -> None:
+    config = tiny(n_layer=2, add_cross_attention=True)
+    sizes = values(load_model(config), "fp32", 1, 1, 0)
+    listed = [(p.name, p.elements.evaluate(sizes)) for p in parameters(TableOptions(encoder=True))]
+    named = [(name, p.numel()) for name, p in build(config, "eager", torch.float32).named_parameters()]
+    assert listed == [(name.replace(".h.0.", ".h.{i}."), size) for name, size in named if ".h.1." not in name]
+
+
+def test_gradients_of_cross_attention_come_in_torchs_order(one_process: None) -> None:
+    config = tiny(n_layer=2, n_embd=192, n_head=2, vocab_size=1000, add_cross_attention=True)
+    model = type(build(config, "eager", torch.float32))(config).train()
+    parallel = DistributedDataParallel(model, bucket_cap_mb=1)
+    tokens, states = torch.zeros(2, 8, dtype=torch.long), torch.zeros(2, 5, 192)
+    for _ in range(3):
+        parallel(input_ids=tokens, labels=tokens, encoder_hidden_states=states).loss.backward()
+    named = [(name, stored_bytes(p)) for name, p in model.named_parameters()]
+    options = TableOptions(attn="eager", train=True, encoder=True)
+    sizes = {**values(load_model(config), "fp32", 2, 8, 0), "encoder_len": 5}
+    found = gradients(training_table(options).backward, options, True, sizes)
+    arrived = [named[place] for bucket in rebuilt_buckets(parallel) for place in bucket]
+    assert [(gradient.name, gradient.size_bytes) for gradient in found] == arrived

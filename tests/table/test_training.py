@@ -49,12 +49,13 @@ def sizes_of(config: GPT2Config, precision: str, batch: int, seq: int) -> dict[s
 
 
 def assert_table_equals_step(
-    config: GPT2Config, attn: str, precision: str, batch: int, seq: int, **options: Any
+    config: GPT2Config, attn: str, precision: str, batch: int, seq: int, encoder: int = 0, **options: Any
 ) -> None:
     dtype, autocast = PRECISIONS[precision]
     with oracle.capturing(options.get("traced", False)):
-        real = oracle_train.step(config, attn, dtype, batch, seq, autocast)
-    table, sizes = table_of(config, attn, precision, **options), sizes_of(config, precision, batch, seq)
+        real = oracle_train.step(config, attn, dtype, batch, seq, autocast, encoder)
+    table = table_of(config, attn, precision, encoder=encoder > 0, **options)
+    sizes = {**sizes_of(config, precision, batch, seq), "encoder_len": encoder}
     layers = range(config.n_layer)
     assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
     assert_equal(unrolled(table.backward, layers[::-1]), real.backward, sizes, modules=False)
@@ -196,6 +197,31 @@ def test_presets(name: str, precision: str) -> None:
     layers = model.n_layer if name == "distilgpt2" else 2
     config = GPT2Config(n_layer=layers, n_head=model.n_head, n_embd=model.n_embd)
     assert_table_equals_step(config, "sdpa", precision, 4, 1024)
+
+
+@pytest.mark.parametrize(("attn", "upcast"), [("sdpa", False), ("eager", False), ("eager", True)])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_cross_attention(precision: str, attn: str, upcast: bool) -> None:
+    """Over an encoder's states that need no gradient: those of an encoder that is not trained."""
+    for places, use_cache in (((), True), (tuple(DROPOUT), True), ((), False)):
+        config = tiny(
+            n_layer=2,
+            add_cross_attention=True,
+            reorder_and_upcast_attn=upcast,
+            use_cache=use_cache,
+            **dropping(*places),
+        )
+        for batch, seq, encoder in ((4, 64, 32), (1, 32, 64)):
+            assert_table_equals_step(config, attn, precision, batch, seq, encoder)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_corner_of_cross_attention(precision: str) -> None:
+    for heads, batch, seq, encoder in ((1, 2, 7, 3), (3, 1, 1, 3), (3, 2, 1, 1), (3, 2, 5, 1)):
+        config = tiny(n_layer=1, n_head=heads, add_cross_attention=True, **dropping())
+        assert_table_equals_step(config, "eager", precision, batch, seq, encoder)
+        if precision != "fp32":
+            assert_table_equals_step(config, "sdpa", precision, batch, seq, encoder)
 
 
 @pytest.mark.parametrize("tied", [True, False])

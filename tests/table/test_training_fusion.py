@@ -22,6 +22,11 @@ CASES = {
     "bf16-mixed, dropout": (TableOptions(autocast=True, dropout=("embd", "attn", "resid")), {"a_bytes": 2}),
     "bf16-mixed, eager attention": (TableOptions(attn="eager", autocast=True), {"a_bytes": 2}),
     "fp32, eager attention, dropout": (TableOptions(attn="eager", dropout=("embd", "attn", "resid")), {}),
+    "bf16-mixed, encoder": (TableOptions(autocast=True, encoder=True), {"a_bytes": 2, "encoder_len": 40}),
+    "bf16-mixed, encoder, eager attention": (
+        TableOptions(attn="eager", autocast=True, encoder=True),
+        {"a_bytes": 2, "encoder_len": 40},
+    ),
 }
 
 

@@ -253,3 +253,51 @@ def test_the_peak_with_checkpointing(dropout: float, autocast: torch.dtype | Non
         found = memory_of(config, "sdpa", batch, seq, autocast, checkpointing="block")
         tracker = memory(config, "sdpa", torch.float32, batch, seq, autocast, checkpoints=True)
         assert of_the_pass(found) == tracker.peak_bytes
+
+
+ENCODED: tuple[tuple[str, bool, float, torch.dtype | None, Checkpointing], ...] = (
+    ("sdpa", False, 0.0, None, "none"),
+    ("sdpa", False, 0.1, BF16, "none"),
+    ("sdpa", False, 0.1, BF16, "block"),
+    ("eager", False, 0.0, BF16, "none"),
+    ("eager", False, 0.1, None, "block"),
+    ("eager", True, 0.1, BF16, "none"),
+    ("eager", True, 0.0, None, "block"),
+)
+
+
+def encoded_options(config: GPT2Config, attn: str, autocast: torch.dtype | None) -> TableOptions:
+    dropout = ("embd", "attn", "resid") if config.attn_pdrop else ()
+    upcast = config.reorder_and_upcast_attn
+    return TableOptions(
+        attn, reorder_and_upcast_attn=upcast, train=True, autocast=bool(autocast), dropout=dropout, encoder=True,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("attn", "upcast", "dropout", "autocast", "checkpointing"), ENCODED)
+@pytest.mark.parametrize(("batch", "seq", "encoder"), [(2, 96, 160), (3, 32, 8)])
+@pytest.mark.parametrize("vocabulary", [11, 5000])
+def test_cross_attention(
+    attn: str, upcast: bool, dropout: float, autocast: torch.dtype | None, checkpointing: Checkpointing, batch: int,
+    seq: int, encoder: int, vocabulary: int,
+) -> None:  # fmt: skip
+    """Over states that need no gradient: the peak, what a loss holds, the kernels, and those of later micro-steps."""
+    for layers in (1, 3):
+        config = config_of(
+            dropout, n_layer=layers, n_embd=96, n_head=4, reorder_and_upcast_attn=upcast, vocab_size=vocabulary,
+            add_cross_attention=True,
+        )  # fmt: skip
+        table = training_table(encoded_options(config, attn, autocast), checkpointing)
+        at = {**values(load_model(config), "fp32", batch, seq, 0), "encoder_len": encoder}
+        at |= {"a_bytes": 2} if autocast else {}
+        given = (config, attn, torch.float32, batch, seq, autocast, checkpointing == "block")
+        found = step_memory(table, parameters(TableOptions(encoder=True)), at, "adamw-fused")
+        assert of_the_pass(found) == memory(*given, encoder=encoder).peak_bytes
+        if vocabulary > 11:
+            continue
+        held = sum(int(s.when.evaluate(at)) * s.count.evaluate(at) * s.tensor.bytes.evaluate(at) for s in saved(table))
+        assert held == kept(*given, encoder=encoder)
+        forward, backward = launches(*given, encoder=encoder)
+        assert (moved(table.forward, config, at), moved(table.backward, config, at)) == (real(forward), real(backward))
+        _, backward = launches(*given, micro_steps=2, encoder=encoder)
+        assert moved(accumulating(table).backward, config, at) == real(backward)

@@ -182,7 +182,7 @@ def swept(sizes: dict[str, object]) -> tuple[str, NDArray[np.int64], dict[str, A
     has several.
     """
     grid = make_grid(model="gpt2", gpu="a100", **sizes)
-    axes: dict[str, NDArray[np.int64]] = {name: np.unique(getattr(grid, name)) for name in AXES}
+    axes: dict[str, NDArray[np.int64]] = {name: np.sort(getattr(grid, name)) for name in AXES}
     several = [name for name, values in axes.items() if len(values) > 1]
     if len(several) != 1:
         raise InputError(

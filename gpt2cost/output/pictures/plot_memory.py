@@ -10,11 +10,10 @@ from itertools import groupby
 
 import numpy as np
 
-from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.errors import InputError
 from gpt2cost.output.pictures.plot_data import Floats, Picture, how_line, pass_line, step_line
 from gpt2cost.prediction.generate import Generation
-from gpt2cost.prediction.one_pass import buffers_bytes, kv_cache_bytes
+from gpt2cost.prediction.one_pass import buffers_bytes, kv_cache_bytes, weights_bytes
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.train_memory import PARTS, memory_by_kernel, memory_of
@@ -91,7 +90,7 @@ def memory(prediction: Prediction) -> Memory:
     phase, model = prediction.phases[0], prediction.model
     moments = list(_moments(prediction, phase))
     buffers = buffers_bytes(model, prediction.how, phase.symbols)
-    weights = model.parameters * ELEMENT_BYTES[prediction.how.dtype]
+    weights = weights_bytes(model, prediction.how.dtype)
     parts = {
         WEIGHTS: np.full(len(moments), weights, np.float64),
         CACHE: np.array([moment.cache for moment in moments], np.float64),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpt2cost.table.checkpointing import AGAIN
-from gpt2cost.table.citations import NANOGPT
+from gpt2cost.table.citations import BITSANDBYTES_FILES, NANOGPT
 from gpt2cost.table.kernel import Kernel, Row, short_path
 from gpt2cost.table.why import activations as why_activations
 from gpt2cost.table.why import crossattention as why_crossattention
@@ -21,16 +21,17 @@ from gpt2cost.table.why import generate as why_generate
 from gpt2cost.table.why import heads as why_heads
 from gpt2cost.table.why import masks as why_masks
 from gpt2cost.table.why import model as why_model
+from gpt2cost.table.why import quantized as why_quantized
 from gpt2cost.table.why import training as why_training
 
 RULES = {f"backward {key}": text for key, text in why_training.RULES.items()}
 DOES = {
     **why_model.DOES, **why_activations.DOES, **why_masks.DOES, **why_generate.DOES, **why_heads.DOES,
-    **why_crossattention.DOES, **why_training.DOES,
+    **why_crossattention.DOES, **why_training.DOES, **why_quantized.DOES,
 }  # fmt: skip
 REMOVED_BY = {
     **why_model.REMOVED_BY, **why_activations.REMOVED_BY, **why_masks.REMOVED_BY, **why_generate.REMOVED_BY,
-    **why_training.REMOVED_BY, **why_heads.REMOVED_BY, **why_crossattention.REMOVED_BY,
+    **why_training.REMOVED_BY, **why_heads.REMOVED_BY, **why_crossattention.REMOVED_BY, **why_quantized.REMOVED_BY,
 }  # fmt: skip
 
 _BACKWARD = re.compile(r"(?P<forward>.*?)\.?(?P<role>(?:grad|backward)(?:_.*|\..*)?)")
@@ -104,7 +105,10 @@ def _keys(row: Row, name: str) -> Iterator[str]:
     path = short_path(path).removeprefix("h.")
     path = re.sub(r"^generate\.(?=(causal_mask|padding)\.)|(?<=^optimizer\.)(matrices|vectors)\.", "", path)
     last = name.rpartition(".")[2]
-    if row.module == "ddp":
+    own = step.source.file in BITSANDBYTES_FILES if isinstance(step, Kernel) else name in why_quantized.ALONE
+    if own:
+        path = f"weights {name}"
+    elif row.module == "ddp":
         path = "ddp"
     elif last.startswith("cast_"):
         path = last
