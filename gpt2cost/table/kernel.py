@@ -69,8 +69,8 @@ class Gemm:
     """`batch` products of (m, k) and (k, n). `layout`: which of the two lies transposed (T) in memory.
 
     `scaled`: the product is multiplied by a number other than 1, as its gradients then are, by kernels of their own.
-    `dtype`: what it is multiplied in where that is not the model's, int8 or a dtype. `unpacks`: the (k, n) operand holds
-    4-bit weights.
+    `dtype`: what it is multiplied in where that is not the model's, int8 or a dtype. `unpacks`: the (k, n) operand
+    holds 4-bit weights.
     """
 
     batch: Formula
