@@ -15,6 +15,7 @@ from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.fusion import fuse
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.heads import CLASSIFIES
 from gpt2cost.table.kernel import Row, walk
 from gpt2cost.table.optimizer import DECAYS, OPTIMIZERS, clip_rows, optimizer_rows
 from gpt2cost.table.options import (
@@ -74,6 +75,8 @@ def of_training() -> Iterator[TableOptions]:
             yield replace(own, use_cache=False)
             if attn == "eager":
                 yield replace(own, reorder_and_upcast_attn=True, scale_attn_weights=other)
+    for head, autocast, pads, traced in product(CLASSIFIES, SWITCH, SWITCH, SWITCH):
+        yield TableOptions(head=head, train=True, autocast=autocast, has_pad_token=pads, traced=traced)
     for name, autocast in product(ACTIVATIONS, SWITCH):
         yield TableOptions(activation_function=name, train=True, autocast=autocast)
     for attn, dropout, autocast, bias in product(("eager", "sdpa"), ((), DROPOUT), SWITCH, SWITCH):
@@ -101,8 +104,8 @@ def _tables() -> Iterator[tuple[Row, ...]]:
     for encoder, several, prompted in product(SWITCH, SWITCH, SWITCH):
         yield setup(TableOptions(encoder=encoder), several, prompted)
     yield from (nanogpt.before(), *(nanogpt.after(sample) for sample in SWITCH))
-    for (impl, encoder), tied in product((("hf", False), ("hf", True), ("nanogpt", False)), SWITCH):
-        options = TableOptions(impl=impl, encoder=encoder)  # type: ignore[arg-type]
+    hf = (TableOptions(encoder=True), *(TableOptions(head=head) for head in ("lm", *CLASSIFIES)))
+    for options, tied in product((*hf, TableOptions(impl="nanogpt")), SWITCH):
         yield from copy_rows(options, tied)
         for optimizer, decay, scaler, clips in product(OPTIMIZERS, DECAYS, SWITCH, SWITCH):
             yield clip_rows(options, tied, scaler)

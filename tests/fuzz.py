@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gzip
 import io
 import json
 import random
@@ -130,6 +131,39 @@ def as_lines(trees: list[Any]) -> Mutate:
     return lines
 
 
+RECORDED = sorted((Path(__file__).parent / "data" / "traces-h100").glob("*compile*.json.gz"))
+"""Traces that an H100 wrote."""
+
+
+def recorded(draw: random.Random) -> bytes:
+    """A real trace with some of its events spoiled, doubled, lost or out of order, or cut off; half of them packed."""
+    document = json.loads(gzip.decompress(draw.choice(RECORDED).read_bytes()))
+    events = document["traceEvents"]
+    for _ in range(draw.choice([1, 1, 4, 20])):
+        event = draw.choice([event for event in events if event["ph"] == "X"])
+        where = draw.choice([event, args]) if (args := event.get("args")) and isinstance(args, dict) else event
+        key = draw.choice([key for key in where if key != "ph"] or ["args"])
+        match draw.randrange(6):
+            case 0:
+                where.pop(key, None)
+            case 1:
+                events.append(copy.deepcopy(event))
+            case 2:
+                events.remove(event)
+            case 3:
+                draw.shuffle(events)
+            case 4:
+                event["args"] = {"correlation": 7, "device": draw.randrange(3), "stream": draw.randrange(3)}
+            case _:
+                where[key] = draw.choice([value for value in VALUES if value == value])
+    if draw.random() < 0.1:
+        document[draw.choice(list(document))] = draw.choice(VALUES)
+    text = json.dumps(document).encode()
+    text = spoiled(text, draw) if draw.random() < 0.3 else text
+    packed = gzip.compress(text, 1) if draw.random() < 0.5 else text
+    return packed[: draw.randrange(len(packed))] if draw.random() < 0.1 else packed
+
+
 def cells(draw: random.Random) -> bytes:
     """A CSV file with some cells changed."""
     rows = [line.split(",") for line in CSV.splitlines()]
@@ -214,6 +248,11 @@ KINDS: dict[str, tuple[str, Mutate, list[list[str]]]] = {
     "study": ("study.yaml", as_yaml(STUDY), [["sweep", "--format", "csv", "--grid"], ["sweep", "--grid"]]),
     "trace": ("trace.json", as_json(EVENTS), [
         ["validate", "--gpu", "a100", "--model", "gpt2", "--trace"], ["validate", "--trace"],
+    ]),
+    "recorded trace": ("trace.json", recorded, [
+        ["validate", "--gpu", "h100", "--model", "distilgpt2", "--trace"], ["validate", "--trace"],
+        ["validate", "--gpu", "t4", "--model", "gpt2", "--case", "8,512,0", "--format", "json", "--trace"],
+        ["validate", "--gpu", "h100", "--model", "distilgpt2", "--case", "8,512,0", "--trace"],
     ]),
     "records": ("records.jsonl", as_lines([MACHINE, PASS, PROFILE, GEMM]), [
         ["validate", "--gpu", "a100", "--format", "json", "--from"], ["validate", "--gpu", "a100", "--kernels",

@@ -15,7 +15,7 @@ import torch
 from oracle import SYNCS, Launch, tensors
 from oracle_train import GPUFront, StepTrace, build, inputs
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -56,10 +56,11 @@ class SecondFront(GPUFront):
 
 
 def trained(
-    config: GPT2Config, attn: str, dtype: torch.dtype, autocast: torch.dtype | None, checkpoints: bool
-) -> GPT2LMHeadModel:
+    config: GPT2Config, attn: str, dtype: torch.dtype, autocast: torch.dtype | None, checkpoints: bool,
+    cls: str = "GPT2LMHeadModel",
+) -> Any:  # fmt: skip
     """A model of its own, with each block checkpointed as transformers does it."""
-    model = copy.deepcopy(build(config, attn, dtype))
+    model = copy.deepcopy(build(config, attn, dtype, cls))
     if checkpoints:  # the second forward runs where the front of a GPU is not at work any more
         front = {"context_fn": lambda: (contextlib.nullcontext(), SecondFront(autocast))}
         model.gradient_checkpointing_enable({"use_reentrant": False, **front})
@@ -76,10 +77,11 @@ def memory(
     checkpoints: bool = False,
     micro_steps: int = 1,
     encoder: int = 0,
+    cls: str = "GPT2LMHeadModel",
 ) -> MemoryTracker:
     """What the last of some micro-steps holds beside the weights, and beside the gradients that were there before."""
-    model = trained(config, attn, dtype, autocast, checkpoints)
-    passed = inputs(config, dtype, batch, seq, encoder)
+    model = trained(config, attn, dtype, autocast, checkpoints, cls)
+    passed = inputs(config, dtype, batch, seq, encoder, cls)
     for _ in range(micro_steps):
         given = [tensor for weight in model.parameters() for tensor in (weight, weight.grad) if tensor is not None]
         with MemoryTracker(*passed.values(), *given) as tracker:

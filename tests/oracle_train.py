@@ -23,7 +23,7 @@ import torch
 from oracle import Launch, Trace, default_dtype, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config
 
 aten = torch.ops.aten
 
@@ -137,8 +137,10 @@ class StepTrace(Trace):
             return [aten.select(args[0], 1, 0), args[1]], written
         if op == "nll_loss_backward":
             return [args[index] for index in (0, 2, 6)], written
-        if op == "ones_like":
+        if op in ("ones_like", "new_zeros"):
             return [], written
+        if op == "index_put":  # which a GPU does in place: rows of zeros are read and written
+            return [args[2], *args[1], args[2]], [args[2]]
         return read, written
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -160,26 +162,30 @@ class Step:
     saved: list[tuple[tuple[int, ...], torch.dtype, int]] = field(default_factory=list)
 
 
-def build(config: GPT2Config, attn: str, dtype: torch.dtype) -> GPT2LMHeadModel:
+def build(config: GPT2Config, attn: str, dtype: torch.dtype, cls: str = "GPT2LMHeadModel") -> Any:
     """The model of a config in train mode."""
-    return oracle.build(config, attn, dtype, train=True)
+    return oracle.build(config, attn, dtype, train=True, cls=cls)
 
 
-def inputs(config: GPT2Config, dtype: torch.dtype, batch: int, seq: int, encoder: int = 0) -> dict[str, torch.Tensor]:
-    """What a step takes: ids, which are the labels too, and states of an encoder that is not trained."""
+def inputs(
+    config: GPT2Config, dtype: torch.dtype, batch: int, seq: int, encoder: int = 0, cls: str = "GPT2LMHeadModel"
+) -> dict[str, torch.Tensor]:
+    """What a step takes: ids, labels, and states of an encoder that is not trained."""
     ids = torch.empty((batch, seq), dtype=torch.long, device="meta")
     states = torch.empty((batch, encoder, config.n_embd), dtype=dtype, device="meta")
-    return {"input_ids": ids, "labels": ids, **({"encoder_hidden_states": states} if encoder else {})}
+    labels = torch.empty_like(ids[:, 0] if cls == "GPT2ForSequenceClassification" else ids)
+    labels = ids if cls == "GPT2LMHeadModel" else labels
+    return {"input_ids": ids, "labels": labels, **({"encoder_hidden_states": states} if encoder else {})}
 
 
 def step(
     config: GPT2Config, attn: str, dtype: torch.dtype, batch: int, seq: int, autocast: torch.dtype | None = None,
-    encoder: int = 0,
+    encoder: int = 0, cls: str = "GPT2LMHeadModel",
 ) -> Step:  # fmt: skip
     """One micro-step of a model with weights in `dtype`, under autocast to `autocast` where given."""
-    given = inputs(config, dtype, batch, seq, encoder)
+    given = inputs(config, dtype, batch, seq, encoder, cls)
     answer = attn != "flash_attention_2"  # the sequences are not packed: see `oracle.trace`
-    return traced_step(build(config, attn, dtype), lambda model: model(**given).loss, autocast, answer)
+    return traced_step(build(config, attn, dtype, cls), lambda model: model(**given).loss, autocast, answer)
 
 
 def traced_step(

@@ -30,6 +30,7 @@ from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.citations import LINES_FILE, Citation, cited, installed_transformers, resolve, shipped_lines
 from gpt2cost.table.generate_loop import after, before, setup
 from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.heads import CLASSIFIES
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CACHE_TYPES, HEADS, TableOptions
 from gpt2cost.table.training import training_table
 
@@ -46,6 +47,8 @@ def all_citations() -> tuple[Citation, ...]:
     for attn in ATTENTION_IMPLEMENTATIONS:
         cost_table(TableOptions(attn, encoder=True))
     setup(TableOptions(encoder=True), True, True)
+    for head in CLASSIFIES:
+        training_table(TableOptions(head=head, train=True))
     for head, has_pad_token in itertools.product(HEADS, (False, True)):
         cost_table(TableOptions(head=head, has_pad_token=has_pad_token))
     for attn, padded, sample in itertools.product(("eager", "sdpa"), (False, True), (False, True)):

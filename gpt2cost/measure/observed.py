@@ -23,8 +23,8 @@ TELLING = PRODUCTS | {ANCHOR, ATTENTION, "cat", "embedding"}
 WRAPPERS = {
     "alias", "as_strided", "chunk", "contiguous", "detach", "detach_", "dropout", "empty", "empty_like",
     "empty_strided", "expand", "expand_as", "flatten", "_fused_sdp_choice", "is_nonzero", "item", "layer_norm",
-    "lift_fresh", "linear", "_local_scalar_dense", "matmul", "movedim", "narrow", "new_empty", "numpy_T", "pad",
-    "permute", "reshape", "_reshape_alias", "resize_", "resolve_conj", "resolve_neg", "result_type",
+    "lift_fresh", "linear", "_local_scalar_dense", "matmul", "movedim", "multinomial", "narrow", "new_empty",
+    "numpy_T", "pad", "permute", "reshape", "_reshape_alias", "resize_", "resolve_conj", "resolve_neg", "result_type",
     "scaled_dot_product_attention", "select", "set_", "slice", "softmax", "split", "split_with_sizes", "squeeze", "t",
     "to", "transpose", "type_as", "unbind", "unflatten", "unsafe_split", "_unsafe_view", "unsqueeze", "view",
     "view_as",
@@ -121,8 +121,10 @@ def pass_starts(ops: Sequence[Observed]) -> list[int]:
 
 def product_of(observed: Observed) -> tuple[int, ...]:
     """(m, k, n) of a product of matrices, or (batch, m, k, n) of several; empty for another op and unknown shapes."""
-    has_bias = observed.op.endswith(("addmm", "baddbmm")) or observed.op == "_addmm_activation"
-    sides = [tuple(dim) for dim in observed.dims[has_bias : has_bias + 2]] if observed.op in PRODUCTS else []
+    if observed.op not in PRODUCTS:
+        return ()
+    has_bias = "add" in observed.op
+    sides = [tuple(dim) for dim in observed.dims[has_bias : has_bias + 2]]
     if len(sides) != 2 or len(sides[0]) != len(sides[1]) or not all(_is_size(size) for side in sides for size in side):
         return ()
     left, right = sides

@@ -148,7 +148,6 @@ class Models:
         transformers.logging.set_verbosity_error()
         model = load_model(name)
         config, cls = config_of(model), getattr(transformers, CLASSES[model.head])
-        config.pad_token_id = model.pad_token_id
         before = torch.get_default_dtype()
         torch.set_default_dtype(DTYPES[dtype])
         try:
@@ -163,8 +162,8 @@ def _weight_bytes(name: str, dtype: str) -> int:
 
 
 def config_of(model: Model) -> Any:
-    """The `GPT2Config` of a model, with all that changes what it costs, but for the pad token, which training lacks."""
-    keys = set(fields_of(Model)) - {"bias", "head", "pad_token_id", "encoder_len", *QUANTIZATION_KEYS}
+    """The `GPT2Config` of a model, with all that changes what it costs."""
+    keys = set(fields_of(Model)) - {"bias", "head", "encoder_len", *QUANTIZATION_KEYS}
     last = model.vocab_size - 1
     return GPT2Config(**{key: getattr(model, key) for key in keys}, bos_token_id=last, eos_token_id=last)
 

@@ -131,7 +131,8 @@ def score_trace(hw: Hardware, model: Model, how: How, sizes: Sizes, *observed: S
 def _rows_of_generate(model: Model, hw: Hardware, how: How, sizes: Sizes, ops: Collection[str]) -> tuple[Row, ...]:
     """The table's rows of a turn of `generate`: what it prepares, the pass, and the choice of the token."""
     options = replace(table_options(model, how, hw), in_generate=True)
-    prepared = generate_loop.setup(sizes.batch_size > 1) if sizes.cache_len == 0 else ()
+    several, prompted = sizes.batch_size > 1, sizes.seq_len > 1
+    prepared = generate_loop.setup(options, several, prompted) if sizes.cache_len == 0 else ()
     chosen = generate_loop.after(options, sample="topk" in ops)
     return numbered((*prepared, *generate_loop.before(options), *table_rows(options, how.runtime), *chosen))
 

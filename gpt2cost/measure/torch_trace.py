@@ -6,9 +6,11 @@ the table's level are taken (see `observed`), each with the kernels that it laun
 
 from __future__ import annotations
 
+import gc
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -44,6 +46,8 @@ from gpt2cost.measure.trace_file import (
 )
 from gpt2cost.prediction.settings import SIZE_FIELDS
 
+MOST_OPS = 100_000
+"""The most kernels, and ops at the table's level, of a trace: a hundred decode steps of gpt2-xl."""
 _MOST_INSIDE = 20
 """How many ops after a wrapper are looked at for one inside it."""
 _NANOSECOND_US = 1e-3  # the resolution of a trace; sums of start and duration are off by less than two
@@ -113,9 +117,29 @@ def read_sized_trace(path: Path) -> tuple[list[Observed], Size | None]:
 
 
 def load_trace(path: Path) -> Trace:
-    """The trace at `path`. Raises `InputError` for a file that is none, or has neither ops nor kernels."""
-    file = read_trace_file(path)
+    """The trace at `path`. Raises `InputError` for a file that is none, or has neither ops nor kernels, or too many."""
+    with _uncollected():
+        return _loaded(read_trace_file(path), path)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No collection of garbage, which would look at each event again and again, and none is garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _loaded(file: TraceFile, path: Path) -> Trace:
+    """The ops and kernels of a file that was read."""
     tracks = _taken(file.slices)
+    if max(sum(map(len, tracks.values())), sum(e.cat in ON_DEVICE for e in file.slices)) > MOST_OPS:
+        what = f"more than {MOST_OPS:,} kernels, or ops that run them; record fewer passes"
+        raise InputError(f"{plain(str(path))}: {what}")
     origin_us = min((op.ts for taken in tracks.values() for op, _ in taken), default=0.0)
     ops = {(track, i): _host_op(*op, origin_us) for track, taken in tracks.items() for i, op in enumerate(taken)}
     kernels = _launched(file, {track: [op for op, _ in taken] for track, taken in tracks.items()})
@@ -189,7 +213,7 @@ def _outermost(ops: Sequence[Event]) -> list[tuple[Event, Args]]:
         elif not is_leaf(op.name) or any(counts(name) or is_leaf(name) for name in _inside(ops, i)):
             continue
         args = args_of(op)
-        if args.shapes[:1] == [[0]]:
+        if args.is_empty:
             continue
         until = op.end
         taken.append((op, args))

@@ -34,7 +34,7 @@ _USED = frozenset({"cpu_op", "user_annotation", *ON_DEVICE, *OLD_CATEGORIES})
 MOST_EVENTS = 2_000_000
 """The most events of a trace that are read; one of 256 MB has about a million."""
 MOST_SLICES = 500_000
-"""The most slices among them that are ops, launches or kernels: 40 decode steps of gpt2-xl have as many."""
+"""The most slices among them that are ops, launches or kernels: fifty decode steps of gpt2-xl have as many."""
 MOST_EVENT_BYTES = 1_000_000
 """The most that one event may hold, and all that stands beside the events; real ones hold some hundred bytes."""
 
@@ -198,6 +198,12 @@ class Args(Struct, gc=False, rename={
     batch_size: Any = None
     seq_len: Any = None
     cache_len: Any = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the first input is a tensor without elements."""
+        dims = self.old_dims if self.dims is None else self.dims
+        return isinstance(dims, list) and dims[:1] == [[0]]
 
     @property
     def shapes(self) -> list[list[Any]]:

@@ -138,7 +138,7 @@ def _labels_of(observed: Sequence[Observed], known: frozenset[str]) -> list[str]
 def _labels(step: Any, values: Mapping[str, Any]) -> frozenset[str]:
     """What a kernel of the table may be called: its op, each that a fusion is made of, its kind, or a product, with
     or without its bias, of its shape if that is known."""
-    labels = {step.op, *step.op.split("+"), step.kind}
+    labels = {step.op, step.op.removesuffix("_"), *step.op.split("+"), step.kind}
     if step.kind in ("gemm", "bmm"):
         sizes = (step.shape.batch, step.shape.m, step.shape.k, step.shape.n)
         batch, *matrix = (int(size.evaluate(values)) for size in sizes)

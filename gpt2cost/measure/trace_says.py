@@ -43,6 +43,12 @@ DIMENSIONS = ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "n_positio
 """What shapes can say of a model, under `GPT2Config`'s names."""
 _TYPES = {"float": ("fp32", "tf32"), "c10::Half": ("fp16",), "c10::BFloat16": ("bf16",)}
 """A type in C++ -> the dtypes whose tensors have it. tf32 is one of products alone."""
+_NAMED = {
+    "c10::Half": re.compile(r"c10::Half|nvjet_(sm\d+_)?hs|(?<!b)f16"),
+    "c10::BFloat16": re.compile(r"c10::BFloat16|nvjet_(sm\d+_)?ts|bf16"),
+    "float": re.compile(r"float|nvjet_(sm\d+_)?ss|f32"),
+}
+"""A type in C++ -> what kernels of it have in their names, accumulators aside: the first of several is the weights'."""
 _CHOICES = {
     "dtype": DTYPES, "attn": ATTENTION_IMPLEMENTATIONS, "runtime": RUNTIMES, "logits": LOGITS,
     "cache_type": CACHE_TYPES, "impl": IMPLEMENTATIONS, "use_cache": (True, False),
@@ -245,10 +251,11 @@ def _dtypes(ops: Iterable[Observed], observed: Iterable[Observed]) -> tuple[str,
             break
     else:
         names = [name for op in observed for name in op.kernels]
-        types = Counter({kind: sum(kind in name for name in names) for kind in _TYPES})
-        found, count = types.most_common(1)[0]
-        if not count:
+        kinds = (next((kind for kind, named in _NAMED.items() if named.search(name)), "") for name in names)
+        types = Counter(kind for kind in kinds if kind)
+        if not types:
             return ()
+        found = types.most_common(1)[0][0]
     if found == "float" and any("tf32" in name for op in observed for name in op.kernels):
         return ("tf32",)
     return _TYPES.get(found, ())

@@ -104,6 +104,10 @@ def _case(
     changes: Mapping[str, Any],
 ) -> StepCase:  # fmt: skip
     model = with_dropout(change_model(load_model(name), changes), dropout, how["impl"])
+    if model.head != "lm" or model.add_cross_attention:
+        raise InputError(
+            f"model: steps of GPT2LMHeadModel without cross-attention are measured, which {model.name} is not"
+        )
     train = check_train_how(**how).on(model)
     check_implementation(train.how)
     batch = check_batch(sizes, model.n_positions if seq is None else seq, 1, 1)

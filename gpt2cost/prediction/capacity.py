@@ -16,7 +16,7 @@ from gpt2cost.prediction.energy import EnergyBound
 from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.one_pass import uncapturable
 from gpt2cost.prediction.predict import Prediction, check_runs, passes_of, predict_run
-from gpt2cost.prediction.search import largest_where
+from gpt2cost.prediction.search import largest_where, size_of_best_rate
 from gpt2cost.prediction.settings import Sizes, check_how, check_phase, check_single_sizes, is_decode
 from gpt2cost.prediction.sweep import Choice
 from gpt2cost.result import Result
@@ -150,16 +150,22 @@ class _Search:
         return self._answer(goal, axis, size, limit)
 
     def _best_throughput(self, largest: Answer) -> Answer:
-        """Throughput may fall where a wave of thread blocks begins, so every batch up to the largest is looked at."""
-        best, most_per_s, last = 0, 0.0, largest.sizes.batch_size
-        for start in range(1, last + 1, AT_ONCE):
-            batches = np.arange(start, min(start + AT_ONCE, last + 1))
+        """Throughput falls where a wave of thread blocks begins: the best batch need not be the largest."""
+
+        def rates(batches: Axis) -> tuple[Any, Any]:
+            parts = [part_rates(batches[start : start + AT_ONCE]) for start in range(0, len(batches), AT_ONCE)]
+            allowed, of_one = (np.concatenate(values) for values in zip(*parts, strict=True))
+            return allowed, of_one
+
+        def part_rates(batches: Axis) -> tuple[Any, Any]:
             run = self._run("batch_size", batches.astype(float))
             totals = run.phases[0].totals
             in_time = (totals.latency_s <= self.max_latency_s) & self._captured(run)
-            per_s = np.broadcast_to(np.where(in_time, totals.tokens_per_s, 0.0), batches.shape)
-            if per_s.max() > most_per_s:
-                best, most_per_s = int(batches[np.argmax(per_s)]), float(per_s.max())
+            per_s = np.broadcast_to(totals.tokens_per_s, batches.shape)
+            return np.where(in_time, per_s, 0.0), per_s / batches
+
+        last = largest.sizes.batch_size
+        best = size_of_best_rate(rates, last) if last else 0
         limit = largest.limited_by if best == last else "throughput"
         return self._answer("best throughput", "batch_size", best, limit)
 

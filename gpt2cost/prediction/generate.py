@@ -27,6 +27,7 @@ from gpt2cost.prediction.settings import (
     check_writes,
     does_not_fit,
     logits_in_generate,
+    slow_weights,
     unused_changes,
 )
 from gpt2cost.prediction.turns import GenerateSettings, LoopStep, Turn, Turns
@@ -256,6 +257,7 @@ def _within_positions(model: Model, settings: GenerateSettings) -> bool:
 
 def _warnings(model: Model, hw: Hardware, settings: GenerateSettings, peak: int) -> Iterator[str]:
     yield from unused_changes(model)
+    yield from slow_weights(model, settings.how)
     if not _within_positions(model, settings):
         yield (
             f"kv_len {_longest(settings)} of the last pass exceeds n_positions {model.n_positions} of {model.name}:"

@@ -47,6 +47,7 @@ from gpt2cost.prediction.settings import (
     does_not_fit,
     is_decode,
     one_at_a_time,
+    slow_weights,
     unused_changes,
 )
 from gpt2cost.result import Result
@@ -262,7 +263,7 @@ def predict_run(
         check_runs(model, hardware, how, sizes, phase)
     phases = tuple(_phase(model, hardware, how, *named) for named in passes_of(sizes, phase, how.use_cache))
     memory = _memory(model, hardware, how, phases)
-    return Prediction(model, hardware, how, sizes, phases, memory, tuple(_warnings(model, phases, memory)))
+    return Prediction(model, hardware, how, sizes, phases, memory, tuple(_warnings(model, how, phases, memory)))
 
 
 def check_runs(model: Model, hardware: Hardware, how: How, sizes: Sizes, phase: str) -> None:
@@ -349,9 +350,10 @@ def _where(condition: Any, yes: Number, no: Number) -> Number:
     return np.where(condition, yes, no) if isinstance(condition, np.ndarray) else yes if condition else no
 
 
-def _warnings(model: Model, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
+def _warnings(model: Model, how: How, phases: tuple[Phase, ...], memory: MemoryUse) -> Iterator[str]:
     yield from model.notes
     yield from unused_changes(model)
+    yield from slow_weights(model, how)
     if model.add_cross_attention and not model.encoder_len:
         yield "add_cross_attention: predicted without an encoder's states; --encoder-len says how many are passed"
     yield from one_at_a_time(model, phases[0].batch_size)

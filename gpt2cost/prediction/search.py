@@ -9,6 +9,9 @@ import numpy as np
 
 from gpt2cost.prediction.grid import Axis
 
+ROUNDING = 1 + 1e-9
+"""More than what rounding can make of a rate."""
+
 
 def powers_of_two(least: int, most: int) -> Axis:
     """`least`, the powers of two between, and `most`."""
@@ -35,6 +38,25 @@ def largest_where(holds: Callable[[Axis], Any], least: int, most: int) -> int:
         if last == len(sizes) - 1 or sizes[last + 1] - sizes[last] == 1:
             return int(sizes[last])
         sizes = _sorted(np.linspace(sizes[last], sizes[last + 1], 33).astype(np.int64).tolist())
+
+
+def size_of_best_rate(of: Callable[[Axis], tuple[Any, Any]], most: int) -> int:
+    """The size from 1 to `most` of the highest rate, the smallest of equals; 0 where all rates are 0.
+
+    `of` gives the rates of some sizes, a size by its seconds or 0, and the least rate that a size of 1 in these seconds
+    would have. From 2 on seconds do not fall as sizes grow. So between two sizes no rate is higher than that of the
+    larger in the seconds of the smaller, and most intervals need not be looked into.
+    """
+    sizes = powers_of_two(1, most)
+    rates, of_one = of(sizes)
+    while True:
+        highest = (sizes[1:] - 1) * of_one[:-1] * ROUNDING
+        middle = ((sizes[1:] + sizes[:-1]) // 2)[(np.diff(sizes) > 1) & (highest >= rates.max())]
+        if not len(middle):
+            return int(sizes[np.argmax(rates)]) if rates.max() > 0 else 0
+        found = [np.concatenate(pair) for pair in zip((sizes, rates, of_one), (middle, *of(middle)), strict=True)]
+        order = np.argsort(found[0])
+        sizes, rates, of_one = (values[order] for values in found)
 
 
 def sign_changes(sign: Callable[[Axis], Any], least: int, most: int) -> list[tuple[int, int]]:

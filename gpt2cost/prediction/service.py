@@ -7,8 +7,8 @@ token and for the mean time per later token, at the middle of the range or at it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from gpt2cost.prediction.grid import Axis
 from gpt2cost.prediction.prices import Prices, prices_of, without_price
 from gpt2cost.prediction.search import largest_where
 from gpt2cost.prediction.several import devices_of, each_that_runs
-from gpt2cost.prediction.turns import GenerateSettings, Turn, Turns
+from gpt2cost.prediction.turns import GenerateSettings, Turns
 from gpt2cost.result import Result
 from gpt2cost.table.config import Model, load_model
 
@@ -48,9 +48,9 @@ class Level:
     max_tpot_s: float | None
     at: str
 
-    def seconds(self, turn: Turn) -> Any:
-        """The seconds of a turn, or of many, at that point."""
-        return getattr(turn, FIGURES[self.at])
+    def seconds(self, turns: Turns, tokens: Any) -> Any:
+        """The seconds at that point of some tokens after the first, or (0) of the first."""
+        return turns.seconds(FIGURES[self.at], tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +163,7 @@ class _Search:
     settings: GenerateSettings
     level: Level
     gpus: int
+    known: dict[int, float] = field(default_factory=dict)  # batch -> mean seconds of a later token
 
     def offer(self, price_per_hour: float | None) -> Offer:
         generate_run(self.model, self.hardware, dataclasses.replace(self.settings, new_tokens=1))  # whether it runs
@@ -179,9 +180,8 @@ class _Search:
         run = generate_run(self.model, self.hardware, settings, price_per_hour, self.gpus)
         return Offer(self.hardware, price_per_hour, limit if best == largest else "throughput", run)
 
-    def _turns(self, batches: Axis) -> Iterator[tuple[slice, Turns]]:
-        """The turns of some batches, in parts; a batch of 1 is alone."""
-        tokens = self.settings.new_tokens
+    def _turns(self, batches: Axis, tokens: int) -> Iterator[tuple[slice, Turns]]:
+        """The turns of some batches, in parts, for so many tokens of each; a batch of 1 is alone."""
         start = 0
         while start < len(batches):
             one = batches[start] == 1
@@ -193,10 +193,10 @@ class _Search:
             yield slice(start, stop), Turns(self.model, self.hardware, settings)
             start = stop
 
-    def _each(self, batches: Axis, figure: Any) -> Any:
-        """A figure of the turns of each batch."""
+    def _each(self, batches: Axis, figure: Callable[[Turns], Any], tokens: int = 1) -> Any:
+        """A figure of the turns of each batch, for which so many tokens are evaluated."""
         figures = np.empty(len(batches))
-        for part, turns in self._turns(batches):
+        for part, turns in self._turns(batches, tokens):
             figures[part] = np.ravel(figure(turns))
         return figures
 
@@ -216,10 +216,16 @@ class _Search:
         return self._tpot(batches) <= self.level.max_tpot_s
 
     def _ttft(self, batches: Axis) -> Any:
-        return self._each(batches, lambda turns: self.level.seconds(turns.first()))
+        return self._each(batches, lambda turns: self.level.seconds(turns, 0))
 
     def _tpot(self, batches: Axis) -> Any:
-        return self._each(batches, lambda turns: np.mean(self.level.seconds(turns.rest()), axis=-1))
+        """The mean over all later tokens, which are evaluated once for each batch."""
+        later = np.arange(1, self.settings.new_tokens, dtype=np.float64)
+        new = np.array([batch for batch in batches.tolist() if batch not in self.known], np.int64)
+        if new.size:
+            found = self._each(new, lambda turns: np.mean(self.level.seconds(turns, later), axis=-1), later.size)
+            self.known.update(zip(new.tolist(), found.tolist(), strict=True))
+        return np.array([self.known[batch] for batch in batches.tolist()])
 
     def _best(self, largest: int) -> int:
         """The batch of the most tokens per second up to `largest`: throughput falls a little where a wave of thread
@@ -229,10 +235,11 @@ class _Search:
         tokens = np.unique(np.linspace(1, later, SAMPLED).round()) if later else np.array([])
 
         def total(turns: Turns) -> Any:
-            sampled = np.mean(self.level.seconds(turns.later(tokens)), axis=-1) if later else 0.0
-            return np.ravel(self.level.seconds(turns.first())) + later * np.ravel(sampled)
+            sampled = np.mean(self.level.seconds(turns, tokens), axis=-1) if later else 0.0
+            return np.ravel(self.level.seconds(turns, 0)) + later * np.ravel(sampled)
 
-        ranked = np.argsort(self._each(batches, total) / batches, kind="stable")[:FINALISTS]
+        totals = self._each(batches, total, max(1, tokens.size))
+        ranked = np.argsort(totals / batches, kind="stable")[:FINALISTS]
         finalists = np.unique(np.append(batches[ranked], largest))
         finalists = finalists[self._answers(finalists) & self._goes_on(finalists) & self._fits(finalists)]
         if not len(finalists):

@@ -126,6 +126,16 @@ def unused_changes(model: Model) -> Iterator[str]:
         yield f"set: {', '.join(keys)}: dropout does nothing in inference, where it is the identity"
 
 
+def slow_weights(model: Model, how: How) -> Iterator[str]:
+    """A warning of 4-bit weights whose layers compute in another dtype than the rest of the model."""
+    computes_in = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(model.bnb_4bit_compute_dtype)
+    if computes_in and computes_in != how.dtype.replace("tf32", "fp32"):
+        yield (
+            f"bnb_4bit_compute_dtype: {model.bnb_4bit_compute_dtype}, and the dtype is {how.dtype}: every layer of"
+            f" {model.weights} weights casts what it takes and gives"
+        )
+
+
 def check_how(
     dtype: str | None = None, attn: str | None = None, runtime: str = "eager", logits: str = "all",
     use_cache: bool = True, cache_type: str = "dynamic", impl: str | None = None,

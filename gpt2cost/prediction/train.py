@@ -21,7 +21,7 @@ from gpt2cost.prediction.one_pass import KernelCost, Pass, as_python, bound_of_t
 from gpt2cost.prediction.predict import Totals, totals_of
 from gpt2cost.prediction.ranges import range_of
 from gpt2cost.prediction.search import largest_where
-from gpt2cost.prediction.settings import Number, beyond_positions, does_not_fit
+from gpt2cost.prediction.settings import Number, beyond_positions, does_not_fit, one_at_a_time
 from gpt2cost.prediction.train_communication import SILENT, Communication, communicate
 from gpt2cost.prediction.train_memory import TrainMemory, memory_of
 from gpt2cost.prediction.train_settings import (
@@ -336,6 +336,7 @@ def _run(length: RunLength, step: Step, batch: Batch, validated_s: float) -> Run
 
 def _warnings(model: Model, hw: Hardware, how: TrainHow, batch: Batch, memory: TrainMemory) -> Iterator[str]:
     yield from model.notes
+    yield from one_at_a_time(model, batch.micro_batch)
     yield from beyond_positions(model, "seq:", batch.seq_len)
     if how.zero >= 2:
         yield f"zero {how.zero}: memory and volumes follow the stage; its time is not scored against measurements"

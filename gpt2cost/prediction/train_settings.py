@@ -14,7 +14,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import How, Sizes, check_device
 from gpt2cost.table.config import PDROPS, Model
-from gpt2cost.table.heads import CLASSES
+from gpt2cost.table.heads import CLASSES, CLASSIFIES
 from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS, Checkpointing
 from gpt2cost.units import EXPECTED_COUNT, parse_count
@@ -181,7 +181,7 @@ def one_dropout(model: Model) -> float | None:
 
 
 def check_trains(model: Model) -> None:
-    """Raise `InputError` where the loss is not a language model's, or some weights would get no gradients."""
+    """Raise `InputError` where the loss is not modelled, or some weights would get no gradients."""
     if model.add_cross_attention and not model.encoder_len:
         raise InputError(
             "encoder_len: without an encoder's states the weights of cross-attention get no gradients; --encoder-len"
@@ -189,10 +189,15 @@ def check_trains(model: Model) -> None:
         )
     if model.weights != "dtype":
         raise InputError(f"weights: training is modelled with all weights in the precision, not {model.weights}")
-    if model.head != "lm":
+    if model.encoder_len and model.head != "lm":
+        raise InputError(f"encoder_len: goes with --head lm; {CLASSES[model.head]} passes no encoder's states on")
+    if model.head not in ("lm", *CLASSIFIES):
         raise InputError(
-            f"head: training is modelled with lm's loss, and {model.name} is a {CLASSES[model.head]}; --head lm"
+            f"head: training is modelled with the losses of lm and of classifiers, and {model.name} is a"
+            f" {CLASSES[model.head]}; --head lm"
         )
+    if model.head == "sequence-classification" and model.num_labels == 1:
+        raise InputError("num_labels: with 1 the loss is that of a regression, which is not modelled; 2 or more are")
 
 
 def check_training(hardware: Hardware, train: TrainHow, model: Model) -> None:

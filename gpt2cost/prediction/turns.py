@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from gpt2cost.table.liveness import peak_bytes
 from gpt2cost.table.options import TableOptions
 from gpt2cost.timing.queue import NOTHING, host_cost, pass_steps
 
-BLOCK = 4096
+BLOCK = 1 << 15
 """Tokens evaluated at once, so that a long run needs little memory."""
 
 
@@ -146,9 +147,16 @@ class Turns:
             (generate_loop.after(options, s.sample), "eager"),
         ]
 
+    def passes(self, sizes: Sizes, first: bool) -> list[Pass]:
+        """What one turn runs, evaluated."""
+        values = self.values(sizes)
+        return [
+            run_rows(rows, values, self.hw, self.settings.how.dtype, runtime) for rows, runtime in self.parts(first)
+        ]
+
     def turn(self, sizes: Sizes, first: bool) -> Turn:
         how, values = self.settings.how, self.values(sizes)
-        passes = [run_rows(rows, values, self.hw, how.dtype, runtime) for rows, runtime in self.parts(first)]
+        passes = self.passes(sizes, first)
         alone_rows = table_rows(self.options(in_generate=False), how.runtime)
         alone = run_rows(alone_rows, values, self.hw, how.dtype, how.runtime)
         kernels = [kernel for pass_ in passes for kernel in pass_.kernels]
@@ -180,16 +188,33 @@ class Turns:
 
     def later(self, tokens: Any) -> Turn:
         """Some of the tokens after the first, by their numbers, as arrays."""
-        step = max(1, BLOCK // np.size(self.settings.batch_size))
-        blocks = [tokens[start : start + step] for start in range(0, max(1, len(tokens)), step)]
+        blocks = self._blocks(tokens)
         turns = [self.turn(self.sizes(block), first=False) for block in blocks]
+        names = [field.name for field in dataclasses.fields(Turn)]
+        return Turn(**{name: self._joined(blocks, [getattr(turn, name) for turn in turns]) for name in names})
+
+    def seconds(self, name: str, tokens: Any) -> Any:
+        """One of the three latencies of a `Turn`, of some of the tokens after the first, or (0) of the first."""
+        if np.ndim(tokens) == 0:
+            return self._seconds(name, self.sizes(tokens), first=True)
+        blocks = self._blocks(tokens)
+        return self._joined(blocks, [self._seconds(name, self.sizes(block), first=False) for block in blocks])
+
+    def _seconds(self, name: str, sizes: Sizes, first: bool) -> Any:
+        passes = self.passes(sizes, first)
+        if name == "latency_s":
+            return _latency(passes, 1.0, 1.0)
+        range_ = range_of(partial(_latency, passes), self.hw, self.settings.how, sizes, False)
+        return {"latency_low_s": range_.low_s, "latency_high_s": range_.high_s}[name]
+
+    def _blocks(self, tokens: Any) -> list[Any]:
+        step = max(1, BLOCK // np.size(self.settings.batch_size))
+        return [tokens[start : start + step] for start in range(0, max(1, len(tokens)), step)]
+
+    def _joined(self, blocks: list[Any], values: list[Any]) -> Any:
+        """The values of each block, which may be the same for all its tokens or batches, side by side."""
         shapes = [np.broadcast_shapes(np.shape(self.settings.batch_size), block.shape) for block in blocks]
-
-        def joined(name: str) -> Any:
-            pieces = (getattr(turn, name) for turn in turns)
-            return np.concatenate([np.broadcast_to(p, s) for p, s in zip(pieces, shapes, strict=True)], axis=-1)
-
-        return Turn(**{field.name: joined(field.name) for field in dataclasses.fields(Turn)})
+        return np.concatenate([np.broadcast_to(v, s) for v, s in zip(values, shapes, strict=True)], axis=-1)
 
     def peak(self) -> Number:
         """Weights, KV cache and live activations of the run at their fullest, in bytes."""

@@ -175,6 +175,18 @@ def _nll_loss(tape: Tape, grad: Grad) -> Gives:
     return [(whole, Grad(made))]
 
 
+def _index(tape: Tape, grad: Grad) -> Gives:
+    """Zeros, to some of whose rows the gradient is added in place; of a view, put into zeros like its tensor."""
+    (x, *places), g = tape.kernel.inputs, grad.tensor
+    whole = tape.made.get(x.view_of, x)
+    made = tape.emit("grad_zeros", "new_zeros", "fill", (), (tape.part(x),), 0)
+    rows = replace(made, shape=g.shape)
+    tape.emit("grad", "index_put", "gather", (rows, *places, g), (rows,), 0)
+    if whole is not x:
+        made = tape.emit("backward", "select_backward", "fill", (made,), (tape.part(whole),), 0)
+    return [(whole, Grad(made))]
+
+
 def _to_copy(tape: Tape, grad: Grad) -> Gives:
     (x,) = tape.kernel.inputs
     cast = tape.part(x)
@@ -245,6 +257,7 @@ DERIVATIVES: dict[str, Rule] = {
     "_log_softmax": _softmax("_log_softmax_backward_data"),
     "nll_loss_forward": _nll_loss,
     "masked_fill": _masked_fill,
+    "index": _index,
     "_to_copy": _to_copy,
     "_scaled_dot_product_flash_attention": _fused_attention("_scaled_dot_product_flash_attention_backward", True),
     "_scaled_dot_product_efficient_attention": _fused_attention(

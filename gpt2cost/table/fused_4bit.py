@@ -8,7 +8,7 @@ bitsandbytes; a test holds it against the installed one.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 
 FLOOR = 4
 """Up to so many rows one kernel does it, on any device."""
@@ -16,6 +16,8 @@ MOST = 1536
 """Of more rows none does."""
 BLOCK = 64
 """Weights that share a scale; k has to be a multiple of it."""
+_STEPS = (FLOOR, 5, 7, 8, 10, 12, 16, 23, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, MOST)
+"""The rows after which the rule may say otherwise."""
 _SMALL = 4 * 1024 * 1024
 
 
@@ -26,9 +28,10 @@ def fused_rows(device: tuple[int, float] | None, half: bool, is_fp16: bool, n: i
         return ()
     if device is None:
         return (range(1, FLOOR + 1),)
-    flags = ((m, _is_fused(*device, half, is_fp16, m, n, k)) for m in range(1, MOST + 1))
-    runs = [[m for m, _ in run] for fused, run in groupby(flags, key=lambda flag: flag[1]) if fused]
-    return tuple(range(run[0], run[-1] + 1) for run in runs)
+    alike = [range(first + 1, last + 1) for first, last in pairwise((0, *_STEPS))]
+    flags = ((rows, _is_fused(*device, half, is_fp16, rows[-1], n, k)) for rows in alike)
+    runs = [[rows for rows, _ in run] for fused, run in groupby(flags, key=lambda flag: flag[1]) if fused]
+    return tuple(range(run[0][0], run[-1][-1] + 1) for run in runs)
 
 
 def _is_fused(units: int, capability: float, half: bool, is_fp16: bool, m: int, n: int, k: int) -> bool:

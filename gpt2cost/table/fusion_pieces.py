@@ -65,7 +65,7 @@ def _pieces(rows: Sequence[Row]) -> list[Piece]:
     for row in rows:
         kernel = row.step
         assert isinstance(kernel, Kernel)
-        if kernel.kind in _LIBRARY or kernel.op == "embedding_dense_backward":
+        if kernel.kind in _LIBRARY or kernel.op in ("embedding_dense_backward", "index_put"):
             flush()
             pieces.append(Piece((_library(row),), "library"))
         elif kernel.op == "native_layer_norm_backward":

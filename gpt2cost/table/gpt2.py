@@ -123,7 +123,7 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     )  # fmt: skip
     children: tuple[Module | Kernel | Free, ...] = (
         Free("transformer", "call", inputs=(ids,), outputs=(normed,)),
-        *(pad_search(ids) if options.has_pad_token and not (options.padded or options.traced or options.train) else ()),
+        *(pad_search(ids) if options.has_pad_token and not (options.padded or options.traced) else ()),
         Free("views", "view", 1, inputs=(ids,), outputs=(ids,)),
         Module("wte", "Embedding", (gather(ids, token, cite(src, "self.wte(input_ids)"), group),)),
         *(() if given else numbered),

@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 from gpt2cost.table.builders import copy, fill, output, pointwise, reduction, tensor, weight
 from gpt2cost.table.citations import cite
+from gpt2cost.table.dropout import native_dropout
 from gpt2cost.table.formula import ALWAYS, Formula, formula
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
-from gpt2cost.table.loss import causal_lm_loss
+from gpt2cost.table.loss import causal_lm_loss, classification_loss
 from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.quantization import projection
 from gpt2cost.table.symbols import B, D, N, T, V, b8, f32, i64
@@ -127,9 +128,17 @@ def _identity(name: str, x: Tensor, cls: str = "Identity") -> Module:
 def _token_classification(x: Tensor, options: TableOptions) -> tuple[Steps, Tensor]:
     """GPT2ForTokenClassification: a Linear with a bias on every position."""
     hidden = tensor(x.name, B, T, D, view_of="ln_1")
-    source = cite("GPT2ForTokenClassification.forward", "logits = self.classifier(hidden_states)")
-    classifier = projection(hidden, N, D, "classifier", source, options, cls="Linear", out="logits")
-    return (_identity("dropout", hidden, "Dropout"), classifier), output(classifier)
+    src = "GPT2ForTokenClassification.forward"
+    drop, dropped = _identity("dropout", hidden, "Dropout"), hidden
+    if options.train:  # by a probability of its own, 0.1, which no GPT2Config has
+        dropped = tensor("classifier.dropout", B, T, D)
+        drop = Module("dropout", "Dropout", (native_dropout("", hidden, dropped, cite(src, "self.dropout(")),))
+    source = cite(src, "logits = self.classifier(hidden_states)")
+    classifier = projection(dropped, N, D, "classifier", source, options, cls="Linear", out="logits")
+    logits, labels = output(classifier), tensor("labels", B, T, element=i64)
+    compare = cite(src, "loss = loss_fct(logits.view(-1, self.num_labels), labels.view(-1))")
+    loss = classification_loss(logits, labels, compare, options.autocast) if options.train else ()
+    return (drop, classifier, *loss), logits
 
 
 def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, Tensor]:
@@ -141,16 +150,20 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
     src = "GPT2ForSequenceClassification.forward"
     hidden = tensor(x.name, B, T, D, view_of="ln_1")
     scored = cite(src, "logits = self.score(hidden_states)")
-    score = projection(hidden, N, D, "score", scored, options, cls="Linear", bias=False, out="logits")
-    logits, pooled = output(score), tensor("pooled_logits", B, N)
+    score = projection(hidden, N, D, "score", scored, options, cls="Linear", bias=False)
+    logits, pooled = output(score), tensor("logits", B, N)  # what the model returns bears that name
     source, numbers = cite(src, "pooled_logits = logits["), tensor("batch_indices", B, element=i64)
     numbered = fill("batch_indices", "arange", numbers, source)
+    compare = cite(src, "loss = loss_fct(pooled_logits.view(-1, self.num_labels), labels.view(-1))")
+    labels = tensor("labels", B, element=i64)
+    loss = classification_loss(pooled, labels, compare, options.autocast) if options.train else ()
     if not options.has_pad_token:
-        last = tensor("last_logits", B, N)
+        last = tensor("last_logits", B, N, view_of=logits.name)
         steps: Steps = (
             numbered,
             Free("select", "view", 1, ALWAYS, inputs=(logits,), outputs=(last,)),
             copy("pooled_logits", "index", (last, numbers), pooled, source),
+            *loss,
         )
         return (score, *steps), pooled
     find = cite(src, "non_pad_mask = (input_ids != self.config.pad_token_id)")
@@ -167,6 +180,7 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
         reduction("last_non_pad_token", "argmax", product, places, B * T, most),
         numbered,
         copy("pooled_logits", "index", (logits, numbers, places), pooled, source),
+        *loss,
     )
     return (score, *steps), pooled
 

@@ -45,7 +45,8 @@ def parameters(options: TableOptions, tied: bool = True) -> tuple[Parameter, ...
     """The model's parameters in the order of `named_parameters()`, a tied head's only once."""
     gathered = {name: (rows, D) for name, rows in EMBEDDINGS.items()}  # of whose rows the kernels read some
     found: dict[str, Parameter] = {}
-    for row in walk(cost_table(TableOptions(impl=options.impl, bias=options.bias, encoder=options.encoder))):
+    own = TableOptions(impl=options.impl, bias=options.bias, encoder=options.encoder, head=options.head)
+    for row in walk(cost_table(own)):
         inputs = row.step.inputs if isinstance(row.step, Kernel) else ()
         for read in inputs:
             leaf = read.name.rpartition(".")[2].removesuffix("[rows]")

@@ -25,11 +25,11 @@ from gpt2cost.table.formula import ALWAYS, Formula, formula
 from gpt2cost.table.fusion import common_module, compiled, fused_kind, joined_names
 from gpt2cost.table.fusion_pieces import WEIGHT_GRADIENT, Piece, outputs_of, pieces_of, read_from_outside, reads_of
 from gpt2cost.table.kernel import Kernel, Row, Tensor
-from gpt2cost.table.symbols import B, H, T, f32
+from gpt2cost.table.symbols import f32
 from gpt2cost.table.training import TrainingTable
 
-_FIGURES = {"_log_softmax": (formula(2), B * T), "_softmax": (formula(2), B, H, T)}
-"""A softmax -> the shape of the figures of its rows that are saved, of which its result is computed anew."""
+_FIGURES = ("_log_softmax", "_softmax")
+"""Ops of which two figures of each row are saved, from which their result is computed anew."""
 
 
 def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
@@ -169,7 +169,8 @@ def _from_figures(row: Row) -> Row:
 
 
 def _figures(softmax: Kernel) -> Tensor:
-    return Tensor(f"{softmax.outputs[0].name}.figures", _FIGURES[softmax.op], f32)
+    made = softmax.outputs[0]
+    return Tensor(f"{made.name}.figures", (formula(2), *made.shape[:-1]), f32)
 
 
 def _with_figures(row: Row, computed_anew: set[int]) -> Row:

@@ -331,6 +331,27 @@ def test_a_training_step_is_not_compared(gpt2cost: Call, tmp_path: Path, model: 
     assert json.loads(gpt2cost("validate", "--trace", path, "--format", "json").out)["training"]
 
 
+@pytest.mark.parametrize("sample", [False, True])
+def test_what_generate_runs_around_its_passes_is_scored_too(
+    sample: bool, gpt2cost: Call, tmp_path: Path, model: Callable[..., Path]
+) -> None:
+    """A turn is what prepares the pass, the pass with positions that are passed, and the choice of the token."""
+    config = GPT2Config(**SIZES, bos_token_id=0, eos_token_id=0)
+    running, ids, path = GPT2LMHeadModel(config).eval(), torch.ones(2, 6, dtype=torch.long), tmp_path / "trace.json"
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        running.generate(ids, attention_mask=ids, max_new_tokens=3, do_sample=sample, eos_token_id=89, pad_token_id=0)
+    profiler.export_chrome_trace(str(path))
+    profiles, _ = validated(gpt2cost, path, "--model", model())
+    assert [(one["seq_len"], one["cache_len"]) for one in profiles] == [(6, 0), (1, 6), (1, 7)]
+    for one in profiles:
+        assert one["unmapped"] == one["missing"] == []
+        names = [kernel["name"] for kernel in one["kernels"] if kernel["count"]]
+        assert names[0].startswith("generate")
+        assert "transformer.wte" in names
+        assert "generate.topk" in names if sample else "generate.argmax" in names
+        assert "transformer.position_ids" not in names
+
+
 def test_a_pipe_is_read_once(gpt2cost: Call, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a pipe that is opened twice, of which the second reading finds nothing; and one that nobody fills."""
     pipe = tmp_path / "trace"

@@ -118,3 +118,13 @@ def test_what_is_not_modelled_is_refused(arguments: tuple[str, ...], said: str, 
 def test_a_graph_is_captured_where_no_layer_waits(gpt2cost: Call) -> None:
     for own in (("nf4",), ("int8", "--set", "llm_int8_threshold=0")):
         assert gpt2cost("predict", *POINT, "--runtime", "cuda-graph", "--weights", *own).code == 0
+
+
+def test_a_config_that_computes_in_another_dtype_is_warned_of(gpt2cost: Call, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "quantization_config": {"load_in_4bit": True}}))
+    for command in (("predict", "--seq", "8"), ("generate", "--prompt", "8", "--new-tokens", "2")):
+        found = gpt2cost(*command, "--model", str(path), "--gpu", "a100")
+        assert found.code == 0
+        assert "bnb_4bit_compute_dtype: float32, and the dtype is fp16" in found.err
+        assert gpt2cost(*command, "--model", str(path), "--gpu", "a100", "--dtype", "fp32").err == ""

@@ -457,7 +457,7 @@ def test_what_inductor_made_of_a_pass(name: str, runtime: str) -> None:
     makes in each layer."""
     trace, model = load_trace(H100 / f"distilgpt2-fp16-compile-{name}-8x512.json.gz"), load_model("distilgpt2")
     said = said_by(trace)
-    assert said.settings["runtime"] == runtime
+    assert (said.settings["runtime"], said.dtypes) == (runtime, ("fp16",))
     if runtime == "compile":  # a graph's kernels have no shapes
         assert list(trace.by_size) == [(8, 512, 0)]
         assert said.presets == ["distilgpt2"]

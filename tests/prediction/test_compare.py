@@ -14,7 +14,7 @@ from gpt2cost.output.compare import KINDS
 from gpt2cost.prediction.compare import WAITING, compare, compare_choices, seconds_by_kind
 from gpt2cost.prediction.grid import make_grid
 from gpt2cost.prediction.predict import predict
-from gpt2cost.prediction.search import largest_where, powers_of_two, sign_changes
+from gpt2cost.prediction.search import largest_where, powers_of_two, sign_changes, size_of_best_rate
 from gpt2cost.prediction.settings import Sizes
 from gpt2cost.prediction.sweep import plan
 
@@ -32,6 +32,27 @@ def test_the_largest_is_found_where_a_small_size_does_not_do() -> None:
     """As with flash_attention_2, whose batch of 1 waits for a test that a batch of 2 does not make."""
     assert largest_where(lambda sizes: (sizes > 1) & (sizes <= 37), 1, 4096) == 37
     assert largest_where(lambda sizes: sizes > 5000, 1, 4096) == 0
+
+
+@given(
+    first=st.integers(1, 100),
+    steps=st.lists(st.integers(0, 5), min_size=1, max_size=300),
+    allowed=st.integers(0, 301),
+    waits=st.booleans(),
+)
+def test_the_size_of_the_best_rate_is_found(first: int, steps: list[int], allowed: int, waits: bool) -> None:
+    seconds = np.cumsum([1 + first, *steps]).astype(float)
+    seconds[0] += 50.0 * waits  # a batch of 1 may take longer than one of 2
+    sizes = np.arange(1, len(seconds) + 1)
+    rates = np.where(sizes <= allowed, sizes / seconds, 0.0)
+    asked: list[int] = []
+
+    def of(some: Any) -> tuple[Any, Any]:
+        asked.extend(some.tolist())
+        return rates[some - 1], 1.0 / seconds[some - 1]
+
+    assert size_of_best_rate(of, len(sizes)) == (int(sizes[np.argmax(rates)]) if allowed else 0)
+    assert len(asked) == len(set(asked))
 
 
 @given(turns=st.lists(st.integers(2, 3000), max_size=1), most=st.integers(2, 3000))

@@ -18,8 +18,9 @@ from gpt2cost.prediction.generate import generate
 from gpt2cost.prediction.model_tree import tree
 from gpt2cost.prediction.predict import predict
 from gpt2cost.prediction.sweep import sweep
+from gpt2cost.prediction.train import train
 from gpt2cost.table.config import change_model, load_model
-from gpt2cost.table.heads import CLASSES
+from gpt2cost.table.heads import CLASSES, CLASSIFIES
 from gpt2cost.table.options import HEADS
 
 POINTS = ((1, 5, 0), (1, 1, 4), (1, 3, 4))
@@ -90,6 +91,24 @@ def test_only_a_language_model_generates() -> None:
     for head in set(HEADS) - {"lm"}:
         with pytest.raises(InputError, match="head"):
             generate(change_model(load_model("distilgpt2"), {"head": head}), "a100", prompt_tokens=8, new_tokens=4)
+
+
+def test_classifiers_are_trained(gpt2cost: Any) -> None:
+    """With the loss of their labels, and of their own parameters; other heads are refused."""
+    for head in CLASSIFIES:
+        model = change_model(load_model("distilgpt2"), {"head": head, "num_labels": 3, "pad_token_id": 0})
+        for runtime in ("eager", "compile"):
+            found = train(model, "a100", seq=64, micro_batch=4, runtime=runtime)
+            assert found.memory.optimizer_bytes == 8 * model.parameters
+            assert not found.warnings
+        assert found.memory.total_bytes < train("distilgpt2", "a100", seq=64, micro_batch=4).memory.total_bytes
+    for keys, named in (({"head": "double-heads"}, "head"), ({"head": CLASSIFIES[0], "num_labels": 1}, "num_labels")):
+        with pytest.raises(InputError, match=named):
+            train(change_model(load_model("distilgpt2"), keys), "a100")
+    flags = ("--model", "distilgpt2", "--head", CLASSIFIES[0], "--gpu", "a100", "--micro-batch", "2", "--seq", "64")
+    result = gpt2cost("train", *flags)
+    assert result.code == 0
+    assert "pad_token_id" in result.err
 
 
 def test_several_sequences_need_a_pad_token() -> None:

@@ -16,8 +16,9 @@ from transformers import GPT2Config
 from gpt2cost.errors import InputError
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.config import load_model
+from gpt2cost.table.heads import CLASSES, CLASSIFIES
 from gpt2cost.table.kernel import Kernel, short_path
-from gpt2cost.table.options import TableOptions
+from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.training import TrainingTable, training_table
 
 DROPOUT = {"embd": "embd_pdrop", "attn": "attn_pdrop", "resid": "resid_pdrop"}
@@ -38,6 +39,7 @@ def table_of(config: GPT2Config, attn: str, precision: str, **options: Any) -> T
         dropout=tuple(place for place, name in DROPOUT.items() if getattr(config, name)),
         tied=config.tie_word_embeddings,
         autocast=precision.endswith("-mixed"),
+        has_pad_token=config.pad_token_id is not None,
         **options,
     )
     return training_table(made)
@@ -49,12 +51,13 @@ def sizes_of(config: GPT2Config, precision: str, batch: int, seq: int) -> dict[s
 
 
 def assert_table_equals_step(
-    config: GPT2Config, attn: str, precision: str, batch: int, seq: int, encoder: int = 0, **options: Any
-) -> None:
+    config: GPT2Config, attn: str, precision: str, batch: int, seq: int, encoder: int = 0, head: Head = "lm",
+    **options: Any,
+) -> None:  # fmt: skip
     dtype, autocast = PRECISIONS[precision]
     with oracle.capturing(options.get("traced", False)):
-        real = oracle_train.step(config, attn, dtype, batch, seq, autocast, encoder)
-    table = table_of(config, attn, precision, encoder=encoder > 0, **options)
+        real = oracle_train.step(config, attn, dtype, batch, seq, autocast, encoder, CLASSES[head])
+    table = table_of(config, attn, precision, encoder=encoder > 0, head=head, **options)
     sizes = {**sizes_of(config, precision, batch, seq), "encoder_len": encoder}
     layers = range(config.n_layer)
     assert_equal(unrolled(table.forward, layers), real.forward, sizes, modules=True)
@@ -213,6 +216,16 @@ def test_cross_attention(precision: str, attn: str, upcast: bool) -> None:
         )
         for batch, seq, encoder in ((4, 64, 32), (1, 32, 64)):
             assert_table_equals_step(config, attn, precision, batch, seq, encoder)
+
+
+@pytest.mark.parametrize("pad_token", [None, 3])
+@pytest.mark.parametrize("head", CLASSIFIES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_classifiers(precision: str, head: Head, pad_token: int | None) -> None:
+    """With their losses. One of sequences that looks for no pad token takes a single one."""
+    for attn, places, seq in (("sdpa", (), 32), ("eager", tuple(DROPOUT), 32), ("eager", (), 1)):
+        config = tiny(n_layer=2, num_labels=5, pad_token_id=pad_token, **dropping(*places))
+        assert_table_equals_step(config, attn, precision, 1 if pad_token is None else 3, seq, head=head)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

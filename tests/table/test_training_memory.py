@@ -20,9 +20,10 @@ from transformers import GPT2Config
 from gpt2cost.table.accumulation import accumulating, accumulation_rows
 from gpt2cost.table.checkpointing import is_recomputed
 from gpt2cost.table.config import load_model
+from gpt2cost.table.heads import CLASSES, CLASSIFIES
 from gpt2cost.table.kernel import Kernel, Row
 from gpt2cost.table.optimizer import parameters
-from gpt2cost.table.options import Checkpointing, TableOptions
+from gpt2cost.table.options import Checkpointing, Head, TableOptions
 from gpt2cost.table.training import TrainingTable, saved, training_table
 from gpt2cost.table.training_memory import StepMemory, step_memory
 
@@ -301,3 +302,21 @@ def test_cross_attention(
         assert (moved(table.forward, config, at), moved(table.backward, config, at)) == (real(forward), real(backward))
         _, backward = launches(*given, micro_steps=2, encoder=encoder)
         assert moved(accumulating(table).backward, config, at) == real(backward)
+
+
+@pytest.mark.parametrize("pad_token", [None, 3])
+@pytest.mark.parametrize("head", CLASSIFIES)
+@pytest.mark.parametrize("autocast", [None, BF16])
+def test_classifiers(autocast: torch.dtype | None, head: Head, pad_token: int | None) -> None:
+    batch = 1 if pad_token is None else 3
+    """Rows of zeros are added to in place, as on a GPU, where the oracle's `index_put` copies them: of few labels."""
+    for layers, labels in ((1, 5), (3, 5)):
+        config = config_of(0.1, n_layer=layers, n_embd=96, n_head=4, num_labels=labels, pad_token_id=pad_token)
+        options = TableOptions(
+            train=True, autocast=bool(autocast), dropout=("embd", "attn", "resid"), head=head,
+            has_pad_token=pad_token is not None,
+        )  # fmt: skip
+        at = {**sizes(config, batch, 64, autocast), "num_labels": labels}
+        found = step_memory(training_table(options), parameters(options), at, "adamw-fused")
+        tracker = memory(config, "sdpa", torch.float32, batch, 64, autocast, cls=CLASSES[head])
+        assert of_the_pass(found) == tracker.peak_bytes

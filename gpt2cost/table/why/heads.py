@@ -29,6 +29,10 @@ DOES = {
     "last_non_pad_token": "The largest of each sequence: where its last token is.",
     "pooled_logits": "Copies the scores of one position of each sequence: what the model returns.",
     "dropout [call]": "Dropout before the classifier. In inference it is the identity: a call in Python, no kernel.",
+    "dropout": (
+        "Dropout before the classifier, by a probability of its own: 0.1, whatever those of the config are. A boolean"
+        " mask of what was kept is written for the backward pass."
+    ),
     "classifier": "GPT2ForTokenClassification's head, with a bias: the scores of num_labels classes for each token.",
     # ------------------------------------------------------------------------------------------ two heads
     "multiple_choice_head": (

@@ -48,7 +48,7 @@ RULES = {
     "clone grad_clone": (
         "Copies the gradient of {step}'s output head by head, for the batched products, where it lies by tokens."
     ),
-    "clone": "Copies the gradient of {operand} in the order of tokens, so that it can be put beside the others.",
+    "clone": "Copies the gradient of {operand} in the order of tokens, in which its projection has made it.",
     # ------------------------------------------------------------------------------------------ norms, sums, dropout
     "native_layer_norm_backward": (
         "Backward of {step}: gradients of its input and its weights, from the input and the saved mean and reciprocal"
@@ -76,6 +76,9 @@ RULES = {
     "index_put_": (
         "Gradient of the table of {step} in compiled code: zeros, to whose rows those of the tokens are added."
     ),
+    "new_zeros": "Backward of {step}: zeros like what it chose from, of all positions or of the last.",
+    "index_put": "Backward of {step}: adds the gradient to the rows that it chose, in place.",
+    "select_backward": "Backward of {step}: zeros of all positions, and the gradient at the last.",
     "ones_like": "The gradient of the loss itself, 1, with which backward begins.",
     "nll_loss_backward": (
         "Backward of {step}: zeros as large as the logits, and at each label minus one over the number of labels."
