@@ -129,7 +129,7 @@ class Model:
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """The linear layers whose weights stay in the dtype where others are quantised."""
-        return kept_layers(self.head, self.add_cross_attention, self.n_layer, self.skipped)
+        return kept_layers(self.head, self.add_cross_attention, self.skipped)
 
     @property
     def head_dim(self) -> int:
