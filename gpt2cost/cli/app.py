@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -154,7 +155,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     own_streams()
+    _join_completed()
     sys.exit(run(arguments))
+
+
+def _join_completed() -> None:
+    """bash gives `--gpu=a1` to its completion as three words, of which it replaces the last: as `--gpu a1` has two."""
+    words = os.environ.get("COMP_WORDS", "")
+    if os.environ.get("_GPT2COST_COMPLETE") == "complete_bash" and words:
+        joined, count = re.subn(r"(?<=\s)(--[\w-]+)\s=(?=\s|$)(\s?)", r"\1\n", words)
+        os.environ["COMP_WORDS"] = joined
+        os.environ["COMP_CWORD"] = str(int(os.environ.get("COMP_CWORD", "0")) - count + words.endswith("="))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from gpt2cost.files import data_dir
 from gpt2cost.output.formats import COLUMNAR, EVERY_FORMAT
 from gpt2cost.output.sink import Sink
 from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
-from gpt2cost.table.config import Model, change_model, load_model
+from gpt2cost.table.config import CONFIG_KEYS, Model, change_model, load_model
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
@@ -99,6 +99,11 @@ def device_names(incomplete: str) -> list[str]:
     return [name for name in hardware_names() if name.startswith(incomplete)]
 
 
+def config_keys(incomplete: str) -> list[str]:
+    """Shell completion of what --set sets."""
+    return [f"{key}=" for key in CONFIG_KEYS if key.startswith(incomplete)]
+
+
 def among(*choices: str) -> Callable[[str], list[str]]:
     """Shell completion of a flag that takes one of `choices`."""
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
@@ -157,7 +162,10 @@ WeightsFlag = Annotated[
     ),
 ]  # fmt: skip
 SetFlag = Annotated[
-    list[str] | None, typer.Option("--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="What if: config keys of the model, such as n_layer=24,n_embd=2048.", autocompletion=config_keys
+    ),
 ]
 HwSetFlag = Annotated[
     list[str] | None,

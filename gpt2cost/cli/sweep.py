@@ -17,7 +17,16 @@ import typer
 
 from gpt2cost.checks import check_choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, choice, takes
+from gpt2cost.cli.flags import (
+    CACHE_TYPE_OPTION,
+    LOGITS_OPTION,
+    PHASE_HELP,
+    NoCacheFlag,
+    OutputFlags,
+    among,
+    choice,
+    takes,
+)
 from gpt2cost.cli.given import named_as_given, refuse, required
 from gpt2cost.cli.many import EnergyFlag, ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
@@ -72,7 +81,10 @@ def sweep(
     energy: EnergyFlag = False,
     only_fitting: Annotated[bool, typer.Option("--only-fitting", help="Only what fits into memory.")] = False,
     only_valid: Annotated[bool, typer.Option("--only-valid", help="Only within the model's positions.")] = False,
-    sort: Annotated[str | None, typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", help="Sort by a column; -COLUMN: largest first.", autocompletion=among(*COLUMNS)),
+    ] = None,
     top: Annotated[int | None, typer.Option("--top", help="Only the first rows.")] = None,
     shard: ShardFlag = None,
     yes: Annotated[bool, typer.Option("--yes", help=f"Also a grid of more than {MANY_POINTS:,} points.")] = False,

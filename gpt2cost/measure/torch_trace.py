@@ -46,7 +46,7 @@ from gpt2cost.measure.trace_file import (
 )
 from gpt2cost.prediction.settings import SIZE_FIELDS
 
-MOST_OPS = 150_000
+MOST_OPS = 100_000
 """The most kernels, and ops at the table's level, of a trace: a hundred decode steps of gpt2-xl."""
 _MOST_INSIDE = 20
 """How many ops after a wrapper are looked at for one inside it."""

@@ -37,7 +37,8 @@ class Sink:
     """Where the output goes, in which format. Made before the work: a wrong format or path costs no time.
 
     Without a format it is the one that the name of `output` ends in, else the first of `formats`; `-` is stdout. Raises
-    `InputError` for an unknown format, for a name that says another one, and for a path that cannot be written.
+    `InputError` for an unknown format, for a name that says another one, for a path that cannot be written, and for a
+    binary format that would go to a terminal.
     """
 
     def __init__(self, format: str | None, output: Path | None, formats: Sequence[str] = EVERY_FORMAT) -> None:
@@ -50,6 +51,8 @@ class Sink:
             raise InputError(f"-o {plain(str(output))} --format {format}: that name is for {named}")
         if self.output is not None:
             check_writable(self.output)
+        elif self.format in COLUMNAR and sys.stdout.isatty():
+            raise InputError(f"--format {self.format}: is not for a terminal; -o FILE writes it to a file")
 
     def only_in(self, flag: str, *formats: str) -> None:
         """Raise `InputError` where a flag that was given would change nothing in this format."""
@@ -83,11 +86,9 @@ class Sink:
         write_chunks(chunks, self.output)
 
     def stream_bytes(self, chunks: Iterable[bytes]) -> None:
-        """Write a binary format piece by piece. Raises `InputError` where it would go to a terminal."""
+        """Write a binary format piece by piece."""
         if self.output is not None:
             write_bytes(chunks, self.output)
-        elif sys.stdout.isatty():
-            raise InputError(f"--format {self.format}: is not for a terminal; -o FILE writes it to a file")
         else:
             write_out(chunks)
 

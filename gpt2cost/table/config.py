@@ -129,7 +129,7 @@ class Model:
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """The linear layers whose weights stay in the dtype where others are quantised."""
-        return kept_layers(self.head, self.add_cross_attention, self.n_layer, self.skipped)
+        return kept_layers(self.head, self.add_cross_attention, self.skipped)
 
     @property
     def head_dim(self) -> int:
@@ -241,6 +241,10 @@ def check_impl(impl: Impl, model: Model) -> None:
             raise InputError(f"impl: nanogpt's code has {key} {value} alone, and {model.name} has {own}; hf runs it")
 
 
+CONFIG_KEYS = tuple(key for key in fields_of(Model) if key != "model_type")
+"""What `change_model` sets."""
+
+
 def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     """`model` with some of `GPT2Config`'s keys set, or nanoGPT's `bias` and `block_size`: values, or text as a command
     line gives it. Its name says so.
@@ -252,7 +256,6 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
     if not changes:
         return model
     set_to: dict[str, Any] = {}
-    keys = [key for key in fields_of(Model) if key != "model_type"]
     for given, value in changes.items():
         key = {**OTHER_NAMES, "block_size": "n_positions"}.get(given, given)
         if key == "dropout":
@@ -260,8 +263,10 @@ def change_model(model: Model, changes: Mapping[str, Any]) -> Model:
                 "set: dropout does nothing in inference, where it is the identity; gpt2cost train has --dropout, and"
                 f" a config {', '.join(PDROPS)}"
             )
-        if key not in keys:
-            raise InputError(f"set: unknown key {echo(given)}; {nearest(given, keys) or 'known: ' + ', '.join(keys)}")
+        if key not in CONFIG_KEYS:
+            raise InputError(
+                f"set: unknown key {echo(given)}; {nearest(given, CONFIG_KEYS) or 'known: ' + ', '.join(CONFIG_KEYS)}"
+            )
         if key in set_to:
             raise InputError(f"set: {key} is set twice, under two names")
         set_to[key] = _parsed(value) if isinstance(value, str) else value

@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from gpt2cost.errors import InputError
@@ -65,5 +66,6 @@ def _asked(name: str, cls: Any) -> Any:
     if isinstance(answer[0], Exception):
         lines = [line.strip() for line in str(answer[0]).split("\n")]
         reason = " ".join(line for line in lines if line) or type(answer[0]).__name__
-        raise InputError(f"{name}: no such folder, and cannot load the config from huggingface.co: {reason[:200]}")
+        reason = shorten(reason, 200, placeholder=" ...")
+        raise InputError(f"{name}: no such folder, and cannot load the config from huggingface.co: {reason}")
     return answer[0]

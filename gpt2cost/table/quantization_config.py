@@ -42,6 +42,8 @@ def quantization_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if skipped is not None and not (isinstance(skipped, list) and all(isinstance(name, str) for name in skipped)):
         raise InputError(f"{at}: llm_int8_skip_modules: expected a list of names, got {echo(skipped)}")
     keys: dict[str, Any] = {"skipped": None if skipped is None else tuple(skipped)}
+    if in_4bit and (kind := own.get("bnb_4bit_quant_type", "fp4")) not in ("nf4", "fp4"):
+        raise InputError(f"{at}: bnb_4bit_quant_type: expected nf4 or fp4, got {echo(kind)}")
     if in_8bit:
         return keys | {"weights": "int8", "llm_int8_threshold": own.get("llm_int8_threshold", 6.0)}
     return keys | {
@@ -51,31 +53,29 @@ def quantization_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _is_kept(name: str, head: str, layers: int, skipped: tuple[str, ...] | None) -> bool:
+def _is_kept(name: str, head: str, skipped: tuple[str, ...] | None) -> bool:
     """Whether a linear layer stays in the dtype: as `should_convert_module` of transformers has it.
 
     By default those stay that make a model's output: lm_head, and a classifier without a bias. Of `skipped`, which
-    takes their place, a name holds for what begins or ends with it. Raises `InputError` where it holds for some blocks
-    alone, or is more than a name.
+    takes their place, a name holds for what begins or ends with it. Raises `InputError` where it is of one block, or
+    more than a name.
     """
     if skipped is None:
         return name in ("lm_head", "score")
     for key in skipped:
         if not re.fullmatch(r"[\w.]+", key):
             raise InputError(f"llm_int8_skip_modules: expected names of modules, got {echo(key)}")
+        if re.search(r"\d", key):
+            raise InputError(f"llm_int8_skip_modules: {echo(key)} is in one block, and all are modelled alike")
     before = "" if head == "none" else "transformer."
-    numbers = range(layers if name.partition(".")[0] in IN_BLOCK else 0)
-    paths = [f"{before}h.{layer}.{name}" for layer in numbers] or [name]
-    found = {any(path == key or path.startswith(f"{key}.") or path.endswith(key) for key in skipped) for path in paths}
-    if len(found) > 1:
-        raise InputError(f"llm_int8_skip_modules: {name} is skipped in some blocks alone, which is not modelled")
-    return found.pop()
+    path = f"{before}h.0.{name}" if name.partition(".")[0] in IN_BLOCK else name
+    return any(path == key or path.startswith(f"{key}.") or path.endswith(key) for key in skipped)
 
 
-def kept_layers(head: str, crossed: bool, layers: int, skipped: tuple[str, ...] | None) -> tuple[str, ...]:
+def kept_layers(head: str, crossed: bool, skipped: tuple[str, ...] | None) -> tuple[str, ...]:
     """The linear layers of a model whose weights stay in the dtype where others are quantised. See `_is_kept`."""
     names = (name for name, *_ in layers_of(head, crossed))
-    return tuple(name for name in names if _is_kept(name, head, layers, skipped))
+    return tuple(name for name in names if _is_kept(name, head, skipped))
 
 
 def check_quantized(weights: str, given: Sequence[str], numbers: Mapping[str, int], keeps_lm_head: bool) -> None:

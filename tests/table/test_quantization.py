@@ -96,17 +96,12 @@ def test_every_head_keeps_what_transformers_keeps(
     assert weights_bytes(model, "fp16") == oracle.held_bytes(there)
 
 
-@pytest.mark.parametrize("skipped", [["lm_head", "c_proj"], ["lm_head", "transformer.h.0", "transformer.h.1.mlp"],
-                                     ["lm_head", "mlp.c_fc"], ["attn", "lm_head"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "skipped", [["lm_head", "c_proj"], ["lm_head", "mlp.c_fc"], ["attn", "lm_head"], ["lm_head", "mlp", "transformer"]]
+)
 def test_skipped_modules_are_those_of_transformers(skipped: list[str], tmp_path: Path) -> None:
-    quantised = HALF | {"llm_int8_skip_modules": skipped}
-    there = oracle.quantised(config(), tmp_path, torch.float16, **quantised)
+    there = oracle.quantised(config(), tmp_path, torch.float16, **HALF, llm_int8_skip_modules=skipped)
     there.save_pretrained(tmp_path)
-    names = [name for name, module in there.named_modules() if type(module).__name__ == "Linear4bit"]
-    if any(name.replace(".1.", ".0.") not in names or name.replace(".0.", ".1.") not in names for name in names):
-        with pytest.raises(InputError, match="in some blocks alone"):
-            load_model(tmp_path)
-        return
     assert weights_bytes(load_model(tmp_path), "fp16") == oracle.held_bytes(there)
 
 
@@ -226,11 +221,12 @@ def test_a_config_has_the_defaults_of_transformers(tmp_path: Path) -> None:
         ({"quant_method": "bitsandbytes"}, "expected one of load_in_8bit and load_in_4bit"),
         ({"load_in_8bit": True, "load_in_4bit": True}, "expected one of load_in_8bit and load_in_4bit"),
         ({"load_in_8bit": True, "llm_int8_has_fp16_weight": True}, "llm_int8_has_fp16_weight is not modelled"),
-        ({"load_in_4bit": True, "bnb_4bit_quant_type": "int4"}, "weights: expected one of dtype, int8, nf4, fp4"),
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "int4"}, "bnb_4bit_quant_type: expected nf4 or fp4"),
         ({"load_in_4bit": True, "bnb_4bit_compute_dtype": "float64"}, "bnb_4bit_compute_dtype: expected one of"),
         ({"load_in_8bit": True, "llm_int8_threshold": "six"}, "llm_int8_threshold: expected"),
         ({"load_in_8bit": True, "llm_int8_skip_modules": ["c_fc"]}, "expected lm_head among them"),
         ({"load_in_8bit": True, "llm_int8_skip_modules": ["(a+)+$"]}, "expected names of modules"),
+        ({"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "transformer.h.0"]}, "is in one block"),
         ({"load_in_8bit": True, "llm_int8_skip_modules": "lm_head"}, "expected a list of names"),
     ],
 )
