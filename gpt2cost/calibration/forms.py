@@ -199,12 +199,25 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
 
         def attention_s(hw: Hardware) -> Array:
             kernel = sdpa_kernel(hw, dtype, BUILT_FOR, masked)
-            return attention_terms(hw, dtype, kernel, *shape, size, causal=causal, masked=masked).device_s
+            kernel_s = attention_terms(hw, dtype, kernel, *shape, size, causal=causal, masked=masked).device_s
+            return kernel_s + _mask_s(hw, size, *shape) if masked else kernel_s
 
         return attention_s
     kind, (read, written) = GPU_MEMORY_KINDS[_gpu_kind(records[0])], _moved(records, size)
     columns = column(records, "columns") if kind in REDUCTIONS else 1.0
-    return lambda hw: memory_terms(hw, kind, read, written, written / size, columns, 0.0).device_s
+    elements = 0.0 * written if kind == "cat" else written / size  # keys in a row, which are copied by the word
+    indexed = record_kind == "permuted_copy"
+    return lambda hw: memory_terms(hw, kind, read, written, elements, columns, 0.0, indexed=indexed).device_s
+
+
+def _mask_s(
+    hw: Hardware, element_bytes: float, batch: Array, heads: Array, head_dim: Array, new: Array, cached: Array
+) -> Array:
+    """What a call takes that is given a Boolean mask, as all are: two numbers filled, the mask chosen from them, and a
+    workspace set to zero."""
+    elements = batch * new * (new + cached)
+    chosen = memory_terms(hw, "where", elements, elements * element_bytes, elements, 1.0, 0.0, indexed=True)
+    return 3.0 * hw.launch.graph_floor_s + chosen.device_s
 
 
 # ------------------------------------------------------------------------------------------------ CPUs

@@ -49,7 +49,7 @@ _GEMM = (
 )  # fmt: skip
 _ATTENTION = (
     "launch_s", "multi_token_s", "multi_block_s", "block_s", "stream_bytes_per_s", "efficiency", "unit_rate_flop_per_s",
-    "fp32_unit_rate_flop_per_s", "tail", "dram_efficiency", "l2_efficiency", "resident_from",
+    "fp32_unit_rate_flop_per_s", "masked_step_s", "tail", "dram_efficiency", "l2_efficiency", "resident_from",
 )  # fmt: skip
 _KIND = ("dram_efficiency", "elements_per_s_per_unit", "per_unit_bytes_per_s", "latency_s")
 _HOST_OPS = {
@@ -182,7 +182,9 @@ class _Fitter:
         memory, path = self.hw.gpu_model.memory, ("model", "memory")
         knee = (memory.resident_from * memory.resident_to) ** 0.5
         return [
-            *free_constants(self.hw, path, ("l2_copy_bytes_per_s", "write_weight", "carry_over")),
+            *free_constants(
+                self.hw, path, ("l2_copy_bytes_per_s", "write_weight", "carry_over", "indexed_per_s_per_unit")
+            ),
             *free_constants(self.hw, path, ("resident_from",), high=0.99 * knee),
             *free_constants(self.hw, path, ("resident_to",), low=knee),
         ]

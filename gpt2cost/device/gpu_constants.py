@@ -155,6 +155,9 @@ class MemoryConstants:
     )  # a written byte costs as much DRAM time as this many read
     resident_from: float = field(default=0.75, metadata=FRACTION)  # footprint over L2 where residency starts to fade
     resident_to: float = field(default=1.0, metadata=POSITIVE)  # and where it is gone
+    indexed_per_s_per_unit: float | None = field(
+        default=None, metadata=POSITIVE
+    )  # elements per second and SM of a kernel that computes an index for each: a permuted copy, a repeated operand
     foreach: float = field(
         default=0.8, metadata=POSITIVE
     )  # of element-wise kernels' rate that those over lists of tensors reach: optimisers, clipping

@@ -70,10 +70,14 @@ class Compute:
 
 @dataclass(frozen=True)
 class Launch:
-    """Shortest time of one kernel on a busy device: back to back in a stream, and as a node of a CUDA graph."""
+    """Shortest time of one kernel on a busy device: back to back in a stream, and as a node of a CUDA graph.
+
+    `gap`: between a kernel and a different one in a pass, which kernels that are repeated to be timed do not show.
+    """
 
     stream_floor_s: float
     graph_floor_s: float
+    gap_s: float = 0.0
 
 
 @dataclass(frozen=True)

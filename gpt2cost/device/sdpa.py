@@ -2,6 +2,8 @@
 
 `torch.nn.functional.scaled_dot_product_attention` takes the first of its backends that can run a call:
 
+* `cudnn`, cuDNN's kernel: in 16 bit, with or without an explicit mask, with heads of up to 128 that are a multiple of
+  8, on sm90 and sm100 (measured: torch 2.11 with CUDA 13.0 on an H100, in prefill, decode, chunks and training).
 * `flash2`, FlashAttention-2: in 16 bit, without an explicit mask, with heads of up to 256, on NVIDIA devices from sm80
   on.
 * `efficient`, the memory-efficient kernel: the rest on NVIDIA devices, if a head's rows are aligned to 16 bytes where
@@ -9,7 +11,7 @@
 * `math`: products and a softmax as kernels of their own, where neither can.
 * `mps` is the one kernel of Apple's GPUs, `cpu` that of processors.
 
-`flash_attention_2` is `flash2` without a choice. `flash3` and `cudnn` run only where a caller asks for them.
+`flash_attention_2` is `flash2` without a choice. `flash3` runs only where a caller asks for it.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ from gpt2cost.errors import InputError, echo
 
 FLASH_HEAD_DIM = 256
 """The largest head that flash attention's kernels are built for."""
+CUDNN_HEAD_DIM = 128
+"""The largest head that cuDNN's kernel is built for in both directions."""
 
 
 def sdpa_kernel(hw: Hardware, dtype: str, head_dim: int, masked: bool) -> str:
     """The kernel that `scaled_dot_product_attention` runs; `masked`: with an explicit mask."""
     if hw.vendor != "nvidia":
         return "mps" if hw.vendor == "apple" else "cpu"
+    has_cudnn = dtype in HALF_DTYPES and hw.compute_capability in (9.0, 10.0)
+    if has_cudnn and head_dim % 8 == 0 and head_dim <= CUDNN_HEAD_DIM:
+        return "cudnn"
     if not masked and head_dim <= FLASH_HEAD_DIM and hw.has_flash_attention(dtype):
         return "flash2"
     return "efficient" if head_dim % _alignment(hw, dtype) == 0 else "math"
@@ -68,8 +75,8 @@ def check_attention_kernel(hw: Hardware, kernel: str, dtype: str, head_dim: Any,
             raise InputError(f"kernel: {kernel} runs in fp16 or bf16, from compute capability 8.0 on")
         if kernel == "flash3" and not has_flash3(hw):
             raise InputError(f"kernel: flash3 runs on devices of compute capability 9.0, which {hw.name} is not")
-        if masked:
-            raise InputError(f"kernel: {kernel} takes no explicit mask; efficient and math do")
+        if masked and kernel != "cudnn":
+            raise InputError(f"kernel: {kernel} takes no explicit mask; cudnn, efficient and math do")
         check_flash_head_dim(int(np.max(head_dim)), f"kernel: {kernel}")
     if kernel in ("efficient", "cudnn"):
         step = 8 if kernel == "cudnn" else _alignment(hw, dtype)

@@ -138,8 +138,10 @@ def _rows_of_generate(model: Model, hw: Hardware, how: How, sizes: Sizes, ops: C
 
 
 def _without_stream(hw: Hardware) -> Hardware:
-    """The device with no floor but that of a CUDA graph's node, which is about the shortest that a kernel runs."""
-    return replace(hw, launch=replace(hw.launch, stream_floor_s=min(hw.launch.stream_floor_s, hw.launch.graph_floor_s)))
+    """The device with no floor but that of a CUDA graph's node, which is about the shortest that a kernel runs, and
+    without gaps between kernels."""
+    floor_s = min(hw.launch.stream_floor_s, hw.launch.graph_floor_s)
+    return replace(hw, launch=replace(hw.launch, stream_floor_s=floor_s, gap_s=0.0))
 
 
 def _check_matches(matches: Sequence[Match], what: str) -> None:

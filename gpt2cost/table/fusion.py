@@ -29,14 +29,21 @@ def fuse(rows: Sequence[Row]) -> tuple[Row, ...]:
     before, block, after = rows[:first], repeated, rows[first + len(repeated) :]
     lent = _leading_group(block)
     if not lent or _group(_kernels(block)[-1]) != _group(lent[-1]) != _group(_kernels(after)[0]):
-        return numbered([*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)])
+        return compiled([*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)])
     entry, exit_ = _boundary(lent, block)
     at_the_end = [replace(_renamed(row, entry, exit_), index=len(rows) + row.index) for row in lent]
     head = [replace(row, count=formula(1)) for row in lent]
     turned = [*(row for row in block if row not in lent), *at_the_end]
     rest = [row for row in after if row not in _leading_group(after)]
     scope = [*before, *turned, *rest, *block]
-    return numbered([*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)])
+    return compiled([*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)])
+
+
+def compiled(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows numbered from 0, whose kernels are a compiler's."""
+    return numbered(
+        [replace(row, step=replace(row.step, compiled=True)) if isinstance(row.step, Kernel) else row for row in rows]
+    )
 
 
 def _group(row: Row) -> str:

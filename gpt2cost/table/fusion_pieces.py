@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Literal
 
 from gpt2cost.table.formula import ALWAYS, Condition
-from gpt2cost.table.kernel import Gemm, Kernel, Row, Tensor
+from gpt2cost.table.kernel import Kernel, Row, Tensor
 
 SCATTER = "index_put_"
 """The op of an embedding's gradient in compiled code: zeros, to whose rows those of the tokens are added."""
@@ -86,14 +86,10 @@ def _when(row: Row) -> Condition:
 
 
 def _library(row: Row) -> Row:
-    """A library's call, which a compiler gives aligned operands; or the scatter of an embedding's gradient."""
+    """A library's call; or the scatter of an embedding's gradient."""
     kernel = row.step
     assert isinstance(kernel, Kernel)
-    if kernel.op == "embedding_dense_backward":
-        return replace(row, step=replace(kernel, op=SCATTER))
-    if isinstance(kernel.shape, Gemm):
-        return replace(row, step=replace(kernel, shape=replace(kernel.shape, padded=True)))
-    return row
+    return replace(row, step=replace(kernel, op=SCATTER)) if kernel.op == "embedding_dense_backward" else row
 
 
 def _alone(rows: Sequence[Row]) -> list[Piece]:

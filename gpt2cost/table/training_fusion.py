@@ -22,9 +22,9 @@ from functools import reduce
 from operator import or_
 
 from gpt2cost.table.formula import ALWAYS, Formula, formula
-from gpt2cost.table.fusion import common_module, fused_kind, joined_names
+from gpt2cost.table.fusion import common_module, compiled, fused_kind, joined_names
 from gpt2cost.table.fusion_pieces import WEIGHT_GRADIENT, Piece, outputs_of, pieces_of, read_from_outside, reads_of
-from gpt2cost.table.kernel import Kernel, Row, Tensor, numbered
+from gpt2cost.table.kernel import Kernel, Row, Tensor
 from gpt2cost.table.symbols import f32
 from gpt2cost.table.training import TrainingTable
 
@@ -44,7 +44,7 @@ def fuse_training(table: TrainingTable, a_bytes: int) -> TrainingTable:
     kept = {ends[1], f"{ends[0]}.grad"}
     first, second = _recompute(first, second, kept)
     rows = _rows([*first, *second], kept)
-    return TrainingTable(numbered(rows[: len(first)]), numbered(rows[len(first) :]))
+    return TrainingTable(compiled(rows[: len(first)]), compiled(rows[len(first) :]))
 
 
 def _kernels(rows: Sequence[Row], a_bytes: int) -> list[Row]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from gpt2cost.device.dtypes import ELEMENT_BYTES
+import numpy as np
+
+from gpt2cost.device.dtypes import ELEMENT_BYTES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
+from gpt2cost.table.formula import formula
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
 from gpt2cost.table.liveness import NEW_CACHE
 from gpt2cost.timing.gpu_attention import attention_fade, attention_kernel, attention_terms
@@ -17,6 +21,9 @@ from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 EARLIER, LATER = 0.99, 1.01
 """What keeps `GpuMachine.fade` clear of rounding."""
+ROW = 8
+"""Elements of 16 bit to a multiple of which a compiler pads a product's sizes where that is faster, its operand's copy
+included (Inductor's `pad_mm`, which times both)."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +52,24 @@ class GpuMachine:
         `reuse`: for each input, the bytes touched since it was last used.
         """
         match kernel.shape:
-            case Gemm(batch, m, n, k, layout, padded):
+            case Gemm(batch, m, n, k, layout):
                 count, rows, columns, depth = (size.evaluate(values) for size in (batch, m, n, k))
                 own_dtype = self.hw.gpu_model.dtype_in_pass(product_dtype(kernel, dtype))
                 is_int8 = kernel.shape.dtype == "int8"
-                terms = gemm_terms(
-                    self.hw, own_dtype, count, rows, columns, depth, 1 if is_int8 else ELEMENT_BYTES[own_dtype],
+                product = partial(
+                    gemm_terms, self.hw, own_dtype, element_bytes=1 if is_int8 else ELEMENT_BYTES[own_dtype],
                     batched=kernel.kind == "bmm", input_reuse=reuse[0], weight_reuse=reuse[1],
                     transposed=layout == "TN",
                     stored=_stored(kernel, values) if is_int8 or kernel.shape.unpacks else None,
                 )  # fmt: skip
-                if is_gradient(kernel) and not padded:
+                terms = product(count, rows, columns, depth)
+                if kernel.compiled and own_dtype in HALF_DTYPES:
+                    padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
+                    if kernel.inputs[1].is_weight:
+                        size = ELEMENT_BYTES[own_dtype] * columns * depth
+                        padded += self.memory("elementwise", own_dtype, size, size, 1.0)
+                    terms = terms.where(terms.device_s <= padded.device_s, padded)
+                elif is_gradient(kernel):
                     terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
                 new, kv = new_tokens.evaluate(values), kv_len.evaluate(values)
@@ -78,11 +92,12 @@ class GpuMachine:
                     memory_kind(kernel),
                     read,
                     write,
-                    kernel.written_elements.evaluate(values),
+                    _elements(kernel, values),
                     columns,
                     floor_s,
                     cold_read=cold_read,
                     cold_write=cold_write,
+                    indexed=is_indexed(kernel),
                 )  # it has the floor in it
         return at_least(floor_s, terms)
 
@@ -208,3 +223,27 @@ def memory_kind(kernel: Kernel) -> str:
         return "cat" if kernel.op == "cat" else kernel.kind
     kinds = {"native_layer_norm": "layer_norm", "where": "where", "div": "scalar_op", "gelu": "gelu"}
     return kinds.get(kernel.op, "elementwise")
+
+
+def is_indexed(kernel: Kernel) -> bool:
+    """Whether `kernel` computes an index for each element: PyTorch's own copies, which permute, and its element-wise
+    kernels that repeat an operand, such as a mask. A number, a cast and a compiler's kernel need none."""
+    if kernel.compiled or kernel.op in ("cat", "_to_copy"):
+        return False
+    out = kernel.outputs[0].elements
+    repeats = any(tensor.elements not in (out, formula(1)) for tensor in kernel.inputs)
+    return kernel.kind == "copy" or (kernel.kind == "elementwise" and repeats)
+
+
+def _elements(kernel: Kernel, values: Mapping[str, Array]) -> Array:
+    """Elements that a memory-bound kernel writes one by one.
+
+    Keys and values are put behind those of the cache word by word only where the new ones lie in a row: those of one
+    token alone, since others are strided views of what `c_attn` returns. What else is concatenated lies in rows, and a
+    compiler's kernel copies words anyway.
+    """
+    elements = kernel.written_elements.evaluate(values)
+    if kernel.op != "cat":
+        return elements
+    strided = not kernel.compiled and kernel.outputs[0].name in NEW_CACHE
+    return elements * (strided & (values["batch_size"] * values["seq_len"] > 1))

@@ -6,7 +6,7 @@ A thread block takes `q_tile` queries of one head through the keys in steps of `
     blocks  = visible blocks of keys, summed over the tiles of queries (all of them without the causal rule)
     stream  = seconds to read a step's keys and values
     tensor  = seconds of a full tile's arithmetic in a step
-    step    = stream + min(1, queries / q_tile) (max(stream, tensor) - stream)
+    step    = stream + min(1, queries / q_tile) (max(stream, tensor) - stream + masked_step of an explicit mask)
     own     = block_s + masked_step of the diagonal
     busy    = (thread blocks * own + batch * heads * blocks * step) / units
     chain   = own + max(1, blocks of keys / splits) * step,   splits = units / thread blocks, from 1 to max_splits
@@ -152,7 +152,7 @@ def _terms(
     full = np.minimum(new_tokens, c.q_tile) / c.q_tile
     stream_s = c.kv_block * head_dim * 2 * element_bytes / c.stream_bytes_per_s
     tensor_s = 4.0 * c.q_tile * c.kv_block * head_dim / rate
-    step_s = stream_s + full * (np.maximum(stream_s, tensor_s) - stream_s)
+    step_s = stream_s + full * (np.maximum(stream_s, tensor_s) - stream_s + (c.masked_step_s if masked else 0.0))
     own_s = c.block_s + (full * c.masked_step_s * (new_tokens > 1) if causal else 0.0)
     thread_blocks = pairs * tiles
     busy_s = (thread_blocks * own_s + pairs * blocks * step_s) / units

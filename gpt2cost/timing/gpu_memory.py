@@ -7,7 +7,7 @@
     T_dram   = max(max(0, weighted - late) / (dram_efficiency * DRAM bandwidth), cold bytes / DRAM bandwidth)
     T_l2     = bytes / (l2_efficiency * L2 copy bandwidth)
     T_bytes  = max(T_dram, T_l2, bytes / (per_unit * units))
-    T_math   = elements / (rate * units)
+    T_math   = elements / (rate * units)     of a kernel that computes an index for each element, that rate
     steps    = latency + column * columns                                            a row's dependent steps
     T        = max(floor, start + norm_2(steps, norm_4(T_bytes, T_math)))          start: a graph node's floor
 
@@ -53,13 +53,15 @@ def memory_terms(
     cold_read: Array | None = None,
     cold_write: Array | None = None,
     rate: float = 1.0,
+    indexed: bool = False,
 ) -> Terms:
     """A kernel of one of `MEMORY_KINDS`, which writes `elements`. `columns` is the length of the rows that it reduces
     (1 for none).
 
     Sizes are floats or arrays; the terms have the shape that they broadcast to. `floor_s`: the least time
     of a launch. `cold_read`, `cold_write`: how many of the bytes read and written DRAM moves; by default as many as
-    where the kernel is repeated on its own operands. `rate`: of the kind's share of DRAM.
+    where the kernel is repeated on its own operands. `rate`: of the kind's share of DRAM. `indexed`: it computes an
+    index for each element, and loads them one by one.
     """
     memory = hw.gpu_model.memory
     c = memory.kinds[kind]
@@ -77,7 +79,8 @@ def memory_terms(
     memory_s = np.maximum(dram_s, l2_s)
     nothing = 0.0 * memory_s
     computed = elements if c.block_s is None else elements * np.minimum(1.0, _WARP_COLUMNS / columns)
-    compute_s = nothing if c.elements_per_s_per_unit is None else computed / (c.elements_per_s_per_unit * units)
+    math_rate = memory.indexed_per_s_per_unit if indexed else c.elements_per_s_per_unit
+    compute_s = nothing if math_rate is None else computed / (math_rate * units)
     step_s = nothing + c.latency_s + c.column_s * columns
     rows_s = nothing if c.per_unit_bytes_per_s is None else moved / (c.per_unit_bytes_per_s * units)
     work_s = norm(_FILL, step_s, norm(_OVERLAP, np.maximum(memory_s, rows_s), compute_s))

@@ -110,8 +110,12 @@ def is_gradient(kernel: Kernel) -> bool:
 
 
 def with_odd_rows(hw: Hardware, terms: Terms, dtype: str, m: Array, n: Array, k: Array, layout: str) -> Terms:
-    """The terms of a product, longer by `ODD_ROWS` where an operand has odd rows in memory; what it moves stays."""
-    if dtype not in HALF_DTYPES or (hw.compute_capability or 0) < 8:
+    """The terms of a product, longer by `ODD_ROWS` where an operand has odd rows in memory; what it moves stays.
+
+    From sm90 on whatever is not aligned is multiplied by kernels of an older architecture, forward or backward, which a
+    device's products have constants of.
+    """
+    if dtype not in HALF_DTYPES or not 8 <= (hw.compute_capability or 0) < 9:
         return terms
     first, second = (m if layout == "TN" else k), (k if layout == "NT" else n)
     more_s = np.where((first % 2 > 0) | (second % 2 > 0), ODD_ROWS * terms.compute_s, 0.0)

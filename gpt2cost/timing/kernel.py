@@ -17,7 +17,7 @@ from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.kernel import Kernel
 from gpt2cost.timing.cpu import CpuMachine
 from gpt2cost.timing.gpu import GpuMachine
-from gpt2cost.timing.terms import TINY, Array, Terms
+from gpt2cost.timing.terms import TINY, Array, Terms, after
 
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
 """What a kernel's time goes to: arithmetic; the traffic of DRAM; that of L2; incomplete waves of thread blocks, serial
@@ -41,8 +41,9 @@ def kernel_terms(
     `reuse`: for each of the kernel's inputs, the bytes touched since it was last used. Terms have the shape of what
     they depend on.
     """
-    floor_s = hw.launch.graph_floor_s if graph else hw.launch.stream_floor_s
-    return machine_of(hw).kernel(kernel, values, dtype, floor_s, reuse)
+    launch = hw.launch
+    floor_s = launch.graph_floor_s if graph else max(launch.graph_floor_s, launch.stream_floor_s - launch.gap_s)
+    return after(launch.gap_s, machine_of(hw).kernel(kernel, values, dtype, floor_s, reuse))
 
 
 def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
@@ -50,7 +51,7 @@ def improvements(hw: Hardware) -> list[tuple[str, Hardware]]:
     no_launch = replace(
         hw,
         host=hw.host.scaled(0.0),
-        launch=replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0),
+        launch=replace(hw.launch, stream_floor_s=0.0, graph_floor_s=0.0, gap_s=0.0),
         model=hw.model.without_launch(),
     )
     return [*machine_of(hw).improvements(), ("no launch cost, no host time", no_launch)]

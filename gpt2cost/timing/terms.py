@@ -53,6 +53,11 @@ def at_least(floor_s: float, terms: Terms) -> Terms:
     return replace(terms, device_s=np.maximum(floor_s, terms.device_s), launch_s=launch_s)
 
 
+def after(gap_s: float, terms: Terms) -> Terms:
+    """`terms`, of a kernel that starts `gap_s` seconds after the one before it has ended."""
+    return replace(terms, device_s=terms.device_s + gap_s, launch_s=terms.launch_s + gap_s) if gap_s else terms
+
+
 def product_dtype(kernel: Kernel, dtype: str) -> str:
     """The dtype in which a kernel multiplies: upcast attention's scores are float32 whatever the model's is.
 

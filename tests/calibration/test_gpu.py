@@ -164,15 +164,18 @@ def fit(shapes: list[dict[str, Any]]) -> Fit:
         return fit_gpu(measured(shapes[::2]), load_hardware("h100"))
 
 
-SLOW_ATTENTION = ("attention masked fp16", "attention prefill fp32", "attention decode fp32", "attention masked fp32")
-"""What the memory-efficient kernel runs, in 16 bit and in fp32 by one set of constants."""
+SLOW_ATTENTION = (
+    "attention masked fp16", "attention prefill fp16",
+    "attention prefill fp32", "attention decode fp32", "attention masked fp32",
+)  # fmt: skip
+"""What one set of constants times with a mask and without: cuDNN's kernel in 16 bit, the memory-efficient in fp32."""
 
 
 def test_kernels_that_were_not_measured_take_what_the_machine_takes(fit: Fit, shapes: list[dict[str, Any]]) -> None:
     """Catches a fit that follows outliers, or has learned its records by heart."""
     before, after = errors(load_hardware("h100"), shapes[1::2]), errors(fit.hardware, shapes[1::2])
     assert {kind for kind in after if after[kind] >= before[kind]} <= set(SLOW_ATTENTION)
-    assert {kind for kind in after if after[kind] > 0.12} <= set(SLOW_ATTENTION)
+    assert {kind for kind in after if after[kind] > 0.16} <= set(SLOW_ATTENTION)
     assert after["attention masked fp16"] < 0.7 * before["attention masked fp16"]
 
 
@@ -263,9 +266,9 @@ def test_a_kernel_that_the_base_has_no_constants_of_gets_its_own() -> None:
     records = [{**sdpa, "new_tokens": new, "cached_tokens": 0} for new in (64, 128, 256, 512, 1024)]
     hopper = replace(base, compute_capability=9.0, model=replace(base.gpu_model, attention=alone))
     fit = fit_gpu(measured(records), hopper)
-    assert [*fit.hardware.gpu_model.attention] == ["efficient", "flash2"]
+    assert [*fit.hardware.gpu_model.attention] == ["efficient", "cudnn"]
     assert fit.hardware.gpu_model.attention["efficient"] == base.gpu_model.attention["efficient"]
-    assert fit.hardware.provenance["model.attention.flash2"].endswith("its efficient")
+    assert fit.hardware.provenance["model.attention.cudnn"].endswith("its efficient")
     assert fit.residuals[0].median_error < 0.2
 
 

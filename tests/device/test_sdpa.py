@@ -12,7 +12,13 @@ from gpt2cost.device.sdpa import check_attention_kernel, sdpa_kernel
     ("gpu", "dtype", "head_dim", "masked", "kernel"),
     [
         ("a100", "fp16", 64, False, "flash2"),
+        ("h100", "bf16", 64, False, "cudnn"),  # as profiled on one
+        ("h100", "fp16", 64, True, "cudnn"),
+        ("b200", "bf16", 128, False, "cudnn"),
+        ("h100", "fp32", 64, False, "efficient"),
         ("h100", "bf16", 256, False, "flash2"),  # FlashAttention-3 is not in PyTorch's wheels
+        ("h100", "fp16", 36, False, "flash2"),  # cuDNN takes no head that is not aligned
+        ("rtx5090", "bf16", 64, False, "flash2"),  # sm120
         ("rtx4090", "fp16", 80, False, "flash2"),
         ("rtx5090", "bf16", 36, False, "flash2"),  # PyTorch pads heads to a multiple of 8 for flash
         ("a100", "fp16", 264, False, "efficient"),  # flash ends at 256
@@ -40,7 +46,7 @@ def test_sdpa_takes_the_first_that_can(gpu: str, dtype: str, head_dim: int, mask
         ("t4", "flash2", "fp16", 64, False, "compute capability 8.0"),
         ("h100", "flash3", "fp32", 64, False, "fp16 or bf16"),
         ("h100", "flash3", "fp16", 257, False, "up to 256, got head_dim 257"),
-        ("h100", "flash2", "fp16", 64, True, "no explicit mask"),
+        ("h100", "flash2", "fp16", 64, True, "no explicit mask; cudnn, efficient and math do"),
         ("b200", "flash3", "fp16", 64, False, "compute capability 9.0"),
         ("m1", "flash2", "fp16", 64, False, "it has mps, math"),
         ("h100", "efficient", "fp16", 65, False, "multiples of 8 in fp16, got head_dim 65"),

@@ -104,10 +104,16 @@ def test_a_token_of_gpt2_on_a_t4() -> None:
     assert 1.8e-3 < 12 * layer_s + head_s < 2.3e-3
 
 
+def is_from_sm90(hw: Hardware) -> bool:
+    """Whether a device's products that are not aligned fall back to an older architecture's kernels."""
+    return 9 <= (hw.compute_capability or 0) < 11
+
+
 @pytest.mark.parametrize("hw", NVIDIA, ids=lambda hw: hw.name)
 def test_few_rows_are_one_curve(hw: Hardware) -> None:
     """From 1 to 64 rows there is no cliff between a matrix-vector kernel and tiles: a row more costs at most a third,
-    but where it needs another row of tiles. 1.25 were measured from 1 to 2 rows of 768 by 3072 on an A100."""
+    but where it needs another row of tiles. 1.25 were measured from 1 to 2 rows of 768 by 3072 on an A100. In fp32 an
+    H100 has such a cliff: 7.1 us for one row of 1600 by 1600, and 31 for two."""
     rows = np.arange(1.0, 65.0)
     for dtype in hw.compute.peak_flop_per_s:
         lowest = min(int(tile.split("x")[0]) for tile in hw.gpu_model.products(dtype).tiles)
@@ -115,7 +121,10 @@ def test_few_rows_are_one_curve(hw: Hardware) -> None:
             times = terms(hw, dtype, rows, n, k, weight_reuse=np.inf).device_s
             steps = times[1:] / times[:-1]
             assert np.all(steps >= 1.0 - 1e-9), (dtype, n, k)
-            assert np.all(steps[rows[:-1] % lowest != 0] < 1.35), (dtype, n, k)
+            gentle = (rows[:-1] % lowest != 0) & (
+                (rows[:-1] > 1) | (dtype not in ("fp32", "tf32")) | (not is_from_sm90(hw))
+            )
+            assert np.all(steps[gentle] < 1.35), (dtype, n, k)
 
 
 def test_the_terms_are_those_of_the_kernel_that_runs() -> None:
@@ -141,10 +150,13 @@ def test_alignment(hw: Hardware) -> None:
         fp32 = terms(hw, "fp32", **shape).device_s  # type: ignore[arg-type]
         assert np.all(fp32[1:] <= 1.2 * fp32[0])  # a tile more
     head = terms(hw, "fp16", 16384.0, np.array([50257.0, 50304.0]), 768.0).device_s
-    # the published gain in training is 3 of 96 ms a step on an A100
-    assert 1.0 < head[0] / head[1] < (1.25 if "a100" in hw.name else 1.7)
+    # the published gain in training is 3 of 96 ms a step on an A100; an H100's 4096 rows took 3045 us and 517
+    most = 8.0 if is_from_sm90(hw) else 1.25 if "a100" in hw.name else 1.7
+    assert 1.0 < head[0] / head[1] < most
+    if "h100-sxm" in hw.name:
+        assert head[0] / head[1] == pytest.approx(3045 / 517, rel=0.25)
     scores = terms(hw, "fp16", 1024.0, np.array([1023.0, 1024.0]), 64.0, 96.0, batched=True).device_s
-    assert scores[0] / scores[1] > head[0] / head[1] or hw.memory.bandwidth_bytes_per_s < 2e12
+    assert scores[0] / scores[1] > head[0] / head[1] or hw.memory.bandwidth_bytes_per_s < 2e12 or is_from_sm90(hw)
 
 
 def test_rows_need_no_alignment() -> None:
@@ -198,7 +210,7 @@ def test_few_rows_in_fp32_are_not_faster_than_in_16_bit(hw: Hardware) -> None:
     m = np.arange(1, 9)
     for n, k in SHAPES:
         full_s = terms(hw, "fp32", m, n, k, weight_reuse=np.inf).device_s
-        for dtype, most in (("fp16", 1.1), ("bf16", 1.1), ("tf32", 1.25)):
+        for dtype, most in (("fp16", 1.3), ("bf16", 1.3), ("tf32", 1.3)):
             if dtype in hw.compute.peak_flop_per_s:
                 assert np.max(terms(hw, dtype, m, n, k, weight_reuse=np.inf).device_s / full_s) < most, (n, k, dtype)
 
@@ -213,12 +225,13 @@ def test_devices_of_one_chip_and_of_two_generations_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("hw", NVIDIA, ids=lambda hw: hw.name)
-def test_an_unaligned_product_takes_at_most_three_times_as_long(hw: Hardware) -> None:
-    """Measured: 1.1 to 3 times, on an H100 and an RTX 4090; what streams on a device of much bandwidth loses most."""
+def test_an_unaligned_product_takes_at_most_a_few_times_as_long(hw: Hardware) -> None:
+    """Measured: 1.1 to 3 times on an RTX 4090; what streams on a device of much bandwidth loses most. From 512 rows on
+    an H100 takes 6 times as long: its own instructions want aligned rows, and others' kernels take their place."""
     m = np.array([1, 8, 64, 1024, 8192])
     for dtype in ("fp16", "bf16"):
         if dtype in hw.compute.peak_flop_per_s:
             odd, even = (terms(hw, dtype, m, n, 768, weight_reuse=np.inf).device_s for n in (50257, 50304))
-            assert np.all((odd >= 0.99 * even) & (odd < 3.0 * even))
+            assert np.all((odd >= 0.99 * even) & (odd < (8.0 if is_from_sm90(hw) else 3.0) * even))
             scores = [terms(hw, dtype, 1024, n, 64, 96.0, batched=True).device_s for n in (1025, 1032)]
-            assert 0.9 < scores[0] / scores[1] < 3.0
+            assert 0.9 < scores[0] / scores[1] < (8.0 if is_from_sm90(hw) else 3.0)

@@ -20,18 +20,18 @@ from gpt2cost.timing.kernel import machine_of
 
 VIDUR = "microsoft/vidur (MLSys 2024): fp16, kernel times of a profiler inside a model, in whole microseconds"
 TRACES = "traces of PyTorch on an H100, bf16"
+CAMPAIGN = "benchmarks/measurements/h100-sxm-80gb: torch 2.11, whose gathers load whole words, as those of 2023 did not"
 LIGER = "linkedin/Liger-Kernel: PyTorch on an RTX 3090, L2 flushed, about 3 us of events inside"
 MEASURED = [
     (VIDUR, "layer_norm", "a100", "fp16", {"columns": 2560}, {1: 7, 128: 8, 512: 8, 1024: 11, 2048: 21, 4096: 43}),
     (VIDUR, "layer_norm", "a40", "fp16", {"columns": 2560}, {1: 5, 1024: 20, 2048: 48, 4096: 99.2}),
     (VIDUR, "gather", "a100", "fp16", {"columns": 2560}, {256: 11, 1024: 35, 4096: 140.5}),
-    (VIDUR, "gather", "h100", "fp16", {"columns": 2560}, {256: 7, 1024: 19, 4096: 73}),
     (VIDUR, "gelu", "a100", "fp16", {}, {1310720: 5, 5242880: 15, 10485760: 33, 41943040: 124.5}),
     (VIDUR, "gelu", "a40", "fp16", {}, {1310720: 5, 5242880: 37, 10485760: 73, 41943040: 295}),
     (TRACES, "gelu", "h100", "bf16", {}, {2420736: 5.06, 5308416: 8.83}),
     (TRACES, "layer_norm", "h100", "bf16", {"columns": 768}, {5: 3.58, 788: 4.45}),
     (TRACES, "layer_norm", "h100", "bf16", {"columns": 1024}, {5185: 14.56}),
-    (TRACES, "gather", "h100", "bf16", {"columns": 512}, {141: 3.14}),
+    (CAMPAIGN, "gather", "h100", "fp16", {"columns": 768}, {4096: 3.80, 32768: 34.3}),
     (LIGER, "softmax", "rtx3090", "bf16", {"columns": 2048}, {2048: 57.0}),
     (LIGER, "softmax", "rtx3090", "fp32", {"columns": 4096}, {2048: 82.0}),
 ]

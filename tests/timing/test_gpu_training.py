@@ -289,8 +289,8 @@ def test_gradients_of_odd_rows_are_slow_unless_a_compiler_pads_them() -> None:
 
     def product_s(name: str, layout: str, dtype: str = "bf16", vocabulary: int = 50257, padded: bool = False) -> float:
         sizes = {"grad_input": (16384, 768, vocabulary), "grad_weight": (vocabulary, 768, 16384)}
-        shape = Gemm(formula(1), *map(formula, sizes.get(name, (16384, vocabulary, 768))), layout, padded)  # type: ignore[arg-type]
-        kernel = Kernel(name, "mm", "gemm", operands, operands[:1], formula(0), NOWHERE, shape=shape)
+        shape = Gemm(formula(1), *map(formula, sizes.get(name, (16384, vocabulary, 768))), layout)  # type: ignore[arg-type]
+        kernel = Kernel(name, "mm", "gemm", operands, operands[:1], formula(0), NOWHERE, shape=shape, compiled=padded)
         return float(kernel_terms(kernel, {"stat_bytes": 4.0}, hw, dtype, False, [math.inf] * 2).device_s)
 
     for name, layout in (("grad_input", "NN"), ("grad_weight", "TN")):
