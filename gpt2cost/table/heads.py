@@ -36,6 +36,8 @@ HEAD_MODULES = ("lm_head", "score", "classifier", "multiple_choice_head")
 """The modules beside the GPT2Model."""
 INT32 = f32
 """Bytes of an int32: as many as of a float32."""
+POOLED = "pooled"
+"""The fusion group of what chooses rows: it goes row by row of what it gives, and no search for them is part of it."""
 
 
 def headed(body: Module, x: Tensor, options: TableOptions) -> Module:
@@ -97,7 +99,7 @@ def _double_heads(x: Tensor, options: TableOptions) -> tuple[Steps, Tensor]:
     gathered, summed = tensor("last_token", B, 1, D), tensor("last_token", B, D)
     look_up = Kernel(
         "last_token", "gather", "gather", (index, gathered), (gathered,), formula(0),
-        cite(src, "hidden_states.gather(-2, cls_index)"),
+        cite(src, "hidden_states.gather(-2, cls_index)"), fusion_group=POOLED,
     )  # fmt: skip
     project = cite(src, "output = self.summary(output)")
     summary = projection(
@@ -108,7 +110,7 @@ def _double_heads(x: Tensor, options: TableOptions) -> tuple[Steps, Tensor]:
     children: Steps = (
         Free("multiple_choice_head", "call", inputs=(hidden,), outputs=(scores,)),
         Free("first_token", "view", 1),
-        fill("cls_index", "full_like", index, cite(src, "cls_index = torch.full_like(")),
+        fill("cls_index", "full_like", index, cite(src, "cls_index = torch.full_like("), fusion_group=POOLED),
         look_up,
         Free("squeeze", "view", 1, inputs=(gathered,), outputs=(summed,)),
         _identity("first_dropout", summed, "Dropout"),
@@ -153,7 +155,7 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
     score = projection(hidden, N, D, "score", scored, options, cls="Linear", bias=False)
     logits, pooled = output(score), tensor("logits", B, N)  # what the model returns bears that name
     source, numbers = cite(src, "pooled_logits = logits["), tensor("batch_indices", B, element=i64)
-    numbered = fill("batch_indices", "arange", numbers, source)
+    numbered = fill("batch_indices", "arange", numbers, source, fusion_group=POOLED)
     compare = cite(src, "loss = loss_fct(pooled_logits.view(-1, self.num_labels), labels.view(-1))")
     labels = tensor("labels", B, element=i64)
     loss = classification_loss(pooled, labels, compare, options.autocast) if options.train else ()
@@ -162,7 +164,7 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
         steps: Steps = (
             numbered,
             Free("select", "view", 1, ALWAYS, inputs=(logits,), outputs=(last,)),
-            copy("pooled_logits", "index", (last, numbers), pooled, source),
+            _grouped(copy("pooled_logits", "index", (last, numbers), pooled, source), POOLED),
             *loss,
         )
         return (score, *steps), pooled
@@ -173,16 +175,26 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
     mask, tokens = tensor("non_pad_mask", B, T, element=INT32), tensor("token_indices", T, element=INT32)
     product, places = tensor("places", B, T, element=INT32), tensor("last_non_pad_token", B, element=i64)
     steps = (
-        pointwise("is_no_pad", "ne", (ids,), differs, find),
-        copy("non_pad_mask", "_to_copy", differs, mask, find),
-        fill("token_indices", "arange", tokens, count),
-        pointwise("places", "mul", (tokens, mask), product, most),
-        reduction("last_non_pad_token", "argmax", product, places, B * T, most),
+        *(
+            _grouped(kernel, "last_token")
+            for kernel in (
+                pointwise("is_no_pad", "ne", (ids,), differs, find),
+                copy("non_pad_mask", "_to_copy", differs, mask, find),
+                fill("token_indices", "arange", tokens, count),
+                pointwise("places", "mul", (tokens, mask), product, most),
+                reduction("last_non_pad_token", "argmax", product, places, B * T, most),
+            )
+        ),
         numbered,
-        copy("pooled_logits", "index", (logits, numbers, places), pooled, source),
+        _grouped(copy("pooled_logits", "index", (logits, numbers, places), pooled, source), POOLED),
         *loss,
     )
     return (score, *steps), pooled
+
+
+def _grouped(kernel: Kernel, group: str) -> Kernel:
+    """The kernel, which a compiler merges with its neighbours of the group."""
+    return replace(kernel, fusion_group=group)
 
 
 _STEPS = {
