@@ -15,7 +15,7 @@ from typing import Any
 from gpt2cost.errors import ECHO_LIMIT, InputError, echo, plain
 from gpt2cost.files import read_text
 from gpt2cost.table.heads import CLASSES, CLASSIFIES
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, DTYPE_OF
 
 OTHER_NAMES = {
     "hidden_size": "n_embd",
@@ -43,8 +43,8 @@ _SAYS_GPT2 = ("n_embd", "n_head", "n_layer")
 _OF_OTHERS = ("afn", "dff", "d_ff", "d_inner")
 """What such configs of GPT-1, CTRL and Transformer-XL have, beside the same."""
 
-_DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
-"""torch's names of dtypes -> ours."""
+_DTYPES = {**DTYPE_OF, "float": "fp32", "half": "fp16"}
+"""torch's names of dtypes, and others that it takes -> ours."""
 
 _HEADS = {cls: head for head, cls in CLASSES.items()}
 _SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True,
