@@ -13,7 +13,8 @@ from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError, echo
-from gpt2cost.table.config import PDROPS, Model, check_impl
+from gpt2cost.table.config import Model, check_impl
+from gpt2cost.table.config_file import PDROPS
 from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
