@@ -22,7 +22,7 @@ FINAL_CACHE = ("key", "value", "cross_key", "cross_value")
 OLD_CACHE = ("past_key", "past_value")
 LAYER_CACHE = (*OLD_CACHE, *FINAL_CACHE)
 """A layer's own, under the same names in each."""
-NEW_CACHE = (*FINAL_CACHE, "key_rows", "value_rows")
+NEW_CACHE = (*FINAL_CACHE, *(f"{name}_rows" for name in FINAL_CACHE))
 """What a pass writes into the cache: all of a dynamic one, the new rows of a static one."""
 
 

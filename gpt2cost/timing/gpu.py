@@ -232,8 +232,9 @@ def memory_kind(kernel: Kernel) -> str:
 
 def is_indexed(kernel: Kernel) -> bool:
     """Whether `kernel` computes an index for each element: PyTorch's own copies, which permute, and its element-wise
-    kernels that repeat an operand, such as a mask. A number, a cast and a compiler's kernel need none."""
-    if kernel.compiled or kernel.op in ("cat", "_to_copy"):
+    kernels that repeat an operand, such as a mask. A number, a cast, an assertion, which writes nothing, and a
+    compiler's kernel need none."""
+    if kernel.compiled or not kernel.outputs or kernel.op in ("cat", "_to_copy"):
         return False
     out = kernel.outputs[0].elements
     repeats = any(tensor.elements not in (out, formula(1)) for tensor in kernel.inputs)
@@ -250,5 +251,7 @@ def _elements(kernel: Kernel, values: Mapping[str, Array]) -> Array:
     elements = kernel.written_elements.evaluate(values)
     if kernel.op != "cat":
         return elements
-    strided = not kernel.compiled and kernel.outputs[0].name in NEW_CACHE
-    return elements * (strided & (values["batch_size"] * values["seq_len"] > 1))
+    if kernel.compiled or kernel.outputs[0].name not in NEW_CACHE:
+        return 0.0 * elements
+    batch, _, tokens, _ = kernel.inputs[-1].shape
+    return elements * ((batch * tokens).evaluate(values) > 1)

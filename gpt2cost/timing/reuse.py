@@ -50,10 +50,10 @@ def reuse_bytes(
         most = sum(bounds_of(size)[1] for size, share in shares if share is not False)
         if most <= fade[0] or least >= fade[1]:
             return fade[0] if most <= fade[0] else fade[1]
-        total: Any = 0
-        for size, share in shares:
-            total = total + size_of(size) * share
-        return total
+        parts = (
+            size_of(size) if share is True else size_of(size) * share for size, share in shares if share is not False
+        )
+        return reduce(operator.add, parts, 0)
 
     def distance(uses: Uses, fade: Fade) -> Any:
         for number, (when, touched) in enumerate(uses):

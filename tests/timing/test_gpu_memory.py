@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from gpt2cost import kernel_latency, load_hardware
-from gpt2cost.prediction.one_pass import run_pass
+from gpt2cost.prediction.one_pass import run_pass, run_rows, symbol_values
 from gpt2cost.prediction.settings import How, Sizes
-from gpt2cost.table.config import load_model
+from gpt2cost.table.config import change_model, load_model
 from gpt2cost.table.fusion import fuse
+from gpt2cost.table.generate_loop import after
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, walk
 from gpt2cost.table.options import TableOptions
@@ -92,6 +93,28 @@ def test_what_times_a_kernel() -> None:
     assert eager["native_layer_norm"] == "layer_norm"
     assert (eager["_softmax"], eager["cat"], eager["tanh"]) == ("softmax", "cat", "elementwise")
     assert compiled["add+native_layer_norm"] == "elementwise"
+
+
+def test_what_is_concatenated_element_by_element() -> None:
+    """New keys that are strided: of several tokens of any sequences, of an encoder's states after a prompt of one too.
+    Those of one token alone lie in a row."""
+    model = change_model(load_model("gpt2"), {"add_cross_attention": True, "encoder_len": 1500})
+    found = {}
+    for batch, seq, cache in ((1, 1, 0), (1, 2, 0), (1, 1, 1000), (2, 1, 1000)):
+        kernels = run_pass(model, load_hardware("h100"), How().on(model), Sizes(batch, seq, cache)).kernels
+        found[batch, seq, cache] = {cost.kernel.name: float(cost.terms.device_s) for cost in kernels}
+    of_states = [found[sizes]["cat_cross_key"] for sizes in ((1, 1, 0), (1, 2, 0))]
+    assert of_states[0] == pytest.approx(of_states[1], rel=0.01)
+    assert found[2, 1, 1000]["cat_key"] > 3 * found[1, 1, 1000]["cat_key"]
+
+
+def test_steps_that_write_nothing_take_a_launch() -> None:
+    """The assertions of `torch.multinomial`, which stay on the device."""
+    hw = load_hardware("h100")
+    rows = after(TableOptions(), sample=True)
+    values = symbol_values(load_model("gpt2"), "fp16", Sizes(2, 1, 8))
+    found = {cost.kernel.op: cost.terms for cost in run_rows(rows, values, hw, "fp16", "eager").kernels}
+    assert found["_assert_async"].device_s == pytest.approx(hw.launch.stream_floor_s, rel=0.2)
 
 
 @pytest.mark.parametrize("gpu", ["a100", "h100", "l4", "t4", "v100-pcie", "rtx4090", "rtx3090", "m1", "m3-max"])
