@@ -77,5 +77,5 @@ def test_an_odd_vocabulary_costs_a_prefill_unless_a_compiler_pads_it(dtype: str,
         phase = predict(change_model(load_model("gpt2"), {"vocab_size": vocab_size}), "h100", **how).phases[0]
         return float(sum(cost.device_s for cost in phase.kernels if cost.row.path == "lm_head"))
 
-    assert head_s(50257, "eager") / head_s(50304, "eager") == pytest.approx(slower, rel=0.15)
+    assert head_s(50257, "eager") / head_s(50304, "eager") == pytest.approx(slower, rel=0.2)
     assert head_s(50257, "compile") < 1.2 * head_s(50304, "compile")
