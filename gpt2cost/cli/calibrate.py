@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.choices import device_names
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import FormatFlag, device_names, sink_of, takes
+from gpt2cost.cli.flags import FormatFlag, sink_of, takes
 from gpt2cost.cli.given import refuse
 from gpt2cost.cli.measure import DeviceFlag, ThreadsFlag
 from gpt2cost.device.to_yaml import hardware_yaml

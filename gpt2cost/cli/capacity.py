@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.cli.choices import choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, choice, takes
+from gpt2cost.cli.flags import PHASE_HELP, HowFlags, ModelFlags, OutputFlags, takes
 from gpt2cost.cli.given import flag_of, is_given
 from gpt2cost.cli.many import GivenSizeFlags, PricedDevicesFlags, ReplicasFlag, show_each, with_energy
 from gpt2cost.errors import InputError

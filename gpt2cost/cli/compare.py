@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.choices import choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, choice, takes
+from gpt2cost.cli.flags import PHASE_HELP, LogitsFlags, OutputFlags, takes
 from gpt2cost.cli.given import named_as_given, refuse, refuse_changed, required
 from gpt2cost.cli.many import EnergyFlag, GivenSizeFlags, ManyFlags, with_energy
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
@@ -62,7 +63,7 @@ def compare(
     given, use_cache = sizes.or_usual(), not outputs.no_use_cache
     fixed = {"phase": phase, "logits": outputs.logits, "use_cache": use_cache, "cache_type": outputs.cache_type}
     grid = make_grid(**axes, **given, **fixed)
-    with named_as_given(many.encoder_len):
+    with named_as_given(encoder_len=many.encoder_len):
         choices, warnings = plan(grid, many.model_changes(), many.hw_changes())
     checked = check_sizes(**given, use_cache=use_cache)
     if energy:
@@ -103,7 +104,8 @@ def _compare_training(
     refuse_changed(outputs, NOT_OF_TRAINING)
     axes = {name: value for name, value in many.axes().items() if name != "dtype"}
     grid = make_train_grid(**axes, seq=sizes.seq, **training.given())
-    choices, warnings = plan_training(grid, many.model_changes(), many.hw_changes())
+    with named_as_given(encoder_len=many.encoder_len):
+        choices, warnings = plan_training(grid, many.model_changes(), many.hw_changes())
     if energy:
         check_board_power(choice.hardware for choice in choices)
     points = candidates_of(grid, choices)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from gpt2cost.checks import check_choice
-from gpt2cost.cli.flags import choices
+from gpt2cost.cli.choices import choices
 from gpt2cost.prediction.grid import split_list
 
 SAID_NO = 3

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, takes
+from gpt2cost.cli.choices import choice
+from gpt2cost.cli.flags import DeviceFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, takes
 from gpt2cost.cli.given import heed
 from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.explain import EXPLAIN

@@ -1,4 +1,4 @@
-"""The command line's flags, each defined once with its help and completion, and the groups that commands share.
+"""The command line's flags, each defined once, and the groups that commands share.
 
 A group is a dataclass of annotated fields; `takes` gives a command the flags of the groups among its parameters.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -15,17 +15,17 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from gpt2cost.cli.choices import choice, config_keys, device_names, either, model_names, size
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.given import flag_of, hardware_changes, model_changes, named_as_given, required, with_stdin
-from gpt2cost.device.catalog import change_hardware, hardware_names, load_hardware
+from gpt2cost.device.catalog import change_hardware, load_hardware
 from gpt2cost.device.dtypes import DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError
-from gpt2cost.files import data_dir
 from gpt2cost.output.formats import COLUMNAR, EVERY_FORMAT
 from gpt2cost.output.sink import Sink
-from gpt2cost.prediction.settings import PHASES, SIZE_FIELDS, How, Sizes, check_how, check_sizes
-from gpt2cost.table.config import CONFIG_KEYS, Model, change_model, load_model
+from gpt2cost.prediction.settings import PHASES, How, Sizes, check_how, check_sizes
+from gpt2cost.table.config import Model, change_model, load_model
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
@@ -79,61 +79,6 @@ def _parameters_of(group: Any) -> list[inspect.Parameter]:
 def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     """A flag as a parameter of a command."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-# ---------------------------------------------------------------------------------------------- choices and completion
-
-
-def either(choices: Sequence[str]) -> str:
-    """Choices as a help text names them: `a, b or c`."""
-    return f"{', '.join(choices[:-1])} or {choices[-1]}"
-
-
-def model_names(incomplete: str) -> list[str]:
-    """Shell completion of presets."""
-    return sorted(path.stem for path in data_dir("configs").glob(f"{incomplete}*.json"))
-
-
-def device_names(incomplete: str) -> list[str]:
-    """Shell completion of devices."""
-    return [name for name in hardware_names() if name.startswith(incomplete)]
-
-
-def config_keys(incomplete: str) -> list[str]:
-    """Shell completion of what --set sets."""
-    return [f"{key}=" for key in CONFIG_KEYS if key.startswith(incomplete)]
-
-
-def among(*choices: str) -> Callable[[str], list[str]]:
-    """Shell completion of a flag that takes one of `choices`."""
-    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
-
-
-def several(complete: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
-    """Shell completion of the last of several values that commas separate."""
-
-    def completed(incomplete: str) -> list[str]:
-        before, comma, last = incomplete.rpartition(",")
-        return [before + comma + choice for choice in complete(last)]
-
-    return completed
-
-
-def choice(flag: str, choices: Sequence[str], help: str = "", **more: Any) -> Any:
-    """A flag that takes one of `choices`; without `help` that names them."""
-    return typer.Option(flag, help=help or f"{either(choices)}.", autocompletion=among(*choices), **more)
-
-
-def choices(flag: str, names: Sequence[str], default: str | None, help: str = "") -> Any:
-    """A flag that takes one or more of `names`, `default` where it is not given."""
-    complete = several(among(*names))
-    text = help or f"Of {', '.join(names)} one or more."
-    return typer.Option(flag, help=text, show_default=default or True, autocompletion=complete)
-
-
-def size(name: str, help: str, **more: Any) -> Any:
-    """The flag of one of `SIZE_FIELDS`, under both of its names."""
-    return typer.Option(f"--{name}", f"--{SIZE_FIELDS[name].replace('_', '-')}", help=help, **more)
 
 
 # ---------------------------------------------------------------------------------------------- single flags
@@ -235,7 +180,7 @@ class ModelFlags:
         for key in ("head", "weights"):
             if getattr(loaded, key) == changes.get(key):
                 del changes[key]
-        with named_as_given(self.encoder_len):
+        with named_as_given(encoder_len=self.encoder_len, weights=self.weights):
             return change_model(loaded, changes)
 
 

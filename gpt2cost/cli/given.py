@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,33 +87,28 @@ def model_changes(
     `weights`: one way of storing them, or several with commas between them.
     """
     changes = assignments("--set", set_, ",")
-    if weights is not None:
-        for each in weights.split(","):
-            check_choice("weights", each, WEIGHTS)
-        if "weights" in changes:
-            raise InputError("--weights: weights is set by --set too")
-        changes["weights"] = weights
-    if encoder_len is not None:
-        if "encoder_len" in changes:
-            raise InputError("--encoder-len: encoder_len is set by --set too")
-        changes["encoder_len"] = str(encoder_len)
+    for each in [] if weights is None else weights.split(","):
+        check_choice("weights", each, WEIGHTS)
     if head is not None:
         check_choice("head", head, HEADS)
-        if "head" in changes:
-            raise InputError("--head: head is set by --set too")
-        changes["head"] = head
+    for name, value in {"weights": weights, "encoder_len": encoder_len, "head": head}.items():
+        if value is not None and name in changes:
+            raise InputError(f"{flag_of(name)}: {name} is set by --set too")
+        if value is not None:
+            changes[name] = str(value)
     return changes
 
 
 @contextmanager
-def named_as_given(encoder_len: int | None) -> Iterator[None]:
-    """An `InputError` about what --encoder-len sets names that flag."""
+def named_as_given(**flags: object) -> Iterator[None]:
+    """An `InputError` about what one of some flags sets, `encoder_len` say, names the flag if it was given."""
     try:
         yield
     except InputError as error:
-        if encoder_len is None:
-            raise
-        raise InputError(str(error).replace("set: $: encoder_len", "--encoder-len", 1)) from None
+        text = str(error)
+        for name in (name for name, value in flags.items() if value is not None):
+            text = re.sub(rf"set: \$(\.|: ){name}\b", flag_of(name), text)
+        raise InputError(text) from None
 
 
 def hardware_changes(hw_set: list[str] | None, host_factor: float | None = None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gpt2cost.cli.flags import OutputFlags, device_names, takes
+from gpt2cost.cli.choices import device_names
+from gpt2cost.cli.flags import OutputFlags, takes
 from gpt2cost.device.catalog import list_hardware, load_hardware, validate_file
 from gpt2cost.output.catalog import DEVICES, ONE_DEVICE
 from gpt2cost.prediction.evidence_pass import evidence_model

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import ChipFlags, DtypeFlag, OutputFlags, among, either, keyword, takes
+from gpt2cost.cli.choices import among, either
+from gpt2cost.cli.flags import ChipFlags, DtypeFlag, OutputFlags, keyword, takes
 from gpt2cost.device.gpu_constants import ATTENTION_KERNELS
 from gpt2cost.output.catalog import KERNEL
 from gpt2cost.prediction.one_kernel import KERNEL_KINDS, KERNEL_SIZES, kernel_latency

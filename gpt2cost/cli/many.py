@@ -9,20 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import (
-    OWN_ATTN,
-    OWN_DTYPE,
-    EncoderLenFlag,
-    HeadFlag,
-    HostFactorFlag,
-    HwSetFlag,
-    SetFlag,
-    choices,
-    device_names,
-    model_names,
-    several,
-    size,
-)
+from gpt2cost.cli.choices import choices, device_names, model_names, several, size
+from gpt2cost.cli.flags import OWN_ATTN, OWN_DTYPE, EncoderLenFlag, HeadFlag, HostFactorFlag, HwSetFlag, SetFlag
 from gpt2cost.cli.given import assignments, hardware_changes, model_changes, required
 from gpt2cost.device.catalog import change_hardware
 from gpt2cost.device.dtypes import DTYPES
@@ -185,7 +173,7 @@ class ManyFlags:
         return {name: getattr(self, name) for name in ("model", "gpu", "dtype", "attn", "runtime", "impl")}
 
     def model_changes(self) -> dict[str, Any]:
-        """What --set and --head change: one value of a key, or a list of them as in n_layer=6,12."""
+        """What --set and the flags beside it change: one value of a key, or a list of them as in n_layer=6,12."""
         given = [_COMMA_IN_LIST.sub(_BETWEEN, text) for text in self.set_ or []]
         changes = model_changes(given, self.head, self.encoder_len, self.weights)
         if "weights" in changes:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from gpt2cost.checks import check_choice, check_point
+from gpt2cost.cli.choices import choice, choices, either
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, choice, choices, either, takes
+from gpt2cost.cli.flags import NoCacheFlag, OutputFlags, takes
 from gpt2cost.cli.given import refuse, required
 from gpt2cost.cli.many import AttnsFlag, ModelsFlag, RuntimesFlag, ShardFlag, size_list
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, MeasureStepFlags

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.choices import choice, either
 from gpt2cost.cli.extras import load
 from gpt2cost.cli.flags import (
     BatchFlag,
@@ -21,8 +22,6 @@ from gpt2cost.cli.flags import (
     PhaseFlag,
     RunFlags,
     SettingFlags,
-    choice,
-    either,
     takes,
 )
 from gpt2cost.cli.given import refuse, refuse_changed

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.choices import choice, either
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import AllFlag, ModelFlags, OutputFlags, PhaseFlag, StrictFlag, WorkFlags, choice, either, takes
+from gpt2cost.cli.flags import AllFlag, ModelFlags, OutputFlags, PhaseFlag, StrictFlag, WorkFlags, takes
 from gpt2cost.cli.given import heed
 from gpt2cost.cli.many import PricedDevicesFlags, show_each
 from gpt2cost.errors import InputError

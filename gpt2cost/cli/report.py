@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from gpt2cost.cli.choices import choice
 from gpt2cost.cli.extras import load
-from gpt2cost.cli.flags import ModelFlags, StrictFlag, WorkFlags, choice, takes
+from gpt2cost.cli.flags import ModelFlags, StrictFlag, WorkFlags, takes
 from gpt2cost.cli.given import heed, refuse_changed
 from gpt2cost.cli.many import DevicesFlags
 from gpt2cost.device.dtypes import PRECISIONS

@@ -16,17 +16,9 @@ import numpy as np
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.choices import among, choice
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import (
-    CACHE_TYPE_OPTION,
-    LOGITS_OPTION,
-    PHASE_HELP,
-    NoCacheFlag,
-    OutputFlags,
-    among,
-    choice,
-    takes,
-)
+from gpt2cost.cli.flags import CACHE_TYPE_OPTION, LOGITS_OPTION, PHASE_HELP, NoCacheFlag, OutputFlags, takes
 from gpt2cost.cli.given import named_as_given, refuse, required
 from gpt2cost.cli.many import EnergyFlag, ManyFlags, ShardFlag, SizeListFlags
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainListFlags
@@ -127,7 +119,7 @@ def sweep(
     first, end = part.bounds(points.points * math.prod(map(points_of, changes)))
     if end - first > MANY_POINTS and not yes:
         raise InputError(f"the grid has {end - first:,} points; --yes evaluates more than {MANY_POINTS:,}")
-    with named_as_given(many.encoder_len):
+    with named_as_given(encoder_len=many.encoder_len):
         planned = replace(_planned(points, changes, kernels, only_fitting, only_valid), shard=part, energy=energy)
     print_warnings(planned.warnings)
     seen: dict[str, set[bool]] = {"fits": set(), "valid": set()}

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.checks import check_choice
-from gpt2cost.cli.flags import ModelFlags, OutputFlags, WorkFlags, choice, takes
+from gpt2cost.cli.choices import choice
+from gpt2cost.cli.flags import ModelFlags, OutputFlags, WorkFlags, takes
 from gpt2cost.cli.given import refuse, refuse_changed
 from gpt2cost.cli.train_many import NOT_OF_TRAINING, ONLY_TRAINING, TrainRowFlags
 from gpt2cost.errors import InputError

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cost.checks import check_choice
+from gpt2cost.cli.choices import choice, either
 from gpt2cost.cli.exits import ExitFlags
-from gpt2cost.cli.flags import AllFlag, DeviceFlags, ModelFlags, OutputFlags, StrictFlag, choice, either, takes
+from gpt2cost.cli.flags import AllFlag, DeviceFlags, ModelFlags, OutputFlags, StrictFlag, takes
 from gpt2cost.cli.given import heed
 from gpt2cost.cli.many import EnergyFlag, with_energy
 from gpt2cost.cli.train_many import TrainFlags

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cost.cli.flags import ATTN_OPTION, ImplFlag, choice, choices
+from gpt2cost.cli.choices import choice, choices
+from gpt2cost.cli.flags import ATTN_OPTION, ImplFlag
 from gpt2cost.cli.given import is_given
 from gpt2cost.device.dtypes import PRECISIONS
 from gpt2cost.prediction.train_settings import TRAIN_RUNTIMES, ZERO_STAGES, clip_norm

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from gpt2cost.checks import check_point
-from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, choice, takes
+from gpt2cost.cli.choices import choice
+from gpt2cost.cli.flags import ChipFlags, ModelFlags, OutputFlags, StrictFlag, WorkFlags, takes
 from gpt2cost.cli.given import heed, refuse
 from gpt2cost.cli.train_many import TrainRowFlags
 from gpt2cost.output.parameters import PARAMETERS

@@ -265,9 +265,9 @@ def _launched(file: TraceFile, tracks: Mapping[Track, Sequence[Event]]) -> list[
     kernels = []
     for event in sorted((e for e in file.slices if e.cat in ON_DEVICE), key=attrgetter("ts")):
         args = args_of(event)
-        device, stream = (args.device, event.pid), (args.stream, event.tid)
-        names = [str(own if said is None else said)[:40] for said, own in (device, stream)]
-        kernels.append(Launched(event, names[0], names[1], launched_by(args.number)))
+        device = event.pid if args.device is None else args.device
+        stream = event.tid if args.stream is None else args.stream
+        kernels.append(Launched(event, str(device)[:40], str(stream)[:40], launched_by(args.number)))
     return kernels
 
 

@@ -33,6 +33,7 @@ from gpt2cost.output.accuracy import (
 from gpt2cost.output.field import Field, Record, attribute, column, record_of, titled, within
 from gpt2cost.output.page import Page, cut
 from gpt2cost.output.record import View, envelope
+from gpt2cost.table.kernel import short_path
 from gpt2cost.units import format_quantity
 
 T = TypeVar("T")
@@ -230,10 +231,11 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
     order = "all in the table's order" if profile.in_order else "not in the table's order"
     recorded = counted(profile.passes, "pass", "passes")
     page.line(f"{profile.mapped_share:.1%} of the time mapped, {recorded} recorded, {order}\n")
-    name, *figures = titled(KERNEL)
+    figures = titled(KERNEL)[1:]
     page.fields([*profile.kinds, profile.total], (attribute("name", "kind"), *figures))
     if kernels:
         page.line()
+        name: Field[KernelScore] = Field("name", "kernel", "", lambda kernel: short_path(kernel.name))
         page.fields(profile.kernels, (name, *figures))
     for left, seconds in islice(profile.unmapped.items(), MOST_UNMAPPED):
         page.line(f"unmapped: {cut(left, NAME_WIDTH)}, {format_quantity(seconds, 's')} per pass")
@@ -242,7 +244,7 @@ def _profile(page: Page, profile: ProfileScore, kernels: bool) -> None:
         page.line(f"unmapped: {len(profile.unmapped) - MOST_UNMAPPED} more, {format_quantity(rest_s, 's')} per pass")
     for kernel in profile.kernels:
         if kernel.name in profile.missing:
-            page.line(f"missing: {kernel.name}, {kernel.count:.3g} of {kernel.expected} launches seen")
+            page.line(f"missing: {short_path(kernel.name)}, {kernel.count:.3g} of {kernel.expected} launches seen")
 
 
 def varying_table(

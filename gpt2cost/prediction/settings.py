@@ -270,9 +270,9 @@ def check_weights(hardware: Hardware, how: How) -> None:
         )
     least = 7.5 if how.weights == "int8" else 6.0
     if (hardware.compute_capability or 0.0) < least:
-        raise InputError(f"weights: {how.weights} needs compute capability {least}, which {hardware.name} has not")
+        raise InputError(f"weights: {how.weights} needs compute capability {least}, which {hardware.name} lacks")
     if how.runtime in COMPILED:
-        raise InputError(f"runtime: {how.runtime} is not modelled with weights {how.weights}; eager is")
+        raise InputError(f"runtime: {how.runtime} is not modelled with weights {how.weights}; eager and cuda-graph are")
 
 
 def check_device(hardware: Hardware, how: How, head_dim: int | None = None) -> None:

@@ -36,7 +36,7 @@ MEANING: dict[Word, str] = {
     "calibrated": "kernels were measured on the device, but no pass of this regime",
     "borrowed": "the constants are those of the device that is named",
     "changed": "a what-if: no device is like this",
-    "assumed": "kernels of quantised weights, taken to be as fast as others of their family",
+    "assumed": "kernels of quantised weights are as fast as others of their family",
 }
 """The words as `gpt2cost accuracy` defines them."""
 

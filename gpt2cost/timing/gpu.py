@@ -22,8 +22,8 @@ from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 EARLIER, LATER = 0.99, 1.01
 """What keeps `GpuMachine.fade` clear of rounding."""
 ROW = 8
-"""Elements of 16 bit to a multiple of which a compiler pads a product's sizes where that is faster, its operand's copy
-included (Inductor's `pad_mm`, which times both)."""
+"""Elements of 16 bit to a multiple of which a compiler pads a product's sizes where that is faster, the copies of its
+operands included (Inductor's `pad_mm`, which times both)."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ class GpuMachine:
                 terms = product(count, rows, columns, depth)
                 if kernel.compiled and own_dtype in HALF_DTYPES:
                     padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
-                    if kernel.inputs[1].is_weight:
-                        size = ELEMENT_BYTES[own_dtype] * columns * depth
-                        padded += self.memory("elementwise", own_dtype, size, size, 1.0)
+                    padded += self._padding(own_dtype, rows, columns, depth, layout)
                     terms = terms.where(terms.device_s <= padded.device_s, padded)
                 elif is_gradient(kernel):
                     terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
@@ -117,6 +115,13 @@ class GpuMachine:
             size = tensor.bytes.evaluate(values)
             write = write + (size if tensor.name in NEW_CACHE else size * missing(self.hw, moved_bytes))
         return read, write
+
+    def _padding(self, dtype: str, m: Array, n: Array, k: Array, layout: str) -> Terms:
+        """A compiler's copies of those operands of (m, k) and (k, n) whose rows in memory are not aligned."""
+        leading = m if layout == "TN" else k
+        elements = m * k * (leading % ROW > 0) + k * n * ((n % ROW > 0) | (k % ROW > 0))
+        moved = elements * ELEMENT_BYTES[dtype]
+        return self.memory("elementwise", dtype, moved, moved, 1.0)
 
     def product(
         self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool, reuse: Array | None = None

@@ -17,6 +17,14 @@ from gpt2cost.units import parse_quantity
         (["kernel", "gelu_new", "--gpu", "t4"], "eight elementwise kernels"),
         (["predict", "--model", "gpt2"], "gpt2cost hardware list"),
         ([*PREDICT, "--encoder-len", "5"], "error: --encoder-len: goes with add_cross_attention"),
+        (
+            [*PREDICT, "--set", "add_cross_attention=true", "--encoder-len", "-3"],
+            "error: --encoder-len: expected a whole number from 0",
+        ),
+        (
+            [*PREDICT, "--weights", "nf4,int8"],
+            "error: --weights: expected one of dtype, int8, nf4, fp4, got 'nf4,int8'",
+        ),
         (["sweep", *PREDICT[1:], "--encoder-len", "5"], "error: --encoder-len: goes with add_cross_attention"),
         ([*PREDICT, "--set", "n_layer=6,12"], "got '12'; sweep and compare take several values of n_layer"),
         ([*PREDICT, "--set", "n_layer=6,n_embd"], "expected key=value, got 'n_embd'"),

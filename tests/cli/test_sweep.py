@@ -19,7 +19,7 @@ from helpers import assert_refused, process
 
 import gpt2cost as package
 from gpt2cost.cli import app as cli
-from gpt2cost.cli.flags import device_names, several
+from gpt2cost.cli.choices import device_names, several
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.grid import read_study
 from gpt2cost.prediction.sweep import COLUMNS

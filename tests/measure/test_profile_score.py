@@ -43,7 +43,7 @@ def test_a_recorded_kernel_has_no_launch_in_its_time() -> None:
     launch = load_hardware("h100").launch
     own, in_stream = (scored(observed(in_stream=stream)) for stream in (False, True))
     for name in ("transformer.add", "transformer.h.attn_residual"):
-        assert predicted_s(in_stream, name) == launch.stream_floor_s
+        assert predicted_s(in_stream, name) >= launch.stream_floor_s
         assert launch.graph_floor_s <= predicted_s(own, name) < launch.stream_floor_s
     assert own.total.predicted_s < in_stream.total.predicted_s
 
