@@ -23,6 +23,8 @@ RESIDUAL = {"range": (1e-6, 10)}
 
 MEMORY_KINDS = ("elementwise", "gelu", "scalar_op", "where", "softmax", "layer_norm", "copy", "cat", "gather", "fill")
 """Kinds of memory-bound kernels that reach different fractions of the memory's peak."""
+ADDRESSES = ("gather", "cat")
+"""Memory-bound kinds whose only arithmetic is that of addresses."""
 
 ATTENTION_KERNELS = ("flash2", "flash3", "efficient", "cudnn", "mps")
 """Attention kernels that a device may have constants of; see `device/sdpa.py` for which of them runs."""
@@ -170,11 +172,11 @@ class MemoryConstants:
             raise InputError("expected resident_from below resident_to")
 
     def with_twice_the_arithmetic(self) -> MemoryConstants:
-        """The same memory, if kernels computed twice as fast; a gather's elements are addresses."""
+        """The same memory, if kernels computed twice as fast; those of `ADDRESSES` compute nothing."""
         kinds = {
             kind: replace(c, elements_per_s_per_unit=2 * c.elements_per_s_per_unit)
             for kind, c in self.kinds.items()
-            if c.elements_per_s_per_unit is not None and kind != "gather"
+            if c.elements_per_s_per_unit is not None and kind not in ADDRESSES
         }
         return replace(self, kinds={**self.kinds, **kinds})
 

@@ -53,7 +53,11 @@ def _text(page: Page, lines: Sequence[Line]) -> None:
         page.line("\nborrowed, or measured on another machine:")
     for sentence in (*lenders, "", *_never(lines)):
         page.line(sentence)
-    page.line("\n4.4% (4): mean absolute error of whole passes that were measured (how many)")
+    page.line("")
+    if example := next((known for line in lines for known in line.known if known.error is not None), None):
+        page.line(
+            f"{example.error:.1%} ({example.passes}): mean absolute error of whole passes that were measured (how many)"
+        )
     page.line("ranges, also of several devices: gpt2-large, eager; 8 x 1024, or 1 on 512 cached")
     for word, meaning in MEANING.items():
         page.line(f"{word}: {meaning}")

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpt2cost.device.gpu_constants import ADDRESSES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.timing.terms import Array, Terms, norm, residency
 
@@ -91,7 +92,7 @@ def memory_terms(
         work_s = np.where(long, np.maximum(work_s, turns_s), work_s)
         compute_s = np.where(long, nothing, compute_s)
         rows_s = np.where(long, turns_s, rows_s)
-    if kind == "gather":  # it has no arithmetic but that of addresses
+    if indexed or kind in ADDRESSES:  # no arithmetic but that of addresses
         compute_s, rows_s = nothing, np.maximum(rows_s, compute_s)
     total_s = np.maximum(floor_s, hw.launch.graph_floor_s + work_s)
     serial_s = np.maximum(step_s, rows_s)

@@ -55,7 +55,7 @@ def test_what_is_known_of_the_devices(gpt2cost: Call) -> None:
         assert row["low"] < 0 < row["high"]
     assert known["h100-sxm-80gb", "fp32 prefill"]["word"] == "measured"
     text = gpt2cost("accuracy", "--trust").out
-    assert "never measured: 16-bit prefill on any a100, h100," in text
+    assert "never measured: 16-bit prefill on any a100, m1," in text
     assert all(f"{word}: " in text for word in document["trust"])
     assert max(map(len, text.splitlines())) <= 80
     head, *_ = text.split("\n\n")

@@ -155,9 +155,9 @@ def totals(gpu: str | Hardware, **settings: object) -> Totals:
 
 
 def test_a_measured_regime_says_nothing_of_another() -> None:
-    h100 = load_hardware("h100")
-    assert totals(h100, batch=4, seq=512, dtype="fp32").trust == "measured"
-    assert totals(h100, batch=4, seq=512, dtype="bf16").trust == "calibrated"
+    l4, h100 = load_hardware("l4"), load_hardware("h100")
+    assert totals(l4, batch=4, seq=512, dtype="fp32").trust == "measured"
+    assert totals(l4, batch=4, seq=512, dtype="bf16").trust == "borrowed"
     assert totals(h100, batch=256, seq=1, cache=512, dtype="fp32").trust != "measured"
 
 
