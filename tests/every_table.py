@@ -54,8 +54,8 @@ def of_passes() -> Iterator[TableOptions]:
         if attn == "eager":
             yield replace(own, reorder_and_upcast_attn=True)
     numbers = tuple(load_model("gpt2").symbols().items())
-    for weights, dtype, nested in product(("int8", "nf4"), ("float16", "bfloat16", "float32"), SWITCH):
-        own = Quantization(weights, nested, nested, "float16", dtype, ("lm_head",), numbers, (108, 8.0))  # type: ignore[arg-type]
+    for weights, dtype, nested in product(("int8", "nf4"), ("fp16", "bf16", "fp32"), SWITCH):
+        own = Quantization(weights, nested, nested, dtype, "fp16", ("lm_head",), numbers, (108, 8.0))  # type: ignore[arg-type]
         yield TableOptions(quantization=own)
     for mask, scale in product(KERNEL_VARIANTS["mask"], KERNEL_VARIANTS["scale"]):
         yield TableOptions("eager", variants=(("mask", mask), ("scale", scale)))

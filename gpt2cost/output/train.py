@@ -24,7 +24,7 @@ from gpt2cost.prediction.train import Training, TrainPhase
 from gpt2cost.prediction.train_explain import slowest, what_would_help
 from gpt2cost.prediction.train_settings import one_dropout
 from gpt2cost.table.citations import transformers_version
-from gpt2cost.table.config import PDROPS
+from gpt2cost.table.config_file import PDROPS
 from gpt2cost.timing.overlap import Bucket
 from gpt2cost.units import format_quantity
 

@@ -18,7 +18,7 @@ from gpt2cost.checks import Size
 from gpt2cost.device.dtypes import ELEMENT_BYTES, precision_of
 from gpt2cost.device.hardware import Hardware, Host
 from gpt2cost.device.sdpa import sdpa_kernel
-from gpt2cost.prediction.settings import How, Number, Sizes
+from gpt2cost.prediction.settings import How, Number, Sizes, computes_in, stored_dtype
 from gpt2cost.table import nanogpt
 from gpt2cost.table.config import Model
 from gpt2cost.table.formula import Values
@@ -167,19 +167,16 @@ def table_options(model: Model, how: How, hw: Hardware | None = None) -> TableOp
     )
 
 
-_TORCH_NAMES = {"fp16": "float16", "bf16": "bfloat16"}
-
-
 def quantization(model: Model, dtype: str, hw: Hardware | None = None) -> Quantization | None:
     """How a model's weights are quantised, if they are, where the rest of it is in a dtype."""
     if model.weights == "dtype":
         return None
     return Quantization(
         model.weights,
+        dtype=stored_dtype(dtype),
+        computes_in=computes_in(model, dtype),
         finds_outliers=model.llm_int8_threshold > 0,
         double=model.bnb_4bit_use_double_quant,
-        compute=model.bnb_4bit_compute_dtype,
-        dtype=_TORCH_NAMES.get(dtype, "float32"),  # type: ignore[arg-type]
         kept=model.kept,
         numbers=tuple(model.symbols().items()),
         device=None if hw is None else (hw.compute.units, hw.compute_capability or 0.0),

@@ -153,6 +153,7 @@ def explain_step(
         raise InputError("sample: goes with phase generate alone")
     if phase == GENERATE:
         model = load_model(model)
+        check_writes(model)
         logits = logits_in_generate(model)
     asked = asked_for(
         model, gpu, "prefill" if phase == GENERATE else phase, batch=batch, seq=seq, cache=cache, dtype=dtype,
@@ -164,8 +165,6 @@ def explain_step(
         last = asked.model.n_layer - 1
         raise InputError(f"step: {asked.model.name} has the layers h.0 to h.{last}, got {echo(layer[0][1:])}")
     train, hardware = asked.train, asked.hardware
-    if phase == GENERATE:
-        check_writes(asked.model)
     if train is not None:
         parts = list(_of_training(asked, train))
         hardware = None if hardware is None else hardware.under_load

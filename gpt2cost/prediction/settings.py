@@ -13,12 +13,14 @@ from gpt2cost.device.dtypes import DTYPES, HALF_DTYPES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.device.sdpa import check_flash_head_dim
 from gpt2cost.errors import InputError, echo
-from gpt2cost.table.config import PDROPS, Model, check_impl
+from gpt2cost.table.config import Model, check_impl
+from gpt2cost.table.config_file import PDROPS
 from gpt2cost.table.heads import CLASSES
 from gpt2cost.table.options import (
     ATTENTION_IMPLEMENTATIONS,
     CACHE_TYPES,
     COMPILED,
+    DTYPE_OF,
     GRAPHED,
     IMPLEMENTATIONS,
     LOGITS,
@@ -126,10 +128,19 @@ def unused_changes(model: Model) -> Iterator[str]:
         yield f"set: {', '.join(keys)}: dropout does nothing in inference, where it is the identity"
 
 
+def stored_dtype(dtype: str) -> str:
+    """The dtype in which activations are stored: tf32 is a way to multiply float32."""
+    return "fp32" if dtype == "tf32" else dtype
+
+
+def computes_in(model: Model, dtype: str) -> str:
+    """The dtype that layers of quantised weights compute in, where the rest of the model is in `dtype`."""
+    return "fp16" if model.weights == "int8" else DTYPE_OF.get(model.bnb_4bit_compute_dtype, stored_dtype(dtype))
+
+
 def slow_weights(model: Model, how: How) -> Iterator[str]:
     """A warning of 4-bit weights whose layers compute in another dtype than the rest of the model."""
-    computes_in = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(model.bnb_4bit_compute_dtype)
-    if computes_in and computes_in != how.dtype.replace("tf32", "fp32"):
+    if model.weights != "int8" and computes_in(model, how.dtype) != stored_dtype(how.dtype):
         yield (
             f"bnb_4bit_compute_dtype: {model.bnb_4bit_compute_dtype}, and the dtype is {how.dtype}: every layer of"
             f" {model.weights} weights casts what it takes and gives"

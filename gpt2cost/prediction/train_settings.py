@@ -13,7 +13,8 @@ from gpt2cost.device.dtypes import PRECISIONS, Precision
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.errors import InputError, echo
 from gpt2cost.prediction.settings import How, Sizes, check_device
-from gpt2cost.table.config import PDROPS, Model
+from gpt2cost.table.config import Model
+from gpt2cost.table.config_file import PDROPS
 from gpt2cost.table.heads import CLASSES, CLASSIFIES
 from gpt2cost.table.optimizer import OPTIMIZERS, Optimizer
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, CHECKPOINTING, IMPLEMENTATIONS, Checkpointing

@@ -28,7 +28,8 @@ from gpt2cost.prediction.one_pass import (
 from gpt2cost.prediction.settings import Number
 from gpt2cost.prediction.train_settings import Batch, TrainHow
 from gpt2cost.table.accumulation import accumulation_rows
-from gpt2cost.table.config import PDROPS, Model
+from gpt2cost.table.config import Model
+from gpt2cost.table.config_file import PDROPS
 from gpt2cost.table.ddp import copy_rows
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel, Row
 from gpt2cost.table.optimizer import clip_rows, optimizer_rows

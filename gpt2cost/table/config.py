@@ -22,7 +22,11 @@ from gpt2cost.files import STDIN, data_dir
 from gpt2cost.schema import build, check_mapping, fields_of
 from gpt2cost.table.activations import check_activation
 from gpt2cost.table.config_file import (
+    DIMENSION,
+    LARGEST,
     OTHER_NAMES,
+    PDROPS,
+    PROBABILITY,
     as_gpt2,
     attn_of,
     dtype_of,
@@ -34,6 +38,7 @@ from gpt2cost.table.formula import Formula
 from gpt2cost.table.gpt2 import parameter_count
 from gpt2cost.table.heads import WITH_LM
 from gpt2cost.table.hub import config_of, hub_config
+from gpt2cost.table.nanogpt_config import OWN_KEYS, keys_of_args
 from gpt2cost.table.options import ComputeDtype, Head, Impl, Weights
 from gpt2cost.table.quantization_config import (
     OF_WEIGHTS,
@@ -44,14 +49,7 @@ from gpt2cost.table.quantization_config import (
 )
 from gpt2cost.units import parse_count
 
-_DIMENSION = {"range": (1, 10**7)}
-"""Rule of a model's dimensions: a larger number is more likely a slip than a size."""
-_PROBABILITY = {"bound": "natural"}
-"""Rule of a dropout's probability; that it is below 1, the check of the model says."""
 _DERIVED = {"derived": True}
-
-PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
-"""A config's probabilities of dropout, which training alone has."""
 
 _NO_KEYS = ("bias", "encoder_len", *QUANTIZATION_KEYS)
 """What a HuggingFace config has not, or not there."""
@@ -80,12 +78,12 @@ class Model:
     name: str = field(default="", metadata=_DERIVED)
     impl: Impl = field(default="hf", metadata=_DERIVED)
     model_type: Literal["gpt2"] = "gpt2"
-    n_layer: int = field(default=12, metadata=_DIMENSION)
-    n_head: int = field(default=12, metadata=_DIMENSION)
-    n_embd: int = field(default=768, metadata=_DIMENSION)
-    n_inner: int = field(default=4 * 768, metadata=_DIMENSION)
-    vocab_size: int = field(default=50257, metadata=_DIMENSION)
-    n_positions: int = field(default=1024, metadata=_DIMENSION)
+    n_layer: int = field(default=12, metadata=DIMENSION)
+    n_head: int = field(default=12, metadata=DIMENSION)
+    n_embd: int = field(default=768, metadata=DIMENSION)
+    n_inner: int = field(default=4 * 768, metadata=DIMENSION)
+    vocab_size: int = field(default=50257, metadata=DIMENSION)
+    n_positions: int = field(default=1024, metadata=DIMENSION)
     activation_function: str = "gelu_new"
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
@@ -95,11 +93,11 @@ class Model:
     use_cache: bool = True
     pad_token_id: int | None = None
     head: Head = "lm"
-    num_labels: int = field(default=2, metadata=_DIMENSION)
-    encoder_len: int = field(default=0, metadata={"range": (0, 10**7)})
-    attn_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
-    embd_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
-    resid_pdrop: float = field(default=0.1, metadata=_PROBABILITY)
+    num_labels: int = field(default=2, metadata=DIMENSION)
+    encoder_len: int = field(default=0, metadata={"range": (0, LARGEST)})
+    attn_pdrop: float = field(default=0.1, metadata=PROBABILITY)
+    embd_pdrop: float = field(default=0.1, metadata=PROBABILITY)
+    resid_pdrop: float = field(default=0.1, metadata=PROBABILITY)
     bias: bool = True
     weights: Weights = "dtype"
     llm_int8_threshold: float = field(default=6.0, metadata={"bound": "natural"})
@@ -118,7 +116,7 @@ class Model:
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd: expected a multiple of n_head, got {self.n_embd} / {self.n_head}")
         check_activation(self.activation_function)
-        for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
+        for name in PDROPS:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name}: expected a probability from 0 to below 1, got {getattr(self, name)}")
         if self.encoder_len and not self.add_cross_attention:
@@ -191,30 +189,10 @@ def _checked(config: Mapping[str, Any], name: str, where: str) -> Model:
     return replace(model, name=name, n_inner=model.n_inner if has_inner else 4 * model.n_embd)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GPTConfig:
-    """nanoGPT's `GPTConfig`, with its defaults: what a `model_args` says."""
-
-    block_size: int = field(default=1024, metadata=_DIMENSION)
-    vocab_size: int = field(default=50304, metadata=_DIMENSION)
-    n_layer: int = field(default=12, metadata=_DIMENSION)
-    n_head: int = field(default=12, metadata=_DIMENSION)
-    n_embd: int = field(default=768, metadata=_DIMENSION)
-    dropout: float = field(default=0.0, metadata=_PROBABILITY)
-    bias: bool = True
-
-
-OWN_KEYS = ("block_size", "dropout", "bias")
-"""What nanoGPT's `model_args` has and a config.json has not."""
-
-
 def model_from_args(args: Mapping[str, Any], name: str, where: str) -> Model:
     """A `Model` from nanoGPT's `model_args`, which its own code runs. Raises `InputError` as `model_from_config` does,
     and for an unknown key, which nanoGPT refuses too."""
-    config = build(GPTConfig, dict(args), where)
-    keys = {key: getattr(config, key) for key in ("vocab_size", "n_layer", "n_head", "n_embd", "bias")}
-    drops = {f"{part}_pdrop": config.dropout for part in ("attn", "embd", "resid")}
-    return replace(_checked({**keys, **drops, "n_positions": config.block_size}, name, where), impl="nanogpt")
+    return replace(_checked(keys_of_args(args, where), name, where), impl="nanogpt")
 
 
 def check_impl(impl: Impl, model: Model) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from gpt2cost.errors import ECHO_LIMIT, InputError, echo, plain
 from gpt2cost.files import read_text
 from gpt2cost.table.heads import CLASSES, CLASSIFIES
-from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS
+from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, DTYPE_OF
 
 OTHER_NAMES = {
     "hidden_size": "n_embd",
@@ -43,16 +43,22 @@ _SAYS_GPT2 = ("n_embd", "n_head", "n_layer")
 _OF_OTHERS = ("afn", "dff", "d_ff", "d_inner")
 """What such configs of GPT-1, CTRL and Transformer-XL have, beside the same."""
 
-_DTYPES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
-"""torch's names of dtypes -> ours."""
+_DTYPES = {**DTYPE_OF, "float": "fp32", "half": "fp16"}
+"""torch's names of dtypes, and others that it takes -> ours."""
 
 _HEADS = {cls: head for head, cls in CLASSES.items()}
 _SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_proj_to_labels": True,
             "summary_activation": None}  # fmt: skip
 """What a GPT2DoubleHeadsModel's scores are made by, as it is modelled."""
 
-MAX_LABELS = 10**7
-"""Most classes of a classification head; a larger number is more likely a slip."""
+LARGEST = 10**7
+"""The largest dimension of a model: a larger number is more likely a slip than a size."""
+DIMENSION = {"range": (1, LARGEST)}
+"""Rule of a model's dimensions."""
+PROBABILITY = {"bound": "natural"}
+"""Rule of a dropout's probability; that it is below 1, the check of the model says."""
+PDROPS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+"""A config's probabilities of dropout, which training alone has."""
 _HARMLESS_CODE = ("AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor")
 """What code of its own in `auto_map` leaves the model as it is."""
 
@@ -185,7 +191,7 @@ def labels_of(config: Mapping[str, Any], head: str) -> Any:
     """
     names, count = config.get("id2label"), config.get("num_labels")
     found = len(names) if isinstance(names, Mapping) else 2 if count is None else count
-    possible = isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= MAX_LABELS
+    possible = isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= LARGEST
     return found if possible or head in CLASSIFIES else 2
 
 

@@ -16,7 +16,7 @@ from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.loss import causal_lm_loss, classification_loss
 from gpt2cost.table.options import Head, TableOptions
 from gpt2cost.table.quantization import projection
-from gpt2cost.table.symbols import B, D, N, T, V, b8, f32, i64
+from gpt2cost.table.symbols import B, D, N, T, V, b8, i32, i64
 
 Steps: TypeAlias = tuple[Module | Kernel | Free, ...]
 
@@ -34,8 +34,6 @@ CLASSIFIES: tuple[Head, ...] = ("sequence-classification", "token-classification
 """The heads that have `num_labels` outputs."""
 HEAD_MODULES = ("lm_head", "score", "classifier", "multiple_choice_head")
 """The modules beside the GPT2Model."""
-INT32 = f32
-"""Bytes of an int32: as many as of a float32."""
 POOLED = "pooled"
 """The fusion group of what chooses rows: it goes row by row of what it gives, and no search for them is part of it."""
 
@@ -172,8 +170,8 @@ def _sequence_classification(x: Tensor, options: TableOptions) -> tuple[Steps, T
     count = cite(src, "token_indices = torch.arange(input_ids.shape[-1]")
     most = cite(src, "last_non_pad_token = (token_indices * non_pad_mask).argmax(-1)")
     ids, differs = tensor("input_ids", B, T, element=i64), tensor("is_no_pad", B, T, element=b8)
-    mask, tokens = tensor("non_pad_mask", B, T, element=INT32), tensor("token_indices", T, element=INT32)
-    product, places = tensor("places", B, T, element=INT32), tensor("last_non_pad_token", B, element=i64)
+    mask, tokens = tensor("non_pad_mask", B, T, element=i32), tensor("token_indices", T, element=i32)
+    product, places = tensor("places", B, T, element=i32), tensor("last_non_pad_token", B, element=i64)
     steps = (
         *(
             _grouped(kernel, "last_token")

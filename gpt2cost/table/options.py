@@ -29,6 +29,8 @@ WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 """How the weights of linear layers are stored: in the dtype, or as bitsandbytes quantises them."""
 ComputeDtype: TypeAlias = Literal["dtype", "float32", "float16", "bfloat16"]
 """What a layer of 4-bit weights computes in, by torch's name; `dtype` is the model's."""
+DTYPE_OF = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""torch's names of dtypes -> ours."""
 Checkpointing: TypeAlias = Literal["none", "block"]
 CHECKPOINTING: tuple[Checkpointing, ...] = get_args(Checkpointing)
 """Activation checkpointing: `block` keeps a block's input alone, and runs its forward again in the backward pass."""
@@ -38,25 +40,21 @@ CHECKPOINTING: tuple[Checkpointing, ...] = get_args(Checkpointing)
 class Quantization:
     """What changes the kernels of layers with quantised weights: see `table.quantization`.
 
+    `dtype`: of the model's activations, one of `DTYPE_OF`; `computes_in`: of what those layers take and give.
     `finds_outliers`: of int8, activations are looked through for large ones. `double`: the scales of 4-bit weights are
-    quantised again. `compute`: the dtype of a layer's products. `kept`: the modules that are not
-    quantised. `numbers`: the values of the model's symbols, since 4-bit weights are stored in blocks. `device`: SMs and
-    compute capability, which decide where 4-bit weights are multiplied as they are; None: of no device.
+    quantised again. `kept`: the modules that are not quantised. `numbers`: the values of the model's symbols, since
+    4-bit weights are stored in blocks. `device`: SMs and compute capability, which decide where 4-bit weights are
+    multiplied as they are; None: of no device.
     """
 
     weights: Weights
     finds_outliers: bool = True
     double: bool = False
-    compute: ComputeDtype = "dtype"
-    dtype: Literal["float32", "float16", "bfloat16"] = "float16"  # the model's
+    dtype: str = "fp16"
+    computes_in: str = "fp16"
     kept: tuple[str, ...] = ()
     numbers: tuple[tuple[str, int], ...] = ()
     device: tuple[int, float] | None = None
-
-    @property
-    def half(self) -> bool:
-        """Whether the model's activations have 16 bits."""
-        return self.dtype != "float32"
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,11 @@ from gpt2cost.table.formula import ALWAYS, NEVER, Condition, Formula, formula
 from gpt2cost.table.fused_4bit import BLOCK, fused_rows
 from gpt2cost.table.kernel import Free, Gemm, Kernel, Module, Tensor
 from gpt2cost.table.options import Quantization, TableOptions
-from gpt2cost.table.symbols import B, D, F, N, T, V, a, b8, f32
+from gpt2cost.table.symbols import B, D, F, N, T, V, a, b8, f32, i32
 
 INT8 = b8
 """Bytes of an int8, and of two weights of 4 bit: as many as of a boolean."""
-INT32 = f32
-"""Bytes of an int32: as many as of a float32."""
-HALF = 2 * b8
+FLOAT16 = 2 * b8
 """Bytes of a float16 where activations are float32."""
 
 DOUBLE_BLOCK = 256
@@ -102,11 +100,10 @@ class _Layer:
         self.x, self.n, self.k, self.path, self.quantised = x, n, k, path, quantised
         self.rows, self.m = rows, prod(map(formula, rows), start=formula(1))
         self.out = tensor(out, *rows, n)
-        computes_in = "float16" if quantised.weights == "int8" else _computes_in(quantised)
-        self.casts = computes_in != quantised.dtype
-        other_size = f32 if quantised.half else HALF
-        self.element = a if quantised.half == (computes_in != "float32") else other_size
-        self.dtype = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[computes_in] if self.casts else ""
+        self.casts = quantised.computes_in != quantised.dtype
+        self.dtype = quantised.computes_in if self.casts else ""
+        is_wide, is_model_wide = quantised.computes_in == "fp32", quantised.dtype == "fp32"
+        self.element = a if is_wide == is_model_wide else f32 if is_wide else FLOAT16
         self.bias = (replace(weight(f"{path}.bias", n), element=self.element),) if bias else ()
 
     def named(self, name: str, *dims: Formula | int, element: Formula) -> Tensor:
@@ -155,7 +152,7 @@ def _int8(layer: _Layer) -> Iterator[Kernel | Free]:
     if quantised.finds_outliers:
         yield Free("quantize_locals", "view", 0, keeps=(outliers,))
         yield Free("zero_sync", "sync", when=layer.m > 1)
-    product = layer.named("int32", *rows, n, element=INT32)
+    product = layer.named("int32", *rows, n, element=i32)
     yield Kernel(
         "matmul", "int8_linear_matmul", "gemm",
         (rounded, replace(weight(f"{layer.path}.weight", n, k), element=INT8)), (product,), 2 * layer.m * n * k, matmul,
@@ -226,16 +223,10 @@ def _4bit(layer: _Layer) -> Iterator[Kernel | Free]:
         yield copy("cast_output", "_to_copy", y, layer.out, forward)
 
 
-def _computes_in(quantised: Quantization) -> str:
-    """What a layer of 4-bit weights computes in, by torch's name."""
-    return quantised.dtype if quantised.compute == "dtype" else quantised.compute
-
-
 def _fused(quantised: Quantization, m: Formula, n: Formula, k: Formula) -> Condition:
     """At which rows 4-bit weights are multiplied as they are."""
     numbers = dict(quantised.numbers)
-    computes_in = _computes_in(quantised)
-    half, is_fp16 = computes_in != "float32", computes_in == "float16"
+    half, is_fp16 = quantised.computes_in != "fp32", quantised.computes_in == "fp16"
     found = fused_rows(quantised.device, half, is_fp16, n.evaluate(numbers), k.evaluate(numbers))
     conditions = (m.at_most(run[-1]) & (ALWAYS if run[0] == 1 else m > run[0] - 1) for run in found)
     every = NEVER
@@ -281,7 +272,7 @@ def saved_bytes(quantised: Quantization, head: str, crossed: bool, layers: int, 
             packed, scales, second = _stored(quantised, n, k)
             own_scales = scales + 4 * second + DOUBLE_CODE_BYTES + OFFSET_BYTES if quantised.double else 4 * scales
             stored = packed + own_scales + CODE_BYTES
-            bias_bytes = 4 if _computes_in(quantised) == "float32" else 2
+            bias_bytes = 4 if quantised.computes_in == "fp32" else 2
             stored += bias * outputs * (bias_bytes - w_bytes)
         saved += (layers if name.partition(".")[0] in IN_BLOCK else 1) * (elements * w_bytes - stored)
     return saved

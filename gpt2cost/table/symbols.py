@@ -21,4 +21,5 @@ a = symbol("a_bytes")  # bytes of an activation element
 i64 = symbol("index_bytes")  # bytes of a token id or position: 8
 b8 = symbol("bool_bytes")  # bytes of a mask element: 1
 f32 = symbol("stat_bytes")  # bytes of a float32 element whatever the dtype: layer norm's statistics, upcast scores: 4
+i32 = f32  # bytes of an int32, as many as of a float32
 CONSTANT_BYTES = {"index_bytes": 8, "bool_bytes": 1, "stat_bytes": 4}

@@ -14,7 +14,7 @@ from operator import or_
 
 from gpt2cost.table.autograd import node_of, weight_gradients, weight_names
 from gpt2cost.table.checkpointing import is_recomputed
-from gpt2cost.table.formula import ALWAYS, NEVER, Condition, formula
+from gpt2cost.table.formula import ALWAYS, NEVER, Condition
 from gpt2cost.table.kernel import Free, Kernel, Row, Tensor
 from gpt2cost.table.liveness import FINAL_CACHE
 from gpt2cost.table.symbols import L
@@ -23,8 +23,6 @@ from gpt2cost.table.training import TrainingTable
 HELD = ("logits", *FINAL_CACHE, "loss", "loss.grad")
 """What the caller's variables keep until the backward pass is through: what the model returns (the loss, the logits,
 and the cache of a pass that uses one), and what `backward()` starts from."""
-LAYERS = formula(L)
-"""How often a row of each layer comes; one between two layers, of compiled code, comes once less."""
 AGAIN = " again"
 """The end of the name of a tensor that checkpointing makes a second time."""
 
@@ -86,7 +84,7 @@ class Layout:
                 yield self._step(row, (f"{phase} before", number), phase, order[0], False)
             for layer in order:
                 for number, row in enumerate(block):
-                    runs_in = order if row.count == LAYERS else order[:-1]
+                    runs_in = order if row.count == L else order[:-1]
                     if layer in runs_in:
                         place = "first" if layer == min(runs_in) else "last" if layer == max(runs_in) else "middle"
                         yield self._step(row, (f"{phase} {place}", number), phase, layer, True)

@@ -65,7 +65,7 @@ class GpuMachine:
                 terms = product(count, rows, columns, depth)
                 if kernel.compiled and own_dtype in HALF_DTYPES:
                     padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
-                    padded += self._padding(own_dtype, rows, columns, depth, layout)
+                    padded += self._padding(own_dtype, count, rows, columns, depth, layout)
                     terms = terms.where(terms.device_s <= padded.device_s, padded)
                 elif is_gradient(kernel):
                     terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
@@ -116,10 +116,11 @@ class GpuMachine:
             write = write + (size if tensor.name in NEW_CACHE else size * missing(self.hw, moved_bytes))
         return read, write
 
-    def _padding(self, dtype: str, m: Array, n: Array, k: Array, layout: str) -> Terms:
-        """A compiler's copies of those operands of (m, k) and (k, n) whose rows in memory are not aligned."""
+    def _padding(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, layout: str) -> Terms:
+        """A compiler's copies of those operands of `batch` products of (m, k) and (k, n) whose rows in memory are not
+        aligned."""
         leading = m if layout == "TN" else k
-        elements = m * k * (leading % ROW > 0) + k * n * ((n % ROW > 0) | (k % ROW > 0))
+        elements = batch * (m * k * (leading % ROW > 0) + k * n * ((n % ROW > 0) | (k % ROW > 0)))
         moved = elements * ELEMENT_BYTES[dtype]
         return self.memory("elementwise", dtype, moved, moved, 1.0)
 
