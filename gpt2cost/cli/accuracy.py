@@ -29,7 +29,8 @@ def accuracy(
     measurements: Annotated[
         Path | None,
         typer.Option(
-            "--measurements", help="A folder of CSV files of measured kernels, and of published training steps."
+            "--measurements",
+            help="A CSV file of measured kernels (- is stdin), or a folder of them and of training steps.",
         ),
     ] = None,
     fit_constant: Annotated[

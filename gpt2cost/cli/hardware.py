@@ -26,7 +26,7 @@ def list_devices(*, out: OutputFlags) -> None:
 @hardware.command()
 @takes
 def show(
-    name: Annotated[str, typer.Argument(help="A device or a YAML file.", autocompletion=device_names)],
+    name: Annotated[str, typer.Argument(help="A device or a YAML file; - is stdin.", autocompletion=device_names)],
     *,
     out: OutputFlags,
 ) -> None:
@@ -37,7 +37,7 @@ def show(
 @hardware.command()
 @takes
 def validate(
-    file: Annotated[Path, typer.Argument(help="A hardware YAML file.")],
+    file: Annotated[Path, typer.Argument(help="A hardware YAML file; - is stdin.")],
     *,
     out: OutputFlags,
 ) -> None:

@@ -109,6 +109,8 @@ def sweep(
         required(f"--{name}", axes.get(name))
     if sort is not None:
         columns = TRAIN_COLUMNS if trains else KERNEL_COLUMNS if kernels else COLUMNS
+        if not energy and sort.removeprefix("-") in ENERGY_COLUMNS:
+            raise InputError(f"--sort {sort}: goes with --energy")
         check_column(sort, (*columns, *ENERGY_COLUMNS) if energy else columns)
     if top is not None and top < 1:
         raise InputError(f"top: expected at least 1, got {top}")

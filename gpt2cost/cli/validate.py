@@ -50,8 +50,8 @@ VENDORS = {"cpu": "cpu", "cuda": "nvidia", "mps": "apple"}
 OF_A_PREDICTION = (*LEAST, "case", "dtype", "attn", "runtime", "no_use_cache")
 """Flags that say with what a trace is compared, beside the model and the device."""
 TRACE_HELP = (
-    "Measure nothing: score the kernels in this trace of torch.profiler, or of gpt2cost trace; without --model say what"
-    " is in it."
+    "Measure nothing: score the kernels in this trace (- is stdin) of torch.profiler, or of gpt2cost trace; without"
+    " --model say what is in it."
 )
 
 
@@ -63,7 +63,8 @@ def validate(
     on: DeviceFlags,
     kernels: Annotated[bool, typer.Option("--kernels", help="Score every kernel of a profiled pass too.")] = False,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="Measure nothing: score the measurements in this file or folder.")
+        Path | None,
+        typer.Option("--from", help="Measure nothing: score the measurements in this file (- is stdin) or folder."),
     ] = None,
     trace: Annotated[Path | None, typer.Option("--trace", help=TRACE_HELP)] = None,
     training: MeasureStepFlags,

@@ -74,21 +74,21 @@ class Row:
     measured_s: float
 
 
-def score_measurements(folder: Path, fit_constant: bool = False) -> list[KernelResult]:
-    """Score a CSV file, or every one in `folder` that is of one of `FORMATS`, and published training steps.
+def score_measurements(path: Path, fit_constant: bool = False) -> list[KernelResult]:
+    """Score a CSV file, or every one in a folder that is of one of `FORMATS`, and published training steps.
 
-    Raises `InputError` if the folder cannot be read or has no such file, and for a wrong row, with file and line. Warns
+    Raises `InputError` if `path` cannot be read or has no such file, and for a wrong row, with file and line. Warns
     (`InputWarning`) of files that are of no format, of columns that are not read, and of rows that are skipped.
     """
-    where = plain(str(folder))
-    if not is_folder(folder):
-        results = list(_score_file(folder, fit_constant))
+    where = plain(str(path))
+    if not is_folder(path):
+        results = list(_score_file(path, fit_constant))
         if not results:
             raise InputError(f"{where}: expected a CSV file with measurements of kernels, or a folder of them")
         return results
-    files = sorted(path for path in folder.glob("*.csv") if path.is_file())
-    results = [result for path in files for result in _score_file(path, fit_constant)]
-    results += _score_steps(folder)
+    files = sorted(file for file in path.glob("*.csv") if file.is_file())
+    results = [result for file in files for result in _score_file(file, fit_constant)]
+    results += _score_steps(path)
     if not results:
         raise InputError(f"{where}: no kernel measurement in any CSV file of it")
     return results

@@ -45,11 +45,14 @@ def _range(answer: Answer) -> str:
     return " to ".join(format_quantity(field.get(answer), "s") for field in (LOW, HIGH))
 
 
+RANGE: Field[Answer] = Field("", "range", "", _range)
 COLUMNS: tuple[Field[Answer], ...] = (
-    PHASE, GOAL, BATCH, NEW, CACHED, dataclasses.replace(LATENCY, unit="own s"), Field("", "range", "", _range), RATE,
+    PHASE, GOAL, BATCH, NEW, CACHED, dataclasses.replace(LATENCY, unit="own s"), RANGE, RATE,
     dataclasses.replace(MEMORY, unit="own B"), LIMIT,
 )  # fmt: skip
 """What the table shows: answers differ in size, so that each has its own prefix."""
+NARROW = (PHASE, GOAL, BATCH, dataclasses.replace(NEW, header="new"), CACHED, RANGE, RATE)
+"""What it shows where the page is narrow."""
 
 # ---------------------------------------------------------------------------------------------- the view
 
@@ -91,7 +94,7 @@ def asked_text(capacity: Capacity, where: str = "") -> str:
 def _text(page: Page, capacity: Capacity) -> None:
     """The answers, a line each, and what limits them."""
     page.line(f"{_heading(capacity)}\n")
-    page.fields(capacity.answers, COLUMNS)
+    page.fields(capacity.answers, COLUMNS, (*NARROW, LIMIT), NARROW)
     explain_positions(page, capacity)
 
 

@@ -165,7 +165,7 @@ def _by_kind(page: Page, rows: Sequence[Compared]) -> None:
     seconds: Field[Field[Compared]] = Field(
         "", f"{LABEL.get(first)} {unit}", ".", lambda line: line.get(first) / divisor
     )
-    page.fields([*lines, LATENCY], (attribute("header", "kind"), seconds, *map(difference, others)))
+    page.beside([*lines, LATENCY], attribute("header", "kind"), [seconds, *map(difference, others)])
 
 
 def _summary(comparison: Comparison) -> tuple[str, str]:

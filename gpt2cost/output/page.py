@@ -173,6 +173,17 @@ class Page:
         rows = list(items)
         self.table(*(table_of(layout, rows) for layout in layouts))
 
+    def beside(self, items: Iterable[T], name: Field[T], columns: Sequence[Field[T]]) -> None:
+        """Add a table with `columns` beside `name`; those that do not fit the page follow in tables below it."""
+        rows, left = list(items), list(columns)
+        while left:
+            tables = [table_of([name, *left[:count]], rows) for count in range(len(left), 0, -1)]
+            fitting = self.first_fit(*tables)
+            self.parts.append((tables[fitting], ""))
+            left = left[len(left) - fitting :]
+            if left:
+                self.line()
+
     @property
     def lines(self) -> list[Pieces]:
         """The lines with their styles: headers of tables are bold."""

@@ -185,8 +185,11 @@ def _capacities(page: Page, several: Several) -> None:
 
     columns = within(attrgetter("part"), of_capacity.COLUMNS)
     cost = [COST] if several.priced else []
-    narrow = [column for column in columns if column.header not in ("new tokens", "cached", "memory")]
-    page.fields(rows, [DEVICE, *columns, *cost], [DEVICE, *narrow, *cost])
+    left_out: list[set[str]] = [set(), {"new tokens", "cached", "memory"}]
+    left_out.append(left_out[-1] | {"latency", "limited by"})
+    if cost:
+        left_out.append(left_out[-1] | {"range", "tokens/s"})
+    page.fields(rows, *([DEVICE, *(one for one in columns if one.header not in out), *cost] for out in left_out))
     of_capacity.explain_positions(page, first)
     best = [row for row in rows if row.part.goal == "best throughput" and row.cost]  # type: ignore[union-attr]
     for phase in dict.fromkeys(row.part.phase for row in best):

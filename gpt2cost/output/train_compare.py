@@ -143,7 +143,7 @@ def _by_part(page: Page, rows: list[Compared]) -> None:
     seconds: Field[Field[Compared]] = Field(
         "", f"{LABEL.get(first)} {unit}", ".", lambda line: line.get(first) / divisor
     )
-    page.fields(lines, (attribute("header", "part"), seconds, *map(difference, others)))
+    page.beside(lines, attribute("header", "part"), [seconds, *map(difference, others)])
 
 
 def _summary(comparison: TrainComparison) -> tuple[str, str]:

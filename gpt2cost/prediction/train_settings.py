@@ -189,7 +189,9 @@ def check_trains(model: Model) -> None:
             " says how many are passed"
         )
     if model.weights != "dtype":
-        raise InputError(f"weights: training is modelled with all weights in the precision, not {model.weights}")
+        raise InputError(
+            f"weights: training is modelled with all weights in the precision, not {model.weights}; --weights dtype"
+        )
     if model.encoder_len and model.head != "lm":
         raise InputError(f"encoder_len: goes with --head lm; {CLASSES[model.head]} passes no encoder's states on")
     if model.head not in ("lm", *CLASSIFIES):

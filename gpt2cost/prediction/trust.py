@@ -26,6 +26,7 @@ import numpy as np
 from gpt2cost.device.catalog import HOST_FACTOR
 from gpt2cost.device.cpu_constants import CpuConstants
 from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
+from gpt2cost.device.gpu_constants import ATTENTION_KERNELS, PAGED
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.settings import How, Sizes, is_decode
 
@@ -176,7 +177,9 @@ def provenance_of(hw: Hardware, path: str) -> str:
 
 
 def _lender(hw: Hardware, path: str, section: str) -> str:
-    """The device that a constant was borrowed from, as its source or else its section says."""
+    """The device that a constant was borrowed from, as its source or else its section says; the device itself, and in
+    which dtype or kernel of attention, where that is the source."""
     said = _BORROWED.search(provenance_of(hw, path))
     lender = said[1] if said else hw.borrowed.get(section, "")
-    return f"{hw.name} in {lender}" if lender in DTYPES else lender or ASSUMED
+    is_own = lender in DTYPES or lender.removesuffix(PAGED) in ATTENTION_KERNELS
+    return f"{hw.name} in {lender}" if is_own else lender or ASSUMED

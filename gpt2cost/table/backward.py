@@ -131,7 +131,7 @@ class Tape:
         if name not in self.made and base is not None and base.elements == tensor.elements:
             name = base.name
             if len(tensor.shape) > len(base.shape):  # it is by heads, and its tensor by tokens
-                grad = Grad(self.by_token(tensor.name, grad), grad.when)
+                grad = Grad(self.by_token(tensor.name, grad, base.shape[1]), grad.when)
         there = self.grads.get(name)
         if there is None:
             self.grads[name] = grad
@@ -150,7 +150,7 @@ class Tape:
         """The whole gradient of what a kernel made, when all that read it have run."""
         slices = [name for name in self.grads if name not in self.made and self.slice_of.get(name) == tensor.name]
         if slices:
-            parts = [self.by_token(name, self.grads.pop(name)) for name in slices]
+            parts = [self.by_token(name, self.grads.pop(name), tensor.shape[1]) for name in slices]
             whole = self.part(tensor)
             self.emit("grad_split", "cat", "copy", tuple(parts), (whole,), 0)
             self.grads[tensor.name] = Grad(whole)
@@ -166,9 +166,8 @@ class Tape:
             return replace(grad, tensor=copied)
         return grad
 
-    def by_token(self, name: str, grad: Grad) -> Tensor:
-        """The gradient of a view (B, H, tokens, hd) by tokens, (B, tokens, D), copied where it lies by heads."""
-        tokens = grad.tensor.shape[2]
+    def by_token(self, name: str, grad: Grad, tokens: Formula) -> Tensor:
+        """The gradient of a view by heads of a tensor by tokens, (B, tokens, D), copied where it lies by heads."""
         turned = (B, tokens, D)
         if not grad.by_head.any_of:
             return replace(grad.tensor, shape=turned)

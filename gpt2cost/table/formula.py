@@ -265,11 +265,10 @@ class Condition:
     any_of: tuple[tuple[Comparison, ...], ...]
 
     def __and__(self, other: Condition) -> Condition:
-        pairs = [tuple(dict.fromkeys(left + right)) for left in self.any_of for right in other.any_of]
-        return Condition(tuple(dict.fromkeys(pairs)))
+        return _any_of(tuple(dict.fromkeys(left + right)) for left in self.any_of for right in other.any_of)
 
     def __or__(self, other: Condition) -> Condition:
-        return Condition(tuple(dict.fromkeys(self.any_of + other.any_of)))
+        return _any_of(self.any_of + other.any_of)
 
     def __invert__(self) -> Condition:
         conjunctions = [
@@ -290,7 +289,7 @@ class Condition:
                 if not left.symbols and not right.symbols
             ):
                 any_of.append(tuple(dict.fromkeys(open_ones)))
-        return ALWAYS if () in any_of else Condition(tuple(dict.fromkeys(any_of)))
+        return _any_of(any_of)
 
     def given(self, least: Mapping[str, int]) -> Condition:
         """The condition where symbols are at least so much, others at least 0: comparisons that follow are decided."""
@@ -299,7 +298,7 @@ class Condition:
             decided = {comparison: _follows(*comparison, least) for comparison in conjunction}
             if False not in decided.values():
                 any_of.append(tuple(comparison for comparison, holds in decided.items() if holds is None))
-        return ALWAYS if () in any_of else Condition(tuple(dict.fromkeys(any_of)))
+        return _any_of(any_of)
 
     def excludes(self, other: Condition) -> bool:
         """Whether the two can be seen never to hold at once: each conjunction has what the other's negates."""
@@ -337,6 +336,12 @@ class Condition:
             return " and ".join(text(*comparison) for comparison in comparisons)
 
         return " or ".join(map(conjunction, self.any_of))
+
+
+def _any_of(conjunctions: Iterable[tuple[Comparison, ...]]) -> Condition:
+    """Each of the conjunctions once; of `ALWAYS` and others, `ALWAYS` alone."""
+    every = tuple(dict.fromkeys(conjunctions))
+    return ALWAYS if () in every else Condition(every)
 
 
 def settled(truth: Value) -> Value:

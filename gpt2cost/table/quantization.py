@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from math import prod
+from operator import or_
 
 from gpt2cost.table.builders import copy, linear, pointwise, reduction, tensor, weight
 from gpt2cost.table.citations import Citation
@@ -229,10 +231,7 @@ def _fused(quantised: Quantization, m: Formula, n: Formula, k: Formula) -> Condi
     half, is_fp16 = quantised.computes_in != "fp32", quantised.computes_in == "fp16"
     found = fused_rows(quantised.device, half, is_fp16, n.evaluate(numbers), k.evaluate(numbers))
     conditions = (m.at_most(run[-1]) & (ALWAYS if run[0] == 1 else m > run[0] - 1) for run in found)
-    every = NEVER
-    for condition in conditions:
-        every = every | condition
-    return every
+    return reduce(or_, conditions, NEVER)
 
 
 def _stored(quantised: Quantization, n: Formula, k: Formula) -> tuple[int, int, int]:

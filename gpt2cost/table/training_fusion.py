@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import or_
 
-from gpt2cost.table.formula import ALWAYS, Formula, formula
+from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.fusion import common_module, compiled, fused_kind, joined_names
 from gpt2cost.table.fusion_pieces import WEIGHT_GRADIENT, Piece, outputs_of, pieces_of, read_from_outside, reads_of
 from gpt2cost.table.kernel import Kernel, Row, Tensor
@@ -237,7 +237,7 @@ def _one(piece: Piece, outside: set[str]) -> Row:
         inputs=tuple(inputs.values()),
         outputs=tuple(outputs.values()),
         flops=flops,
-        when=ALWAYS if any(kernel.when == ALWAYS for kernel in kernels) else reduce(or_, (k.when for k in kernels)),
+        when=reduce(or_, (kernel.when for kernel in kernels)),
         columns=next((kernel.columns for kernel in kernels if kernel.columns is not None), None),
         fusion_group="",
         parts=piece.rows,

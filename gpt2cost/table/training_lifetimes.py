@@ -143,8 +143,7 @@ class Life:
     def spans(self) -> Iterator[Span]:
         start = self.first
         for end in sorted({index for index, _ in self.uses}):
-            later = [condition for index, condition in self.uses if index >= end]
-            when = self.when if ALWAYS in later else self.when & reduce(or_, later)
+            when = self.when & reduce(or_, (condition for index, condition in self.uses if index >= end))
             if end >= start and when.any_of:
                 yield Span(self.tensor, start, end, when)
                 start = end + 1
@@ -179,7 +178,7 @@ def lives(steps: Sequence[Step], layout: Layout, accumulates: bool) -> Iterable[
             use(tensor.name, max(ends[index], call_end[index]), when)
         for tensor in step.made:
             life = lives.setdefault(tensor.name, Life(tensor, index, when, []))
-            life.when = ALWAYS if ALWAYS in (life.when, when) else life.when | when
+            life.when = life.when | when
             life.uses.append((index, when))
             if is_recomputed(step.row) and _is_cast(tensor, layout):
                 casts_again.append(life)

@@ -42,6 +42,19 @@ def test_the_word_stays_on_a_narrow_page(gpt2cost: Any, monkeypatch: pytest.Monk
         assert all(line.endswith("trust") for line in page.out.splitlines() if "latency ms" in line)
 
 
+@pytest.mark.parametrize("more", [["--phase", "prefill"], ["--phase", "train", "--seq", "64"]])
+def test_many_candidates_on_a_narrow_page(gpt2cost: Any, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    """Where the time goes is said of each of them, in as many tables as that takes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    candidates = [*TWO, "--set", "n_layer=2,3,4", *more]
+    rows = csv.DictReader(io.StringIO(gpt2cost(*candidates, "--format", "csv").out))
+    lines = gpt2cost(*candidates).out.splitlines()
+    heads = [line for line in lines if line.startswith(("kind ", "part "))]
+    assert len(heads) > 1
+    assert all(sum(row["label"] in head for head in heads) == 1 for row in rows)
+    assert max(len(line) for line in lines if line.startswith("---")) <= 80  # rules are as wide as their tables
+
+
 def test_what_ifs(gpt2cost: Any) -> None:
     done = gpt2cost(*TWO, "--set", "n_layer=2", "--hw-set", "memory.bandwidth=1 TB/s", "--format", "json")
     document = json.loads(done.out)

@@ -155,7 +155,7 @@ def test_a_sweep_is_sorted_by_it(gpt2cost: Any) -> None:
     (best,) = rows_of(gpt2cost("sweep", *TWO, "--batch", "1-64*2", *flags).out)
     every = rows_of(gpt2cost("sweep", *TWO, "--batch", "1-64*2", "--energy", "--format", "csv").out)
     assert best == min(every, key=lambda row: float(row["energy_bound_j_per_token"]))
-    assert_refused(gpt2cost("sweep", *TWO, "--sort", "energy_bound_j"), "sort: no column")
+    assert_refused(gpt2cost("sweep", *TWO, "--sort", "energy_bound_j"), "--sort energy_bound_j: goes with --energy")
 
 
 def test_a_lower_limit_is_a_lower_bound_in_as_much_time(gpt2cost: Any) -> None:

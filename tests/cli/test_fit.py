@@ -28,6 +28,15 @@ def test_formats(gpt2cost: Any) -> None:
     assert len(gpt2cost(*XL, "--format", "jsonl").out.splitlines()) == 6
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_page(gpt2cost: Any, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Each answer keeps its range."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = [line for line in gpt2cost(*XL).out.splitlines() if line.startswith(("phase", "prefill", "decode"))]
+    assert max(map(len, table)) <= width
+    assert all(" to " in line for line in table[1:])
+
+
 def test_a_latency_limit(gpt2cost: Any) -> None:
     document = json.loads(gpt2cost(*XL, "--max-latency", "50ms", "--format", "json").out)
     assert document["settings"]["max_latency_s"] == 0.05

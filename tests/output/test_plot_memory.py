@@ -52,6 +52,20 @@ def test_the_peak_over_a_pass_is_the_memory_of_predict(settings: dict[str, Any])
     assert np.all(buffers == buffers[0])  # nanoGPT's masks, which no kernel of the pass makes
 
 
+@pytest.mark.parametrize("cache_type", ["dynamic", "static"])
+@pytest.mark.parametrize("cached", [0, 64])
+def test_the_cache_holds_an_encoders_keys_and_values(cache_type: str, cached: int) -> None:
+    """Made layer by layer in the first pass, there from the start in later ones."""
+    model = gpt2cost.change_model(MODEL, {"add_cross_attention": True, "encoder_len": 700})
+    prediction = gpt2cost.predict(model, A100, batch=2, seq=1, cache=cached, cache_type=cache_type, phase="prefill")
+    data = memory(prediction)
+    assert data.peak_bytes == np.max(data.whole.total) == prediction.memory.total_bytes
+    cache = data.whole.parts["KV cache"]
+    assert cache[-1] == prediction.memory.kv_cache_bytes
+    new = 2 * 2 * 6 * 768 * 2 * (1 if cache_type == "dynamic" else 0)
+    assert cache[0] == (cache[-1] - new if cached else 0)
+
+
 def test_each_layer_adds_its_keys_and_values() -> None:
     """A pass without old tokens begins with no cache, and has all layers' at the end, one after the other."""
     prediction = gpt2cost.predict(MODEL, A100, batch=8, seq=128, phase="prefill")

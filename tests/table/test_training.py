@@ -218,6 +218,15 @@ def test_cross_attention(precision: str, attn: str, upcast: bool) -> None:
             assert_table_equals_step(config, attn, precision, batch, seq, encoder)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16"])
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_cross_attention_by_flash_attention(precision: str, use_cache: bool) -> None:
+    """With torch's kernel in place of that of the flash-attn package."""
+    config = tiny(n_layer=2, add_cross_attention=True, use_cache=use_cache, **dropping(*DROPOUT))
+    for batch, seq, encoder in ((4, 64, 32), (1, 32, 64)):
+        assert_table_equals_step(config, "flash_attention_2", precision, batch, seq, encoder)
+
+
 @pytest.mark.parametrize("pad_token", [None, 3])
 @pytest.mark.parametrize("head", CLASSIFIES)
 @pytest.mark.parametrize("precision", PRECISIONS)

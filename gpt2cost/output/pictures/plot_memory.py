@@ -13,14 +13,14 @@ import numpy as np
 from gpt2cost.errors import InputError
 from gpt2cost.output.pictures.plot_data import Floats, Picture, how_line, pass_line, step_line
 from gpt2cost.prediction.generate import Generation
-from gpt2cost.prediction.one_pass import buffers_bytes, kv_cache_bytes, weights_bytes
+from gpt2cost.prediction.one_pass import buffers_bytes, cache_bytes, weights_bytes
 from gpt2cost.prediction.predict import Phase, Prediction, predict_run
 from gpt2cost.prediction.train import Training
 from gpt2cost.prediction.train_memory import PARTS, memory_by_kernel, memory_of
 from gpt2cost.prediction.turns import Turns
 from gpt2cost.table.heads import HEAD_MODULES
 from gpt2cost.table.kernel import Kernel, Row, short_path
-from gpt2cost.table.liveness import LAYER_CACHE, OLD_CACHE, live_tensors
+from gpt2cost.table.liveness import LAYER_CACHE, live_tensors
 from gpt2cost.units import format_quantity
 
 WEIGHTS, CACHE, ACTIVATIONS = "weights", "KV cache", "activations"
@@ -142,12 +142,9 @@ def _moments(prediction: Prediction, phase: Phase) -> Iterator[_Moment]:
     cached = LAYER_CACHE if how.use_cache else ()
     own = [sum(size for name, size in tensors.items() if name in cached) for tensors in alive]
     others = [{name: size for name, size in tensors.items() if name not in cached} for tensors in alive]
-    final = phase.symbols["kv_len"] if how.use_cache else 0
-    whole = kv_cache_bytes(prediction.model, how.dtype, phase.batch_size, final)
-    grows = any(size for tensors in alive for name, size in tensors.items() if name in cached)
-    old = {name: size for tensors in alive for name, size in tensors.items() if name in cached and name in OLD_CACHE}
-    growth = whole // layers - sum(old.values()) if grows else 0
+    whole = cache_bytes(prediction.model, how, phase.batch_size, phase.symbols["kv_len"])
     block = [row.index for row in rows if row.count != 1]
+    growth = -own[block[0]]  # of a layer's, once it has run
     for row, layer in _laid_out(rows, layers):
         if isinstance(row.step, Kernel) and row.step.when.evaluate(phase.symbols):
             behind = layers - 1 - layer if row.index <= block[-1] else 0
@@ -242,7 +239,7 @@ def _advice(prediction: Prediction) -> str:
 def _total(prediction: Prediction) -> int:
     """Weights, cache and activations of the first phase at its fullest."""
     phase, how = prediction.phases[0], prediction.how
-    cache = kv_cache_bytes(prediction.model, how.dtype, phase.batch_size, phase.kv_len) * how.use_cache
+    cache = cache_bytes(prediction.model, how, phase.batch_size, phase.kv_len)
     return int(prediction.memory.weights_bytes + cache + phase.activations_bytes)
 
 
