@@ -210,7 +210,9 @@ WITH_ENERGY = {"predict", "generate", "fit", "compare", "sweep", "train"}
 
 @pytest.mark.parametrize("command", sorted(EVERY_COMMAND.keys() - WITH_ENERGY))
 def test_where_it_means_nothing_there_is_no_such_flag(gpt2cost: Any, command: str) -> None:
-    assert_refused(gpt2cost(command, *EVERY_COMMAND[command], "--energy"), "No such option: --energy")
+    result = gpt2cost(command, *EVERY_COMMAND[command], "--energy")
+    assert_refused(result, "No such option")  # an older typer puts the flag in quotation marks, without a colon
+    assert "--energy" in result.err
 
 
 def test_a_device_shows_its_power_and_where_it_is_from(gpt2cost: Any, tmp_path: Path) -> None:
