@@ -176,7 +176,8 @@ def test_kernels_that_were_not_measured_take_what_the_machine_takes(fit: Fit, sh
     before, after = errors(load_hardware("h100"), shapes[1::2]), errors(fit.hardware, shapes[1::2])
     assert {kind for kind in after if after[kind] >= before[kind]} <= set(SLOW_ATTENTION)
     assert {kind for kind in after if after[kind] > 0.16} <= set(SLOW_ATTENTION)
-    assert after["attention masked fp16"] < 0.7 * before["attention masked fp16"]
+    assert after["attention masked fp16"] < before["attention masked fp16"]  # a kernel of its own here, cuDNN's there
+    assert after["attention masked fp32"] < 0.5 * before["attention masked fp32"]
 
 
 def test_what_the_records_state_of_the_machine_and_the_host(fit: Fit) -> None:
