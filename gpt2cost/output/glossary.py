@@ -173,7 +173,8 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "memory-bound": "Most of the time goes to DRAM traffic: more bandwidth, or fewer bytes, would help most.",
         "l2-bound": "Most of the time goes to L2 traffic: the data is in L2, and DRAM is not the limit.",
         "latency-bound": (
-            "Most of the time goes to incomplete waves, serial steps, or too little work for the whole device."
+            "Most of the time goes to incomplete waves, serial steps, too little work for the whole device, or elements"
+            " that are addressed one by one."
         ),
         "launch-bound": (
             "Most of the time is the fixed cost of launches: the kernels are too small for FLOPs or bytes to matter,"

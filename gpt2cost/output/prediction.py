@@ -146,12 +146,13 @@ def _phase_line(prediction: Prediction, phase: Phase, rows: PassRows, named: boo
     low, high = (format_quantity(value, "s") for value in (totals.latency_low_s, totals.latency_high_s))
     slowest = max(rows.kernels, key=lambda row: float(row["device_s"]))
     slow = "" if named else f"; {OF_PASS.get(slowest):.0%} of it in {NAME.get(slowest)}"
+    of_peak = f"{totals.flops_utilization:.0%} of peak FLOP/s{slow}"
     why = {
         "host": f"{_busy(prediction, phase)}; a larger batch helps",
-        "compute": f"{totals.flops_utilization:.0%} of peak FLOP/s{slow}",
+        "compute": of_peak,
         "memory": f"{totals.bandwidth_utilization:.0%} of peak DRAM bandwidth{slow}",
         "l2": f"L2 traffic; DRAM at {totals.bandwidth_utilization:.0%} of peak{slow}",
-        "latency": f"too little work at once, at {totals.flops_utilization:.0%} of peak FLOP/s{slow}",
+        "latency": f"too little work at once, or elements one by one, at {of_peak}",
         "launch": f"{totals.launches} short kernels; a larger batch helps",
     }[totals.bound]
     return (

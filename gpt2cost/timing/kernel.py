@@ -21,7 +21,7 @@ from gpt2cost.timing.terms import TINY, Array, Terms, after
 
 BOUNDS = ("compute", "memory", "l2", "latency", "launch")
 """What a kernel's time goes to: arithmetic; the traffic of DRAM; that of L2; incomplete waves of thread blocks, serial
-steps, too little work; the launch."""
+steps, too little work, elements that are addressed one by one; the launch."""
 Machine: TypeAlias = GpuMachine | CpuMachine
 """A device that times kernels by its own forms: those of the cost table in a pass (`kernel`), and others on their own
 (`product`, `attention`, `memory`); and what would be better on it (`improvements`)."""
