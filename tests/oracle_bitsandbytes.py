@@ -162,10 +162,10 @@ class Trace(oracle.Trace):
         super().__init__(model)
         self.answer = None
         self.operands_of: list[torch.Tensor] = []
-        self.library, self.functions = backend()
+        self.native, self.functions = backend()
 
     def __enter__(self) -> Any:
-        self.library.heard = self.hear
+        self.native.heard = self.hear
         return super().__enter__()
 
     def hear(self, name: str) -> None:

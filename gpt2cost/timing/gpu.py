@@ -64,9 +64,11 @@ class GpuMachine:
                 )  # fmt: skip
                 terms = product(count, rows, columns, depth)
                 if kernel.compiled and own_dtype in HALF_DTYPES:
-                    padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
-                    padded += self._padding(own_dtype, count, rows, columns, depth, layout)
-                    terms = terms.where(terms.device_s <= padded.device_s, padded)
+                    if np.any(copied := count * _unaligned(rows, columns, depth, layout)):
+                        moved = copied * ELEMENT_BYTES[own_dtype]
+                        padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
+                        padded += self.memory("elementwise", own_dtype, moved, moved, 1.0)
+                        terms = terms.where(terms.device_s <= padded.device_s, padded)
                 elif is_gradient(kernel):
                     terms = with_odd_rows(self.hw, terms, own_dtype, rows, columns, depth, layout)
             case FusedAttention(batch, heads, head_dim, new_tokens, kv_len, masked, backward):
@@ -115,14 +117,6 @@ class GpuMachine:
             size = tensor.bytes.evaluate(values)
             write = write + (size if tensor.name in NEW_CACHE else size * missing(self.hw, moved_bytes))
         return read, write
-
-    def _padding(self, dtype: str, batch: Array, m: Array, n: Array, k: Array, layout: str) -> Terms:
-        """A compiler's copies of those operands of `batch` products of (m, k) and (k, n) whose rows in memory are not
-        aligned."""
-        leading = m if layout == "TN" else k
-        elements = batch * (m * k * (leading % ROW > 0) + k * n * ((n % ROW > 0) | (k % ROW > 0)))
-        moved = elements * ELEMENT_BYTES[dtype]
-        return self.memory("elementwise", dtype, moved, moved, 1.0)
 
     def product(
         self, dtype: str, batch: Array, m: Array, n: Array, k: Array, batched: bool, reuse: Array | None = None
@@ -229,6 +223,13 @@ def memory_kind(kernel: Kernel) -> str:
         return "cat" if kernel.op == "cat" else kernel.kind
     kinds = {"native_layer_norm": "layer_norm", "where": "where", "div": "scalar_op", "gelu": "gelu"}
     return kinds.get(kernel.op, "elementwise")
+
+
+def _unaligned(m: Array, n: Array, k: Array, layout: str) -> Array:
+    """Elements of those operands of a product of (m, k) and (k, n) whose rows in memory are not aligned: a compiler
+    copies them to pad them."""
+    leading = m if layout == "TN" else k
+    return m * k * (leading % ROW > 0) + k * n * ((n % ROW > 0) | (k % ROW > 0))
 
 
 def is_indexed(kernel: Kernel) -> bool:
