@@ -213,8 +213,8 @@ def _gpu_kernel_form(dtype: str, records: Sequence[Measurement]) -> Form:
 def _mask_s(
     hw: Hardware, element_bytes: float, batch: Array, heads: Array, head_dim: Array, new: Array, cached: Array
 ) -> Array:
-    """What a call takes that is given a Boolean mask, as all are: two numbers filled, the mask chosen from them, and a
-    workspace set to zero."""
+    """What a call takes that is given a Boolean mask, as those on a GPU are: two numbers filled, the mask chosen from
+    them, and a workspace set to zero."""
     elements = batch * new * (new + cached)
     chosen = memory_terms(hw, "where", elements, elements * element_bytes, elements, 1.0, 0.0, indexed=True)
     return 3.0 * hw.launch.graph_floor_s + chosen.device_s

@@ -155,6 +155,8 @@ def _sdpa(
     bias = None
     if mask == "explicit":
         bias = torch.zeros(batch, 1, new_tokens, kv_len, dtype=query.dtype, device=query.device)
+        if query.is_cuda:
+            bias = bias == 0  # Boolean, as transformers gives it: a GPU's fit counts its conversion
 
     def run() -> object:
         key, value = pairs()
