@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ SIZE_LIMIT = 1_000_000
 """Largest hardware or config file that is read, in bytes; real ones have a few thousand."""
 STDIN = Path("/dev/stdin")
 """What a `-` in the place of a file is read from."""
+PIPE_WAIT_S = 5.0
+"""How long a pipe may be without a writer."""
 
 
 def data_dir(kind: Literal["hardware", "configs"]) -> Path:
@@ -77,8 +80,28 @@ def _kept(path: Path) -> bytes:
 
 
 def opened(path: Path) -> io.BufferedReader:
-    """A file to read; that of stdin may be a socket, which cannot be opened."""
-    return os.fdopen(os.dup(0), "rb") if path == STDIN else path.open("rb")
+    """A file to read, or a pipe that has a writer or something in it. That of stdin may be a socket, which cannot be
+    opened. Raises `InputError` for a pipe that nobody writes into, which would be waited for for ever.
+    """
+    if path == STDIN:
+        return os.fdopen(os.dup(0), "rb")
+    if not path.is_fifo():
+        return path.open("rb")
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer here
+    if not select.select([pipe], [], [], PIPE_WAIT_S)[0] and not _has_writer(pipe):
+        os.close(pipe)
+        raise InputError(f"{plain(str(path))}: cannot read: nobody wrote into this pipe in {PIPE_WAIT_S:g} s")
+    os.set_blocking(pipe, True)
+    return os.fdopen(pipe, "rb")
+
+
+def _has_writer(pipe: int) -> bool:
+    """Whether an empty pipe is open for writing, by a slow command say: without a writer it is at its end."""
+    try:
+        os.read(pipe, 1)
+    except BlockingIOError:
+        return True
+    return False
 
 
 class ClosedPipe(Exception):  # noqa: N818 (it is no error)

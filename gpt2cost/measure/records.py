@@ -11,10 +11,7 @@ instead.
 from __future__ import annotations
 
 import gzip
-import io
 import json
-import os
-import select
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +22,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 from gpt2cost.device.dtypes import Dtype
 from gpt2cost.device.gpu_constants import NATURAL, POSITIVE
 from gpt2cost.errors import InputError, echo, plain
-from gpt2cost.files import STDIN, is_folder, opened
+from gpt2cost.files import is_folder, opened
 from gpt2cost.schema import build
 
 Measurement: TypeAlias = Mapping[str, Any]
@@ -56,8 +53,6 @@ Key = TypeVar("Key")
 
 MOST_BYTES = 256_000_000
 """The most that is read of a file of measurements or of a trace, decompressed: a small gzip file may hold gigabytes."""
-PIPE_WAIT_S = 5.0
-"""How long a pipe may be without a writer."""
 GZIP = b"\x1f\x8b"
 """How a gzip file begins."""
 
@@ -92,7 +87,7 @@ def bytes_of(path: Path) -> bytes:
     """
     where = plain(str(path))
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             packed = file.peek(len(GZIP))[: len(GZIP)] == GZIP
             raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
     except InputError:  # which is a ValueError
@@ -102,27 +97,6 @@ def bytes_of(path: Path) -> bytes:
     if len(raw) > MOST_BYTES:
         raise InputError(f"{where}: cannot read: more than {MOST_BYTES // 10**6} MB; record less in one file")
     return raw
-
-
-def _opened(path: Path) -> io.BufferedReader:
-    """A file, or a pipe that has a writer. Raises `InputError` where none comes."""
-    if path == STDIN or not path.is_fifo():
-        return opened(path)
-    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for a writer here
-    if not select.select([pipe], [], [], PIPE_WAIT_S)[0] and not _has_writer(pipe):
-        os.close(pipe)
-        raise InputError(f"{plain(str(path))}: cannot read: nobody wrote into this pipe in {PIPE_WAIT_S:g} s")
-    os.set_blocking(pipe, True)
-    return os.fdopen(pipe, "rb")
-
-
-def _has_writer(pipe: int) -> bool:
-    """Whether an empty pipe is open for writing, by a slow command say: without a writer it is at its end."""
-    try:
-        os.read(pipe, 1)
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _lines(file: Path) -> Iterator[Measurement]:

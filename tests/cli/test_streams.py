@@ -70,6 +70,7 @@ def test_a_reader_that_is_stopped_gets_everything() -> None:
     assert child.stdout is not None
     waiting = last = -1
     while waiting <= 0 or waiting != last:  # until nobody takes what is written
+        assert child.poll() is None
         last, waiting = waiting, struct.unpack("i", fcntl.ioctl(child.stdout, termios.FIONREAD, b"\0" * 4))[0]
         time.sleep(0.05)
     child.send_signal(signal.SIGSTOP)

@@ -362,5 +362,5 @@ def test_a_pipe_is_read_once(gpt2cost: Call, trace: Path, tmp_path: Path, monkey
     writer.join()
     assert result.code == 0, result.err
     assert json.loads(result.out)["model"] == SIZES
-    monkeypatch.setattr(records, "PIPE_WAIT_S", 0.05)
+    monkeypatch.setattr("gpt2cost.files.PIPE_WAIT_S", 0.05)
     assert_refused(gpt2cost("validate", "--trace", pipe), "nobody wrote into this pipe")
