@@ -94,12 +94,13 @@ class GemmConstants:
         default=0.0, metadata=NATURAL
     )  # power of the number of loads that take the place of one, in the time of that traffic
     unaligned_step: float = field(default=0.0, metadata=NATURAL)  # and in the time of a tile's step
-    transposed: TransposedConstants = field(default_factory=TransposedConstants)
+    transposed: TransposedConstants | None = None
     residual: float | None = field(default=None, metadata=RESIDUAL)  # of the fit: 95th percentile of |log(error)|
 
     def of_transposed(self) -> GemmConstants:
         """The constants of products whose (m, k) operand is stored as (k, m)."""
-        return replace(self, **{name: value for name, value in vars(self.transposed).items() if value is not None})
+        own = vars(self.transposed) if self.transposed else {}
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
 
     def __post_init__(self) -> None:
         for tile in (*self.tiles, *self.batched_tiles):
