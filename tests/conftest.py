@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client, which reads it once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads would wait for each other: a test runs beside each core's
 
 import json
 from collections.abc import Callable
