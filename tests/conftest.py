@@ -30,7 +30,9 @@ settings.load_profile("gpt2cost")
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GPT2COST_HARDWARE_PATH", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONWARNINGS"):
+    own = ("GPT2COST_HARDWARE_PATH", "PYTHONWARNINGS")
+    terminal = ("COLUMNS", "TERMINAL_WIDTH", "TERM", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+    for name in own + terminal:
         monkeypatch.delenv(name, raising=False)
 
 
