@@ -32,6 +32,8 @@ Where they are multiples of no more than a = w / 2, w / 4, ..., more instruction
 
 What streams on a device of much bandwidth loses most, large tiles little; no product was measured to lose more.
 
+Where the (m, k) operand is stored as (k, m), as in the gradient of a weight, `transposed` says which constants differ.
+
 `dram_bytes`: of each operand what L2 has lost since it was last used, and of the result what L2 cannot hold.
 Among sizes of equal alignment each candidate grows with batch, m and n, hence so does the minimum. The result is never
 below FLOPs / peak, bytes / L2 bandwidth and dram_bytes / DRAM bandwidth.
