@@ -2,6 +2,9 @@
 
 Inductor writes a value that is pointwise and cheap only where something needs it in memory: a product, a fused
 attention kernel, a scan, a result. Others read the values that it is made of, and make it themselves.
+
+A mask that fused attention reads is written in each layer. Where it is made of a tensor (padding, packed sequences),
+Inductor writes those of three to five layers by one kernel. It is counted as a launch of each; the bytes are the same.
 """
 
 from __future__ import annotations
