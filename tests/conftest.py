@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client, which reads it once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads would wait for each other: a test runs beside each core's
 
 import json
 from collections.abc import Callable
@@ -29,7 +30,9 @@ settings.load_profile("gpt2cost")
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GPT2COST_HARDWARE_PATH", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONWARNINGS"):
+    own = ("GPT2COST_HARDWARE_PATH", "PYTHONWARNINGS")
+    terminal = ("COLUMNS", "TERMINAL_WIDTH", "TERM", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+    for name in own + terminal:
         monkeypatch.delenv(name, raising=False)
 
 

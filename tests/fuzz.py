@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import random
+import re
 import resource
 import signal
 import sys
@@ -309,6 +310,14 @@ def few_samples() -> None:
     Bench.sample = lambda bench, run, budget_s=0.0, least=1: sample(bench, run, 0.0, least)  # type: ignore[method-assign]
 
 
+def most_bytes() -> int:
+    """The most memory that this process had. Linux's `ru_maxrss` may be that of the process which started it."""
+    status = Path("/proc/self/status")
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return 1024 * int(peak[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def main(kind: str, count: int, folder: Path) -> None:
     signal.signal(signal.SIGALRM, too_long)
     signal.signal(signal.SIGPROF, too_long)
@@ -328,8 +337,7 @@ def main(kind: str, count: int, folder: Path) -> None:
             arguments = [*draw.choice(commands), str(path.parent if kind == "measurements" else path)]
         if why := tried(arguments):
             wrong.append({"seed": seed, "arguments": [word[:80] for word in arguments], "why": why})
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"wrong": wrong, "most_bytes": most}))
+    print(json.dumps({"wrong": wrong, "most_bytes": most_bytes()}))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,16 @@ HEAD_DIMS = ("64", "128", "256")
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransposedConstants:
+    """What differs in products whose (m, k) operand is stored as (k, m), as in gradients of weights; none: nothing."""
+
+    efficiency: float | None = field(default=None, metadata=POSITIVE)
+    split_s: float | None = None
+    split_efficiency: float | None = field(default=None, metadata=POSITIVE)
+    split_rate: float | None = field(default=None, metadata=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GemmConstants:
     """Matrix products of one dtype. See `timing/gpu_gemm.py` for the form."""
 
@@ -84,7 +94,13 @@ class GemmConstants:
         default=0.0, metadata=NATURAL
     )  # power of the number of loads that take the place of one, in the time of that traffic
     unaligned_step: float = field(default=0.0, metadata=NATURAL)  # and in the time of a tile's step
+    transposed: TransposedConstants | None = None
     residual: float | None = field(default=None, metadata=RESIDUAL)  # of the fit: 95th percentile of |log(error)|
+
+    def of_transposed(self) -> GemmConstants:
+        """The constants of products whose (m, k) operand is stored as (k, m)."""
+        own = vars(self.transposed) if self.transposed else {}
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
 
     def __post_init__(self) -> None:
         for tile in (*self.tiles, *self.batched_tiles):

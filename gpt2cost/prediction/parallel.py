@@ -10,9 +10,10 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import IO, Any, TypeVar
 
@@ -45,16 +46,17 @@ def _received(rows: Rows, make: Callable[[Block], Iterable[T]], workers: int) ->
     pipes: list[IO[bytes]] = []
     children: list[int] = []
     try:
-        for number in range(workers):
-            reader, writer = os.pipe()
-            with warnings.catch_warnings():  # numpy's threads do nothing in the children
-                warnings.simplefilter("ignore", DeprecationWarning)
-                child = os.fork()
-            if child == 0:
-                _work(rows, make, number, workers, writer, [reader, *(pipe.fileno() for pipe in pipes)])
-            os.close(writer)
-            children.append(child)
-            pipes.append(open(reader, "rb"))  # noqa: PTH123, SIM115
+        with _held_signals():
+            for number in range(workers):
+                reader, writer = os.pipe()
+                with warnings.catch_warnings():  # numpy's threads do nothing in the children
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    child = os.fork()
+                if child == 0:
+                    _work(rows, make, number, workers, writer, [reader, *(pipe.fileno() for pipe in pipes)])
+                os.close(writer)
+                children.append(child)
+                pipes.append(open(reader, "rb"))  # noqa: PTH123, SIM115
         for number, _ in enumerate(rows.tasks()):
             yield _items(pipes[number % workers])
     finally:
@@ -65,6 +67,32 @@ def _received(rows: Rows, make: Callable[[Block], Iterable[T]], workers: int) ->
                 os.kill(child, signal.SIGKILL)
             with suppress(OSError):
                 os.waitpid(child, 0)
+
+
+def _handlers() -> dict[int, Any]:
+    """A signal that ends a program -> what the program does instead."""
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return {number: handler for number in ends if callable(handler := signal.getsignal(number))}
+
+
+@contextmanager
+def _held_signals() -> Iterator[None]:
+    """What ends the program waits until what is within is done.
+
+    What a handler raises during a fork is lost in Python's own hooks, or leaves a process that nobody knows of, or is
+    raised in that process too.
+    """
+    in_main = threading.current_thread() is threading.main_thread()  # in no other does a handler run
+    handlers, came = _handlers() if in_main else {}, list[int]()
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _items(pipe: IO[bytes]) -> Iterator[Any]:
@@ -91,8 +119,8 @@ def _work(
     try:
         for reader in readers:
             os.close(reader)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for caught in _handlers():
+            signal.signal(caught, signal.SIG_IGN if caught == signal.SIGINT else signal.SIG_DFL)
         keep_freed_memory()
         with open(writer, "wb") as pipe:
 

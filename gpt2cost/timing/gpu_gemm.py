@@ -22,15 +22,17 @@ place where it is faster. It reads each operand once, and its arithmetic is that
     T = gemv + gemv_k * k + gemv_rows * (1 - 1 / rows) + norm(dram_bytes / (gemv_dram_efficiency * DRAM bandwidth),
         all bytes / L2 bandwidth, FLOPs / (gemv_efficiency * fp32 peak)),   rows = min(m, n)
 
-In 16 bit a tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k (m where the (m, k)
-operand is stored transposed), are multiples of 8.
-Where they are multiples of no more than a = 4, 2, 1, more instructions move the same bytes: `step` grows by
-(8 / a)**unaligned_step, and T_l2 is at least
+A tile's loads and stores are 16 bytes wide only where the leading dimensions, n and k (m where the (m, k) operand is
+stored transposed), are multiples of w, the elements in 16 bytes: 8 in 16 bit, 4 in tf32. CUDA cores do not mind.
+Where they are multiples of no more than a = w / 2, w / 4, ..., more instructions move the same bytes: `step` grows by
+(w / a)**unaligned_step, and T_l2 is at least
 
-    all bytes * (8 / a)**unaligned_traffic / (unaligned_efficiency * L2 bandwidth), but no more than 2.8 times the
+    all bytes * (w / a)**unaligned_traffic / (unaligned_efficiency * L2 bandwidth), but no more than 2.8 times the
     most of T_comp, T_dram and T_l2
 
 What streams on a device of much bandwidth loses most, large tiles little; no product was measured to lose more.
+
+Where the (m, k) operand is stored as (k, m), as in the gradient of a weight, `transposed` says which constants differ.
 
 `dram_bytes`: of each operand what L2 has lost since it was last used, and of the result what L2 cannot hold.
 Among sizes of equal alignment each candidate grows with batch, m and n, hence so does the minimum. The result is never
@@ -97,6 +99,7 @@ def gemm_terms(
     `stored`: bytes of an element of the (k, n) operand, of the (m, k) operand and of the result, where they differ.
     """
     c = hw.gpu_model.products(dtype)
+    c = c.of_transposed() if transposed else c
     sizes = (1.0 * size for size in (batch, m, n, k))
     product = _Product(hw, dtype, element_bytes, *sizes, transposed=transposed, stored=stored)
     weights, inputs, outputs = product.operand_bytes
@@ -204,11 +207,11 @@ class _Product:
     def narrow(self) -> Array:
         """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8."""
         loads: Array = np.ones(())
-        if self.element_bytes != 2:
-            return loads
         leading = self.m if self.transposed else self.k
+        whole = 16.0 / self.element_bytes  # elements of a load of full width
         for aligned in (8.0, 4.0, 2.0):
-            loads = np.where((self.n % aligned > 0) | (leading % aligned > 0), 16.0 / aligned, loads)
+            if aligned <= whole:
+                loads = np.where((self.n % aligned > 0) | (leading % aligned > 0), 2.0 * whole / aligned, loads)
         return loads
 
 
@@ -226,7 +229,7 @@ def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, candidates: t
     filled = blocks * split / units
     whole = np.floor(filled)
     waves = np.maximum(1.0, whole + np.power(filled - whole, c.wave_power))
-    narrowed = product.narrow**c.unaligned_step
+    narrowed = product.narrow**c.unaligned_step if c.unaligned_step else 1.0
     compute_s = waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * narrowed
     slowed = 1 + c.heat * compute_s / (compute_s + c.heat_time_s) if c.heat else np.ones(1)
     compute_s = compute_s * slowed

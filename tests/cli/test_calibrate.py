@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ TINY = KernelSizes(
 @pytest.fixture(autouse=True)
 def in_a_folder_with_tiny_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = Plan(TINY, sweeps=2, limit_s=90.0, pool_elements=1_000_000)
+    plan = Plan(TINY, sweeps=2, limit_s=math.inf, pool_elements=1_000_000)
     monkeypatch.setattr(command, "plan_for", lambda on_cpu, quick: plan)
 
 

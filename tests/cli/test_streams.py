@@ -74,7 +74,7 @@ def test_a_reader_that_is_stopped_gets_everything() -> None:
         last, waiting = waiting, struct.unpack("i", fcntl.ioctl(child.stdout, termios.FIONREAD, b"\0" * 4))[0]
         time.sleep(0.05)
     child.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     child.send_signal(signal.SIGCONT)
     text, _ = child.communicate()
     assert child.returncode == 0

@@ -224,14 +224,22 @@ def test_a_full_disk() -> None:
     assert done.stderr == "error: /dev/full: cannot write: No space left on device\n"
 
 
+# A process that is started in the background ignores SIGINT, one of nohup SIGHUP, and so would its child.
+HEARD = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+from gpt2cost.__main__ import main
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
-    # A process that is started in the background ignores SIGINT, and so would its child.
-    run = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); import gpt2cost.__main__ as g; g.main()"
     child = subprocess.Popen(
-        [sys.executable, "-c", run, *BASE, "--batch", "1-4000", "--seq", "1-100", "--cache", "0-99", "--yes",
-         "--format", "csv", "-o", str(target)],
+        [sys.executable, "-c", f"{HEARD}main()", *BASE, "--batch", "1-4000", "--seq", "1-100", "--cache", "0-99",
+         "--yes", "--format", "csv", "-o", str(target)],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not list(tmp_path.iterdir()):  # until the temporary file is there
@@ -242,6 +250,35 @@ def test_an_interrupt_leaves_nothing(number: signal.Signals, code: int, tmp_path
     assert child.returncode == code
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+DURING_A_FORK = """
+import gpt2cost.prediction.parallel as parallel
+parallel.processes = lambda: 3
+forks = []
+os.register_at_fork(before=lambda: forks.append(0))
+os.register_at_fork({where}=lambda: len(forks) == 2 and os.killpg(0, {number}))
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forks")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("where", ["before", "after_in_parent", "after_in_child"])
+def test_an_interrupt_during_a_fork_leaves_nothing(
+    where: str, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """Catches one that is lost in a hook of the fork, and a process that goes on."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", HEARD + DURING_A_FORK.format(where=where, number=int(number)), *MANY,
+         "-o", tmp_path / "x.csv"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    _, err = child.communicate()
+    assert (child.returncode, err) == (code, "")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
 
 
 def test_a_read_only_folder(gpt2cost: Any, tmp_path: Path) -> None:

@@ -356,10 +356,11 @@ def test_a_pipe_is_read_once(gpt2cost: Call, trace: Path, tmp_path: Path, monkey
     """Catches a pipe that is opened twice, of which the second reading finds nothing; and one that nobody fills."""
     pipe = tmp_path / "trace"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(gzip.compress(trace.read_bytes())))
+    writer = threading.Thread(target=lambda: pipe.write_bytes(gzip.compress(trace.read_bytes())), daemon=True)
+    monkeypatch.setattr("gpt2cost.files.PIPE_WAIT_S", 100)  # however late it comes
     writer.start()
     result = gpt2cost("validate", "--trace", pipe, "--format", "json")
-    writer.join()
+    writer.join(10)
     assert result.code == 0, result.err
     assert json.loads(result.out)["model"] == SIZES
     monkeypatch.setattr("gpt2cost.files.PIPE_WAIT_S", 0.05)

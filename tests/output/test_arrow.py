@@ -166,14 +166,23 @@ def test_processes_make_no_difference() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forks")
-def test_processes_end_with_their_reader() -> None:
+def test_processes_end_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """And an error of one is an error of the whole."""
+    fork, children = os.fork, list[int]()
+
+    def recorded() -> int:
+        children.append(fork())
+        return children[-1]
+
+    monkeypatch.setattr(os, "fork", recorded)
     rows = package.sweep("gpt2", "a100", batch="1-1000", seq="1-1000")
     blocks = made_of_each(rows, lambda block: [block.rows, "text"], 2)
     assert list(next(blocks))[1:] == ["text"]
     blocks.close()  # type: ignore[attr-defined]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert len(children) == 2
+    for child in children:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
 
     class Broken(type(rows)):  # type: ignore[misc]
         def block(self, task: Any) -> Any:

@@ -98,6 +98,7 @@ class Tab:
     def __init__(self, browser: Any, path: Path, hash: str = "", **context: Any) -> None:
         still = {"viewport": WIDE, "reduced_motion": "reduce"}  # a page that scrolls smoothly has not arrived yet
         self.context = browser.new_context(**{**still, **context})
+        self.context.set_default_timeout(120_000)  # many browsers may run beside this one
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.page.on("console", lambda message: self.wrong.append(f"console: {message.text}"))
@@ -307,7 +308,8 @@ def test_a_link_restores(browser: Any, folder: Path) -> None:
         latency = tab.text('#tab-decode [data-v="latency"]')
         tab.page.go_back()
         tab.page.go_back()
-        assert tab.text('#tab-decode [data-v="latency"]') != latency
+        own = """text => document.querySelector('#tab-decode [data-v="latency"]').innerText.trim() !== text"""
+        tab.page.wait_for_function(own, arg=latency)  # the page hears of it later
     with Tab(browser, path, f"#{address}") as tab:
         assert tab.text('#tab-decode [data-v="latency"]') == latency
         assert tab.page.locator("#tab-decode").get_attribute("aria-selected") == "true"

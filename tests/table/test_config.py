@@ -198,10 +198,11 @@ def test_what_does_not_change_the_model_is_silent(more: dict[str, Any], tmp_path
 # ---------------------------------------------------------------------------------------------- files and names
 
 
-def test_a_pipe_is_read_once(gpt2cost: Any, tmp_path: Path) -> None:
+def test_a_pipe_is_read_once(gpt2cost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(GPT2),))
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(GPT2),), daemon=True)
+    monkeypatch.setattr("gpt2cost.files.PIPE_WAIT_S", 100)  # however late it comes
     writer.start()
     result = gpt2cost("predict", "--model", str(pipe), "--gpu", "a100", "--seq", "8")
     writer.join(10)
