@@ -125,7 +125,14 @@ def _evidence_text(page: Page, scored: Sequence[Scored]) -> None:
     model, dtype, attn, runtime, size = within(run_of_case, (*RUN[:4], SIZE))
     full = (GPU, model, dtype, attn, runtime, size, *FIGURES, *RANGE, INSIDE, TRUST, FITTED, ROOFLINE, HOST)
     narrow = (GPU, dtype, size, FIGURES[0], FIGURES[2], INSIDE, TRUST, FITTED)
-    page.fields(scored, full, (GPU, model, *full[4:-2]), (GPU, model, dtype, size, *full[6:9], *full[11:14]), narrow)
+    page.fields(
+        scored,
+        full,
+        (GPU, model, *full[4:-2]),
+        (GPU, model, dtype, size, *full[6:9], *full[11:14]),
+        narrow,
+        narrow[:-1],
+    )
     page.line()
     page.fields(summaries(scored).items(), titled(DEVICE))
     page.line()

@@ -219,7 +219,9 @@ def slowest_kernels(page: Page, kernels: Sequence[KernelExplanation]) -> None:
     page.line(f"\nwhere the time goes, in {unit}; {terms}\n")
     name: Field[Any] = Field("", "slowest kernels", "", lambda kernel: short_path(kernel.name))
     gap: Field[Any] = Field("", "gap", "x", attrgetter("gap"))
-    page.fields(kernels, (name, total, least, gap, compute, memory, l2, serial, *rest))
+    narrow: Field[Any] = Field("", "gap", ".", attrgetter("gap"))
+    parts = (compute, memory, l2, serial, *rest)
+    page.fields(kernels, (name, total, least, gap, *parts), (name, total, narrow, *parts))
 
 
 # ---------------------------------------------------------------------------------------------- views

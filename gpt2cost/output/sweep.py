@@ -187,8 +187,13 @@ def _csv_text(value: str) -> str:
 
 _HEADERS = {"batch_size": "batch", "seq_len": "seq", "cache_len": "cache"}
 MARKS: Field[Record] = Field("", "", "", lambda row: ("" if row["fits"] else "!") + ("" if row["valid"] else "*"))
-KERNEL = (NAME, COUNT, FLOPS, MOVED, INTENSITY, DEVICE_S, SHARE, BOUND)
-"""What the table shows of a kernel."""
+KERNEL: tuple[tuple[Field[Record], ...], ...] = (
+    (NAME, COUNT, FLOPS, MOVED, INTENSITY, DEVICE_S, SHARE, BOUND),
+    (NAME, COUNT, FLOPS, MOVED, DEVICE_S, BOUND),
+    (NAME, COUNT, DEVICE_S, BOUND),
+    (NAME, DEVICE_S),
+)
+"""What the table shows of a kernel, the fullest layout first."""
 
 
 def _table(page: Page, rows: Sequence[Record], sweep: Rows) -> None:
@@ -201,7 +206,8 @@ def _table(page: Page, rows: Sequence[Record], sweep: Rows) -> None:
     shared = [name for name in inputs if name not in varying and rows[0][name] != USUAL.get(name, "")]
     page.line(", ".join(_shared(name, rows[0][name]) for name in shared), "\n")
     columns = [column(name, _HEADERS.get(name, name)) for name in varying]
-    layouts = [KERNEL] if sweep.kernels else _train_layouts(rows) if isinstance(sweep, TrainSweep) else _layouts(rows)
+    of_passes = _train_layouts if isinstance(sweep, TrainSweep) else _layouts
+    layouts = KERNEL if sweep.kernels else of_passes(rows)
     page.fields(rows, *((*columns, *layout, MARKS) for layout in layouts))
     if "energy_bound_j" in sweep.names:
         page.line(f"\n{ENERGY_TEXT}")
@@ -253,8 +259,8 @@ def _energy(rows: Sequence[Record]) -> list[Field[Record]]:
 def _shorter(
     time: Field[Record], rate: Field[Record], energy: Sequence[Field[Record]]
 ) -> list[tuple[Field[Record], ...]]:
-    """What is left on a narrow page where energy was asked for."""
-    return [(time, rate, *energy, BOUND), (time, *energy, BOUND)] if energy else []
+    """What is left on a narrow page."""
+    return [(time, rate, *energy, BOUND), (time, *energy, BOUND), (time, *energy)]
 
 
 def _train_layouts(rows: Sequence[Record]) -> list[tuple[Field[Record], ...]]:

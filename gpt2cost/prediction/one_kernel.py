@@ -106,7 +106,7 @@ def kernel_latency(
     terms = timed(machine, dtype, real, reuse) if timed else _attention_terms(machine, dtype, names, real, reuse)
     terms = at_least(hardware.launch.stream_floor_s, terms)
     sizes |= {} if reuse_bytes is None else {"reuse_bytes": reuse_bytes}
-    trust = kernel_trust(hardware, kind, dtype, sizes.get("m", 1), names)
+    trust = kernel_trust(hardware, kind, dtype, sizes.get("m", 1), names, sizes.get("head_dim", 64))
     return KernelLatency(
         kind, hardware.name, dtype, sizes, flops, read, write, terms.device_s, bound_of(terms), terms, trust, names
     )

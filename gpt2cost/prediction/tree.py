@@ -21,10 +21,13 @@ from gpt2cost.table.derivatives import EMBEDDINGS
 from gpt2cost.table.formula import Formula, formula
 from gpt2cost.table.gpt2 import cost_table
 from gpt2cost.table.kernel import Kernel, Module, Row, Tensor, inside_out
+from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import D
 
 CONTAINERS = ("ModuleList", "ModuleDict")
 """Classes of modules that are not called: what is in them is."""
+CROSS_ATTENTION = ("ln_cross_attn", "crossattention")
+"""The modules of a block that are called where an encoder's states are passed."""
 HEAD, EMBEDDING = "lm_head", "transformer.wte"
 """The paths of the two modules whose weight may be one."""
 
@@ -162,7 +165,7 @@ def tree_of(model: Model, how: How, sizes: Sizes, hardware: Hardware | None = No
     else:
         pass_ = run_pass(model, hardware, how, sizes)
         launched = _Launched(pass_.rows, values, pass_.launch_s)
-    return _tree(model, cost_table(options), launched)
+    return _tree(model, options, launched)
 
 
 def training_trees(model: Model, train: TrainHow, sizes: Sizes, hardware: Hardware | None = None) -> tuple[Node, Node]:
@@ -178,12 +181,14 @@ def training_trees(model: Model, train: TrainHow, sizes: Sizes, hardware: Hardwa
             _Launched(forward.rows, values, forward.launch_s),
             _Launched(backward.rows, values, backward.launch_s, is_backward=True),
         )
-    skeleton = cost_table(options)
-    return _tree(model, skeleton, passes[0]), _tree(model, skeleton, passes[1])
+    return _tree(model, options, passes[0]), _tree(model, options, passes[1])
 
 
-def _tree(model: Model, skeleton: Module, launched: _Launched) -> Node:
-    return _Builder(skeleton, launched, model.tie_word_embeddings).node(skeleton, "", 1)
+def _tree(model: Model, options: TableOptions, launched: _Launched) -> Node:
+    """The modules of cross-attention are there whether an encoder's states are passed or not."""
+    skeleton = cost_table(replace(options, encoder=model.add_cross_attention))
+    uncalled = () if options.encoder else CROSS_ATTENTION
+    return _Builder(skeleton, launched, model.tie_word_embeddings, uncalled).node(skeleton, "", 1)
 
 
 class _Builder:
@@ -192,8 +197,9 @@ class _Builder:
     A table's path is a real one but for the copies of a block: `transformer.h.attn` is `transformer.h.0.attn`.
     """
 
-    def __init__(self, skeleton: Module, launched: _Launched, tied: bool) -> None:
+    def __init__(self, skeleton: Module, launched: _Launched, tied: bool, uncalled: Sequence[str] = ()) -> None:
         self.launched, self.values, self.tied = launched, launched.values, tied
+        self.uncalled = frozenset(uncalled)  # modules that this pass does not call
         self.repeated = dict(_repeated(skeleton, ""))
         self.own: dict[str, list[Row]] = {}
         self.first: dict[str, int] = {}  # a module -> the index of the first step in it
@@ -233,12 +239,13 @@ class _Builder:
         sums = Figures.of([*costs.values(), *(node for _, node in parts)])
         weights = _weights(module, path, self.values, self.tied)
         own = sum(weight.elements for weight in weights if not weight.tied_to)
+        output = returned(module, self.values) if self.uncalled.isdisjoint(path.split(".")) else None
         return Node(
             path,
             module.cls,
             copies,
             weights,
-            returned(module),
+            output,
             parameters=copies * own + sum(node.parameters for _, node in parts),
             launches=sums.launches,
             flops=sums.flops,
@@ -247,7 +254,7 @@ class _Builder:
             device_s=None if self.launched.launch_s is None else sums.device_s or 0.0,
             children=tuple(child for _, child in children),
             costs=costs,
-            is_identity=returned(module) is module.passes is not None,
+            is_identity=output is module.passes is not None,
         )
 
     def figures(self, row: Row) -> Figures:
@@ -274,14 +281,14 @@ def _joined(module: Module) -> list[Module]:
     return list(found.values())
 
 
-def returned(module: Module) -> Tensor | None:
-    """What a module returns: what the last kernel in it makes. None of a container, and where it is never called."""
+def returned(module: Module, values: Mapping[str, Number]) -> Tensor | None:
+    """What a module returns: what the last kernel in it makes. None of a container, and where it is not called."""
     if module.cls in CONTAINERS:
         return None
     for child in reversed(module.children):
-        made = child.outputs[0] if isinstance(child, Kernel) else None
+        made = child.outputs[0] if isinstance(child, Kernel) and child.when.evaluate(values) else None
         if isinstance(child, Module):
-            made = returned(child)
+            made = returned(child, values)
         if made is not None:
             return made
     return module.passes

@@ -29,6 +29,7 @@ from gpt2cost.device.dtypes import DTYPES, FP32_FAMILY
 from gpt2cost.device.gpu_constants import ATTENTION_KERNELS, PAGED
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.prediction.settings import How, Sizes, is_decode
+from gpt2cost.timing.gpu_attention import rate_paths
 
 Word: TypeAlias = Literal["measured", "calibrated", "borrowed", "changed", "assumed"]
 WORDS: tuple[Word, ...] = get_args(Word)
@@ -120,10 +121,13 @@ def device_trust(hw: Hardware, regime: Regime) -> Trust:
     return _constant_trust(hw, f"{section}.{rate}")
 
 
-def kernel_trust(hw: Hardware, kind: str, dtype: str, rows: Any = 1, attention: Any = None) -> Trust:
+def kernel_trust(
+    hw: Hardware, kind: str, dtype: str, rows: Any = 1, attention: Any = None, head_dim: Any = 64
+) -> Trust:
     """The same of one kernel: a product of so many rows, an attention kernel, or a memory-bound kind.
 
-    `rows` and `attention` (the kernel's name) may be arrays: the word is that of what is known least.
+    Of attention the rate at which an SM computes it in the dtype decides. `rows`, `attention` (the kernel's name) and
+    `head_dim` may be arrays: the word is that of what is known least.
     """
     if hw.changes_of_time - {HOST_FACTOR}:
         return Trust("changed", unchanged_name(hw))
@@ -133,7 +137,8 @@ def kernel_trust(hw: Hardware, kind: str, dtype: str, rows: Any = 1, attention: 
     names = [] if attention is None else np.unique(attention).tolist()
     if kind in ("gemm", "bmm") or "math" in names or hw.calibration or isinstance(hw.model, CpuConstants):
         return max(products, key=lambda trust: WORDS.index(trust.word))
-    paths = [f"model.attention.{name}" for name in names] or [f"model.memory.kinds.{kind}"]
+    paths = [path for name in names for path in rate_paths(hw, dtype, name, head_dim)]
+    paths = paths or [f"model.memory.kinds.{kind}"]
     return max((_constant_trust(hw, path) for path in paths), key=lambda trust: WORDS.index(trust.word))
 
 

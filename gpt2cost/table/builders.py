@@ -92,11 +92,17 @@ def pointwise(
 
 
 def copy(
-    name: str, op: str, x: Tensor | tuple[Tensor, ...], out: Tensor, source: Citation, when: Condition = ALWAYS
+    name: str,
+    op: str,
+    x: Tensor | tuple[Tensor, ...],
+    out: Tensor,
+    source: Citation,
+    when: Condition = ALWAYS,
+    fusion_group: str = "",
 ) -> Kernel:
     """A copy, a cast or a concatenation: no FLOPs."""
     inputs = x if isinstance(x, tuple) else (x,)
-    return Kernel(name, op, "copy", inputs, (out,), formula(0), source, when)
+    return Kernel(name, op, "copy", inputs, (out,), formula(0), source, when, fusion_group=fusion_group)
 
 
 def fill(name: str, op: str, out: Tensor, source: Citation, when: Condition = ALWAYS, fusion_group: str = "") -> Kernel:

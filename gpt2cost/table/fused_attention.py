@@ -7,6 +7,7 @@ from dataclasses import replace
 from gpt2cost.table.builders import copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Condition, formula
+from gpt2cost.table.inlining import MASK
 from gpt2cost.table.kernel import Free, FusedAttention, Kernel, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.qkv import HALF, QKV
@@ -88,9 +89,9 @@ def sdpa_attention(x: QKV, mask: Tensor | None, options: TableOptions) -> tuple[
     bias = tensor("float_mask", B, 1, T, S)
     when = sdpa_mask(options)
     made: tuple[Kernel | Free, ...] = (
-        fill("minus_infinity", "scalar_tensor", infinity, source, when, "mask"),
-        fill("zero", "scalar_tensor", zero, source, when, "mask"),
-        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="mask"),
+        fill("minus_infinity", "scalar_tensor", infinity, source, when, MASK),
+        fill("zero", "scalar_tensor", zero, source, when, MASK),
+        pointwise("float_mask", "where", (mask, zero, infinity), bias, source, when=when, fusion_group="float_mask"),
         Free("views", "view", 1, when),
     )
     if options.train and when == ALWAYS:

@@ -4,6 +4,7 @@ What is merged is derived, not typed in. A tensor that is made and last used ins
 comes from outside is read once, and the FLOPs are the sum. The residual add at the end of a block and the layer norm
 at the beginning of the next are neighbours too, so the repeated block is turned: its first kernels move to the end of
 the block before it (the first block's to the rows before the loop), and the last turn takes the place of `ln_f`.
+What is computed where it is read is no kernel of its own: see `table.inlining`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from gpt2cost.table.formula import formula
+from gpt2cost.table.inlining import inlined
 from gpt2cost.table.kernel import Free, Kernel, Kind, Row, Tensor, numbered
 
 _KIND_OF_A_FUSION: tuple[Kind, ...] = ("reduction", "elementwise", "gather", "fill")
@@ -24,9 +26,10 @@ def fuse(rows: Sequence[Row]) -> tuple[Row, ...]:
     `rows` are the rows before the repeated block, those of the block, and those after it. Rows keep their order;
     host-only steps stay, though compiled code does not run them. `rows` are numbered from 0, and so is the result.
     """
+    rows = inlined(rows)
     repeated = [row for row in rows if row.count != 1]
     first = repeated[0].index
-    before, block, after = rows[:first], repeated, rows[first + len(repeated) :]
+    before, block, after = list(rows[:first]), repeated, rows[first + len(repeated) :]
     lent = _leading_group(block)
     if not lent or _group(_kernels(block)[-1]) != _group(lent[-1]) != _group(_kernels(after)[0]):
         return compiled([*_merge(before, rows), *_merge(block, rows), *_merge(after, rows)])
@@ -35,6 +38,7 @@ def fuse(rows: Sequence[Row]) -> tuple[Row, ...]:
     head = [replace(row, count=formula(1)) for row in lent]
     turned = [*(row for row in block if row not in lent), *at_the_end]
     rest = [row for row in after if row not in _leading_group(after)]
+    before.sort(key=lambda row: _group(row) == _group(lent[0]))  # what needs no embeddings comes before them
     scope = [*before, *turned, *rest, *block]
     return compiled([*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)])
 
@@ -116,7 +120,7 @@ def _fused(run: list[Row], scope: Sequence[Row], keep: set[str]) -> Row:
         flops=sum((step.flops for step in steps), formula(0)),
         columns=next((step.columns for step in steps if step.columns is not None), None),
         in_module=False,
-        parts=tuple(run),
+        parts=tuple(part for row in run for part in parts_of(row)),
     )
     return replace(run[-1], module=common_module(row.module for row in run), step=kernel)
 
@@ -125,6 +129,11 @@ def fused_kind(kinds: Iterable[Kind]) -> Kind:
     """What the kernel is that kernels of these kinds become; "copy" where there is nothing but copies."""
     there = set(kinds)
     return next((kind for kind in _KIND_OF_A_FUSION if kind in there), "copy")
+
+
+def parts_of(row: Row) -> tuple[Row, ...]:
+    """The rows that a row is made of: itself, where a compiler has merged none in it."""
+    return (isinstance(row.step, Kernel) and row.step.parts) or (row,)
 
 
 def _uses(row: Row) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from gpt2cost.table.crossattention import cross_attention
 from gpt2cost.table.dropout import dropout, drops
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula, symbol
 from gpt2cost.table.heads import head_parameters, headed
+from gpt2cost.table.inlining import NUMBERS
 from gpt2cost.table.kernel import Free, Kernel, Module, Tensor
 from gpt2cost.table.masks import causal_mask, packed_sequence, pad_search
 from gpt2cost.table.options import Head, TableOptions
@@ -111,14 +112,14 @@ def transformer(options: TableOptions) -> tuple[Module, Tensor]:
     group = "norm"
 
     def count_on(name: str, past: tuple[Tensor, ...], when: Condition) -> Kernel:
-        return pointwise(name, "add", (arange, *past), counts, arange_source, when=when, fusion_group=group)
+        return pointwise(name, "add", (arange, *past), counts, arange_source, when=when, fusion_group=NUMBERS)
 
     length = (tensor("length", element=i64),)  # of a static cache, once it has been written to: a tensor, not a number
     counted: tuple[Kernel, ...] = (count_on("position_ids", (), ALWAYS),)
     if options.cache_type == "static":
         counted = (count_on("position_ids", (), C.is_zero()), count_on("position_ids_static", length, C > 0))
     numbered: tuple[Kernel | Free, ...] = (
-        fill("arange", "arange", arange, arange_source, fusion_group=group), *counted,
+        fill("arange", "arange", arange, arange_source, fusion_group=NUMBERS), *counted,
         Free("views", "view", 1, inputs=(counts,), outputs=(positions,)),
     )  # fmt: skip
     children: tuple[Module | Kernel | Free, ...] = (

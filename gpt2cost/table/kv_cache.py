@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpt2cost.table.builders import copy, fill, pointwise, tensor
 from gpt2cost.table.citations import cite
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
+from gpt2cost.table.inlining import NUMBERS
 from gpt2cost.table.kernel import Kernel, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, H, hd, i64
@@ -52,8 +53,8 @@ def _static(
     written = (tensor(f"{out.name}_rows", B, H, tokens, hd) for out in full)
     return (
         *(fill(f"zeros_{out.name}", "zeros", out, source, first) for out, source in zip(full, made, strict=True)),
-        fill(arange.name, "arange", arange, index, when),
-        pointwise(position.name, "add", (arange, length), position, index, when=when),
+        fill(arange.name, "arange", arange, index, when, NUMBERS),
+        pointwise(position.name, "add", (arange, length), position, index, when=when, fusion_group=NUMBERS),
         pointwise(f"{prefix}cache_length", "add_", (length,), length, counted, when=when),
         *(
             copy(f"write_{whole.name}", "index_copy_", (position, rows), out, source, when)

@@ -8,11 +8,12 @@ from gpt2cost.table.builders import copy, fill, pointwise, reduction, tensor
 from gpt2cost.table.citations import Citation, cite
 from gpt2cost.table.formula import ALWAYS, Condition, Formula, formula
 from gpt2cost.table.fused_attention import sdpa_mask
+from gpt2cost.table.inlining import MASK
 from gpt2cost.table.kernel import Free, Kernel, Tensor
 from gpt2cost.table.options import TableOptions
 from gpt2cost.table.symbols import B, C, S, T, a, b8, f32, i64
 
-FILE, GROUP = "masking_utils.py", "mask"
+FILE = "masking_utils.py"
 
 
 def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tuple[tuple[Kernel | Free, ...], Tensor]:
@@ -33,19 +34,19 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
     offset = {name: replace(index[name], name=f"{name}_offset") for name in ("q", "kv")}
 
     def arange(name: str) -> Kernel:
-        return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when, GROUP)
+        return fill(f"causal_mask.{name}_arange", "arange", index[name], aranges[name], when, MASK)
 
     def add(name: str, extra: tuple[Tensor, ...] = (), where: Condition = ALWAYS, suffix: str = "") -> Kernel:
         kernel, inputs = f"causal_mask.{name}_offset{suffix}", (index[name], *extra)
         condition = when & where
-        return pointwise(kernel, "add", inputs, offset[name], aranges[name], when=condition, fusion_group=GROUP)
+        return pointwise(kernel, "add", inputs, offset[name], aranges[name], when=condition, fusion_group=MASK)
 
     # The offset of the queries is a number, but a tensor on the device once a static cache has been written to.
     length = (tensor("length", element=i64),)
     is_static = options.cache_type == "static"
-    add_q = (add("q", length, C > 0, "_static"), add("q", (), C.is_zero())) if is_static else (add("q"),)
+    add_q = (add("q", (), C.is_zero()), add("q", length, C > 0, "_static")) if is_static else (add("q"),)
     compare = cite("causal_mask_function", "return kv_idx <= q_idx", file=FILE)
-    le = pointwise("causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, when=when, fusion_group=GROUP)
+    le = pointwise("causal_mask.le", "le", (offset["kv"], offset["q"]), mask, compare, when=when, fusion_group=MASK)
     padding, padded = _padding(options, index["batch"], offset["kv"], mask, le) if options.padded else ((), mask)
     if options.traced and not options.use_cache and not options.padded:
         padding, padded = _packed(positions, rows, index["batch"], offset, mask)
@@ -71,22 +72,23 @@ def causal_mask(options: TableOptions, positions: Tensor, rows: Formula) -> tupl
     zero, least = tensor("causal_mask.zero", element=number), tensor("causal_mask.min_dtype", element=number)
     float_mask = tensor("causal_mask.float", B, 1, T, S)
     steps += (
-        fill("causal_mask.zeros", "zeros", zero, where, fusion_group=GROUP),
-        fill("causal_mask.min_dtype", "scalar_tensor", least, where, fusion_group=GROUP),
-        pointwise("causal_mask.where", "where", (padded, zero, least), float_mask, where, fusion_group=GROUP),
+        fill("causal_mask.zeros", "zeros", zero, where, fusion_group=MASK),
+        fill("causal_mask.min_dtype", "scalar_tensor", least, where, fusion_group=MASK),
+        pointwise("causal_mask.where", "where", (padded, zero, least), float_mask, where, fusion_group=MASK),
     )
     return steps, float_mask
 
 
 def _padding_test(options: TableOptions) -> tuple[Kernel | Free, ...]:
     """The 2-D mask as booleans, as long as a static cache; in sdpa, two questions whether all of it is ones."""
-    given, truth = tensor("attention_mask", B, C + T, element=i64), tensor("padding.bool", B, C + T, element=b8)
-    to_bool = cite("_preprocess_mask_arguments", "attention_mask = attention_mask.to(", file=FILE)
-    steps: tuple[Kernel | Free, ...] = (copy("padding.bool", "_to_copy", given, truth, to_bool),)
     static, longest = options.cache_type == "static", tensor("padding", B, S, element=b8)
+    given = tensor("attention_mask", B, C + T, element=i64)
+    truth = tensor("padding.bool" if static else longest.name, B, C + T, element=b8)
+    to_bool = cite("_preprocess_mask_arguments", "attention_mask = attention_mask.to(", file=FILE)
+    steps: tuple[Kernel | Free, ...] = (copy("padding.bool", "_to_copy", given, truth, to_bool, fusion_group=MASK),)
     if static:
         pad = cite("prepare_padding_mask", "torch.nn.functional.pad(attention_mask", file=FILE)
-        steps += (copy("padding.pad", "constant_pad_nd", truth, longest, pad, C + T < S),)
+        steps += (copy("padding.pad", "constant_pad_nd", truth, longest, pad, C + T < S, MASK),)
     if options.attn != "sdpa" or options.traced:
         return steps
     asked = T > 1 if static else ALWAYS
@@ -113,17 +115,18 @@ def _padding(
 ) -> tuple[tuple[Kernel | Free, ...], Tensor]:
     """`and_masks` of the causal rule and the padding: (B, 1, T, S) booleans."""
     join = cite("and_masks", "result = result & mask(", file=FILE)
-    one, causal = tensor("padding.one", element=b8), replace(mask, name="padding.causal")
+    padding, one = tensor("padding", B, S, element=b8), tensor("padding.one", element=b8)
+    causal = replace(mask, name="padding.causal")
     rows = tensor("padding.rows", B, 1, 1, S, element=b8)
     both = tensor("causal_mask.padded", B, 1, T, S, element=b8)
     look_up = cite("padding_mask_function", "return padding_mask[batch_idx, kv_idx]", file=FILE)
     ones = cite("and_masks", "result = q_idx.new_ones(", file=FILE)
     steps = (
-        fill("padding.one", "new_ones", one, ones, fusion_group=GROUP),
+        fill("padding.one", "new_ones", one, ones, fusion_group=MASK),
         le,
-        pointwise("padding.causal", "bitwise_and", (one, mask), causal, join, fusion_group=GROUP),
-        copy("padding.rows", "index", (tensor("padding", B, S, element=b8), batch, keys), rows, look_up),
-        pointwise("padding.and", "bitwise_and", (causal, rows), both, join, fusion_group=GROUP),
+        pointwise("padding.causal", "bitwise_and", (one, mask), causal, join, fusion_group=MASK),
+        copy("padding.rows", "index", (padding, batch, keys), rows, look_up, fusion_group=MASK),
+        pointwise("padding.and", "bitwise_and", (causal, rows), both, join, fusion_group=MASK),
     )
     return steps, both
 
@@ -161,16 +164,16 @@ def _packed(
 
     def look_up(what: Tensor, side: str, source: Citation) -> Kernel:
         name = f"packed.{what.name.rpartition('.')[2]}_{side}"
-        found = copy(name, "index", (what, batch, offset[side]), tensor(name, B, T, element=i64), source)
-        return replace(found, fusion_group=GROUP)
+        found = tensor(name, B, T, element=i64)
+        return copy(name, "index", (what, batch, offset[side]), found, source, fusion_group=MASK)
 
     def step(name: str, op: str, inputs: tuple[Tensor, ...], out: Tensor, source: Citation) -> Kernel:
-        return pointwise(name, op, inputs, out, source, fusion_group=GROUP)
+        return pointwise(name, op, inputs, out, source, fusion_group=MASK)
 
     moved = [look_up(position, side, remap) for side in ("q", "kv")]
     owners = [look_up(sequence, side, same) for side in ("q", "kv")]
     steps = (
-        fill("packed.one", "new_ones", one, ones, fusion_group=GROUP),
+        fill("packed.one", "new_ones", one, ones, fusion_group=MASK),
         *moved,
         step("causal_mask.le", "le", tuple(kernel.outputs[0] for kernel in moved), causal, compare),
         step("causal_mask.and_causal", "bitwise_and", (one, causal), both, join),
@@ -219,18 +222,18 @@ def packed_sequence(positions: Tensor, rows: Formula, traced: bool) -> tuple[Ker
         tensor("packed.eq", B, element=b8),
         tensor("packed.all", element=b8),
     )
-    first_position = tensor("position_ids[:1]", rows, 1, element=i64)
+    first_position = tensor("position_ids[:1]", rows, 1, element=i64, view_of=positions.name)
     last = tensor("packed.cumsum[-1]", B, element=i64)
     left, right = (tensor(f"packed.cat[{part}]", B, T, element=i64) for part in ("1:", ":-1"))
-    name = "packed_sequence.{}".format
+    name, group = "packed_sequence.{}".format, "packed"
     numbered = (
         Free(name("views"), "view", 2),
         pointwise(name("first_minus_1"), "sub", (first_position,), first, first_source),
         copy(name("prepend"), "cat", (first, positions), prepended, diff_source),
         Free(name("views"), "view", 2),
-        pointwise(name("diff"), "sub", (left, right), diff, diff_source),
-        pointwise(name("ne"), "ne", (diff,), restart, cumsum_source),
-        reduction(name("cumsum"), "cumsum", restart, sequence, B * T, cumsum_source),
+        pointwise(name("diff"), "sub", (left, right), diff, diff_source, fusion_group=group),
+        pointwise(name("ne"), "ne", (diff,), restart, cumsum_source, fusion_group=group),
+        replace(reduction(name("cumsum"), "cumsum", restart, sequence, B * T, cumsum_source), fusion_group=group),
     )
     if traced:
         return numbered

@@ -98,14 +98,25 @@ def attention_terms(
             return terms
         return _gradients(hw, built[size], terms, 4.0 * batch * heads * new_tokens * head_dim / rate)
 
-    large = "256" if "256" in built else "128"
-    sizes = ("64", "128", large)
-    which = np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim)
+    sizes, which = _head_sizes(built), np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim)
     first, *others = (sizes[number] for number in np.flatnonzero(np.bincount(np.ravel(which))))
     terms = timed(first)
     for size in others:
         terms = terms.where(which < sizes.index(size), timed(size))
     return terms
+
+
+def _head_sizes(built: Mapping[str, AttentionConstants]) -> tuple[str, str, str]:
+    """Whose constants small, middle and large heads use."""
+    return "64", "128", "256" if "256" in built else "128"
+
+
+def rate_paths(hw: Hardware, dtype: str, kernel: str, head_dim: Array) -> list[str]:
+    """Where a hardware file has the constants by which an SM computes attention in a dtype, of heads of these sizes."""
+    sizes = _head_sizes(hw.gpu_model.attention_by(kernel))
+    rate = "unit_rate" if dtype in HALF_DTYPES else "fp32_unit_rate"
+    found = {sizes[number] for number in np.ravel(np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim))}
+    return [f"model.attention.{kernel}.{size}.{rate}" for size in sorted(found)]
 
 
 def attention_fade(model: MachineConstants) -> tuple[float, float]:

@@ -52,6 +52,13 @@ def test_an_attention_kernel_is_chosen_and_named(gpt2cost: Call) -> None:
         ([*ATTENTION, "--gpu", "h100"], ("calibrated", "h100-sxm-80gb")),
         ([*ATTENTION, "--gpu", "l40s", "--kernel", "efficient"], ("borrowed", "a100-sxm-80gb")),
         ([*ATTENTION, "--gpu", "l40s", "--kernel", "flash2"], ("borrowed", "l40s in flash2_paged")),
+        ([*ATTENTION, "--gpu", "a100", "--kernel", "efficient"], ("borrowed", "an assumption")),
+        ([*ATTENTION, "--gpu", "a100", "--kernel", "efficient", "--dtype", "fp32"], ("calibrated", "a100-sxm-80gb")),
+        ([*ATTENTION, "--gpu", "h100", "--kernel", "efficient"], ("borrowed", "a100-sxm-80gb")),
+        ([*ATTENTION, "--gpu", "h100", "--kernel", "efficient", "--dtype", "fp32"], ("calibrated", "h100-sxm-80gb")),
+        (["copy", "--gpu", "a100", "--elements", "5"], ("borrowed", "an assumption")),
+        (["gelu", "--gpu", "t4", "--elements", "5"], ("borrowed", "a100-sxm-80gb")),
+        (["elementwise", "--gpu", "t4", "--elements", "5"], ("calibrated", "t4")),
         (["copy", "--gpu", "t4", "--elements", "5", "--hw-set", "memory.bandwidth=1 TB/s"], ("changed", "t4")),
     ],
 )

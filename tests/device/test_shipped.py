@@ -11,7 +11,9 @@ import yaml
 from helpers import SHIPPED
 
 from gpt2cost.device.catalog import hardware_names, list_hardware, load_hardware, validate_file
+from gpt2cost.device.gpu_constants import MEMORY_KINDS
 from gpt2cost.files import data_dir
+from gpt2cost.prediction.trust import provenance_of
 
 CANONICAL = [
     "a100-sxm-40gb",
@@ -237,3 +239,25 @@ def test_every_constant_has_a_source(path: Path) -> None:
     for key, section in sections.items():
         if isinstance(section, dict) and "like" in section:
             assert provenance[key].startswith(f"borrowed from {section['like']}: ")
+
+
+NAMES_OF_KINDS = {"gelu": "GELU", "layer_norm": "layer norm", "elementwise": "element-wise"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_a_source_calls_assumed_or_borrowed_is_not_said_to_be_measured(path: Path) -> None:
+    """The first words of the longest path that has a source decide. Catches a kind, or a rate, of which the source of
+    the whole section says in passing that nobody has measured it."""
+    device = load_hardware(path.stem)
+    for section, text in device.provenance.items():
+        if not (section.startswith(("model.memory", "model.attention")) and text.startswith(("measured", "fitted"))):
+            continue
+        for clause in re.split("; ", text):
+            if not re.search("assumed|borrowed", clause):
+                continue
+            assert not re.search("the (rest|other kinds)", clause), (section, clause)
+            named = [kind for kind in MEMORY_KINDS if re.search(rf"\b{NAMES_OF_KINDS.get(kind, kind)}\b", clause)]
+            own = [f"model.memory.kinds.{kind}" for kind in named if "rows beyond" not in clause]
+            own += [f"{section}.{rate}" for rate in re.findall(r"\b(?:fp32_)?unit_rate\b", clause)]
+            for each in own:
+                assert not provenance_of(device, each).startswith(("measured", "fitted")), (each, clause)

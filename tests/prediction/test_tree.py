@@ -19,7 +19,7 @@ from gpt2cost.prediction.settings import Sizes, check_how
 from gpt2cost.prediction.train_settings import check_train_how
 from gpt2cost.prediction.tree import Node, training_trees, tree_of
 from gpt2cost.table.activations import ACTIVATIONS
-from gpt2cost.table.config import Model, list_models, load_model, model_from_args
+from gpt2cost.table.config import Model, change_model, list_models, load_model, model_from_args
 
 PRESETS = sorted(model.name for model in list_models())
 POINT = Sizes(2, 5)
@@ -210,6 +210,58 @@ def test_outputs_of_nanogpt(attn: str, logits: str) -> None:
 def test_outputs_of_an_activation(activation: str) -> None:
     config = tiny(activation_function=activation)
     assert_outputs(*run(config, "sdpa", (2, 5, 0)), hooked(config, "sdpa", "fp16", 2, 5, 0))
+
+
+# ---------------------------------------------------------------------------------------------- cross-attention
+
+
+ENCODER = 7
+CROSSED = tiny(add_cross_attention=True)
+
+
+def crossed(encoder: int = ENCODER, **keys: Any) -> Model:
+    """The small model, to which so many states of an encoder are passed."""
+    return change_model(load_model(CROSSED), {"encoder_len": encoder, **keys})
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("encoder", [ENCODER, 0])
+def test_every_module_of_a_model_with_cross_attention(attn: str, encoder: int) -> None:
+    """Whether states are passed or not, its modules are there."""
+    real = oracle.build(CROSSED, attn, torch.float16)
+    real.tie_weights()
+    loaded = crossed(encoder)
+    assert_modules(tree_of(loaded, check_how(attn=attn).on(loaded), POINT), real)
+
+
+@pytest.mark.parametrize("how", [{}, {"use_cache": False}, {"logits": "last"}, {"cache_type": "static"}], ids=str)
+@pytest.mark.parametrize("point", [(2, 5, 0), (2, 1, 7), (2, 5, 7)])
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("encoder", [ENCODER, 0])
+def test_outputs_with_an_encoders_states(attn: str, point: tuple[int, int, int], how: Any, encoder: int) -> None:
+    """The encoder's keys and values are made by the first pass alone: its projection is called by no other."""
+    if (how == {"use_cache": False} and point[2]) or ("cache_type" in how and "flash" in attn):
+        pytest.skip("cannot be run")
+    loaded, sizes = crossed(encoder), Sizes(*point)
+    asked = check_how(attn=attn, **how).on(loaded)
+    keys = {**how, "logits_to_keep": int("logits" in how), "static": 16 * ("cache_type" in how)}
+    real = {name: value for name, value in keys.items() if name not in ("logits", "cache_type")}
+    seen = hooked(CROSSED, attn, "fp16", *point, encoder=encoder, **real)
+    assert_outputs(tree_of(loaded, asked, sizes), symbol_values(loaded, asked.dtype, sizes), seen)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compile"])
+@pytest.mark.parametrize("sizes", [Sizes(2, 9), Sizes(2, 1, 30)], ids=lambda sizes: sizes.text)
+def test_the_sums_of_cross_attention_are_those_of_predict(runtime: str, sizes: Sizes) -> None:
+    loaded, device = crossed(), gpt2cost.load_hardware("a100")
+    asked = {"batch": sizes.batch_size, "seq": sizes.seq_len, "cache": sizes.cache_len}
+    (phase,) = gpt2cost.predict(loaded, device, **asked, runtime=runtime, phase="prefill").phases
+    root = tree_of(loaded, check_how(runtime=runtime).on(loaded), sizes, device)
+    for name in FIGURES:
+        assert getattr(root, name) == getattr(phase.totals, name)
+    assert root.device_s == pytest.approx(phase.totals.device_s, rel=1e-12)
+    assert root.parameters == loaded.parameters
+    assert_sums(root)
 
 
 # ---------------------------------------------------------------------------------------------- sums

@@ -66,7 +66,7 @@ def calls_of_the_table(head: Head, encoder: int, batch: int, keys: dict[str, Any
 def test_what_runs_from_the_first_attention_on(case: str) -> None:
     """The same products in the same order, and as many merged kernels between two of them. A search for a last token is
     a kernel of its own on a GPU: it has fewer rows than what it chooses; in C++ both share a function. The table makes
-    the float mask in each layer, and Inductor once: left out here."""
+    the float mask in each layer, as on a GPU (see `test_compiled_launches`), and C++ once: left out here."""
     head, encoder, keys = CASES[case]
     batch = 2 if keys or head != "sequence-classification" else 1
     real, own = (calls(head, encoder, batch, keys) for calls in (calls_of_inductor, calls_of_the_table))

@@ -1,4 +1,7 @@
-"""The compiled table is derived from the eager one: the same arithmetic, fewer bytes, fewer launches."""
+"""The compiled table is derived from the eager one: the same arithmetic, fewer bytes, fewer launches.
+
+Numbers of tokens and masks are the exception: they are computed wherever they are read.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 
 from gpt2cost.table.activations import ACTIVATIONS
 from gpt2cost.table.config import load_model
-from gpt2cost.table.fusion import fuse
+from gpt2cost.table.fusion import fuse, parts_of
 from gpt2cost.table.gpt2 import cost_table
+from gpt2cost.table.inlining import MASK, NUMBERS
 from gpt2cost.table.kernel import FusedAttention, Gemm, Kernel, Row, walk
 from gpt2cost.table.options import ATTENTION_IMPLEMENTATIONS, TableOptions
 from gpt2cost.table.symbols import B, D, F, T, a, w
@@ -45,11 +49,22 @@ def total(rows: list[Row], figure: str, sizes: dict[str, int]) -> int:
     return sum(getattr(kernel, figure).evaluate(sizes) * count for _, kernel, count in launched(rows, sizes))
 
 
+def arithmetic(rows: list[Row], sizes: dict[str, int]) -> int:
+    """All FLOPs but those of what is computed where it is read."""
+    return sum(
+        part.step.flops.evaluate(sizes) * count
+        for row, _, count in launched(rows, sizes)
+        for part in parts_of(row)
+        if isinstance(part.step, Kernel) and part.step.fusion_group not in (NUMBERS, MASK)
+    )
+
+
 @given(options, st.integers(1, 4), st.integers(1, 40), st.integers(0, 40))
 def test_flops_are_conserved_and_bytes_never_grow(chosen: TableOptions, batch: int, seq: int, cache: int) -> None:
     rows, fused = tables(chosen)
     sizes = values(MODEL, "fp16", batch, seq, cache if chosen.use_cache else 0)
-    assert total(fused, "flops", sizes) == total(rows, "flops", sizes)
+    assert arithmetic(fused, sizes) == arithmetic(rows, sizes)
+    assert total(fused, "flops", sizes) >= arithmetic(rows, sizes)
     assert total(fused, "reads", sizes) < total(rows, "reads", sizes)
     assert total(fused, "writes", sizes) < total(rows, "writes", sizes)
     assert sum(count for *_, count in launched(fused, sizes)) < sum(count for *_, count in launched(rows, sizes))
@@ -108,21 +123,21 @@ def test_residual_and_layer_norm_merge_across_the_block_boundary() -> None:
         assert kernel.reads == 2 * B * T * D * a + 2 * D * w
         assert kernel.flops == 9 * B * T * D
     assert "transformer.ln_f" not in by_name, "the last block's turn of mlp_residual+ln_1 stands for it"
-    assert "transformer.h.ln_1" in by_name, "the first block's, before the loop"
+    assert "transformer.wte+wpe+add+ln_1" in by_name, "the first block's, before the loop"
 
 
 # A layer: c_attn, two cats, attention, c_proj, residual + ln_2, c_fc, gelu, c_proj, residual + ln. Around the layers:
-# the embeddings, the first ln_1, lm_head. A mask is one kernel, and in sdpa one more in each layer.
+# the embeddings with the first ln_1, and lm_head. A mask is a kernel of each layer in sdpa, and in eager none.
 @pytest.mark.parametrize(
     ("attn", "point", "a_layer", "around"),
     [
-        ("sdpa", (8, 512, 0), 10, 3),
-        ("sdpa", (1, 1, 64), 10, 3),
-        ("sdpa", (8, 512, 1024), 11, 4),
-        ("flash_attention_2", (8, 512, 1024), 10, 2),  # without a mask between them, embeddings and ln_1 merge too
-        ("eager", (1, 1, 64), 12, 4),  # scores, softmax, context
-        ("eager", (1, 40, 0), 13, 4),  # and the copy that merges the heads
-        ("eager", (8, 512, 0), 14, 4),  # and the copy of the query
+        ("sdpa", (8, 512, 0), 10, 2),
+        ("sdpa", (1, 1, 64), 10, 2),
+        ("sdpa", (8, 512, 1024), 11, 2),
+        ("flash_attention_2", (8, 512, 1024), 10, 2),
+        ("eager", (1, 1, 64), 12, 2),  # scores, softmax, context
+        ("eager", (1, 40, 0), 13, 2),  # and the copy that merges the heads
+        ("eager", (8, 512, 0), 14, 2),  # and the copy of the query
     ],
 )
 def test_launches(attn: Any, point: tuple[int, int, int], a_layer: int, around: int) -> None:
