@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,5 +85,8 @@ def of_the_table(attn: str, point: tuple[int, int, int], how: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(("attn", "point", "how"), CASES, ids=str)
-def test_launches_of_a_compiled_pass(attn: str, point: tuple[int, int, int], how: dict[str, Any]) -> None:
+def test_launches_of_a_compiled_pass(
+    attn: str, point: tuple[int, int, int], how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # it keeps its files where it is left early
     assert of_the_table(attn, point, how) == of_inductor(attn, point, how)
