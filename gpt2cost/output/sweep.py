@@ -44,7 +44,9 @@ def show_sweep(sink: Sink, sweep: Rows, each: Each) -> None:
     """Write the rows of a sweep in the order of its blocks as `each` gives them, as they come."""
     if sink.format in COLUMNAR:
         room = import_module("gpt2cost.output.arrow")
-        sink.stream_bytes(room.block_chunks(each(lambda block: [block]), sweep.names, _head(sweep), sink.format))
+        sink.stream_bytes(
+            room.block_chunks(each(lambda block: [room.with_places(block)]), sweep.names, _head(sweep), sink.format)
+        )
     elif sink.format == "json":
         sink.stream(json_chunks(each, sweep.names, _head(sweep)))
     elif sink.format in LINES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from gpt2cost.prediction.one_pass import Pass, run_rows, symbol_values, table_op
 from gpt2cost.prediction.settings import How, Sizes
 from gpt2cost.table import generate_loop
 from gpt2cost.table.config import Model, change_model, load_model
+from gpt2cost.table.fusion import compiled, parts_of
 from gpt2cost.table.kernel import Row, numbered
 
 PARTS = {"model": "", "trunk": "transformer", "block": "transformer.h", "attention": "transformer.h.attn"}
@@ -61,5 +63,14 @@ def _rows(row: Evidence, model: Model, how: How, hw: Hardware) -> tuple[Row, ...
         rows = (*generate_loop.before(options), *table_rows(options, how.runtime), *chosen)
     else:
         whole, module = table_rows(table_options(model, how, hw), how.runtime), PARTS[row.part]
-        rows = tuple(own for own in whole if not module or f"{own.module}.".startswith(f"{module}."))
+        rows = tuple(_inside(whole, module)) if module else whole
     return numbered(rows)
+
+
+def _inside(rows: Iterable[Row], module: str) -> Iterator[Row]:
+    """The rows of a module that ran alone: what a compiler merges across its edge is then a kernel of its own."""
+    for row in rows:
+        if f"{row.module}.".startswith(f"{module}."):
+            yield row
+        else:
+            yield from compiled(part for part in parts_of(row) if f"{part.module}.".startswith(f"{module}."))

@@ -116,11 +116,11 @@ def bound_of_pass(kernels: Sequence[KernelCost], host_s: Number, device_s: Numbe
 
 def seconds_of_bounds(kernels: Sequence[KernelCost]) -> dict[str, Number]:
     """What seconds of a pass's kernels shrink with, by name: one of `BOUNDS`."""
-    parts = [bound_seconds(kernel.terms) for kernel in kernels]
-    return {
-        name: total(kernel.count * part[number] for kernel, part in zip(kernels, parts, strict=True))
-        for number, name in enumerate(BOUNDS)
-    }
+    sums = {name: Sum() for name in BOUNDS}
+    for kernel in kernels:  # one at a time: those of all of a large grid take as much memory as all else
+        for own, seconds in zip(sums.values(), bound_seconds(kernel.terms), strict=True):
+            own.add(kernel.count * seconds)
+    return {name: own.total for name, own in sums.items()}
 
 
 def bound_of_times(seconds: Mapping[str, Number], host_s: Number, device_s: Number) -> Any:
@@ -268,13 +268,27 @@ def buffers_bytes(model: Model, how: How, values: Mapping[str, Number]) -> Numbe
     return nanogpt.MASKS.evaluate(values) if by_hand else 0
 
 
-def total(values: Iterable[Number]) -> Number:
-    """The sum of integers, floats or arrays. Arrays of one shape are added first, so that small shapes stay small."""
-    sums: dict[tuple[int, ...], Number] = {}
-    for value in values:
+class Sum:
+    """A sum of integers, floats or arrays. Arrays of one shape are added first, so that small shapes stay small."""
+
+    def __init__(self) -> None:
+        self._of_shape: dict[tuple[int, ...], Number] = {}
+
+    def add(self, value: Number) -> None:
         shape = np.shape(value)
-        sums[shape] = sums[shape] + value if shape in sums else value
-    return sum(sums[shape] for shape in sorted(sums, key=math.prod))
+        self._of_shape[shape] = self._of_shape[shape] + value if shape in self._of_shape else value
+
+    @property
+    def total(self) -> Number:
+        return sum(self._of_shape[shape] for shape in sorted(self._of_shape, key=math.prod))
+
+
+def total(values: Iterable[Number]) -> Number:
+    """The sum of some values."""
+    own = Sum()
+    for value in values:
+        own.add(value)
+    return own.total
 
 
 def as_python(value: Number) -> Number:

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,10 @@ AT_ONCE = 1 << 15
 
 @lru_cache(maxsize=64)
 def _candidates(tiles: tuple[str, ...], most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of a tile and a split of K into at most so many parts, unsplit ones first: tile rows, tile columns and
-    splits, as three arrays of shape (pairs, 1)."""
-    splits = [2**power for power in range(1, most.bit_length())]
-    pairs = [(tile, 1) for tile in tiles] + [(tile, split) for tile in tiles for split in splits]
-    values = np.array([(*map(float, tile.split("x")), float(split)) for tile, split in pairs])
+    """Every pair of a tile and a split of K, which is 1 or, for `most` > 1, a power of 2 up to that: tile rows, tile
+    columns and splits, as three arrays of shape (pairs, 1)."""
+    splits = [2**power for power in range(1, most.bit_length())] or [1]
+    values = np.array([(*map(float, tile.split("x")), float(split)) for tile in tiles for split in splits])
     rows, columns, split = values.T[..., None]
     return rows, columns, split
 
@@ -113,8 +113,10 @@ def gemm_terms(
     tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
     most = 1 if batched else c.max_split
     each, each_bytes, place = product.different(dram_bytes)
-    step = max(1, AT_ONCE // (len(tiles) * most.bit_length()))
-    parts = (slice(start, start + step) for start in range(0, max(1, each_bytes.size), step))
+    few = np.count_nonzero(each.few_tiles(tiles))  # of one varying size they come first, as those are listed in order
+    steps = max(1, AT_ONCE // (len(tiles) * most.bit_length())), max(1, AT_ONCE // len(tiles))
+    starts = [*range(0, few, steps[0]), *range(few, each_bytes.size, steps[1])] or [0]
+    parts = starmap(slice, pairwise([*starts, each_bytes.size]))
     timed = [_fastest(c, each.at(part), each_bytes[part], tiles, most) for part in parts]
     return Terms(
         *(np.concatenate(values)[place] for values in zip(*(vars(terms).values() for terms in timed), strict=True))
@@ -123,12 +125,16 @@ def gemm_terms(
 
 def _fastest(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], most: int) -> Terms:
     """The terms of whichever kernel is fastest, of products listed one by one."""
-    few = product.blocks(tiles) < _SPLIT_BELOW * product.hw.compute.units
-    terms = _tiled(c, product, dram_bytes, few, _candidates(tiles, most if np.any(few) else 1))
+    hw, memory = product.hw, product.hw.memory
+    terms = _tiled(c, product, dram_bytes, _candidates(tiles, 1))
+    if most > 1 and np.any(few := product.few_tiles(tiles)):
+        split = _tiled(c, product, dram_bytes, _candidates(tiles, most))
+        terms = split.where(few & (split.device_s < terms.device_s), terms)
     if c.gemv_s is not None:
-        vector = _vector(c, product, c.gemv_s, dram_bytes)
-        terms = vector.where(vector.device_s < terms.device_s, terms)
-    memory = product.hw.memory
+        least_s = c.gemv_s + product.flops / hw.compute.peak_flop_per_s["fp32"] / c.gemv_efficiency
+        if np.any(least_s < terms.device_s):  # never of many rows
+            vector = _vector(c, product, c.gemv_s, dram_bytes)
+            terms = vector.where(vector.device_s < terms.device_s, terms)
     bound_s = np.maximum(product.flops / product.peak, sum(product.operand_bytes) / memory.l2_bandwidth_bytes_per_s)
     bound_s = np.maximum(bound_s, dram_bytes / memory.bandwidth_bytes_per_s)
     return replace(terms, device_s=np.maximum(terms.device_s, bound_s))
@@ -189,12 +195,13 @@ class _Product:
         weight, input_, output = self.stored or (self.element_bytes,) * 3
         return self.batch * (k * n) * weight, self.batch * (m * k) * input_, self.batch * (m * n) * output
 
-    def blocks(self, tiles: tuple[str, ...]) -> Array:
-        """How many of the largest tile there are."""
+    def few_tiles(self, tiles: tuple[str, ...]) -> Array:
+        """Whether there are so few of the largest tile that K is split."""
         rows, columns, _ = _candidates(tiles, 1)
         largest = np.argmax(rows * columns)
         rows, columns = rows[largest], columns[largest]
-        return self.batch * np.ceil(self.m / rows) * np.ceil(self.n / columns)
+        blocks = self.batch * np.ceil(self.m / rows) * np.ceil(self.n / columns)
+        return blocks < _SPLIT_BELOW * self.hw.compute.units
 
     @cached_property
     def narrow(self) -> Array:
@@ -208,17 +215,15 @@ class _Product:
         return loads
 
 
-def _tiled(
-    c: GemmConstants, product: _Product, dram_bytes: Array, few: Array, candidates: tuple[Array, Array, Array]
-) -> Terms:
-    """The fastest of some tiles and splits of K; only where tiles are `few` is it split."""
+def _tiled(c: GemmConstants, product: _Product, dram_bytes: Array, candidates: tuple[Array, Array, Array]) -> Terms:
+    """The fastest of some tiles and splits of K, all of which split it or none."""
     hw, batch, m, n, k, size = product.hw, product.batch, product.m, product.n, product.k, product.element_bytes
     units, l2_rate, flops, peak = hw.compute.units, hw.memory.l2_bandwidth_bytes_per_s, product.flops, product.peak
     dram_s = dram_bytes / (c.dram_efficiency * hw.memory.bandwidth_bytes_per_s)
     tm, tn, split = candidates
-    is_split = split > 1
-    blocks = batch * np.ceil(m / tm) * np.ceil(n / tn)
-    flop_per_s = peak / units * c.efficiency * np.where(is_split, c.split_efficiency, 1.0)
+    is_split = bool(np.all(split > 1))
+    blocks = np.ceil(m / tm) * (batch * np.ceil(n / tn))
+    flop_per_s = peak / units * c.efficiency * (c.split_efficiency if is_split else 1.0)
     edges = 1 + c.edge * (1 / tm + 1 / tn)
     step_s = np.maximum(2.0 * tm * tn / flop_per_s * edges, c.step_s / 64)
     filled = blocks * split / units
@@ -226,29 +231,30 @@ def _tiled(
     waves = np.maximum(1.0, whole + np.power(filled - whole, c.wave_power))
     narrowed = product.narrow**c.unaligned_step if c.unaligned_step else 1.0
     compute_s = waves * (np.ceil(k / (c.k_step * split)) * c.k_step + c.prologue_k) * step_s * narrowed
-    slowed = 1 + c.heat * compute_s / (compute_s + c.heat_time_s)
-    full_s = flops / (flop_per_s * units) * edges * narrowed * slowed  # no tile padded, none idle
+    slowed = 1 + c.heat * compute_s / (compute_s + c.heat_time_s) if c.heat else np.ones(1)
     compute_s = compute_s * slowed
-    l2_s = blocks * (tm + tn) * k * size / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
-    if c.unaligned_efficiency is not None:
+    l2_s = blocks * ((tm + tn) * k * size) / (c.l2_efficiency * l2_rate) if c.l2_efficiency else 0.0 * blocks
+    if c.unaligned_efficiency is not None and np.any(product.narrow > 1):
         narrow_s = sum(product.operand_bytes) * product.narrow**c.unaligned_traffic / (c.unaligned_efficiency * l2_rate)
         most_s = _NARROW_AT_MOST * np.maximum(np.maximum(compute_s, dram_s), l2_s)
         l2_s = np.maximum(l2_s, np.where(product.narrow > 1, np.minimum(narrow_s, most_s), 0.0))
-    epilogue_s = waves * tm * tn * size * units / (c.epilogue_rate * l2_rate) if c.epilogue_rate else 0.0
+    epilogue_s = waves * (tm * tn * size * units) / (c.epilogue_rate * l2_rate) if c.epilogue_rate else np.zeros(1)
     core_s = norm(c.overlap, compute_s, dram_s, l2_s) + epilogue_s
     busy = np.minimum(1.0, flops / (peak * core_s))
-    launch_s = c.launch_s + np.where(is_split, c.split_s, 0.0)
-    reduce_s = np.where(is_split, 8.0 * split * batch * m * n / (c.split_rate * l2_rate), 0.0)
+    launch_s = c.launch_s + (c.split_s if is_split else 0.0)
+    reduce_s = 8.0 * split * batch * m * n / (c.split_rate * l2_rate) if is_split else np.zeros(1)
     total_s = launch_s + core_s * (1 + c.droop * busy) + reduce_s
-    best = np.argmin(np.where(is_split & ~few, np.inf, total_s), axis=0)[None]
+    best = np.argmin(total_s, axis=0), np.arange(total_s.shape[1])
 
     def of_best(values: Array) -> Array:
-        return np.take_along_axis(np.broadcast_to(values, total_s.shape), best, axis=0)[0]
+        return np.broadcast_to(values, total_s.shape)[best]
 
-    compute_s = of_best(compute_s)
-    useful_s = np.minimum(of_best(full_s), compute_s)
+    compute_s, reduce_s = of_best(compute_s), of_best(reduce_s)
+    full_s = flops / (flop_per_s * units) * of_best(edges) * narrowed * of_best(slowed)  # no tile padded, none idle
+    useful_s = np.minimum(full_s, compute_s)
     waiting_s = compute_s - useful_s + of_best(epilogue_s)
-    return Terms(of_best(total_s), useful_s, dram_s, of_best(l2_s + reduce_s), waiting_s, of_best(launch_s), dram_bytes)
+    launch_s = launch_s + 0.0 * compute_s
+    return Terms(of_best(total_s), useful_s, dram_s, of_best(l2_s) + reduce_s, waiting_s, launch_s, dram_bytes)
 
 
 def _vector(c: GemmConstants, product: _Product, launch_s: float, dram_bytes: Array) -> Terms:

@@ -68,7 +68,7 @@ def memory_terms(
     c = memory.kinds[kind]
     units = hw.compute.units
     moved = read_bytes + write_bytes
-    alone = missing(hw, moved)
+    alone = missing(hw, moved) if cold_read is None or cold_write is None else 0.0
     late = 0.0 if cold_write is not None else alone * memory.carry_over * hw.memory.l2_bytes
     cold_read = alone * read_bytes if cold_read is None else cold_read
     cold_write = alone * write_bytes if cold_write is None else cold_write

@@ -76,6 +76,8 @@ def norm(overlap: float, *seconds: Array) -> Array:
     """
     top = reduce(np.maximum, seconds)
     safe = np.maximum(top, TINY)
+    if len(seconds) == 2:  # of the larger the power is 1
+        return top * np.power(1.0 + np.power(np.minimum(*seconds) / safe, overlap), 1.0 / overlap)
     return top * np.power(reduce(np.add, (np.power(part / safe, overlap) for part in seconds)), 1.0 / overlap)
 
 

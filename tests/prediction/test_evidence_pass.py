@@ -55,6 +55,16 @@ def test_parts_are_their_modules_rows() -> None:
     assert evidence_model(A100, row(config=one)).n_head == 8
 
 
+def test_a_block_that_was_compiled_alone_begins_with_its_layer_norm() -> None:
+    """In a whole pass it is merged with the embeddings, which a block has not."""
+    block, attention = (run(row(runtime="compile", part=part)) for part in ("block", "attention"))
+    names = [kernel.row.path for kernel in block.kernels]
+    assert names[0] == "transformer.h.ln_1"
+    assert all(name.startswith("transformer.h.") for name in names)
+    assert all(kernel.row.step.compiled for kernel in block.kernels)
+    assert {kernel.row.path for kernel in attention.kernels} == {name for name in names if ".attn." in name}
+
+
 def test_filling_a_masked_copy_moves_the_scores_twice_more() -> None:
     """minGPT's out-of-place masked_fill clones the scores, and then fills the clone."""
     rows = (row(use_cache=False, cache=0, kernels={"mask": op}) for op in ("where", "masked_fill"))
