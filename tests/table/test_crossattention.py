@@ -17,6 +17,7 @@ from table_match import assert_table_equals_trace
 from gpt2cost.errors import InputError
 from gpt2cost.prediction.generate import generate
 from gpt2cost.prediction.model_tree import tree
+from gpt2cost.prediction.one_step import explain_step
 from gpt2cost.prediction.predict import predict
 from gpt2cost.prediction.train import train
 from gpt2cost.table.config import Model, change_model, load_model
@@ -62,6 +63,21 @@ def test_parameters_and_modules() -> None:
     root = tree(crossed(), seq=4).root
     assert {node.path for node in root.walk()} == {path for path, _ in real.named_modules() if ".h.1" not in path}
     assert root.parameters == load_model(config).parameters
+
+
+@pytest.mark.parametrize("cache", [0, 4])
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_what_is_explained_is_what_the_real_modules_launch(attn: str, cache: int) -> None:
+    """Launches, FLOPs and bytes of all that is in the two modules, by hooks of the real model."""
+    real = oracle.trace(tiny(add_cross_attention=True), attn, torch.float16, 2, 5, cache, encoder=7).launches
+    for module in ("crossattention", "ln_cross_attn"):
+        own = [each for each in real if module in each.module.split(".")]
+        found = explain_step(crossed(), f"h.{module}", batch=2, seq=5, cache=cache, dtype="fp16", attn=attn).steps
+        assert sum(step.launches for step in found if step.kernel) == len(own) > 0
+        for figure, of_launch in (("flops", "flops"), ("reads", "read_bytes"), ("writes", "write_bytes")):
+            products = [step for step in found if figure != "flops" or step.row.step.op in ("addmm", "bmm")]
+            launched = [each for each in own if figure != "flops" or each.op in ("addmm", "bmm")]
+            assert sum(step.figure(figure) for step in products) == sum(getattr(x, of_launch) for x in launched)
 
 
 def test_the_cache_has_the_encoders_keys_and_values() -> None:
