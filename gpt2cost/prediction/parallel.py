@@ -95,6 +95,14 @@ def _held_signals() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def _unheard(*_: Any) -> None:
+    """Ctrl-C reaches each process of a terminal; the parent ends the others."""
+
+
+def _at_once(*_: Any) -> None:
+    os._exit(1)
+
+
 def _items(pipe: IO[bytes]) -> Iterator[Any]:
     """What a process has made of one block."""
     while True:
@@ -119,8 +127,8 @@ def _work(
     try:
         for reader in readers:
             os.close(reader)
-        for caught in _handlers():
-            signal.signal(caught, signal.SIG_IGN if caught == signal.SIGINT else signal.SIG_DFL)
+        for caught in _handlers():  # by functions: Python complains of one that came before SIG_IGN or SIG_DFL was set
+            signal.signal(caught, _unheard if caught == signal.SIGINT else _at_once)
         keep_freed_memory()
         with open(writer, "wb") as pipe:
 
