@@ -21,7 +21,7 @@ Task: TypeAlias = tuple[Any, Any, int]
 """A choice of everything but sizes, a part of the sizes, and the number of its first point."""
 EXACT = 2.0**53
 """Up to here a float64 holds every integer."""
-BLOCK_ROWS = 1 << 15
+BLOCK_ROWS = 1 << 14
 """Rows that are evaluated together: enough for numpy, and little memory."""
 
 
