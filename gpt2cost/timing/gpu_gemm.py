@@ -205,8 +205,13 @@ class _Product:
 
     @cached_property
     def narrow(self) -> Array:
-        """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8."""
+        """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8.
+
+        Where 16 bit's constants stand in for tf32's, what they say of odd rows is not known to hold.
+        """
         loads: Array = np.ones(())
+        if self.dtype == "tf32" and "tf32" not in self.hw.gpu_model.gemm:
+            return loads
         leading = self.m if self.transposed else self.k
         whole = 16.0 / self.element_bytes  # elements of a load of full width
         for aligned in (8.0, 4.0, 2.0):
