@@ -48,6 +48,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.gpu_constants import GemmConstants
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.timing.terms import Array, Terms, norm, residency
@@ -207,10 +208,10 @@ class _Product:
     def narrow(self) -> Array:
         """How many loads take the place of one, for the alignment of the leading dimensions: 1, 2, 4 or 8.
 
-        Where 16 bit's constants stand in for tf32's, what they say of odd rows is not known to hold.
+        Where 16 bit's constants stand in for those of tf32 or int8, what they say of odd rows is not known to hold.
         """
         loads: Array = np.ones(())
-        if self.dtype == "tf32" and "tf32" not in self.hw.gpu_model.gemm:
+        if self.element_bytes != ELEMENT_BYTES[self.hw.gpu_model.products_as(self.dtype)]:
             return loads
         leading = self.m if self.transposed else self.k
         whole = 16.0 / self.element_bytes  # elements of a load of full width

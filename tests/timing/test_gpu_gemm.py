@@ -159,6 +159,14 @@ def test_alignment(hw: Hardware) -> None:
     assert scores[0] / scores[1] > head[0] / head[1] or hw.memory.bandwidth_bytes_per_s < 2e12 or is_from_sm90(hw)
 
 
+@pytest.mark.parametrize(("gpu", "dtype", "element_bytes"), [("h100", "fp16", 1), ("a100", "tf32", 4)])
+def test_odd_rows_of_a_width_that_borrows_its_constants(gpu: str, dtype: str, element_bytes: int) -> None:
+    """What 16 bit's constants say of odd rows is not said of int8, nor of a tf32 without constants of its own."""
+    sizes = np.array([4096.0, 4097.0])
+    even, odd = gemm_terms(load_hardware(gpu), dtype, 1.0, 4096.0, sizes, 4096.0, element_bytes).device_s
+    assert odd <= 1.2 * even  # a tile more
+
+
 def test_rows_need_no_alignment() -> None:
     assert (
         terms("h100", "bf16", 5185.0, 4096.0, 1024.0).device_s <= terms("h100", "bf16", 5192.0, 4096.0, 1024.0).device_s
