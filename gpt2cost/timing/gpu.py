@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from gpt2cost.device.dtypes import ELEMENT_BYTES, HALF_DTYPES
+from gpt2cost.device.dtypes import ELEMENT_BYTES, HALF_FAMILY
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.table.formula import formula
 from gpt2cost.table.kernel import Foreach, FusedAttention, Gemm, Kernel
@@ -21,9 +21,9 @@ from gpt2cost.timing.terms import Array, Terms, at_least, product_dtype
 
 EARLIER, LATER = 0.99, 1.01
 """What keeps `GpuMachine.fade` clear of rounding."""
-ROW = 8
-"""Elements of 16 bit to a multiple of which a compiler pads a product's sizes where that is faster, the copies of its
-operands included (Inductor's `pad_mm`, which times both)."""
+ROW_BYTES = 16
+"""To a multiple of so many bytes a compiler pads a product's rows where that is faster, the copies of its operands
+included (Inductor's `pad_mm`, which times both)."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,11 @@ class GpuMachine:
                     stored=_stored(kernel, values) if is_int8 or kernel.shape.unpacks else None,
                 )  # fmt: skip
                 terms = product(count, rows, columns, depth)
-                if kernel.compiled and own_dtype in HALF_DTYPES:
-                    if np.any(copied := count * _unaligned(rows, columns, depth, layout)):
+                if kernel.compiled and own_dtype in HALF_FAMILY:
+                    row = ROW_BYTES // ELEMENT_BYTES[own_dtype]
+                    if np.any(copied := count * _unaligned(rows, columns, depth, layout, row)):
                         moved = copied * ELEMENT_BYTES[own_dtype]
-                        padded = product(count, *(ROW * np.ceil(size / ROW) for size in (rows, columns, depth)))
+                        padded = product(count, *(row * np.ceil(size / row) for size in (rows, columns, depth)))
                         padded += self.memory("elementwise", own_dtype, moved, moved, 1.0)
                         terms = terms.where(terms.device_s <= padded.device_s, padded)
                 elif is_gradient(kernel):
@@ -225,11 +226,11 @@ def memory_kind(kernel: Kernel) -> str:
     return kinds.get(kernel.op, "elementwise")
 
 
-def _unaligned(m: Array, n: Array, k: Array, layout: str) -> Array:
-    """Elements of those operands of a product of (m, k) and (k, n) whose rows in memory are not aligned: a compiler
-    copies them to pad them."""
+def _unaligned(m: Array, n: Array, k: Array, layout: str, row: int) -> Array:
+    """Elements of those operands of a product of (m, k) and (k, n) whose rows in memory are no multiple of `row`
+    elements: a compiler copies them to pad them."""
     leading = m if layout == "TN" else k
-    return m * k * (leading % ROW > 0) + k * n * ((n % ROW > 0) | (k % ROW > 0))
+    return m * k * (leading % row > 0) + k * n * ((n % row > 0) | (k % row > 0))
 
 
 def is_indexed(kernel: Kernel) -> bool:

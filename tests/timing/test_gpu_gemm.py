@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2cost import kernel_latency, list_hardware, load_hardware
+from gpt2cost import kernel_latency, list_hardware, load_hardware, predict
 from gpt2cost.device.dtypes import ELEMENT_BYTES
 from gpt2cost.device.hardware import Hardware
 from gpt2cost.timing.gpu_gemm import gemm_terms
@@ -165,6 +165,16 @@ def test_odd_rows_of_a_width_that_borrows_its_constants(gpu: str, dtype: str, el
     sizes = np.array([4096.0, 4097.0])
     even, odd = gemm_terms(load_hardware(gpu), dtype, 1.0, 4096.0, sizes, 4096.0, element_bytes).device_s
     assert odd <= 1.2 * even  # a tile more
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "fp16", "bf16"])
+def test_a_compiler_pads_odd_rows_where_they_are_slow(dtype: str) -> None:
+    how: dict[str, Any] = {"batch": 4, "seq": 1024, "dtype": dtype, "phase": "prefill"}
+    phases = [predict("gpt2", "h100", runtime=runtime, **how).phases[0] for runtime in ("eager", "compile")]
+    eager_s, compiled_s = (
+        kernel.device_s for phase in phases for kernel in phase.kernels if kernel.row.path == "lm_head"
+    )
+    assert eager_s > 2.0 * compiled_s
 
 
 def test_rows_need_no_alignment() -> None:
