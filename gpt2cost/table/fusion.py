@@ -23,8 +23,9 @@ _KIND_OF_A_FUSION: tuple[Kind, ...] = ("reduction", "elementwise", "gather", "fi
 def fuse(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows of a table as a compiler launches them.
 
-    `rows` are the rows before the repeated block, those of the block, and those after it. Rows keep their order;
-    host-only steps stay, though compiled code does not run them. `rows` are numbered from 0, and so is the result.
+    `rows` are the rows before the repeated block, those of the block, and those after it. Rows keep their order, but
+    for the embeddings, which come last before the first block; host-only steps stay, though compiled code does not run
+    them. The result is numbered from 0.
     """
     rows = inlined(rows)
     repeated = [row for row in rows if row.count != 1]
@@ -38,7 +39,7 @@ def fuse(rows: Sequence[Row]) -> tuple[Row, ...]:
     head = [replace(row, count=formula(1)) for row in lent]
     turned = [*(row for row in block if row not in lent), *at_the_end]
     rest = [row for row in after if row not in _leading_group(after)]
-    before.sort(key=lambda row: _group(row) == _group(lent[0]))  # what needs no embeddings comes before them
+    before.sort(key=lambda row: _group(row) == _group(lent[0]))  # embeddings last
     scope = [*before, *turned, *rest, *block]
     return compiled([*_merge([*before, *head], scope), *_merge(turned, scope, keep={exit_.name}), *_merge(rest, scope)])
 

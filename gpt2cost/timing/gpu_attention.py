@@ -115,7 +115,7 @@ def rate_paths(hw: Hardware, dtype: str, kernel: str, head_dim: Array) -> list[s
     """Where a hardware file has the constants by which an SM computes attention in a dtype, of heads of these sizes."""
     sizes = _head_sizes(hw.gpu_model.attention_by(kernel))
     rate = "unit_rate" if dtype in HALF_DTYPES else "fp32_unit_rate"
-    found = {sizes[number] for number in np.ravel(np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim))}
+    found = {sizes[number] for number in np.unique(np.searchsorted((SMALL_HEAD, MIDDLE_HEAD), head_dim))}
     return [f"model.attention.{kernel}.{size}.{rate}" for size in sorted(found)]
 
 
