@@ -238,8 +238,14 @@ def _found(asked: str, parts: Sequence[_Part]) -> tuple[str, list[tuple[_Part, R
     merged = [(part, row) for part, row in rows if any(_ends(own.path, name) for own in _parts(row))]
     if merged:  # a compiler has put it into another kernel
         return "", merged[:MANY]
-    inside = [(part, row) for part, row in rows if any(_ends(path, name) for path in inside_out(row.path))]
+    inside = [(part, row) for part, row in rows if _inside(row, name)]
+    if not any(isinstance(row.step, Kernel) for _, row in inside):  # all are in others, such as those of a mask
+        inside += [(part, row) for part, row in rows if any(_inside(own, name) for own in _parts(row))]
     return ("" if len(inside) == 1 else name), inside
+
+
+def _inside(row: Row, name: str) -> bool:
+    return any(_ends(path, name) for path in inside_out(row.path))
 
 
 def _parts(row: Row) -> tuple[Row, ...]:

@@ -150,6 +150,12 @@ def test_a_step_that_a_compiler_has_merged_is_the_merged_kernel(gpt2cost: Any) -
     assert "One kernel that the compiler makes of 8" in step["does"]
 
 
+def test_steps_that_a_compiler_computes_in_others_are_those_others(gpt2cost: Any) -> None:
+    """Of a mask nothing but views would be left."""
+    steps = explained(gpt2cost, "causal_mask", *MODEL, "--runtime", "compile", "--attn", "eager")["steps"]
+    assert [step["name"] for step in steps if step["count"]] == ["transformer.h.attn.scale+mask+softmax"]
+
+
 def test_lines_fit_the_page_but_for_formulas(gpt2cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = gpt2cost("explain", "ln_1", "--gpu", "t4").out
