@@ -114,7 +114,7 @@ def gemm_terms(
     tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
     most = 1 if batched else c.max_split
     each, each_bytes, place = product.different(dram_bytes)
-    few = np.count_nonzero(np.broadcast_to(each.few_tiles(tiles), each_bytes.shape))  # which are listed first
+    few = np.count_nonzero(np.broadcast_to(each.few_tiles(tiles), each_bytes.shape))  # of one varying size, the first
     steps = max(1, AT_ONCE // (len(tiles) * most.bit_length())), max(1, AT_ONCE // len(tiles))
     starts = [*range(0, few, steps[0]), *range(few, each_bytes.size, steps[1])] or [0]
     parts = starmap(slice, pairwise([*starts, each_bytes.size]))
