@@ -69,8 +69,12 @@ def _rows(row: Evidence, model: Model, how: How, hw: Hardware) -> tuple[Row, ...
 
 def _inside(rows: Iterable[Row], module: str) -> Iterator[Row]:
     """The rows of a module that ran alone: what a compiler merges across its edge is then a kernel of its own."""
+
+    def has(row: Row) -> bool:
+        return f"{row.module}.".startswith(f"{module}.")
+
     for row in rows:
-        if f"{row.module}.".startswith(f"{module}."):
+        if has(row):
             yield row
         else:
-            yield from compiled(part for part in parts_of(row) if f"{part.module}.".startswith(f"{module}."))
+            yield from compiled(filter(has, parts_of(row)))

@@ -114,21 +114,24 @@ def gemm_terms(
     tiles = c.batched_tiles if batched and c.batched_tiles else c.tiles
     most = 1 if batched else c.max_split
     each, each_bytes, place = product.different(dram_bytes)
-    few = np.count_nonzero(np.broadcast_to(each.few_tiles(tiles), each_bytes.shape))  # of one varying size, the first
+    few = np.broadcast_to(each.few_tiles(tiles), each_bytes.shape)
+    first = np.count_nonzero(few)  # of one varying size, those of few tiles are listed first
     steps = max(1, AT_ONCE // (len(tiles) * most.bit_length())), max(1, AT_ONCE // len(tiles))
-    starts = [*range(0, few, steps[0]), *range(few, each_bytes.size, steps[1])] or [0]
+    starts = [*range(0, first, steps[0]), *range(first, each_bytes.size, steps[1])] or [0]
     parts = starmap(slice, pairwise([*starts, each_bytes.size]))
-    timed = [_fastest(c, each.at(part), each_bytes[part], tiles, most) for part in parts]
+    timed = [_fastest(c, each.at(part), each_bytes[part], few[part], tiles, most) for part in parts]
     return Terms(
         *(np.concatenate(values)[place] for values in zip(*(vars(terms).values() for terms in timed), strict=True))
     )
 
 
-def _fastest(c: GemmConstants, product: _Product, dram_bytes: Array, tiles: tuple[str, ...], most: int) -> Terms:
-    """The terms of whichever kernel is fastest, of products listed one by one."""
+def _fastest(
+    c: GemmConstants, product: _Product, dram_bytes: Array, few: Array, tiles: tuple[str, ...], most: int
+) -> Terms:
+    """The terms of whichever kernel is fastest, of products listed one by one; K is split where tiles are `few`."""
     hw, memory = product.hw, product.hw.memory
     terms = _tiled(c, product, dram_bytes, _candidates(tiles, 1))
-    if most > 1 and np.any(few := product.few_tiles(tiles)):
+    if most > 1 and np.any(few):
         split = _tiled(c, product, dram_bytes, _candidates(tiles, most))
         terms = split.where(few & (split.device_s < terms.device_s), terms)
     if c.gemv_s is not None:
